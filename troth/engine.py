@@ -1,0 +1,244 @@
+"""The engine: the only code that executes what a core wants.
+
+    submit(event) → inbox → core.step → Ready ─┬─ effects now ────────────────────────→ perform
+                                               └─ appends → one batch → sync ─┬─ effects → perform
+                                                                              └─ events  → inbox, before all others
+
+One writer, no locks. While one sync runs, the core is stepped on and its appends queue for the next batch: group commit falls
+out of that (DeWitt et al., SIGMOD 1984, section 4). Callers only enqueue; whoever is cancelled cancels nothing here.
+
+A failed log ends the engine: `failed` gets the error, nothing more is performed, and the process is expected to stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from troth import failpoints
+from troth.errors import ProtocolError, TrothError
+from troth.log.cleaner import Cleaner
+from troth.log.contract import Log, LogIdentity
+from troth.ready import Append, Core, Effect, Event, Instant
+
+LINGER_SECONDS = 0.02
+"""How long an unforced append waits for a forced one to ride with."""
+
+
+@dataclass(slots=True)
+class EngineCounters:
+    """What the engine did since it started."""
+
+    records: int = 0
+    forced_records: int = 0
+    batches: int = 0
+    syncs: int = 0
+    protocol_errors: int = 0
+
+
+def read_clocks() -> Instant:
+    """Both clocks of this machine."""
+    return Instant(time.monotonic(), time.time_ns() // 1_000_000)
+
+
+class Engine:
+    """Runs one core over one log.
+
+    `perform`      carries an effect out; must not block or raise.
+    `on_violation` is told of protocol errors; the core has not changed.
+    `batch_max`    records of one batch.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        core: Core,
+        log: Log,
+        perform: Callable[[Effect], None],
+        *,
+        on_violation: Callable[[Event, ProtocolError], None] = lambda event, error: None,
+        clocks: Callable[[], Instant] = read_clocks,
+        batch_max: int = 2048,
+    ) -> None:
+        self._role = role
+        self._core = core
+        self._log = log
+        self._perform = perform
+        self._on_violation = on_violation
+        self._clocks = clocks
+        self._batch_max = batch_max
+        self._inbox: deque[Event] = deque()
+        self._queued: deque[Append] = deque()
+        self._forced_queued = 0
+        self._lingers_until: float | None = None
+        self._cleaner = Cleaner(core)
+        self._wake = asyncio.Event()
+        self._writing: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+        self.counters = EngineCounters()
+        self.failed: asyncio.Future[TrothError] = asyncio.get_running_loop().create_future()
+
+    # ---- what the shells use
+
+    async def start(self) -> LogIdentity:
+        """Open the log, recover the core, and begin. Raises `LogError`."""
+        identity, records = await self._log.open()
+        owners = self._core.recover([record.body for record in records], self._clocks())
+        self._cleaner.recovered([record.seq for record in records], owners)
+        self._task = asyncio.create_task(self._run(), name=f"troth-engine-{self._role}")
+        return identity
+
+    def submit(self, event: Event) -> None:
+        """Enqueue an event. Never blocks; whoever bounds the peers bounds this queue."""
+        self._inbox.append(event)
+        self._wake.set()
+
+    def submit_all(self, events: Sequence[Event]) -> None:
+        """Enqueue the events of one frame."""
+        self._inbox.extend(events)
+        self._wake.set()
+
+    def backlog(self) -> int:
+        """Events and appends that wait."""
+        return len(self._inbox) + len(self._queued)
+
+    async def stop(self) -> None:
+        """Handle what is queued, make it durable, release the log."""
+        self._stopping = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+        await self._log.close()
+
+    # ---- the loop
+
+    async def _run(self) -> None:
+        try:
+            while not self._finished():
+                self._wake.clear()
+                self._turn()
+                if not (self._inbox or self._finished()):
+                    await self._sleep()
+            if self._writing is not None:
+                await self._writing
+        except TrothError as error:
+            self._fail(error)
+
+    def _finished(self) -> bool:
+        if self.failed.done():
+            return True
+        return self._stopping and not (self._inbox or self._queued or self._writing)
+
+    def _turn(self) -> None:
+        """One turn: everything that waits goes into the core, and what comes out is carried out."""
+        now = self._clocks()
+        for _ in range(len(self._inbox)):
+            self._step(self._inbox.popleft(), now)
+        deadline = self._core.deadline()
+        if deadline is not None and deadline <= now.monotonic:
+            self._core.tick(now)
+        ready = self._core.take_ready()
+        self._enqueue(ready.appends, now)
+        self._start_write(now)
+        for effect in ready.effects:
+            self._perform(effect)
+
+    def _step(self, event: Event, now: Instant) -> None:
+        try:
+            self._core.step(event, now)
+        except ProtocolError as error:
+            self.counters.protocol_errors += 1
+            self._on_violation(event, error)
+
+    async def _sleep(self) -> None:
+        """Wait for an event, the end of a write, or the next deadline."""
+        deadlines = [at for at in (self._core.deadline(), self._linger_deadline()) if at is not None]
+        if not deadlines:
+            await self._wake.wait()
+            return
+        delay = max(0.0, min(deadlines) - self._clocks().monotonic)
+        handle = asyncio.get_running_loop().call_later(delay, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            handle.cancel()
+
+    # ---- writing
+
+    def _enqueue(self, appends: Sequence[Append], now: Instant) -> None:
+        self._queued.extend(appends)
+        urgent = sum(1 for append in appends if append.force or append.apply is not None)
+        self._forced_queued += urgent
+        if self._queued and self._lingers_until is None:
+            self._lingers_until = now.monotonic + LINGER_SECONDS
+
+    def _linger_deadline(self) -> float | None:
+        return None if self._writing is not None else self._lingers_until
+
+    def _start_write(self, now: Instant) -> None:
+        if self._writing is not None or not self._queued:
+            return
+        lingered = self._lingers_until is not None and self._lingers_until <= now.monotonic
+        if self._forced_queued or lingered or self._stopping or len(self._queued) >= self._batch_max:
+            batch = [self._queued.popleft() for _ in range(min(len(self._queued), self._batch_max))]
+            self._forced_queued -= sum(1 for append in batch if append.force or append.apply is not None)
+            self._lingers_until = now.monotonic + LINGER_SECONDS if self._queued else None
+            self._writing = asyncio.create_task(self._write(batch), name=f"troth-write-{self._role}")
+
+    async def _write(self, batch: list[Append]) -> None:
+        try:
+            moved, drop_below = self._cleaner.plan()
+            # Copies stand before the batch. They may already say what the batch says: replay takes repeats.
+            whole = moved + batch
+            # A batch of applies alone is not synced (unforced work promises nothing); everything else is.
+            sync = any(append.force or append.apply is None for append in whole)
+            self._hit("before-sync", batch)
+            written = await self._log.write(whole, sync=sync, drop_below=drop_below)
+            self._cleaner.written(len(moved), whole, written.seqs)
+            self._count(whole, written.seqs, sync)
+            self._hit("after-sync", batch)
+        except TrothError as error:
+            self._fail(error)
+        else:
+            self._release(whole, written.seqs, written.events)
+        finally:
+            self._writing = None
+            self._wake.set()
+
+    def _release(self, batch: Sequence[Append], seqs: Sequence[int], events: Sequence[Event | None]) -> None:
+        """Let go what waited for durability: events go before everything in the inbox, in order."""
+        first: list[Event] = []
+        for append, seq, event in zip(batch, seqs, events, strict=True):
+            if event is not None:
+                first.append(event)
+            if seq == 0 and append.record is not None:
+                continue  # the apply refused: this append's effects and event are dropped
+            if append.event is not None:
+                first.append(append.event)
+            for effect in append.effects:
+                self._perform(effect)
+        self._inbox.extendleft(reversed(first))
+
+    def _count(self, batch: Sequence[Append], seqs: Sequence[int], sync: bool) -> None:
+        counters = self.counters
+        counters.batches += 1
+        counters.syncs += sync
+        for append, seq in zip(batch, seqs, strict=True):
+            if seq:
+                counters.records += 1
+                counters.forced_records += append.force
+
+    def _hit(self, moment: str, batch: Sequence[Append]) -> None:
+        if failpoints.armed:
+            for append in batch:
+                if append.record is not None:
+                    failpoints.hit(self._role, moment, append.record.WhichOneof("kind") or "none")
+
+    def _fail(self, error: TrothError) -> None:
+        if not self.failed.done():
+            self.failed.set_result(error)
+        self._wake.set()

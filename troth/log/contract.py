@@ -1,0 +1,63 @@
+"""What a log is.
+
+A log is an append-only sequence of records, each with a *seq* that starts at 1 and has no gaps. It has exactly one writer, who
+has the file to himself. `write` is one batch: all of it is durable when it returns, or the log has failed for good. A log
+that has failed is never used again (a failed fsync may have lied: Rebello et al., USENIX ATC 2020); the process stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from troth.ready import Append, Event
+
+
+@dataclass(frozen=True, slots=True)
+class LogIdentity:
+    """What is stamped in a log file, and must match at every start."""
+
+    role: str
+    """`coordinator`, `participant`, or `resource`."""
+    name: str
+    """The coordinator's or participant's name."""
+    log_id: str
+    """Random at creation, 32 hexadecimal digits."""
+    format_version: int
+    """The version of the file's format."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """One record as the log holds it."""
+
+    seq: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became durable."""
+
+    seqs: Sequence[int]
+    """Parallel to the batch: the seq of each record, or 0 where there was none or its apply refused."""
+    events: Sequence[Event | None]
+    """Parallel to the batch: the event of each apply, `None` where there was no apply."""
+
+
+class Log(Protocol):
+    """A durable log."""
+
+    async def open(self) -> tuple[LogIdentity, Sequence[StoredRecord]]:
+        """Lock, check and read the log; create it when it is not there. Raises `LogError`, with a hint what to do."""
+
+    async def write(self, batch: Sequence[Append], *, sync: bool, drop_below: int = 0) -> Written:
+        """Append one batch, in order, and drop the records with a seq below `drop_below`.
+
+        With `sync` everything is durable on return; without it the batch is ordered, but may be lost in a crash.
+        Raises `LogError`; the log is then unusable.
+        """
+
+    async def close(self) -> None:
+        """Release the file. A closed log cannot be opened again."""
