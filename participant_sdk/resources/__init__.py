@@ -1,0 +1,1 @@
+"""What participants change: the contract of resources, and those that ship with the SDK."""
