@@ -1,0 +1,64 @@
+"""What comes out of the participant's core."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import Message
+
+from participant_sdk.core.work import CommitBranch, Execute, ForgetBranch, LocalRun, PrepareBranch, Undo
+from troth.v1 import common_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The incarnation is durable and everything unprepared of earlier ones is undone: the shell may connect and serve."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Put a message into the outbox.
+
+    `field` names the repeated field of SessionRequest. If the stream is no longer this one, the message is dropped: the
+    reports of the next stream, and the core's own repeats, settle the rest.
+    """
+
+    stream: int
+    field: str
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class ReportsComplete:
+    """Set `reports_complete` behind all reports that were sent before."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer a Call: the result, or why it did not happen."""
+
+    ticket: Any
+    result: common_pb2.Value | None = None
+    cause: common_pb2.Cause | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Invoke:
+    """LOGGED and EXTERNAL: ask the resource for work. See each work for the event that answers it."""
+
+    work: Execute | PrepareBranch | CommitBranch | Undo | ForgetBranch | LocalRun
+
+
+@dataclass(frozen=True, slots=True)
+class LocalReply:
+    """Answer LocalWork or SchemaChange: what the function returned or raised, or why it did not run."""
+
+    ticket: Any
+    value: Any = None
+    error: BaseException | None = None
+    cause: common_pb2.Cause | None = None
