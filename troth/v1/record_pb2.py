@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from troth.v1 import common_pb2 as troth_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15troth/v1/record.proto\x12\x08troth.v1\x1a\x15troth/v1/common.proto\"\xac\x03\n\x11\x43oordinatorRecord\x12\r\n\x05\x61t_ms\x18\x01 \x01(\x03\x12/\n\repoch_started\x18\x02 \x01(\x0b\x32\x16.troth.v1.EpochStartedH\x00\x12$\n\x07\x64\x65\x63ided\x18\x03 \x01(\x0b\x32\x11.troth.v1.DecidedH\x00\x12 \n\x05\x65nded\x18\x04 \x01(\x0b\x32\x0f.troth.v1.EndedH\x00\x12)\n\nkey_opened\x18\x05 \x01(\x0b\x32\x13.troth.v1.KeyOpenedH\x00\x12\x37\n\x11participant_bound\x18\x06 \x01(\x0b\x32\x1a.troth.v1.ParticipantBoundH\x00\x12(\n\theuristic\x18\x07 \x01(\x0b\x32\x13.troth.v1.HeuristicH\x00\x12(\n\tforgotten\x18\x08 \x01(\x0b\x32\x13.troth.v1.ForgottenH\x00\x12)\n\nkey_closed\x18\t \x01(\x0b\x32\x13.troth.v1.KeyClosedH\x00\x12$\n\x07horizon\x18\n \x01(\x0b\x32\x11.troth.v1.HorizonH\x00\x42\x06\n\x04kind\"A\n\x0c\x45pochStarted\x12\x13\n\x0b\x63oordinator\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\r\n\x05nonce\x18\x03 \x01(\t\"*\n\x08KeyClaim\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x11\n\tbody_hash\x18\x02 \x01(\x0c\"\x93\x01\n\x07\x44\x65\x63ided\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x14\n\x0cparticipants\x18\x02 \x03(\t\x12\r\n\x05owing\x18\x03 \x03(\r\x12\x0e\n\x06orders\x18\x04 \x03(\x04\x12!\n\x05\x63laim\x18\x05 \x01(\x0b\x32\x12.troth.v1.KeyClaim\x12\x18\n\x10\x66irst_attempt_ms\x18\x06 \x01(\x03\"\x95\x01\n\x05\x45nded\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\"\n\x07outcome\x18\x02 \x01(\x0e\x32\x11.troth.v1.Outcome\x12!\n\x05\x63laim\x18\x03 \x01(\x0b\x32\x12.troth.v1.KeyClaim\x12\x13\n\x0bparticipant\x18\x04 \x01(\t\x12\x18\n\x10\x66irst_attempt_ms\x18\x05 \x01(\x03\"\x84\x01\n\tKeyOpened\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12!\n\x05\x63laim\x18\x02 \x01(\x0b\x32\x12.troth.v1.KeyClaim\x12\x13\n\x0bparticipant\x18\x03 \x01(\t\x12\r\n\x05order\x18\x04 \x01(\x04\x12\x18\n\x10\x66irst_attempt_ms\x18\x05 \x01(\x03\"#\n\tKeyClosed\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\"f\n\x10ParticipantBound\x12\x13\n\x0bparticipant\x18\x01 \x01(\t\x12\x0e\n\x06log_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x0b\n\x03who\x18\x04 \x01(\t\x12\x0b\n\x03why\x18\x05 \x01(\t\"\x95\x01\n\tHeuristic\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x13\n\x0bparticipant\x18\x02 \x01(\t\x12)\n\x0e\x62ranch_outcome\x18\x03 \x01(\x0e\x32\x11.troth.v1.Outcome\x12\x0b\n\x03who\x18\x04 \x01(\t\x12\x0b\n\x03why\x18\x05 \x01(\t\x12\x16\n\x0e\x63ommit_decided\x18\x06 \x01(\x08\"=\n\tForgotten\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\"%\n\x07Horizon\x12\x1a\n\x12\x64ropped_through_ms\x18\x01 \x01(\x03\"\xb7\x03\n\x11ParticipantRecord\x12;\n\x13incarnation_started\x18\x01 \x01(\x0b\x32\x1c.troth.v1.IncarnationStartedH\x00\x12)\n\nepoch_seen\x18\x02 \x01(\x0b\x32\x13.troth.v1.EpochSeenH\x00\x12/\n\rbranch_active\x18\x03 \x01(\x0b\x32\x16.troth.v1.BranchActiveH\x00\x12\x33\n\x0f\x62ranch_prepared\x18\x04 \x01(\x0b\x32\x18.troth.v1.BranchPreparedH\x00\x12\x33\n\x0f\x62ranch_finished\x18\x05 \x01(\x0b\x32\x18.troth.v1.BranchFinishedH\x00\x12\x33\n\x0f\x66orgotten_below\x18\x06 \x01(\x0b\x32\x18.troth.v1.ForgottenBelowH\x00\x12/\n\rbranch_parked\x18\x07 \x01(\x0b\x32\x16.troth.v1.BranchParkedH\x00\x12\x31\n\x0eschema_changed\x18\x08 \x01(\x0b\x32\x17.troth.v1.SchemaChangedH\x00\x42\x06\n\x04kind\">\n\x12IncarnationStarted\x12\x13\n\x0bparticipant\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\"/\n\tEpochSeen\x12\x13\n\x0b\x63oordinator\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\x9c\x01\n\nBranchWork\x12\x0c\n\x04undo\x18\x01 \x03(\x0c\x12\x0c\n\x04rows\x18\x02 \x03(\x0c\x12\x0c\n\x04keys\x18\x03 \x03(\t\x12\"\n\x07results\x18\x04 \x01(\x0b\x32\x11.troth.v1.Results\x12\'\n\noperations\x18\x05 \x03(\x0b\x32\x13.troth.v1.Operation\x12\x17\n\x0fresource_branch\x18\x06 \x01(\t\"j\n\x0c\x42ranchActive\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\r\n\x05order\x18\x02 \x01(\x04\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12\"\n\x04work\x18\x04 \x01(\x0b\x32\x14.troth.v1.BranchWork\"\x99\x01\n\x0e\x42ranchPrepared\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\r\n\x05order\x18\x02 \x01(\x04\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\"\n\x04work\x18\x04 \x01(\x0b\x32\x14.troth.v1.BranchWork\x12\r\n\x05peers\x18\x05 \x01(\x0c\x12\x18\n\x10\x66irst_attempt_ms\x18\x06 \x01(\x03\"\xbc\x01\n\x0e\x42ranchFinished\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\r\n\x05order\x18\x02 \x01(\x04\x12\"\n\x07outcome\x18\x03 \x01(\x0e\x32\x11.troth.v1.Outcome\x12\x11\n\tone_phase\x18\x04 \x01(\x08\x12\"\n\x07results\x18\x05 \x01(\x0b\x32\x11.troth.v1.Results\x12\x0b\n\x03who\x18\x06 \x01(\t\x12\x0b\n\x03why\x18\x07 \x01(\t\x12\x0e\n\x06\x66orced\x18\x08 \x01(\x08\"f\n\x0c\x42ranchParked\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x0b\n\x03why\x18\x02 \x01(\t\x12\r\n\x05order\x18\x03 \x01(\x04\x12\"\n\x07\x64\x65\x63ided\x18\x04 \x01(\x0e\x32\x11.troth.v1.Outcome\".\n\x0e\x46orgottenBelow\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\r\n\x05\x62\x65low\x18\x02 \x01(\x04\"\"\n\rSchemaChanged\x12\x11\n\tstatement\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15troth/v1/record.proto\x12\x08troth.v1\x1a\x15troth/v1/common.proto\"\xac\x03\n\x11\x43oordinatorRecord\x12\r\n\x05\x61t_ms\x18\x01 \x01(\x03\x12/\n\repoch_started\x18\x02 \x01(\x0b\x32\x16.troth.v1.EpochStartedH\x00\x12$\n\x07\x64\x65\x63ided\x18\x03 \x01(\x0b\x32\x11.troth.v1.DecidedH\x00\x12 \n\x05\x65nded\x18\x04 \x01(\x0b\x32\x0f.troth.v1.EndedH\x00\x12)\n\nkey_opened\x18\x05 \x01(\x0b\x32\x13.troth.v1.KeyOpenedH\x00\x12\x37\n\x11participant_bound\x18\x06 \x01(\x0b\x32\x1a.troth.v1.ParticipantBoundH\x00\x12(\n\theuristic\x18\x07 \x01(\x0b\x32\x13.troth.v1.HeuristicH\x00\x12(\n\tforgotten\x18\x08 \x01(\x0b\x32\x13.troth.v1.ForgottenH\x00\x12)\n\nkey_closed\x18\t \x01(\x0b\x32\x13.troth.v1.KeyClosedH\x00\x12$\n\x07horizon\x18\n \x01(\x0b\x32\x11.troth.v1.HorizonH\x00\x42\x06\n\x04kind\"A\n\x0c\x45pochStarted\x12\x13\n\x0b\x63oordinator\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\r\n\x05nonce\x18\x03 \x01(\t\"*\n\x08KeyClaim\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x11\n\tbody_hash\x18\x02 \x01(\x0c\"\x93\x01\n\x07\x44\x65\x63ided\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x14\n\x0cparticipants\x18\x02 \x03(\t\x12\r\n\x05owing\x18\x03 \x03(\r\x12\x0e\n\x06orders\x18\x04 \x03(\x04\x12!\n\x05\x63laim\x18\x05 \x01(\x0b\x32\x12.troth.v1.KeyClaim\x12\x18\n\x10\x66irst_attempt_ms\x18\x06 \x01(\x03\"\xaf\x01\n\x05\x45nded\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\"\n\x07outcome\x18\x02 \x01(\x0e\x32\x11.troth.v1.Outcome\x12!\n\x05\x63laim\x18\x03 \x01(\x0b\x32\x12.troth.v1.KeyClaim\x12\x13\n\x0bparticipant\x18\x04 \x01(\t\x12\x18\n\x10\x66irst_attempt_ms\x18\x05 \x01(\x03\x12\x0b\n\x03who\x18\x06 \x01(\t\x12\x0b\n\x03why\x18\x07 \x01(\t\"\x84\x01\n\tKeyOpened\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12!\n\x05\x63laim\x18\x02 \x01(\x0b\x32\x12.troth.v1.KeyClaim\x12\x13\n\x0bparticipant\x18\x03 \x01(\t\x12\r\n\x05order\x18\x04 \x01(\x04\x12\x18\n\x10\x66irst_attempt_ms\x18\x05 \x01(\x03\"#\n\tKeyClosed\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\"f\n\x10ParticipantBound\x12\x13\n\x0bparticipant\x18\x01 \x01(\t\x12\x0e\n\x06log_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x0b\n\x03who\x18\x04 \x01(\t\x12\x0b\n\x03why\x18\x05 \x01(\t\"\x95\x01\n\tHeuristic\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x13\n\x0bparticipant\x18\x02 \x01(\t\x12)\n\x0e\x62ranch_outcome\x18\x03 \x01(\x0e\x32\x11.troth.v1.Outcome\x12\x0b\n\x03who\x18\x04 \x01(\t\x12\x0b\n\x03why\x18\x05 \x01(\t\x12\x16\n\x0e\x63ommit_decided\x18\x06 \x01(\x08\"=\n\tForgotten\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\"%\n\x07Horizon\x12\x1a\n\x12\x64ropped_through_ms\x18\x01 \x01(\x03\"\xb7\x03\n\x11ParticipantRecord\x12;\n\x13incarnation_started\x18\x01 \x01(\x0b\x32\x1c.troth.v1.IncarnationStartedH\x00\x12)\n\nepoch_seen\x18\x02 \x01(\x0b\x32\x13.troth.v1.EpochSeenH\x00\x12/\n\rbranch_active\x18\x03 \x01(\x0b\x32\x16.troth.v1.BranchActiveH\x00\x12\x33\n\x0f\x62ranch_prepared\x18\x04 \x01(\x0b\x32\x18.troth.v1.BranchPreparedH\x00\x12\x33\n\x0f\x62ranch_finished\x18\x05 \x01(\x0b\x32\x18.troth.v1.BranchFinishedH\x00\x12\x33\n\x0f\x66orgotten_below\x18\x06 \x01(\x0b\x32\x18.troth.v1.ForgottenBelowH\x00\x12/\n\rbranch_parked\x18\x07 \x01(\x0b\x32\x16.troth.v1.BranchParkedH\x00\x12\x31\n\x0eschema_changed\x18\x08 \x01(\x0b\x32\x17.troth.v1.SchemaChangedH\x00\x42\x06\n\x04kind\">\n\x12IncarnationStarted\x12\x13\n\x0bparticipant\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\"/\n\tEpochSeen\x12\x13\n\x0b\x63oordinator\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\x9c\x01\n\nBranchWork\x12\x0c\n\x04undo\x18\x01 \x03(\x0c\x12\x0c\n\x04rows\x18\x02 \x03(\x0c\x12\x0c\n\x04keys\x18\x03 \x03(\t\x12\"\n\x07results\x18\x04 \x01(\x0b\x32\x11.troth.v1.Results\x12\'\n\noperations\x18\x05 \x03(\x0b\x32\x13.troth.v1.Operation\x12\x17\n\x0fresource_branch\x18\x06 \x01(\t\"j\n\x0c\x42ranchActive\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\r\n\x05order\x18\x02 \x01(\x04\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12\"\n\x04work\x18\x04 \x01(\x0b\x32\x14.troth.v1.BranchWork\"\x99\x01\n\x0e\x42ranchPrepared\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\r\n\x05order\x18\x02 \x01(\x04\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\"\n\x04work\x18\x04 \x01(\x0b\x32\x14.troth.v1.BranchWork\x12\r\n\x05peers\x18\x05 \x01(\x0c\x12\x18\n\x10\x66irst_attempt_ms\x18\x06 \x01(\x03\"\xbc\x01\n\x0e\x42ranchFinished\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\r\n\x05order\x18\x02 \x01(\x04\x12\"\n\x07outcome\x18\x03 \x01(\x0e\x32\x11.troth.v1.Outcome\x12\x11\n\tone_phase\x18\x04 \x01(\x08\x12\"\n\x07results\x18\x05 \x01(\x0b\x32\x11.troth.v1.Results\x12\x0b\n\x03who\x18\x06 \x01(\t\x12\x0b\n\x03why\x18\x07 \x01(\t\x12\x0e\n\x06\x66orced\x18\x08 \x01(\x08\"f\n\x0c\x42ranchParked\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x0b\n\x03why\x18\x02 \x01(\t\x12\r\n\x05order\x18\x03 \x01(\x04\x12\"\n\x07\x64\x65\x63ided\x18\x04 \x01(\x0e\x32\x11.troth.v1.Outcome\".\n\x0e\x46orgottenBelow\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\r\n\x05\x62\x65low\x18\x02 \x01(\x04\"\"\n\rSchemaChanged\x12\x11\n\tstatement\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,37 +41,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DECIDED']._serialized_start=601
   _globals['_DECIDED']._serialized_end=748
   _globals['_ENDED']._serialized_start=751
-  _globals['_ENDED']._serialized_end=900
-  _globals['_KEYOPENED']._serialized_start=903
-  _globals['_KEYOPENED']._serialized_end=1035
-  _globals['_KEYCLOSED']._serialized_start=1037
-  _globals['_KEYCLOSED']._serialized_end=1072
-  _globals['_PARTICIPANTBOUND']._serialized_start=1074
-  _globals['_PARTICIPANTBOUND']._serialized_end=1176
-  _globals['_HEURISTIC']._serialized_start=1179
-  _globals['_HEURISTIC']._serialized_end=1328
-  _globals['_FORGOTTEN']._serialized_start=1330
-  _globals['_FORGOTTEN']._serialized_end=1391
-  _globals['_HORIZON']._serialized_start=1393
-  _globals['_HORIZON']._serialized_end=1430
-  _globals['_PARTICIPANTRECORD']._serialized_start=1433
-  _globals['_PARTICIPANTRECORD']._serialized_end=1872
-  _globals['_INCARNATIONSTARTED']._serialized_start=1874
-  _globals['_INCARNATIONSTARTED']._serialized_end=1936
-  _globals['_EPOCHSEEN']._serialized_start=1938
-  _globals['_EPOCHSEEN']._serialized_end=1985
-  _globals['_BRANCHWORK']._serialized_start=1988
-  _globals['_BRANCHWORK']._serialized_end=2144
-  _globals['_BRANCHACTIVE']._serialized_start=2146
-  _globals['_BRANCHACTIVE']._serialized_end=2252
-  _globals['_BRANCHPREPARED']._serialized_start=2255
-  _globals['_BRANCHPREPARED']._serialized_end=2408
-  _globals['_BRANCHFINISHED']._serialized_start=2411
-  _globals['_BRANCHFINISHED']._serialized_end=2599
-  _globals['_BRANCHPARKED']._serialized_start=2601
-  _globals['_BRANCHPARKED']._serialized_end=2703
-  _globals['_FORGOTTENBELOW']._serialized_start=2705
-  _globals['_FORGOTTENBELOW']._serialized_end=2751
-  _globals['_SCHEMACHANGED']._serialized_start=2753
-  _globals['_SCHEMACHANGED']._serialized_end=2787
+  _globals['_ENDED']._serialized_end=926
+  _globals['_KEYOPENED']._serialized_start=929
+  _globals['_KEYOPENED']._serialized_end=1061
+  _globals['_KEYCLOSED']._serialized_start=1063
+  _globals['_KEYCLOSED']._serialized_end=1098
+  _globals['_PARTICIPANTBOUND']._serialized_start=1100
+  _globals['_PARTICIPANTBOUND']._serialized_end=1202
+  _globals['_HEURISTIC']._serialized_start=1205
+  _globals['_HEURISTIC']._serialized_end=1354
+  _globals['_FORGOTTEN']._serialized_start=1356
+  _globals['_FORGOTTEN']._serialized_end=1417
+  _globals['_HORIZON']._serialized_start=1419
+  _globals['_HORIZON']._serialized_end=1456
+  _globals['_PARTICIPANTRECORD']._serialized_start=1459
+  _globals['_PARTICIPANTRECORD']._serialized_end=1898
+  _globals['_INCARNATIONSTARTED']._serialized_start=1900
+  _globals['_INCARNATIONSTARTED']._serialized_end=1962
+  _globals['_EPOCHSEEN']._serialized_start=1964
+  _globals['_EPOCHSEEN']._serialized_end=2011
+  _globals['_BRANCHWORK']._serialized_start=2014
+  _globals['_BRANCHWORK']._serialized_end=2170
+  _globals['_BRANCHACTIVE']._serialized_start=2172
+  _globals['_BRANCHACTIVE']._serialized_end=2278
+  _globals['_BRANCHPREPARED']._serialized_start=2281
+  _globals['_BRANCHPREPARED']._serialized_end=2434
+  _globals['_BRANCHFINISHED']._serialized_start=2437
+  _globals['_BRANCHFINISHED']._serialized_end=2625
+  _globals['_BRANCHPARKED']._serialized_start=2627
+  _globals['_BRANCHPARKED']._serialized_end=2729
+  _globals['_FORGOTTENBELOW']._serialized_start=2731
+  _globals['_FORGOTTENBELOW']._serialized_end=2777
+  _globals['_SCHEMACHANGED']._serialized_start=2779
+  _globals['_SCHEMACHANGED']._serialized_end=2813
 # @@protoc_insertion_point(module_scope)

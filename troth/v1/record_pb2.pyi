@@ -214,6 +214,8 @@ class Ended(_message.Message):
     CLAIM_FIELD_NUMBER: _builtins.int
     PARTICIPANT_FIELD_NUMBER: _builtins.int
     FIRST_ATTEMPT_MS_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     outcome: _common_pb2.Outcome.ValueType
@@ -222,6 +224,10 @@ class Ended(_message.Message):
     """The participant, of a one-phase commit."""
     first_attempt_ms: _builtins.int
     """Milliseconds since the Unix epoch when the first attempt began, of a one-phase commit."""
+    who: _builtins.str
+    """Who aborted it; empty when no operator did."""
+    why: _builtins.str
+    """Why the operator did."""
     @_builtins.property
     def claim(self) -> Global___KeyClaim:
         """The key, when a one-phase commit had one."""
@@ -234,10 +240,12 @@ class Ended(_message.Message):
         claim: Global___KeyClaim | None = ...,
         participant: _builtins.str = ...,
         first_attempt_ms: _builtins.int = ...,
+        who: _builtins.str = ...,
+        why: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "first_attempt_ms", b"first_attempt_ms", "outcome", b"outcome", "participant", b"participant", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "first_attempt_ms", b"first_attempt_ms", "outcome", b"outcome", "participant", b"participant", "transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,247 @@
+"""The coordinator's book: everything it knows, and everything it wants from the world.
+
+The book holds no rule of the protocol. It looks things up, makes messages, and collects effects and appends in `ready`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from coordinator.core import effects
+from coordinator.core.events import Durable
+from coordinator.core.model import (
+    Branch,
+    BranchStep,
+    Counters,
+    Finished,
+    KeyEntry,
+    Participant,
+    Session,
+    State,
+    ToParticipant,
+    Transaction,
+)
+from coordinator.core.settings import CoreSettings
+from troth.backoff import Backoff
+from troth.clock import DurableClock
+from troth.errors import Reason
+from troth.ready import Append, Instant, Ready
+from troth.timers import Timers
+from troth.v1 import client_pb2, common_pb2, participant_pb2, record_pb2
+
+COMMIT = participant_pb2.DECISION_KIND_COMMIT
+ABORT = participant_pb2.DECISION_KIND_ABORT
+
+
+def cause_of(reason: Reason, message: str, *, participant: str = "") -> common_pb2.Cause:
+    """A cause with a stable reason."""
+    return common_pb2.Cause(
+        reason=reason.name, participant=participant, message=f"{message} ({reason.hint})", retryable=reason.retryable
+    )
+
+
+class Book:
+    """What the coordinator knows and wants."""
+
+    def __init__(self, settings: CoreSettings, coordinator: str, nonce: str) -> None:
+        self.settings = settings
+        self.coordinator = coordinator
+        self.nonce = nonce
+        self.epoch = 0
+        self.now = Instant(0.0, 0)
+        self.clock = DurableClock()
+        self.clock_ms = 0
+        self.ready = Ready()
+        self.live: dict[str, Transaction] = {}
+        self.finished: OrderedDict[str, Finished] = OrderedDict()
+        self.recorded = 0
+        """How many entries of `finished` the log holds."""
+        self.result_bytes = 0
+        self.dropped_through_ms = 0
+        self.keys: dict[str, KeyEntry] = {}
+        self.participants: dict[str, Participant] = {}
+        self.sessions: dict[str, Session] = {}
+        self.timers: Timers[str] = Timers()
+        self.resend = Backoff(settings.resend_first_seconds, settings.resend_cap_seconds)
+        self.counters = Counters()
+        self.draining = False
+
+    # ---- records
+
+    def append(
+        self, owner: str, *, force: bool, event: Durable | None = None, **kind: Any
+    ) -> None:
+        """Append one record; `kind` is the field of CoordinatorRecord with its message."""
+        record = record_pb2.CoordinatorRecord(at_ms=self.clock_ms, **kind)
+        self.ready.appends.append(Append(record, owner, force, (), event))
+
+    # ---- messages to participants
+
+    def send(self, participant: Participant, field: str, message: ToParticipant) -> bool:
+        """Send to a participant that is ready; otherwise Hello settles it."""
+        if not participant.ready:
+            return False
+        self.ready.effects.append(effects.Send(participant.name, participant.stream, field, message))
+        return True
+
+    def send_prepare(self, txn: Transaction, branch: Branch, *, one_phase: bool = False) -> None:
+        """Ask for a vote, or hand the decision over."""
+        self.counters.prepares += self.send(
+            branch.participant,
+            "prepares",
+            participant_pb2.Prepare(
+                transaction_id=txn.id,
+                order=branch.order,
+                operations=branch.operations,
+                operation_count=branch.operation_count,
+                one_phase=one_phase,
+                hold_read_locks=txn.hold_read_locks,
+                incarnation=branch.incarnation,
+                first_attempt_ms=txn.first_attempt_ms,
+                timeout_ms=max(1, int((txn.deadline - self.now.monotonic) * 1000)),
+                peers=txn.peers,
+                trace=txn.trace,
+                key=txn.claim.key if txn.claim else "",
+                interactive=txn.interactive,
+            ),
+        )
+
+    def send_decision(
+        self, participant: Participant, transaction_id: str, order: int, kind: participant_pb2.DecisionKind,
+        *, acknowledge: bool = False,
+    ) -> None:  # fmt: skip
+        """Tell how a branch ends."""
+        self.counters.decisions += self.send(
+            participant,
+            "decisions",
+            participant_pb2.Decision(
+                transaction_id=transaction_id, order=order, kind=kind, acknowledge=acknowledge
+            ),
+        )
+
+    def send_settle(self, txn: Transaction, branch: Branch) -> None:
+        """Ask, by rollback-if-unseen, what became of a branch."""
+        message = participant_pb2.RollbackIfUnseen(transaction_id=txn.id, order=branch.order)
+        self.counters.settlements += self.send(branch.participant, "settles", message)
+
+    # ---- branches and transactions
+
+    def add_branch(self, txn: Transaction, participant: Participant) -> Branch:
+        """A new branch with an order of its own; it belongs to the participant's present incarnation."""
+        branch = Branch(participant, participant.take_order(), participant.incarnation)
+        txn.branches[participant.name] = branch
+        participant.unended[branch.order] = txn
+        return branch
+
+    def end_branch(self, txn: Transaction, branch: Branch, step: BranchStep = BranchStep.OVER) -> None:
+        """Nothing more is owed for a branch; the watermark may pass it."""
+        branch.step = step
+        branch.participant.unended.pop(branch.order, None)
+        branch.participant.recovered.pop(txn.id, None)
+
+    def end_branches(self, txn: Transaction) -> None:
+        """Nothing more is owed for any branch."""
+        for branch in txn.branches.values():
+            self.end_branch(txn, branch, branch.step if branch.step is BranchStep.HEURISTIC else BranchStep.OVER)
+
+    def arm_resend(self, txn: Transaction) -> None:
+        """Set the transaction's timer to its next repeat."""
+        self.timers.set(txn.id, self.now.monotonic + self.resend.delay_seconds(txn.attempt, txn.id))
+        txn.attempt += 1
+
+    def set_state(self, txn: Transaction, state: State) -> None:
+        """Move a transaction, and tell its watchers."""
+        txn.state = state
+        txn.attempt = 0
+        for ticket in txn.watchers:
+            self.tell_watcher(ticket, txn)
+
+    def tell_watcher(self, ticket: Any, txn: Transaction) -> None:
+        """Tell one watcher where a transaction is."""
+        last = txn.state in (State.COMMITTED, State.ABORTED, State.HEURISTIC, State.EXPIRED)
+        response = client_pb2.WatchResponse(
+            state=txn.state.value, explanation=explain_state(txn), outcome=txn.outcome
+        )
+        self.ready.effects.append(effects.Watched(ticket, response, last))
+
+    # ---- answers
+
+    def answer(self, session: Session, answer: client_pb2.Answer) -> None:
+        """Answer a client, and keep the answer until the client has acknowledged it."""
+        session.live.pop(answer.number, None)
+        if session.keeps_answers and answer.number >= session.answered_below:
+            session.answers[answer.number] = answer
+        self.ready.effects.append(effects.Answered(session.name, answer))
+
+    def answer_all(self, txn: Transaction) -> None:
+        """Answer everybody who waits for a transaction whose outcome is known, or is told as in doubt."""
+        waiting, txn.answer_to = txn.answer_to, []
+        for session, number in waiting:
+            self.answer(session, self.make_answer(txn, number, replayed=number != txn.number or session is not txn.session))
+        tickets, txn.tickets = txn.tickets, []
+        for ticket in tickets:
+            self.ready.effects.append(effects.Got(ticket, self.make_answer(txn, 0)))
+
+    def make_answer(self, txn: Transaction, number: int, *, replayed: bool = False) -> client_pb2.Answer:
+        """The answer of a transaction as it stands."""
+        outcome = txn.outcome
+        committed = outcome == common_pb2.OUTCOME_COMMITTED
+        answer = client_pb2.Answer(
+            number=number,
+            transaction_id=txn.id,
+            outcome=outcome,
+            cause=None if committed else txn.cause,
+            pending=txn.state is State.COMMITTING,
+            results_available=committed and not txn.results_lost,
+            replayed=replayed,
+        )
+        if committed:
+            for name, branch in txn.branches.items():
+                if branch.results:
+                    answer.results.add(participant=name, results=branch.results)
+        return answer
+
+    def refuse(self, session: Session, number: int, transaction_id: str, cause: common_pb2.Cause) -> None:
+        """Answer a request of which nothing has run."""
+        self.counters.refused += 1
+        self.answer(
+            session,
+            client_pb2.Answer(
+                number=number, transaction_id=transaction_id, outcome=common_pb2.OUTCOME_ABORTED, cause=cause
+            ),
+        )
+
+    def answer_finished(self, transaction_id: str, done: Finished, number: int) -> client_pb2.Answer:
+        """The answer of a finished transaction."""
+        answer = client_pb2.Answer(
+            number=number,
+            transaction_id=transaction_id,
+            outcome=done.outcome,
+            cause=done.cause,
+            results_available=done.results is not None,
+            replayed=True,
+        )
+        for name, results in (done.results or {}).items():
+            answer.results.add(participant=name, results=results)
+        return answer
+
+
+_WORDS = {
+    State.ACTIVE: "The client has not asked to commit yet.",
+    State.PREPARING: "Waiting for the votes of {owing}.",
+    State.DECIDING: "All voted YES; the decision is being made durable.",
+    State.COMMITTING: "COMMIT is decided and durable; waiting for the acknowledgements of {owing}.",
+    State.OPENING: "The idempotency key is being made durable before the work is handed over.",
+    State.HANDED_OVER: "The only participant, {owing}, decides; waiting for its answer.",
+    State.SETTLING: "It is not known what became of it; {owing} is asked.",
+    State.COMMITTED: "Committed everywhere.",
+    State.ABORTED: "Aborted everywhere.",
+    State.HEURISTIC: "It ended in different ways in different places; an operator must look and then forget it.",
+    State.EXPIRED: "Older than the retention; nobody can tell any more.",
+}
+
+
+def explain_state(txn: Transaction) -> str:
+    """Why a transaction is where it is, in one sentence."""
+    return _WORDS[txn.state].format(owing=", ".join(txn.owing()) or "nobody")
