@@ -1,0 +1,264 @@
+"""The operations of a participant: registered once, checked then, and called by name ever after."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from inspect import Parameter
+from typing import Any
+
+import structlog
+
+from participant_sdk.typed import Check, Mistyped, UnsupportedAnnotation, compile_annotation
+from troth.errors import ConfigError, Reason, RequestError
+from troth.ids import check_name
+from troth.v1 import common_pb2
+from troth.values import decode_arguments
+
+WHOLE_RESOURCE = "*"
+"""The lock key that conflicts with every other; the default of an operation that declares none."""
+LOCK_KEYS_MAX = 1000
+LOCK_KEY_CHARACTERS_MAX = 200
+
+Locks = Callable[..., Iterable[str]] | Sequence[str]
+"""The lock keys of an operation: a function of its arguments (by name, any subset of them), or the keys themselves."""
+
+_log = structlog.get_logger("participant_sdk.registry")
+
+
+@dataclass(frozen=True, slots=True)
+class OperationSpec:
+    """One registered operation."""
+
+    name: str
+    function: Callable[..., Any]
+    is_async: bool
+    checks: Mapping[str, Check]
+    """The check of each parameter."""
+    defaults: Mapping[str, Any]
+    """The defaults of the parameters that have one."""
+    locks: Callable[[Mapping[str, Any]], Iterable[str]]
+    """The declared keys for checked arguments, as the author's function returned them."""
+
+    def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The keyword arguments that the function is called with. Raises `RequestError` (BAD_ARGUMENTS)."""
+        mistakes = self._misnamed(arguments)
+        bound = dict(self.defaults)
+        for name, value in arguments.items():
+            check = self.checks.get(name)
+            if check is not None:
+                try:
+                    bound[name] = check(value, name)
+                except Mistyped as mistyped:
+                    mistakes.append(str(mistyped))
+        if mistakes:
+            raise RequestError(Reason.BAD_ARGUMENTS, f"{self.name}: {'; '.join(mistakes)}")
+        return bound
+
+    def keys(self, bound: Mapping[str, Any]) -> tuple[str, ...]:
+        """The lock keys for bound arguments, sorted, each once. Raises `RequestError` (OPERATION_FAILED)."""
+        try:
+            keys = tuple(sorted(set(self.locks(bound))))
+        except Exception as error:  # whatever the author's function raises
+            _log.error("locks function failed", operation=self.name, exc_info=error)
+            raise self._bad_locks(f"raised {type(error).__name__}") from None
+        if len(keys) > LOCK_KEYS_MAX:
+            raise self._bad_locks(f"returned {len(keys)} keys, more than {LOCK_KEYS_MAX}")
+        for key in keys:
+            if type(key) is not str or not 0 < len(key) <= LOCK_KEY_CHARACTERS_MAX:
+                raise self._bad_locks(f"returned {str(key)[:40]!r}: keys are str of 1 to {LOCK_KEY_CHARACTERS_MAX}")
+        return keys
+
+    def _misnamed(self, arguments: Mapping[str, Any]) -> list[str]:
+        missing = [name for name in self.checks if name not in arguments and name not in self.defaults]
+        unexpected = [name[:80] for name in arguments if name not in self.checks]
+        mistakes = []
+        if missing:
+            mistakes.append(f"missing {', '.join(missing)}")
+        if unexpected:
+            mistakes.append(f"unexpected {', '.join(unexpected)} (it takes {', '.join(self.checks) or 'none'})")
+        return mistakes
+
+    def _bad_locks(self, what: str) -> RequestError:
+        return RequestError(Reason.OPERATION_FAILED, f"the locks function of {self.name} {what}")
+
+
+@dataclass(frozen=True, slots=True)
+class BoundOperation:
+    """One operation with its checked arguments: ready to run."""
+
+    spec: OperationSpec
+    arguments: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The operation's name."""
+        return self.spec.name
+
+    def __call__(self, resource: Any) -> Any:
+        """Run it; an `async def` returns its coroutine. Raises whatever the author's function raises."""
+        return self.spec.function(resource, **self.arguments)
+
+
+@dataclass(slots=True)
+class Registry:
+    """The operations of one participant, by name.
+
+    `async_reason` refuses `async def`: it says why the resource cannot run them; empty when it can.
+    """
+
+    async_reason: str = ""
+    _specs: dict[str, OperationSpec] = field(default_factory=dict)
+    _names: dict[Callable[..., Any], str] = field(default_factory=dict)
+    _closed: bool = False
+
+    def add(self, function: Callable[..., Any], *, name: str = "", locks: Locks | None = None) -> OperationSpec:
+        """Register a function. Raises `ConfigError` when it cannot be an operation; nothing has changed then."""
+        if not inspect.isfunction(function):
+            raise ConfigError(f"{function!r} is no function", hint="Register a def or an async def.")
+        name = _operation_name(name or function.__name__)
+        if self._closed:
+            raise ConfigError(f"operation {name}: the participant has started", hint="Register operations before.")
+        if name in self._specs:
+            raise ConfigError(f"operation {name} is registered twice", hint="Give one of them another name.")
+        is_async = inspect.iscoroutinefunction(function)
+        if is_async and self.async_reason:
+            raise ConfigError(f"operation {name} is async def: {self.async_reason}", hint="Write it as a plain def.")
+        checks, defaults = _parameters(name, function)
+        spec = OperationSpec(name, function, is_async, checks, defaults, _lock_function(name, locks, checks))
+        self._specs[name] = spec
+        self._names[function] = name
+        return spec
+
+    def close(self) -> None:
+        """Take no more operations: their names are about to be told to the coordinator."""
+        self._closed = True
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._specs)
+
+    def name_of(self, operation: str | Callable[..., Any]) -> str:
+        """The name of an operation given by name or as its function. Raises `RequestError` (UNKNOWN_OPERATION)."""
+        if not isinstance(operation, str):
+            if operation not in self._names:
+                raise _unknown(getattr(operation, "__name__", str(operation)), self.names())
+            return self._names[operation]
+        if operation not in self._specs:
+            raise _unknown(operation, self.names())
+        return operation
+
+    def bind(self, operation: common_pb2.Operation) -> BoundOperation:
+        """Look up and check one operation as it came over the wire.
+
+        Raises `RequestError` (UNKNOWN_OPERATION, BAD_ARGUMENTS).
+        """
+        spec = self._specs[self.name_of(operation.name)]
+        return BoundOperation(spec, spec.bind(decode_arguments(operation.arguments)))
+
+    def keys(self, operations: Iterable[common_pb2.Operation]) -> tuple[str, ...]:
+        """The lock keys of operations, sorted, each once; `("*",)` as soon as one needs the whole resource.
+
+        Raises `RequestError` (UNKNOWN_OPERATION, BAD_ARGUMENTS, OPERATION_FAILED).
+        """
+        keys: set[str] = set()
+        for operation in operations:
+            bound = self.bind(operation)
+            keys.update(bound.spec.keys(bound.arguments))
+        return (WHOLE_RESOURCE,) if WHOLE_RESOURCE in keys else tuple(sorted(keys))
+
+
+# ---- what is checked at registration
+
+
+def _operation_name(name: str) -> str:
+    try:
+        return check_name("operation", name)
+    except RequestError as error:
+        raise ConfigError(error.message, hint="Pass name= to operation().") from None
+
+
+def _parameters(name: str, function: Callable[..., Any]) -> tuple[dict[str, Check], dict[str, Any]]:
+    """The checks and the defaults of an operation's keyword parameters."""
+    parameters = list(inspect.signature(function).parameters.values())
+    if not parameters or parameters[0].kind not in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD):
+        raise _bad_signature(name, "has no positional parameter for the resource")
+    hints = _hints(name, function)
+    checks: dict[str, Check] = {}
+    defaults: dict[str, Any] = {}
+    for parameter in parameters[1:]:
+        checks[parameter.name] = _check_of(name, parameter, hints)
+        if parameter.default is not Parameter.empty:
+            defaults[parameter.name] = parameter.default
+    return checks, defaults
+
+
+def _check_of(name: str, parameter: Parameter, hints: Mapping[str, Any]) -> Check:
+    if parameter.kind is not Parameter.KEYWORD_ONLY:
+        raise _bad_signature(name, f"has the parameter {parameter}, which is not keyword-only")
+    if parameter.name not in hints:
+        raise _bad_signature(name, f"has the parameter {parameter.name} without a type")
+    try:
+        return compile_annotation(hints[parameter.name])
+    except UnsupportedAnnotation as error:
+        raise ConfigError(
+            f"operation {name}: parameter {parameter.name} has the type {error}, which cannot travel",
+            hint="Use int, float, str, bool, bytes, Decimal, list[...], dict[str, ...], unions of these, or Any.",
+        ) from None
+
+
+def _hints(name: str, function: Callable[..., Any]) -> dict[str, Any]:
+    # Only the keyword-only parameters matter; the type of the resource parameter may be there for type checkers alone.
+    own = {
+        parameter.name: parameter.annotation
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is Parameter.KEYWORD_ONLY and parameter.annotation is not Parameter.empty
+    }
+    try:
+        return typing.get_type_hints(types.SimpleNamespace(__annotations__=own), globalns=function.__globals__)
+    except NameError as error:
+        raise _bad_signature(name, f"has a type that is not known in its module: {error}") from None
+
+
+def _bad_signature(name: str, what: str) -> ConfigError:
+    return ConfigError(
+        f"operation {name} {what}", hint="Write it as: def debit(db, *, account: str, amount: int) -> int."
+    )
+
+
+def _lock_function(
+    name: str, locks: Locks | None, checks: Mapping[str, Check]
+) -> Callable[[Mapping[str, Any]], Iterable[str]]:
+    """The author's lock declaration as a function of all bound arguments."""
+    if locks is None:
+        return lambda bound: (WHOLE_RESOURCE,)
+    if not callable(locks):
+        fixed = _fixed_locks(name, locks)
+        return lambda bound: fixed
+    function = locks
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
+        return lambda bound: function(**bound)
+    wanted = [parameter.name for parameter in parameters]
+    strangers = [one for one in wanted if one not in checks]
+    if strangers:
+        raise ConfigError(
+            f"operation {name}: its locks function takes {', '.join(strangers)}, which the operation does not",
+            hint="Name its parameters after the operation's.",
+        )
+    return lambda bound: function(**{one: bound[one] for one in wanted})
+
+
+def _fixed_locks(name: str, locks: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(locks, str) or not all(isinstance(key, str) for key in locks):
+        raise ConfigError(f"operation {name}: locks must be a list of str or a function", hint='For example ["stock"].')
+    return tuple(locks)
+
+
+def _unknown(name: str, known: list[str]) -> RequestError:
+    return RequestError(
+        Reason.UNKNOWN_OPERATION, f"there is no operation {name[:80]!r} here; there are: {', '.join(known) or 'none'}"
+    )
