@@ -9,7 +9,7 @@ from collections import OrderedDict
 from typing import Any
 
 from coordinator.core import effects
-from coordinator.core.events import Durable
+from coordinator.core.events import Durable, Run
 from coordinator.core.model import (
     Branch,
     BranchStep,
@@ -66,6 +66,10 @@ class Book:
         self.resend = Backoff(settings.resend_first_seconds, settings.resend_cap_seconds)
         self.counters = Counters()
         self.draining = False
+        self.evicting = False
+        """Whether a Horizon record is on its way."""
+        self.again: list[Run] = []
+        """Retries that run again after this step."""
 
     # ---- records
 
@@ -108,7 +112,7 @@ class Book:
         )
 
     def send_decision(
-        self, participant: Participant, transaction_id: str, order: int, kind: participant_pb2.DecisionKind,
+        self, participant: Participant, transaction_id: str, order: int, kind: participant_pb2.DecisionKind.ValueType,
         *, acknowledge: bool = False,
     ) -> None:  # fmt: skip
         """Tell how a branch ends."""

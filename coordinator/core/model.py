@@ -122,7 +122,7 @@ class Transaction:
         self.results_lost = False
 
     @property
-    def outcome(self) -> common_pb2.Outcome:
+    def outcome(self) -> common_pb2.Outcome.ValueType:
         """What is told of it now."""
         if self.heuristic:
             return heuristic_outcome(self.heuristic)
@@ -134,7 +134,7 @@ class Transaction:
         return [name for name, branch in self.branches.items() if branch.step in owed]
 
 
-def heuristic_outcome(reports: list[record_pb2.Heuristic]) -> common_pb2.Outcome:
+def heuristic_outcome(reports: list[record_pb2.Heuristic]) -> common_pb2.Outcome.ValueType:
     """MIXED when a branch is known to have ended against the decision; HAZARD when one may have; else as decided."""
     decided = common_pb2.OUTCOME_COMMITTED if reports[0].commit_decided else common_pb2.OUTCOME_ABORTED
     ends = {report.branch_outcome for report in reports}
@@ -162,6 +162,8 @@ class Participant:
     recovered: dict[str, Transaction] = field(default_factory=dict)
     """Unfinished branches of earlier epochs by transaction; while there are any, no watermark goes out."""
     watermark_sent: int = 0
+    reports: dict[str, participant_pb2.BranchReport] = field(default_factory=dict)
+    """What an incomplete Hello has listed so far."""
 
     def take_order(self) -> int:
         """The order of a new branch."""
@@ -202,7 +204,7 @@ class KeyEntry:
 class Finished:
     """A finished transaction within the retention."""
 
-    outcome: common_pb2.Outcome
+    outcome: common_pb2.Outcome.ValueType
     first_attempt_ms: int
     at_ms: int
     participants: tuple[str, ...]
@@ -234,8 +236,8 @@ class Counters:
     )  # fmt: skip
 
     def __init__(self) -> None:
-        for name in self.__slots__:
-            setattr(self, name, 0)
+        self.started = self.committed = self.aborted = self.heuristic = self.refused = self.overloaded = 0
+        self.prepares = self.votes = self.decisions = self.acknowledgements = self.settlements = 0
 
     def as_dict(self) -> dict[str, int]:
         """All counters by name."""

@@ -468,8 +468,18 @@ def _handed_over_timer(book: Book, txn: Transaction, _: Any) -> None:
     _answer_in_doubt(book, txn)
 
 
+SETTLE_SECONDS_MAX = 60.0
+"""How long a question of a client is asked on when nobody waits for the answer any more."""
+
+
 def _settling_timer(book: Book, txn: Transaction, _: Any) -> None:
     _answer_in_doubt(book, txn)
+    asked_for = book.now.monotonic - txn.began
+    if txn.session is None and txn.claim is None and not txn.tickets and asked_for > SETTLE_SECONDS_MAX:
+        # Nothing hangs on it: whoever asks again starts it again, and a late answer finds no transaction.
+        book.end_branches(txn)
+        del book.live[txn.id]
+        return
     for branch in txn.branches.values():
         if branch.step is BranchStep.SETTLE_OWED:
             book.send_settle(txn, branch)

@@ -1,0 +1,241 @@
+"""What participants say: Hello, the branches that it lists, and messages about transactions that are not live.
+
+A name belongs to one log, and to that log's highest incarnation; both are durable before the participant is welcomed.
+Nothing is sent to a participant before its Hello is complete, because only then is known what it has.
+"""
+
+from __future__ import annotations
+
+from coordinator.core import effects, events
+from coordinator.core.book import ABORT, COMMIT, Book, cause_of
+from coordinator.core.finishing import finish
+from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
+from coordinator.core.transitions import (
+    ENDS,
+    Input,
+    append_heuristic,
+    apply,
+    refuse_enlist,
+)
+from troth.errors import Reason, RemoteProtocolError, RequestError
+from troth.ids import TransactionId, check_name
+from troth.v1 import common_pb2, participant_pb2, record_pb2
+
+# ---- Hello
+
+
+def hello(book: Book, event: events.HelloReceived) -> None:
+    """Accept a participant's stream, or refuse it."""
+    cause = _refusal(book, event)
+    if cause is not None:
+        book.ready.effects.append(effects.Rejected(event.participant, event.stream, cause))
+        return
+    participant = book.participants.setdefault(event.participant, Participant(event.participant))
+    newer = event.hello.incarnation > participant.incarnation
+    if participant.stream:
+        reason = Reason.STALE_INCARNATION if newer else Reason.SUPERSEDED_STREAM
+        message = f"a newer stream of {event.participant!r} took over"
+        book.ready.effects.append(effects.Rejected(event.participant, participant.stream, cause_of(reason, message)))
+    bound = not newer and participant.log_id == event.hello.log_id
+    participant.log_id = event.hello.log_id
+    participant.incarnation = event.hello.incarnation
+    participant.stream = event.stream
+    participant.ready = False
+    participant.software = event.hello.software
+    participant.operations = frozenset(event.hello.operations)
+    participant.reports.clear()
+    if bound:
+        book.ready.effects.append(effects.Welcomed(event.participant, event.stream))
+    else:
+        record = record_pb2.ParticipantBound(
+            participant=event.participant, log_id=event.hello.log_id, incarnation=event.hello.incarnation
+        )
+        done = events.Durable("bound", event.participant, event.stream)
+        book.append(f"participant/{event.participant}", force=True, event=done, participant_bound=record)
+
+
+def _refusal(book: Book, event: events.HelloReceived) -> common_pb2.Cause | None:
+    try:
+        check_name("participant", event.participant)
+    except RequestError as error:
+        return cause_of(error.reason, error.message)
+    known = book.participants.get(event.participant)
+    if not event.hello.log_id or not event.hello.incarnation:
+        return cause_of(Reason.INVALID_ARGUMENT, "Hello needs log_id and incarnation")
+    if known is None:
+        if len(book.participants) >= book.settings.known_participants_max:
+            return cause_of(Reason.OVERLOADED, f"{len(book.participants)} participants are known")
+        return None
+    if known.log_id and known.log_id != event.hello.log_id:
+        message = f"the name {event.participant!r} belongs to the log {known.log_id}, not to {event.hello.log_id[:64]}"
+        return cause_of(Reason.FOREIGN_LOG, message)
+    if event.hello.incarnation < known.incarnation and known.log_id:
+        message = f"incarnation {event.hello.incarnation} of {event.participant!r} is older than {known.incarnation}"
+        return cause_of(Reason.STALE_INCARNATION, message)
+    return None
+
+
+def bound(book: Book, name: str, stream: int) -> None:
+    """The binding is durable: welcome the participant, if it is still there."""
+    participant = book.participants[name]
+    if participant.stream == stream:
+        book.ready.effects.append(effects.Welcomed(name, stream))
+
+
+def lost(book: Book, event: events.ParticipantLost) -> None:
+    """A stream ended. Its branches stay as they are: the participant may come back in time."""
+    participant = book.participants.get(event.participant)
+    if participant is not None and participant.stream == event.stream:
+        participant.stream = 0
+        participant.ready = False
+        participant.reports.clear()
+
+
+def reports(book: Book, event: events.ReportsReceived) -> None:
+    """Branches that Hello lists. They are looked at when the list is complete: what is not in it counts too."""
+    participant = _speaker(book, event.participant, event.stream)
+    if participant is None:
+        return
+    if participant.ready:
+        raise RemoteProtocolError(f"{participant.name} reports branches after its Hello was complete")
+    for report in event.reports:
+        participant.reports[report.transaction_id] = report
+    if event.complete:
+        participant.ready = True
+        listed, participant.reports = participant.reports, {}
+        for report in listed.values():
+            _judge_report(book, participant, report)
+        for txn in [*participant.recovered.values(), *participant.unended.values()]:
+            if txn.state is not State.ABORTED and txn.state is not State.COMMITTED:
+                apply(book, txn, Input.RETURNED, (participant, listed.get(txn.id)))
+
+
+def _judge_report(book: Book, participant: Participant, report: participant_pb2.BranchReport) -> None:
+    """Settle a listed branch whose transaction is not live; a live one is told by its own transition."""
+    txn = book.live.get(report.transaction_id)
+    if txn is not None and participant.name in txn.branches:
+        return
+    if report.state == participant_pb2.BRANCH_STATE_COMMITTED:
+        _record_one_phase(book, participant, report)
+    else:
+        presume(book, participant, report.transaction_id, report.order)
+
+
+def _record_one_phase(book: Book, participant: Participant, report: participant_pb2.BranchReport) -> None:
+    """A one-phase commit whose answer was lost with an earlier life of the coordinator: the log must know of it before the
+    participant may forget it."""
+    if report.transaction_id in book.finished:
+        return
+    txn = Transaction(report.transaction_id, None, 0, State.SETTLING)
+    txn.first_attempt_ms = book.clock_ms
+    branch = Branch(participant, report.order, 0)
+    branch.results = report.results
+    txn.branches[participant.name] = branch
+    participant.recovered[txn.id] = txn
+    book.live[txn.id] = txn
+    finish(book, txn, State.COMMITTED)
+
+
+# ---- messages
+
+
+def message(book: Book, event: events.FromParticipant) -> None:
+    """One message of a participant."""
+    participant = _speaker(book, event.participant, event.stream)
+    if participant is None:
+        return
+    what = event.message
+    txn = book.live.get(what.transaction_id)
+    if isinstance(what, participant_pb2.Vote):
+        book.counters.votes += 1
+        if txn is not None:
+            apply(book, txn, Input.VOTE, (participant, what))
+        elif what.kind == participant_pb2.VOTE_KIND_YES:
+            presume(book, participant, what.transaction_id, 0)
+    elif isinstance(what, participant_pb2.Acknowledgement):
+        book.counters.acknowledgements += 1
+        _acknowledgement(book, participant, txn, what)
+    elif isinstance(what, participant_pb2.Enlist):
+        if txn is not None:
+            apply(book, txn, Input.ENLIST, participant)
+        else:
+            refuse_enlist(book, participant, what.transaction_id, Reason.UNKNOWN_TRANSACTION)
+    elif isinstance(what, participant_pb2.Settlement):
+        if txn is not None:
+            apply(book, txn, Input.SETTLED, (participant, what))
+    else:
+        _inquiry(book, participant, txn, what)
+
+
+def _speaker(book: Book, name: str, stream: int) -> Participant | None:
+    """The participant, if this is the stream that speaks for it; frames of a superseded one are dropped."""
+    participant = book.participants.get(name)
+    return participant if participant is not None and participant.stream == stream else None
+
+
+def _inquiry(
+    book: Book, participant: Participant, txn: Transaction | None, what: participant_pb2.Inquiry
+) -> None:
+    branch = txn.branches.get(participant.name) if txn is not None else None
+    if branch is None or txn is None:
+        presume(book, participant, what.transaction_id, what.order)
+    elif branch.step is BranchStep.COMMIT_OWED:
+        book.send_decision(participant, txn.id, branch.order, COMMIT)
+    # Otherwise it is live and undecided: silence, and the decision follows by itself.
+
+
+def presume(book: Book, participant: Participant, transaction_id: str, order: int) -> None:
+    """Presumed abort: there is no record, so a prepared participant that asks is told ABORT.
+
+    Only for transactions that nobody else can still decide: those of this coordinator's earlier epochs, and those of its own
+    epoch, nonce included, that are not live.
+    """
+    done = book.finished.get(transaction_id)
+    if done is not None and done.outcome == common_pb2.OUTCOME_COMMITTED:
+        book.send_decision(participant, transaction_id, order, COMMIT)
+        return
+    try:
+        parsed = TransactionId.parse(transaction_id)
+    except RequestError as error:
+        raise RemoteProtocolError(f"{participant.name} asks about {error.message}") from None
+    ours = parsed.coordinator == book.coordinator
+    earlier = parsed.epoch < book.epoch or (parsed.epoch == book.epoch and parsed.nonce == book.nonce)
+    if not (ours and earlier):
+        raise RemoteProtocolError(
+            f"{participant.name} asks about {transaction_id}, which another coordinator, or another life of this one, began",
+            reason=Reason.STALE_EPOCH,
+        )
+    # An acknowledgement tells of a branch that an operator had ended otherwise.
+    book.send_decision(participant, transaction_id, order, ABORT, acknowledge=True)
+
+
+def _acknowledgement(
+    book: Book, participant: Participant, txn: Transaction | None, what: participant_pb2.Acknowledgement
+) -> None:
+    if txn is not None:
+        apply(book, txn, Input.ACKNOWLEDGED, (participant, what))
+        return
+    agreed = ENDS.get(what.kind) == common_pb2.OUTCOME_ABORTED
+    done = book.finished.get(what.transaction_id)
+    committed = done is not None and done.outcome == common_pb2.OUTCOME_COMMITTED
+    if agreed is not committed or what.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_DONE:
+        return  # as decided, or a repeat
+    if what.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_EXPIRED:
+        return  # it was finished and forgotten, and the log knows how
+    _late_heuristic(book, participant, what, committed=committed)
+
+
+def _late_heuristic(
+    book: Book, participant: Participant, what: participant_pb2.Acknowledgement, *, committed: bool
+) -> None:
+    """A branch of a transaction that is over turns out to have ended otherwise: keep it for an operator."""
+    txn = Transaction(what.transaction_id, None, 0, State.SETTLING)
+    txn.first_attempt_ms = book.clock_ms
+    branch = Branch(participant, 0, 0)
+    txn.branches[participant.name] = branch
+    book.live[txn.id] = txn
+    report = record_pb2.Heuristic(
+        transaction_id=txn.id, participant=participant.name, branch_outcome=ENDS[what.kind], why=what.detail,
+        commit_decided=committed,
+    )  # fmt: skip
+    append_heuristic(book, txn, branch, report)

@@ -1,0 +1,453 @@
+"""What clients ask: runs, begins, commits, aborts and questions; sessions, and idempotency keys.
+
+A number is answered once, and again after each reconnection until the client has acknowledged the answer. A key means *at most
+one commit*: a one-shot retry joins what is running, is told the committed outcome if there is one, and runs again after an
+abort. An interactive begin never joins, because its caller will do work of its own: it aborts an undecided holder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+
+from coordinator.core import effects, events
+from coordinator.core.book import Book, cause_of
+from coordinator.core.finishing import is_expired
+from coordinator.core.model import Branch, BranchStep, KeyEntry, Session, State, Transaction
+from coordinator.core.transitions import Input, abort, apply, settle, start
+from troth.errors import Reason, RequestError
+from troth.ids import TransactionId
+from troth.v1 import client_pb2, common_pb2, record_pb2
+
+INTERACTIVE_HASH = sha256(b"interactive").digest()
+"""The body of every interactive transaction: its work is not known beforehand."""
+
+
+# ---- sessions
+
+
+def open_session(book: Book, event: events.SessionOpened) -> None:
+    """A stream began or resumed a session: repeat what is owed."""
+    session = book.sessions.get(event.session)
+    if session is None:
+        unary = event.session.endswith(".0")
+        book.sessions[event.session] = Session(event.session, keeps_answers=not unary)
+        return
+    session.connected = True
+    book.timers.cancel(_session_timer(session))
+    for answer in session.answers.values():
+        book.ready.effects.append(effects.Answered(session.name, answer))
+
+
+def lose_session(book: Book, event: events.SessionLost) -> None:
+    """A stream ended; the client has some seconds to come back."""
+    session = book.sessions.get(event.session)
+    if session is not None:
+        session.connected = False
+        book.timers.set(_session_timer(session), book.now.monotonic + book.settings.session_linger_seconds)
+
+
+def end_session(book: Book, name: str) -> None:
+    """The client did not come back: what it had not asked to commit is aborted, everything else goes on."""
+    session = book.sessions.pop(name, None)
+    if session is None:
+        return
+    for txn in list(session.live.values()):
+        txn.answer_to = [(waiting, number) for waiting, number in txn.answer_to if waiting is not session]
+        if txn.state is State.ACTIVE and txn.session is session:
+            abort(book, txn, cause_of(Reason.CLIENT_GONE, f"the client of {txn.id} was gone for too long"))
+
+
+def _session_timer(session: Session) -> str:
+    return f"session/{session.name}"
+
+
+def see_answers(book: Book, event: events.AnswersSeen) -> None:
+    """Drop the answers that the client has."""
+    session = book.sessions.get(event.session)
+    if session is None:
+        return
+    if event.below > session.answered_below + len(session.answers):
+        for number in [number for number in session.answers if number < event.below]:
+            del session.answers[number]
+    else:
+        for number in range(session.answered_below, event.below):
+            session.answers.pop(number, None)
+    session.answered_below = max(session.answered_below, event.below)
+
+
+def _is_repeat(book: Book, session: Session, number: int) -> bool:
+    """Whether a number was used before; if so it is answered, or will be."""
+    if session.keeps_answers and number < session.answered_below:
+        return True
+    answer = session.answers.get(number)
+    if answer is not None:
+        book.ready.effects.append(effects.Answered(session.name, answer))
+    return answer is not None or number in session.live
+
+
+# ---- beginning
+
+
+def run(book: Book, event: events.Run) -> None:
+    """A one-shot transaction."""
+    session = book.sessions.get(event.session)
+    request = event.request
+    if session is None or _is_repeat(book, session, request.number):
+        return
+    transaction_id = f"{session.name}.{request.number}"
+    try:
+        _check_common(book, session, request)
+        _check_branches(book, request.branches)
+        claim = _claim(request.key, _body_hash(request.branches))
+        if claim is not None and _join(book, session, event, claim):
+            return
+        _check_room(book, request.key)
+        _check_connected(book, request.branches)
+    except RequestError as error:
+        book.refuse(session, request.number, transaction_id, _cause_of_error(error))
+        return
+    txn = _create(book, session, request, claim)
+    txn.wait_complete = request.wait == common_pb2.WAIT_COMPLETE
+    txn.answer_to.append((session, request.number))
+    for work in request.branches:
+        branch = book.add_branch(txn, book.participants[work.participant])
+        branch.operations = work.operations
+    start(book, txn)
+
+
+def begin(book: Book, event: events.Begin) -> None:
+    """An interactive transaction."""
+    session = book.sessions.get(event.session)
+    request = event.request
+    if session is None:
+        return
+    transaction_id = f"{session.name}.{request.number}"
+    response = client_pb2.BeginResponse(number=request.number, transaction_id=transaction_id)
+    if not _is_repeat(book, session, request.number):
+        try:
+            _check_common(book, session, request)
+            claim = _claim(request.key, INTERACTIVE_HASH)
+            holder = None if claim is None else _take_over(book, claim)
+            if holder is None:
+                _check_room(book, request.key)
+                txn = _create(book, session, request, claim)
+                txn.interactive = True
+                book.timers.set(txn.id, txn.deadline)
+            else:
+                holder.number = request.number
+                response.holder.CopyFrom(holder)
+        except RequestError as error:
+            response.transaction_id = ""
+            response.refusal.CopyFrom(_cause_of_error(error))
+    book.ready.effects.append(effects.Begun(session.name, response))
+
+
+def _create(
+    book: Book, session: Session, request: client_pb2.RunRequest | client_pb2.BeginRequest,
+    claim: record_pb2.KeyClaim | None,
+) -> Transaction:  # fmt: skip
+    txn = Transaction(f"{session.name}.{request.number}", session, request.number, State.ACTIVE)
+    txn.claim = claim
+    txn.first_attempt_ms = request.first_attempt_ms or book.clock_ms
+    txn.began = book.now.monotonic
+    txn.deadline = txn.began + request.timeout_ms / 1000
+    txn.hold_read_locks = request.hold_read_locks
+    if request.HasField("trace"):
+        txn.trace = request.trace
+    book.live[txn.id] = txn
+    session.live[request.number] = txn
+    if claim is not None:
+        book.keys[claim.key] = KeyEntry(claim, txn.id, txn)
+    book.counters.started += 1
+    return txn
+
+
+# ---- checks: nothing has changed when one of them refuses
+
+
+def _check_common(
+    book: Book, session: Session, request: client_pb2.RunRequest | client_pb2.BeginRequest
+) -> None:
+    settings = book.settings
+    if request.number == 0:
+        raise RequestError(Reason.INVALID_ARGUMENT, "number is 0; numbers begin at 1")
+    if book.draining:
+        raise RequestError(Reason.DRAINING, "the coordinator takes no new transactions")
+    if not 0 < request.timeout_ms <= settings.timeout_ms_max:
+        raise RequestError(
+            Reason.INVALID_TIMEOUT, f"timeout_ms is {request.timeout_ms}; it must be 1 to {settings.timeout_ms_max}"
+        )
+    if request.key and len(request.key.encode()) > settings.key_bytes_max:
+        raise RequestError(Reason.INVALID_KEY, f"the key is longer than {settings.key_bytes_max} bytes")
+    if request.first_attempt_ms:
+        _check_age(book, request.first_attempt_ms)
+    if len(session.answers) + len(session.live) >= settings.unseen_answers_max:
+        raise RequestError(Reason.OVERLOADED, f"{len(session.answers)} answers are not acknowledged by the client")
+
+
+def _check_age(book: Book, first_attempt_ms: int) -> None:
+    if first_attempt_ms > book.clock_ms + book.settings.skew_seconds * 1000:
+        ahead = (first_attempt_ms - book.clock_ms) // 1000
+        raise RequestError(Reason.CLOCK_SKEW, f"first_attempt_ms is {ahead} s ahead of the coordinator's clock")
+    if book.clock_ms - first_attempt_ms > book.settings.retention_seconds * 1000:
+        raise RequestError(
+            Reason.EXPIRED, f"the first attempt is older than the retention of {book.settings.retention_seconds:g} s"
+        )
+
+
+def _check_room(book: Book, key: str) -> None:
+    if len(book.live) >= book.settings.open_transactions_max:
+        book.counters.overloaded += 1
+        raise RequestError(Reason.OVERLOADED, f"{len(book.live)} transactions are open")
+    if key and len(book.keys) >= book.settings.keys_max:
+        book.counters.overloaded += 1
+        raise RequestError(Reason.OVERLOADED, f"{len(book.keys)} idempotency keys are kept")
+
+
+def _check_branches(book: Book, branches: Iterable[client_pb2.BranchRequest]) -> None:
+    settings = book.settings
+    names = [work.participant for work in branches]
+    if not names:
+        raise RequestError(Reason.INVALID_ARGUMENT, "branches is empty: name at least one participant")
+    if len(names) > settings.participants_max:
+        raise RequestError(
+            Reason.TOO_MANY_PARTICIPANTS, f"{len(names)} participants; at most {settings.participants_max} are allowed"
+        )
+    if len(set(names)) < len(names):
+        raise RequestError(Reason.INVALID_ARGUMENT, "a participant is named twice: put its operations into one branch")
+    for work in branches:
+        _check_branch(book, work)
+
+
+def _check_branch(book: Book, work: client_pb2.BranchRequest) -> None:
+    settings = book.settings
+    participant = book.participants.get(work.participant)
+    if participant is None:
+        raise RequestError(Reason.UNKNOWN_PARTICIPANT, f"no participant {work.participant[:80]!r} has ever connected")
+    if not 0 < len(work.operations) <= settings.operations_max:
+        raise RequestError(
+            Reason.TOO_MANY_OPERATIONS if work.operations else Reason.INVALID_ARGUMENT,
+            f"{len(work.operations)} operations for {work.participant}; 1 to {settings.operations_max} are allowed",
+        )
+    payload = 0
+    for operation in work.operations:
+        payload += len(operation.arguments)
+        if participant.operations and operation.name not in participant.operations:
+            raise RequestError(
+                Reason.UNKNOWN_OPERATION, f"participant {work.participant!r} offers no {operation.name[:80]!r}"
+            )
+    if payload > settings.payload_bytes_max:
+        raise RequestError(
+            Reason.PAYLOAD_TOO_LARGE,
+            f"{payload} bytes of arguments for {work.participant}; at most {settings.payload_bytes_max} are allowed",
+        )
+
+
+def _check_connected(book: Book, branches: Iterable[client_pb2.BranchRequest]) -> None:
+    for work in branches:
+        if not book.participants[work.participant].ready:
+            raise RequestError(Reason.PARTICIPANT_AWAY, f"participant {work.participant!r} is not connected")
+
+
+def _cause_of_error(error: RequestError) -> common_pb2.Cause:
+    return cause_of(error.reason, error.message)
+
+
+# ---- keys
+
+
+def _claim(key: str, body_hash: bytes) -> record_pb2.KeyClaim | None:
+    return record_pb2.KeyClaim(key=key, body_hash=body_hash) if key else None
+
+
+def _body_hash(branches: Iterable[client_pb2.BranchRequest]) -> bytes:
+    digest = sha256()
+    for work in branches:
+        # Lengths go in too: without them two different bodies could be hashed as one text.
+        for part in (work.participant.encode(), *_parts(work)):
+            digest.update(len(part).to_bytes(8, "big"))
+            digest.update(part)
+    return digest.digest()
+
+
+def _parts(work: client_pb2.BranchRequest) -> Iterable[bytes]:
+    yield len(work.operations).to_bytes(8, "big")
+    for operation in work.operations:
+        yield operation.name.encode()
+        yield operation.arguments
+
+
+def _holder(book: Book, claim: record_pb2.KeyClaim) -> KeyEntry | None:
+    entry = book.keys.get(claim.key)
+    if entry is not None and entry.claim.body_hash != claim.body_hash:
+        raise RequestError(
+            Reason.KEY_REUSED, f"the key {claim.key[:80]!r} belongs to another request, {entry.transaction_id}"
+        )
+    return entry
+
+
+def _join(book: Book, session: Session, event: events.Run, claim: record_pb2.KeyClaim) -> bool:
+    """Let a one-shot retry join the holder of its key, if there is one."""
+    entry = _holder(book, claim)
+    if entry is None:
+        return False
+    number = event.request.number
+    if entry.live is None:
+        done = book.finished[entry.transaction_id]
+        book.answer(session, book.answer_finished(entry.transaction_id, done, number))
+    elif entry.live.state is State.SETTLING:
+        entry.live.joiners.append(event)
+    elif entry.live.state in (State.COMMITTING, State.HEURISTIC) and not entry.live.wait_complete:
+        book.answer(session, book.make_answer(entry.live, number, replayed=True))
+    else:
+        session.live[number] = entry.live
+        entry.live.answer_to.append((session, number))
+    return True
+
+
+def _take_over(book: Book, claim: record_pb2.KeyClaim) -> client_pb2.Answer | None:
+    """An interactive begin never joins: it aborts the undecided holder, or is told the outcome, or that it is in doubt."""
+    entry = _holder(book, claim)
+    if entry is None:
+        return None
+    if entry.live is None:
+        return book.answer_finished(entry.transaction_id, book.finished[entry.transaction_id], 0)
+    if entry.live.state in (State.ACTIVE, State.PREPARING):
+        abort(book, entry.live, cause_of(Reason.SUPERSEDED, f"another attempt with the key {claim.key[:80]!r} began"))
+        return None
+    answer = book.make_answer(entry.live, 0, replayed=True)
+    if answer.outcome == common_pb2.OUTCOME_IN_DOUBT:
+        answer.cause.CopyFrom(cause_of(Reason.IN_DOUBT, f"{entry.transaction_id} holds the key and is being decided"))
+    return answer
+
+
+# ---- ending
+
+
+def commit(book: Book, event: events.Commit) -> None:
+    """The client asks to commit."""
+    _end(book, event.session, event.request.number, event.request.transaction_id, Input.COMMIT, event.request)
+
+
+def abort_request(book: Book, event: events.Abort) -> None:
+    """The client asks to roll back."""
+    cause = cause_of(Reason.CLIENT_ABORT, "the client rolled it back")
+    _end(book, event.session, event.request.number, event.request.transaction_id, Input.ABORT, cause)
+
+
+def _end(
+    book: Book, session_name: str, number: int, transaction_id: str, what: Input,
+    argument: client_pb2.CommitRequest | common_pb2.Cause,
+) -> None:  # fmt: skip
+    session = book.sessions.get(session_name)
+    if session is None:
+        return
+    transaction_id = transaction_id or f"{session.name}.{number}"
+    txn = book.live.get(transaction_id)
+    if txn is None:
+        _end_finished(book, session, number, transaction_id)
+        return
+    if txn.state in (State.COMMITTING, State.HEURISTIC) and not txn.wait_complete:
+        book.answer(session, book.make_answer(txn, number))
+        return
+    if (session, number) not in txn.answer_to:
+        txn.answer_to.append((session, number))
+    session.live[number] = txn
+    apply(book, txn, what, argument)
+
+
+def _end_finished(book: Book, session: Session, number: int, transaction_id: str) -> None:
+    stored = session.answers.get(number)
+    done = book.finished.get(transaction_id)
+    if stored is not None:
+        book.ready.effects.append(effects.Answered(session.name, stored))
+    elif done is not None:
+        answer = book.answer_finished(transaction_id, done, number)
+        answer.replayed = False
+        book.answer(session, answer)
+    else:
+        cause = cause_of(Reason.UNKNOWN_TRANSACTION, f"nothing is known of {transaction_id[:120]!r}")
+        answer = client_pb2.Answer(
+            number=number, transaction_id=transaction_id, outcome=common_pb2.OUTCOME_IN_DOUBT, cause=cause
+        )
+        book.ready.effects.append(effects.Answered(session.name, answer))
+
+
+# ---- asking
+
+
+def get(book: Book, event: events.Get) -> None:
+    """What is known of a transaction; with participants named, an unknown one is settled."""
+    request = event.request
+    txn = book.live.get(request.transaction_id)
+    done = book.finished.get(request.transaction_id)
+    if txn is not None and txn.state is State.SETTLING:
+        txn.tickets.append(event.ticket)
+    elif txn is not None:
+        book.ready.effects.append(effects.Got(event.ticket, book.make_answer(txn, 0)))
+    elif done is not None:
+        book.ready.effects.append(effects.Got(event.ticket, book.answer_finished(request.transaction_id, done, 0)))
+    else:
+        _get_unknown(book, event)
+
+
+def _get_unknown(book: Book, event: events.Get) -> None:
+    request = event.request
+    try:
+        parsed = TransactionId.parse(request.transaction_id)
+        outcome, cause = _judge_unknown(book, parsed, request)
+    except RequestError as error:
+        outcome, cause = common_pb2.OUTCOME_IN_DOUBT, _cause_of_error(error)
+    if cause is None:
+        _settle_for(book, event)
+        return
+    answer = client_pb2.Answer(transaction_id=request.transaction_id, outcome=outcome, cause=cause)
+    book.ready.effects.append(effects.Got(event.ticket, answer))
+
+
+def _judge_unknown(
+    book: Book, parsed: TransactionId, request: client_pb2.GetRequest
+) -> tuple[common_pb2.Outcome.ValueType, common_pb2.Cause | None]:
+    """What can be said of an id that is neither live nor retained; a cause of `None` means: settle it."""
+    if parsed.coordinator != book.coordinator or parsed.epoch > book.epoch:
+        message = f"{parsed} belongs to another coordinator, or to a later life of this one"
+        return common_pb2.OUTCOME_IN_DOUBT, cause_of(Reason.UNKNOWN_TRANSACTION, message)
+    if request.first_attempt_ms and is_expired(book, request.first_attempt_ms):
+        return common_pb2.OUTCOME_EXPIRED, cause_of(Reason.EXPIRED, f"{parsed} is older than what is kept")
+    if not (request.participants and request.first_attempt_ms):
+        message = f"nothing is known of {parsed}; name its participants and first_attempt_ms to have it settled"
+        return common_pb2.OUTCOME_IN_DOUBT, cause_of(Reason.UNKNOWN_TRANSACTION, message)
+    if parsed.epoch == book.epoch and parsed.session_prefix in book.sessions:
+        # Its client could still begin it: that would make liars of us.
+        message = f"{parsed} has not begun, and its session is open"
+        return common_pb2.OUTCOME_IN_DOUBT, cause_of(Reason.UNKNOWN_TRANSACTION, message)
+    _check_room(book, "")
+    unknown = [name for name in request.participants if name not in book.participants]
+    if unknown or len(request.participants) > book.settings.participants_max:
+        message = f"no participant {', '.join(unknown)[:200]!r} has ever connected"
+        return common_pb2.OUTCOME_IN_DOUBT, cause_of(Reason.UNKNOWN_PARTICIPANT, message)
+    return common_pb2.OUTCOME_IN_DOUBT, None
+
+
+def _settle_for(book: Book, event: events.Get) -> None:
+    """Ask the named participants, and answer when all have said, or after a while that it is in doubt."""
+    request = event.request
+    txn = Transaction(request.transaction_id, None, 0, State.SETTLING)
+    txn.first_attempt_ms = request.first_attempt_ms
+    txn.began = txn.deadline = book.now.monotonic
+    txn.tickets.append(event.ticket)
+    for name in dict.fromkeys(request.participants):
+        add_recovered_branch(book, txn, name, 0, BranchStep.SETTLE_OWED)
+    book.live[txn.id] = txn
+    settle(book, txn)
+
+
+def add_recovered_branch(book: Book, txn: Transaction, name: str, order: int, step: BranchStep) -> Branch:
+    """A branch of an earlier epoch, or of one that is not known here: no watermark goes out while it is unfinished."""
+    participant = book.participants[name]
+    branch = Branch(participant, order, 0)
+    branch.step = step
+    txn.branches[name] = branch
+    participant.recovered[txn.id] = txn
+    return branch
