@@ -2,15 +2,15 @@
 
 There are two kinds, told apart by `atomic`.
 
-*Atomic* resources (`AtomicResource`; the SQLite file) are the log of their own branches. The engine writes its records into
-them, and the work of a record (`participant_sdk.core.work`) runs in the same local transaction as the record itself.
-Record and work are durable together or not at all, so there is nothing to ask afterwards.
+*Atomic* resources (`AtomicResource`; the SQLite file) are the log of their own branches. The engine writes its records
+into them, and the work of a record (`participant_sdk.core.work`) runs in the same local transaction as the record
+itself. Record and work are durable together or not at all, so there is nothing to ask afterwards.
 
-All others (`Resource`; a server database, or anything that can be undone) are asked step by step, and what they answer goes
-into the SDK's log. Each step may be cut off by a crash, so each can be repeated, and `in_doubt` and `outcome` tell
+All others (`Resource`; a server database, or anything that can be undone) are asked step by step, and what they answer
+goes into the SDK's log. Each step may be cut off by a crash, so each can be repeated, and `in_doubt` and `outcome` tell
 what became of it. This is the X/Open XA contract (xa_prepare, xa_commit, xa_recover ...) with two differences: errors
-are values, because most of them are decisions and not accidents; and "I do not know" is an answer of its own (`Unreachable`),
-because a resource manager that cannot be reached has neither done nor refused anything.
+are values, because most of them are decisions and not accidents; and "I do not know" is an answer of its own
+(`Unreachable`), because a resource manager that cannot be reached has neither done nor refused anything.
 
     begin ── execute* ── prepare ──┬─ commit ──── forget
                  │          │      └─ rollback ── forget
@@ -32,22 +32,14 @@ from troth.v1 import common_pb2, record_pb2
 # ---- operations, as a resource sees them
 
 
-@dataclass(frozen=True, slots=True)
-class RegisteredOperation:
-    """One function of the service's author."""
-
-    name: str
-    function: Callable[..., Any]
-    """Called as `function(db, **arguments)`."""
-    decode: Callable[[bytes], dict[str, Any]]
-    """From the serialised Arguments message to keyword arguments; raises `RequestError` (BAD_ARGUMENTS)."""
-
-
 class OperationRegistry(Protocol):
-    """The operations of one participant."""
+    """The operations of one participant (`participant_sdk.registry.Registry`)."""
 
-    def lookup(self, name: str) -> RegisteredOperation | None:
-        """The operation of that name, or `None`."""
+    def bind(self, operation: common_pb2.Operation) -> Callable[[Any], Any]:
+        """The named function with its checked arguments, to be called with what the resource gives to operations.
+
+        Raises `RequestError` (UNKNOWN_OPERATION, BAD_ARGUMENTS).
+        """
 
 
 # ---- answers
@@ -140,11 +132,11 @@ class BoundResource(Protocol):
     atomic: bool
     """Whether work and record go into one local transaction: then the resource is an `AtomicResource`."""
 
+    async_reason: str
+    """Why an `async def` cannot be an operation here; empty when it can."""
+
     def bind(self, participant: str, operations: OperationRegistry) -> None:
         """Learn the participant's name and operations; called once, before `open`."""
-
-    def check_operation(self, operation: RegisteredOperation) -> None:
-        """Raise `ConfigError` when the function cannot run here (an `async def` on a database's thread, say)."""
 
 
 class AtomicResource(BoundResource, Log, Protocol):
@@ -157,9 +149,9 @@ class AtomicResource(BoundResource, Log, Protocol):
 class Resource(BoundResource, Protocol):
     """A resource that is asked step by step.
 
-    Every method returns one of the answers that its docstring names and raises nothing but cancellation. Every method may
-    be repeated with the same arguments, and then says the same or `Unreachable`. After a crash of the participant the
-    branches that were not prepared are gone, or are rolled back by `open`.
+    Every method returns one of the answers that its docstring names and raises nothing but cancellation. Every method
+    may be repeated with the same arguments, and then says the same or `Unreachable`. After a crash of the participant
+    the branches that were not prepared are gone, or are rolled back by `open`.
     """
 
     async def open(self) -> Done | Unreachable | Broken:
@@ -173,9 +165,7 @@ class Resource(BoundResource, Protocol):
         """Begin the branch of a transaction. The name must be derived from the id without loss, so that
         no id that is a prefix of another is taken for it."""
 
-    async def execute(
-        self, resource_branch: str, operation: common_pb2.Operation
-    ) -> Performed | Refused | Unreachable:
+    async def execute(self, resource_branch: str, operation: common_pb2.Operation) -> Performed | Refused | Unreachable:
         """Run one operation in the branch. After anything but `Performed` the branch can only be rolled back."""
 
     async def prepare(self, resource_branch: str) -> Prepared | Refused | Unreachable:
@@ -185,7 +175,8 @@ class Resource(BoundResource, Protocol):
     async def commit(
         self, resource_branch: str, work: record_pb2.BranchWork, *, one_phase: bool
     ) -> Done | Refused | Unreachable | Broken:
-        """Finish the branch. `Refused` only when `one_phase`, of a branch that was not prepared. `work` is what the log kept."""
+        """Finish the branch; `work` is what the log kept. `Refused` only with `one_phase`, which commits a branch that
+        was not prepared."""
 
     async def rollback(self, resource_branch: str, work: record_pb2.BranchWork) -> Done | Unreachable | Broken:
         """Undo the branch in any state; `Done` also for a branch that does not exist."""

@@ -1,0 +1,136 @@
+"""What an operation gets as `db`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apsw
+
+from participant_sdk.resources.sqlite_guard import Denial, Guard, Rules
+from troth.errors import LogFailed, Reason, RequestError
+
+_PROGRESS_STEPS = 20_000
+"""Instructions of SQLite's machine between two looks at the clock; some tenths of a millisecond."""
+
+Parameters = Sequence[Any] | Mapping[str, Any]
+
+FATAL = (
+    apsw.FullError,
+    apsw.IOError,
+    apsw.CorruptError,
+    apsw.NotADBError,
+    apsw.NoMemError,
+    apsw.CantOpenError,
+    apsw.ReadOnlyError,
+    apsw.ProtocolError,
+)
+"""After one of these the file can no longer be trusted to take what it is given."""
+
+
+def log_failed(error: apsw.Error, doing: str) -> LogFailed:
+    """The error that stops the process."""
+    return LogFailed(Reason.LOG_FAILED, f"{doing}: {type(error).__name__}: {error}")
+
+
+@dataclass(slots=True)
+class Use:
+    """One use of the connection by the author's code, and what went wrong in it for good.
+
+    The author's code may catch what `execute` raises. It is refused all the same.
+    """
+
+    rules: Rules
+    deadline: float
+    denial: Denial | None = None
+    lost: bool = False
+    """The group's transaction was ended."""
+    late: bool = False
+    """The time was over."""
+    fatal: LogFailed | None = None
+
+    @property
+    def spoilt(self) -> bool:
+        """Whether it must not succeed any more."""
+        return self.lost or self.late or self.denial is not None or self.fatal is not None
+
+
+class Database:
+    """The database, for operations, `participant.read` and `participant.local`.
+
+    Every statement is carried out whole, so nothing stays open when a function returns. Errors of SQLite are raised as
+    `apsw` raises them (`apsw.ConstraintError` and so on). Transactions, savepoints, PRAGMA, ATTACH and changes of the
+    schema are not for operations; nor are tables whose names begin with `troth_`.
+    """
+
+    def __init__(self, connection: apsw.Connection, guard: Guard) -> None:
+        self._connection = connection
+        self._cursor = connection.cursor()
+        self._guard = guard
+        self._use: Use | None = None
+        self._thread = 0
+        connection.set_progress_handler(self._is_late, _PROGRESS_STEPS)
+
+    def execute(self, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
+        """Run one or more statements and return all rows. `?` takes a sequence, `:name` a mapping."""
+        use = self._checked()
+        try:
+            # What is prepared under other rules than an operation's must not be found by an operation.
+            kept = use.rules is Rules.WRITE
+            return self._cursor.execute(sql, parameters, can_cache=kept).fetchall()
+        except apsw.Error as error:
+            raise self._judged(use, error) from None
+
+    def one(self, sql: str, parameters: Parameters = ()) -> tuple[Any, ...] | None:
+        """The first row, or `None` when there is none."""
+        rows = self.execute(sql, parameters)
+        return rows[0] if rows else None
+
+    # ---- for the resource
+
+    def begin_use(self, rules: Rules, seconds_max: float) -> Use:
+        """Let the author's code in, on this thread."""
+        self._thread = threading.get_ident()
+        self._use = use = Use(rules, time.monotonic() + seconds_max)
+        self._guard.use(rules)
+        return use
+
+    def end_use(self) -> None:
+        """The author's code is done; from here on the connection is the SDK's."""
+        self._use = None
+        self._guard.use(Rules.SDK)
+
+    # ---- inside
+
+    def _checked(self) -> Use:
+        use = self._use
+        if use is None or self._thread != threading.get_ident():
+            raise RequestError(
+                Reason.FORBIDDEN_SQL,
+                "the database was used outside of the function that it was given to",
+                hint="Use `db` only in that function, and on its thread.",
+            )
+        if time.monotonic() > use.deadline:
+            use.late = True
+        if use.spoilt:
+            raise RequestError(Reason.FORBIDDEN_SQL, "the operation has failed already: let it end")
+        return use
+
+    def _judged(self, use: Use, error: apsw.Error) -> Exception:
+        """Note what is wrong for good, and return what the author's code sees."""
+        if isinstance(error, FATAL):
+            use.fatal = log_failed(error, "an operation's statement failed")
+            return use.fatal
+        use.denial = use.denial or self._guard.denial
+        use.late = use.late or isinstance(error, apsw.InterruptError)
+        # An author's ON CONFLICT ROLLBACK, RAISE(ROLLBACK), and the interruption of a write end the whole transaction.
+        use.lost = not self._connection.in_transaction
+        if use.denial is not None:
+            return RequestError(use.denial.reason, use.denial.what)
+        return error
+
+    def _is_late(self) -> bool:
+        return self._use is not None and time.monotonic() > self._use.deadline

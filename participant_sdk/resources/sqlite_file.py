@@ -1,0 +1,209 @@
+"""Opening the file: alone, in the mode that is needed, and only if it is ours.
+
+Nobody else may have the file open, in this process or another: undecided changes would be seen, and SQLite before
+3.51.3 can corrupt a WAL that two connections use. SQLite's own locks belong to a *process*: a second library in the same
+process (Python's `sqlite3`) passes them, and drops them when it closes. On Linux we therefore hold the bytes that SQLite
+locks by a lock of our open file description (`F_OFD_SETLK`), which keeps everybody out, and open SQLite without locks of
+its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import struct
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import apsw
+
+from participant_sdk.resources.sqlite_guard import own_text
+from troth.errors import LogDamaged, LogError, LogFailed, LogForeign, LogLocked, Reason
+from troth.log.contract import LogIdentity, StoredRecord
+
+_T = TypeVar("_T")
+
+FORMAT_VERSION = 1
+ROLE = "resource"
+_LOCK_START, _LOCK_BYTES = 0x40000000, 512
+"""PENDING_BYTE, RESERVED_BYTE and the shared range of SQLite's locking protocol (os.h)."""
+_FLOCK = "hhqqi4x"
+_CACHE_KIB = 65_536
+_CHECKPOINT_PAGES = 4_000
+_WAL_BYTES_KEPT = 64 * 1024 * 1024
+
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS troth_meta (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS troth_records (seq INTEGER PRIMARY KEY, crc INTEGER NOT NULL, body BLOB NOT NULL)",
+)
+
+
+def checksum(seq: int, body: bytes) -> int:
+    """What a record's row carries to prove that it is whole and in its place."""
+    return zlib.crc32(body, seq & 0xFFFFFFFF)
+
+
+class SqliteFile:
+    """The one connection, and what is stamped in the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = _lock(path)
+        try:
+            self.connection = self._guarded(self._connect)
+        except BaseException:
+            self._unlock()
+            raise
+
+    def close(self) -> None:
+        """Close the connection, and then let others in."""
+        try:
+            self.connection.close()
+        finally:
+            self._unlock()
+
+    def identify(self, participant: str) -> LogIdentity:
+        """Check whose file this is, or make it the participant's. Raises `LogError`."""
+        return self._guarded(lambda: self._identify(participant))
+
+    def records(self) -> tuple[list[StoredRecord], int]:
+        """All records, checked, and the seq of the next one. Raises `LogDamaged`."""
+        return self._guarded(self._records)
+
+    def meta(self, name: str) -> str | None:
+        """A stamp of the file."""
+        rows = self.connection.execute(own_text("SELECT value FROM troth_meta WHERE name = ?"), (name,)).fetchall()
+        return str(rows[0][0]) if rows else None
+
+    def set_meta(self, name: str, value: str) -> None:
+        """Stamp the file, in the open transaction or one of its own."""
+        self.connection.execute(own_text("INSERT OR REPLACE INTO troth_meta VALUES (?, ?)"), (name, value)).fetchall()
+
+    # ---- opening
+
+    def _connect(self) -> apsw.Connection:
+        vfs = "unix-none" if self._lock is not None else None
+        connection = apsw.Connection(str(self.path), vfs=vfs, statementcachesize=256)
+        try:
+            connection.set_busy_timeout(0)
+            connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+            for pragma in (
+                "locking_mode = EXCLUSIVE",
+                "journal_mode = WAL",
+                "synchronous = FULL",
+                "foreign_keys = ON",
+                f"cache_size = -{_CACHE_KIB}",
+                f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
+                f"journal_size_limit = {_WAL_BYTES_KEPT}",
+                "temp_store = MEMORY",
+            ):
+                connection.execute(f"PRAGMA {pragma}", can_cache=False).fetchall()
+            connection.execute("BEGIN IMMEDIATE", can_cache=False).fetchall()
+            connection.execute("COMMIT", can_cache=False).fetchall()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _identify(self, participant: str) -> LogIdentity:
+        tables = {name for (name,) in self.connection.execute("SELECT name FROM sqlite_schema", can_cache=False)}
+        if "troth_meta" not in tables:
+            self._create(participant)
+        version = int(self.meta("format_version") or 0)
+        if version > FORMAT_VERSION:
+            raise LogForeign(Reason.LOG_TOO_NEW, f"{self.path} has format {version}; this is {FORMAT_VERSION}")
+        identity = LogIdentity(self.meta("role") or "", self.meta("name") or "", self.meta("log_id") or "", version)
+        if (identity.role, identity.name) != (ROLE, participant) or not identity.log_id:
+            raise LogForeign(
+                Reason.LOG_FOREIGN,
+                f"{self.path} belongs to the {identity.role} {identity.name!r}, not to the participant {participant!r}",
+            )
+        return identity
+
+    def _create(self, participant: str) -> None:
+        self.connection.execute("BEGIN IMMEDIATE", can_cache=False).fetchall()
+        for table in _TABLES:
+            self.connection.execute(table, can_cache=False).fetchall()
+        stamps = {"role": ROLE, "name": participant, "log_id": secrets.token_hex(16), "next_seq": "1"}
+        for name, value in (stamps | {"format_version": str(FORMAT_VERSION)}).items():
+            self.set_meta(name, value)
+        self.connection.execute("COMMIT", can_cache=False).fetchall()
+
+    def _records(self) -> tuple[list[StoredRecord], int]:
+        records: list[StoredRecord] = []
+        rows = self.connection.execute("SELECT seq, crc, body FROM troth_records ORDER BY seq", can_cache=False)
+        for seq, crc, body in rows:
+            if records and seq != records[-1].seq + 1:
+                raise self._damaged(f"record {records[-1].seq + 1} is missing")
+            if checksum(seq, body) != crc:
+                raise self._damaged(f"record {seq} has a wrong checksum")
+            records.append(StoredRecord(seq, body))
+        stamped = int(self.meta("next_seq") or 1)
+        if records and records[-1].seq + 1 < stamped:
+            raise self._damaged(f"records {records[-1].seq + 1} to {stamped - 1} are missing")
+        return records, records[-1].seq + 1 if records else stamped
+
+    # ---- errors
+
+    def _damaged(self, what: str) -> LogDamaged:
+        return LogDamaged(Reason.LOG_DAMAGED, f"{self.path}: {what}")
+
+    def _guarded(self, work: Callable[[], _T]) -> _T:
+        """Run it, and turn SQLite's errors into those of a log."""
+        try:
+            return work()
+        except apsw.BusyError as error:
+            raise _open_elsewhere(self.path, "another process") from error
+        except apsw.NotADBError as error:
+            raise LogForeign(Reason.LOG_FOREIGN, f"{self.path} is no SQLite database") from error
+        except apsw.CorruptError as error:
+            raise self._damaged(str(error)) from error
+        except apsw.ReadOnlyError as error:
+            raise LogError(Reason.LOG_READ_ONLY, f"{self.path} cannot be written") from error
+        except apsw.Error as error:
+            raise LogFailed(Reason.LOG_FAILED, f"{self.path}: {type(error).__name__}: {error}") from error
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _lock(path: Path) -> int | None:
+    """Keep everybody else out for as long as the descriptor is open."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise _not_opened(path, error) from error
+    if sys.platform != "linux":
+        os.close(descriptor)  # elsewhere SQLite's own exclusive lock has to do
+        return None
+    wanted = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _LOCK_START, _LOCK_BYTES, 0)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wanted)
+    except OSError as error:
+        holder = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, wanted))[4]
+        os.close(descriptor)
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise LogFailed(Reason.LOG_FAILED, f"{path} cannot be locked: {error.strerror}") from error
+        if holder == -1:  # a lock like ours
+            raise LogLocked(Reason.LOG_LOCKED, f"{path} is in use by another participant process") from error
+        raise _open_elsewhere(path, f"process {holder}" if holder else "another process") from error
+    return descriptor
+
+
+def _open_elsewhere(path: Path, who: str) -> LogLocked:
+    return LogLocked(Reason.LOG_FILE_OPEN_ELSEWHERE, f"{path} is open in {who}")
+
+
+def _not_opened(path: Path, error: OSError) -> LogError:
+    message = f"{path} cannot be opened: {error.strerror}"
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return LogError(Reason.LOG_READ_ONLY, message)
+    hint = f"Create the directory {path.parent}." if error.errno == errno.ENOENT else ""
+    return LogFailed(Reason.LOG_FAILED, message, hint=hint)

@@ -1,0 +1,321 @@
+"""Carrying out the work of one append, in a savepoint of its own inside the group's transaction.
+
+Whatever goes wrong in the author's code ends in an answer (`ExecuteRefused`, `LocalDone` with an error) and an undone
+savepoint. Only two things go further: the group's transaction was ended (`GroupLost`), and the file failed (`LogFailed`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import apsw
+import structlog
+from google.protobuf.message import Message
+
+from participant_sdk.core.work import (
+    Execute,
+    Executed,
+    ExecuteRefused,
+    LocalDone,
+    LocalRun,
+    Mode,
+    Release,
+    Undo,
+    UndoFailed,
+    Undone,
+)
+from participant_sdk.resources.contract import OperationRegistry
+from participant_sdk.resources.sqlite_database import Database, Use
+from participant_sdk.resources.sqlite_guard import Rules, own_text
+from participant_sdk.resources.sqlite_locks import RowLocks
+from participant_sdk.resources.sqlite_schema import Schema
+from participant_sdk.resources.sqlite_undo import CannotCapture, CannotUndo, Capture, Changes, undo
+from troth import failpoints
+from troth.errors import Aborted, Reason, Refuse, RequestError, TrothError
+from troth.ready import Event
+from troth.v1 import common_pb2, record_pb2
+from troth.values import encode_result
+
+_SAVEPOINT = own_text("SAVEPOINT troth_work")
+_RELEASE = own_text("RELEASE troth_work")
+_ROLLBACK = own_text("ROLLBACK TO troth_work")
+
+_log = structlog.get_logger("participant_sdk.sqlite")
+
+
+class Limits(NamedTuple):
+    """What one piece of the author's code may use."""
+
+    operation_seconds_max: float = 5.0
+    results_bytes_max: int = 1024 * 1024
+
+
+class GroupLost(Exception):
+    """The group's transaction is gone. `answer` is for the work that ended it."""
+
+    def __init__(self, answer: Event) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+class _Failed(Exception):
+    """The work failed: why, and whether the group's transaction went with it."""
+
+    def __init__(self, error: BaseException, cause: common_pb2.Cause, *, lost: bool = False) -> None:
+        super().__init__()
+        self.error = error
+        self.cause = cause
+        self.lost = lost
+
+
+class Answer(NamedTuple):
+    """What became of one append's work."""
+
+    event: Event | None
+    keep_record: bool
+
+
+class Worker:
+    """Carries out work on the one connection; all calls are on its thread, inside a transaction."""
+
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        database: Database,
+        schema: Schema,
+        locks: RowLocks,
+        operations: OperationRegistry,
+        participant: str,
+        limits: Limits,
+    ) -> None:
+        self._connection = connection
+        self._sql = connection.cursor().execute
+        self._database = database
+        self._schema = schema
+        self._locks = locks
+        self._operations = operations
+        self._participant = participant
+        self._limits = limits
+        # While a session exists every statement is compiled so that it can be captured. Without this one, which records
+        # nothing, a `DELETE FROM t` compiled before a capture began would be invisible to it.
+        self._always = apsw.Session(connection, "main")
+        self._always.enabled = False
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._always.close()
+
+    def run(self, work: Any, record: Message | None) -> Answer:
+        """Carry out one piece of work. Raises `GroupLost`, `LogFailed`."""
+        if isinstance(work, Execute):
+            assert isinstance(record, record_pb2.ParticipantRecord)
+            return self._execute(work, record)
+        if isinstance(work, Undo):
+            return self._undo(work)
+        if isinstance(work, Release):
+            self._locks.drop(work.transaction_id)
+            return Answer(None, True)
+        assert isinstance(work, LocalRun), f"{type(work).__name__} is no work of an atomic resource"
+        return self._local(work)
+
+    def refuse(self, work: Any) -> Event | None:
+        """The answer to work whose group could not be committed; `None` for work that cannot be the reason."""
+        cause = self._cause(Reason.GROUP_LOST, "the batch could not be committed")
+        if isinstance(work, Execute):
+            return ExecuteRefused(work.transaction_id, work.call_id, cause)
+        if isinstance(work, LocalRun) and (work.write or work.schema):
+            return LocalDone(work.ticket, error=Aborted(Reason.GROUP_LOST, cause.message))
+        return None
+
+    # ---- the kinds of work
+
+    def _execute(self, work: Execute, record: record_pb2.ParticipantRecord) -> Answer:
+        self._sql(_SAVEPOINT)
+        capture = Capture(self._connection, self._schema)
+        try:
+            results = self._perform(work.operations)
+            changes = self._captured(capture, work.transaction_id)
+        except _Failed as failed:
+            refused = ExecuteRefused(work.transaction_id, work.call_id, failed.cause)
+            self._back(failed, refused)
+            return Answer(refused, False)
+        finally:
+            capture.close()
+        self._sql(_RELEASE)
+        failpoints.hit("participant", "after-apply", "operation")
+        return self._executed(work, record, results, changes)
+
+    def _executed(
+        self, work: Execute, record: record_pb2.ParticipantRecord, results: common_pb2.Results, changes: Changes
+    ) -> Answer:
+        done = _work_in(record, work.mode)
+        done.Clear()
+        if changes.undo and work.mode is not Mode.ONE_PHASE:
+            done.undo.append(changes.undo)
+            done.rows.extend(changes.rows)
+            self._locks.take(work.transaction_id, changes.rows)
+        done.keys.extend(work.keys)
+        done.results.CopyFrom(results)
+        if work.mode is Mode.ONE_PHASE:
+            record.branch_finished.results.CopyFrom(results)
+            self._locks.drop(work.transaction_id)
+        changed = bool(changes.undo)
+        keep = changed or (work.mode is not Mode.ACTIVE and (work.hold or work.earlier_changed))
+        return Answer(Executed(work.transaction_id, work.call_id, done, changed), keep)
+
+    def _undo(self, work: Undo) -> Answer:
+        self._sql(_SAVEPOINT)
+        try:
+            for done in reversed(work.works):
+                for data in reversed(done.undo):
+                    undo(self._connection, self._schema, data)
+        except CannotUndo as error:
+            self._sql(_ROLLBACK)
+            self._sql(_RELEASE)
+            _log.error("undo failed", transaction_id=work.transaction_id, why=str(error))
+            return Answer(UndoFailed(work.transaction_id, str(error)), False)
+        self._sql(_RELEASE)
+        self._locks.drop(work.transaction_id)
+        return Answer(Undone(work.transaction_id), True)
+
+    def _local(self, work: LocalRun) -> Answer:
+        rules = Rules.SCHEMA if work.schema else Rules.WRITE if work.write else Rules.READ
+        self._sql(_SAVEPOINT)
+        capture = Capture(self._connection, self._schema)
+        try:
+            value = self._call(work.function, rules, "the local function")
+            if rules is Rules.SCHEMA:
+                self._check_foreign_keys()
+                self._schema.read()
+            else:
+                self._captured(capture, "")
+        except _Failed as failed:
+            done = LocalDone(work.ticket, error=failed.error)
+            self._back(failed, done)
+            return Answer(done, False)
+        finally:
+            capture.close()
+        self._sql(_RELEASE)
+        return Answer(LocalDone(work.ticket, value), True)
+
+    # ---- steps
+
+    def _back(self, failed: _Failed, answer: Event) -> None:
+        """Undo the savepoint. Raises `GroupLost` when there is none any more."""
+        if failed.lost:
+            raise GroupLost(answer)
+        self._sql(_ROLLBACK)
+        # Without the RELEASE each later ROLLBACK TO would replay the journal of this one again.
+        self._sql(_RELEASE)
+
+    def _perform(self, operations: Sequence[common_pb2.Operation]) -> common_pb2.Results:
+        results = common_pb2.Results()
+        for operation in operations:
+            try:
+                bound = self._operations.bind(operation)
+                value = self._call(bound, Rules.WRITE, operation.name)
+                results.values.append(encode_result(value, operation.name))
+            except RequestError as error:
+                raise self._failed(error.reason, error.message, error) from error
+        if results.ByteSize() > self._limits.results_bytes_max:
+            raise self._failed(Reason.BAD_RESULT, f"the results are larger than {self._limits.results_bytes_max} bytes")
+        return results
+
+    def _call(self, function: Callable[[Database], Any], rules: Rules, name: str) -> Any:
+        """Let the author's code run. Raises `_Failed`, `LogFailed`."""
+        use = self._database.begin_use(rules, self._limits.operation_seconds_max)
+        value, error = None, None
+        try:
+            value = function(self._database)
+        except BaseException as raised:  # even SystemExit must not end the log's thread
+            error = raised
+        finally:
+            self._database.end_use()
+        if use.spoilt:
+            raise self._spoilt(use, name)
+        if error is not None:
+            raise self._raised(error, name)
+        if inspect.isawaitable(value):
+            _close(value)
+            raise self._failed(Reason.OPERATION_FAILED, f"{name} returned an awaitable: it must be a plain def")
+        return value
+
+    def _captured(self, capture: Capture, transaction_id: str) -> Changes:
+        """What was changed, after all that can still speak against it. Raises `_Failed`."""
+        self._check_foreign_keys()
+        try:
+            changes = capture.finish()
+        except CannotCapture as error:
+            raise self._failed(Reason.UNCAPTURED_TABLE, str(error), error) from error
+        if self._locks.holder(changes.rows, transaction_id) is not None:
+            raise self._failed(Reason.CONFLICT, "a row was changed by another transaction that is not finished")
+        return changes
+
+    def _check_foreign_keys(self) -> None:
+        """Deferred foreign keys must hold now: at the group's COMMIT they would fail everybody."""
+        if self._connection.status(apsw.SQLITE_DBSTATUS_DEFERRED_FKS)[0]:
+            raise self._failed(Reason.CONSTRAINT, "a deferred foreign key does not hold")
+
+    # ---- what went wrong
+
+    def _spoilt(self, use: Use, name: str) -> _Failed:
+        if use.fatal is not None:
+            raise use.fatal
+        if use.denial is not None:
+            message = f"{name}: {use.denial.what}"
+            return self._failed(use.denial.reason, message, lost=use.lost)
+        if use.late:
+            message = f"{name} took longer than {self._limits.operation_seconds_max} seconds"
+            return self._failed(Reason.OPERATION_FAILED, message, lost=use.lost)
+        return self._failed(Reason.FORBIDDEN_SQL, f"{name}: OR ROLLBACK or RAISE(ROLLBACK) ended the transaction", lost=True)
+
+    def _raised(self, error: BaseException, name: str) -> _Failed:
+        """The author's function raised: its own refusal goes out whole, of anything else only the type."""
+        if isinstance(error, Refuse):
+            cause = self._cause(Reason.REFUSED, error.message, code=error.code, retryable=error.retryable)
+            return _Failed(error, cause)
+        error_id = secrets.token_hex(4)
+        _log.error("operation failed", operation=name, error_id=error_id, exc_info=error)
+        where = f"error {error_id} in the participant's log"
+        if isinstance(error, apsw.ConstraintError):
+            # The row that stood in the way may be one that another transaction has not finished with.
+            retryable = len(self._locks) > 0
+            cause = self._cause(Reason.CONSTRAINT, f"{name}: {_constraint(error)} ({where})", retryable=retryable)
+        else:
+            cause = self._cause(Reason.OPERATION_FAILED, f"{name} raised {type(error).__name__} ({where})")
+        return _Failed(error, cause)
+
+    def _failed(self, reason: Reason, message: str, error: Exception | None = None, *, lost: bool = False) -> _Failed:
+        known = error if isinstance(error, TrothError) else Aborted(reason, message)
+        return _Failed(known, self._cause(reason, message), lost=lost)
+
+    def _cause(self, reason: Reason, message: str, *, code: str = "", retryable: bool | None = None) -> common_pb2.Cause:
+        return common_pb2.Cause(
+            reason=reason.name,
+            participant=self._participant,
+            code=code,
+            message=message,
+            retryable=reason.retryable if retryable is None else retryable,
+        )
+
+
+def _work_in(record: record_pb2.ParticipantRecord, mode: Mode) -> record_pb2.BranchWork:
+    if mode is Mode.ACTIVE:
+        return record.branch_active.work
+    if mode is Mode.PREPARE:
+        return record.branch_prepared.work
+    return record_pb2.BranchWork()
+
+
+def _constraint(error: apsw.ConstraintError) -> str:
+    # apsw sets the attribute on each error; its type stub does not know.
+    kind = apsw.mapping_extended_result_codes.get(getattr(error, "extendedresult", 0), "SQLITE_CONSTRAINT")
+    return f"{str(kind).removeprefix('SQLITE_')} of the database"
+
+
+def _close(value: Any) -> None:
+    if inspect.iscoroutine(value):
+        value.close()
