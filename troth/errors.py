@@ -174,7 +174,19 @@ class Aborted(TransactionError):
 
 
 class OutcomeUnknown(TransactionError):
-    """It may have committed. Ask with the transaction id; a blind retry may do it twice."""
+    """It may have committed. Ask with the transaction id; a blind retry may do it twice.
+
+    It is never `retryable`. `participants` and `first_attempt_ms` are what the coordinator needs besides to settle it:
+    `Client.get` takes all three.
+    """
+
+    def __init__(
+        self, reason: Reason, message: str, *, transaction_id: str = "", participants: tuple[str, ...] = (),
+        first_attempt_ms: int = 0,
+    ) -> None:
+        super().__init__(reason, message, transaction_id=transaction_id, retryable=False)
+        self.participants = participants
+        self.first_attempt_ms = first_attempt_ms
 
 
 class HeuristicOutcome(TransactionError):

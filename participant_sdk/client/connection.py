@@ -1,0 +1,156 @@
+"""The way to the coordinator: dial, greet, move frames, and dial again with back-off, for as long as the client lives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from troth.backoff import Backoff
+from troth.errors import Reason, RemoteProtocolError, RequestError
+from troth.link import Link, Outbox
+from troth.v1 import client_pb2, client_pb2_grpc, common_pb2
+
+GREETING_SECONDS = 10.0
+"""How long the coordinator may take to answer ClientHello."""
+REDIAL = Backoff(first_seconds=0.05, cap_seconds=2.0)
+"""The wait between two attempts to connect."""
+RECEIVE_BYTES_MAX = 64 * 1024 * 1024
+"""The largest frame that is accepted; coordinators send frames of at most `frame_bytes_max`."""
+REFUSED_FOR_GOOD = frozenset({Reason.VERSION_MISMATCH})
+"""Goodbyes after which no attempt follows. After any other the client comes back: it lives longer than most troubles."""
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
+    # A connection that died silently is noticed; the server must allow pings at this rate.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Our own back-off paces the attempts; gRPC's grows to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+
+class Peer(Protocol):
+    """What lives on the stream."""
+
+    def hello(self) -> client_pb2.ClientHello:
+        """How to introduce ourselves."""
+
+    def welcomed(self, welcome: client_pb2.ClientWelcome) -> Outbox[client_pb2.ConnectRequest]:
+        """The stream stands; returns the outbox to send from."""
+
+    def sending(self, frame: client_pb2.ConnectRequest) -> None:
+        """A frame is about to be written; what rides along may be added."""
+
+    def received(self, frame: client_pb2.ConnectResponse) -> None:
+        """A frame came in."""
+
+    def lost(self, reason: Reason, message: str) -> None:
+        """There is no stream any more, or still none. Another attempt follows."""
+
+    def refused(self, error: RequestError) -> None:
+        """The coordinator will not have us, now or later. No attempt follows."""
+
+
+class Connection:
+    """Holds at most one stream to the coordinator at `address`, and tells `peer` what becomes of it."""
+
+    def __init__(self, address: str, peer: Peer) -> None:
+        self._address = address
+        self._peer = peer
+        self._greeted = False
+        self._farewell: common_pb2.Cause | None = None
+
+    async def run(self) -> None:
+        """Connect, and connect again, until cancelled or refused for good."""
+        try:
+            async with grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS) as channel:
+                await self._dial_for_ever(client_pb2_grpc.TransactionServiceStub(channel))
+        except Exception as error:
+            # A bug of ours: nobody must wait for a stream that will not come.
+            self._peer.lost(Reason.INTERNAL, repr(error))
+            self._peer.refused(RequestError(Reason.INTERNAL, f"the client's connection failed: {error!r}"))
+            raise
+
+    async def _dial_for_ever(self, stub: Any) -> None:
+        attempt = 0
+        while True:
+            self._greeted = False
+            self._farewell = None
+            reason, message = await self._stream(stub)
+            self._peer.lost(reason, message)
+            if self._farewell is not None and reason in REFUSED_FOR_GOOD:
+                self._peer.refused(RequestError(reason, message))
+                return
+            attempt = 0 if self._greeted else attempt + 1
+            await asyncio.sleep(REDIAL.delay_seconds(attempt, f"{self._address}/{id(self)}"))
+
+    async def _stream(self, stub: Any) -> tuple[Reason, str]:
+        """One stream from its first frame to its last; returns why it ended."""
+        call = stub.Connect()
+        why = "the stream ended"
+        try:
+            welcome = await self._greet(call)
+            if welcome is not None:
+                self._greeted = True
+                outbox = self._peer.welcomed(welcome)
+                await Link("client", outbox, self._writer(call), _frames(call), self._receive).run()
+        except grpc.aio.AioRpcError as error:
+            why = f"{error.code().name}: {error.details()}"
+        except (TimeoutError, asyncio.InvalidStateError, RemoteProtocolError) as error:
+            why = str(error) or "no answer to ClientHello"
+        except asyncio.CancelledError:
+            # grpc.aio raises this also when the *other* side cancelled the call; then nobody has cancelled this task.
+            if _is_cancelling():
+                raise
+        finally:
+            call.cancel()
+        return self._why_ended(why)
+
+    def _why_ended(self, why: str) -> tuple[Reason, str]:
+        if self._farewell is None:
+            return Reason.COORDINATOR_AWAY, f"{self._address}: {why}"
+        cause = self._farewell
+        return Reason.__members__.get(cause.reason, Reason.COORDINATOR_AWAY), cause.message or cause.reason
+
+    async def _greet(self, call: Any) -> client_pb2.ClientWelcome | None:
+        """Exchange the first frames; `None` when the coordinator said goodbye instead."""
+        async with asyncio.timeout(GREETING_SECONDS):
+            await call.write(client_pb2.ConnectRequest(hello=self._peer.hello()))
+            frame = await call.read()
+        if frame is not grpc.aio.EOF and frame.HasField("goodbye"):
+            self._farewell = frame.goodbye.cause
+            return None
+        if frame is grpc.aio.EOF or not frame.HasField("welcome"):
+            raise RemoteProtocolError("the first frame was not ClientWelcome")
+        welcome: client_pb2.ClientWelcome = frame.welcome
+        return welcome
+
+    def _writer(self, call: Any) -> Any:
+        async def write(frame: client_pb2.ConnectRequest) -> None:
+            self._peer.sending(frame)
+            await call.write(frame)
+
+        return write
+
+    def _receive(self, frame: Message) -> None:
+        assert isinstance(frame, client_pb2.ConnectResponse)
+        self._peer.received(frame)
+        if frame.HasField("goodbye"):
+            self._farewell = frame.goodbye.cause
+
+
+async def _frames(call: Any) -> AsyncIterator[Message]:
+    while (frame := await call.read()) is not grpc.aio.EOF:
+        yield frame
+
+
+def _is_cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,169 @@
+"""What a client learns: `Committed` is returned, everything else is raised.
+
+| the answer says               | the caller gets                                                              |
+|-------------------------------|------------------------------------------------------------------------------|
+| COMMITTED                     | `Committed`                                                                  |
+| ABORTED                       | `Aborted`; or `RequestError`, when the request itself was wrong              |
+| IN_DOUBT                      | `OutcomeUnknown`                                                             |
+| EXPIRED, or ABORTED (EXPIRED) | `OutcomeUnknown` with reason EXPIRED: too old for anybody to tell            |
+| MIXED, HAZARD                 | `HeuristicOutcome`                                                           |
+| anything this version has not | `OutcomeUnknown`                                                             |
+
+The results are disjoint, and only knowledge gives `Aborted` (DESIGN section 4, rule 7).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from troth.errors import Aborted, HeuristicOutcome, OutcomeUnknown, Reason, RequestError, TrothError
+from troth.v1 import client_pb2, common_pb2
+from troth.values import decode_results
+
+WRONG_REQUESTS = frozenset(
+    {
+        Reason.INVALID_NAME,
+        Reason.INVALID_TRANSACTION_ID,
+        Reason.INVALID_ARGUMENT,
+        Reason.INVALID_TIMEOUT,
+        Reason.INVALID_KEY,
+        Reason.TOO_MANY_PARTICIPANTS,
+        Reason.TOO_MANY_OPERATIONS,
+        Reason.PAYLOAD_TOO_LARGE,
+        Reason.FRAME_TOO_LARGE,
+        Reason.KEY_REUSED,
+        Reason.CLOCK_SKEW,
+        Reason.VERSION_MISMATCH,
+    }
+)
+"""Reasons that say `RequestError` when the coordinator gives them, as they do when the client finds the mistake itself.
+
+From a participant the same reason (its results were too large, say) is a NO vote, and so an `Aborted`."""
+
+
+class Asked(NamedTuple):
+    """What the caller asked about: all that is needed to ask again."""
+
+    transaction_id: str
+    participants: tuple[str, ...]
+    first_attempt_ms: int
+
+
+class Committed:
+    """The transaction is committed, everywhere; the decision is durable."""
+
+    __slots__ = ("_decoded", "_encoded", "pending", "replayed", "results_available", "transaction_id")
+
+    def __init__(self, answer: client_pb2.Answer, transaction_id: str) -> None:
+        self.transaction_id: str = answer.transaction_id or transaction_id
+        """The transaction; with a key that was used before, the one that holds the key."""
+        self.pending: bool = answer.pending
+        """Whether some participant has still to acknowledge. It will; nobody can abort any more."""
+        self.replayed: bool = answer.replayed
+        """Whether the key had been used before, and this is the answer of then."""
+        self.results_available: bool = answer.results_available
+        """Whether `results` is complete. After a restart of the coordinator the results may be gone; the commit is not."""
+        # The bytes are copied out: an answer would keep the whole frame alive in which it came.
+        self._encoded = {branch.participant: branch.results for branch in answer.results}
+        self._decoded: dict[str, list[Any]] | None = None
+
+    @property
+    def results(self) -> dict[str, list[Any]]:
+        """What the operations returned: for each participant one value an operation, in the order of the calls.
+
+        Raises `RequestError` (BAD_RESULT) when a participant sent what cannot be decoded; the commit stands.
+        """
+        if self._decoded is None:
+            self._decoded = {name: decode_results(data) for name, data in self._encoded.items()}
+        return self._decoded
+
+    def __repr__(self) -> str:
+        return f"Committed({self.transaction_id!r}, pending={self.pending}, replayed={self.replayed})"
+
+
+class AlreadyCommitted(RequestError):
+    """The key of an interactive transaction was used before, and that transaction committed: the body did not run.
+
+    `outcome` is what the key's holder came to. See docs/decisions/0010-keyed-begin.md.
+    """
+
+    def __init__(self, key: str, outcome: Committed) -> None:
+        super().__init__(
+            Reason.ALREADY_COMMITTED,
+            f"the key {key!r} was used before, by {outcome.transaction_id}, which committed; nothing has run now",
+            hint="Take it for done: the outcome is in `outcome`.",
+        )
+        self.outcome = outcome
+
+
+def conclude(answer: client_pb2.Answer, asked: Asked) -> Committed:
+    """Return what committed, or raise what happened instead; see the table above."""
+    if answer.outcome == common_pb2.OUTCOME_COMMITTED:
+        return Committed(answer, asked.transaction_id)
+    raise failure(answer, asked)
+
+
+def failure(answer: client_pb2.Answer, asked: Asked) -> TrothError:
+    """The error for an answer that is no commit; see the table above."""
+    if answer.transaction_id:
+        asked = asked._replace(transaction_id=answer.transaction_id)
+    # A request refused as EXPIRED did not run now; but its first attempt may have, and nobody can tell any more.
+    if answer.outcome == common_pb2.OUTCOME_ABORTED and answer.cause.reason != Reason.EXPIRED.name:
+        return refusal(answer.cause, asked.transaction_id)
+    if answer.outcome in (common_pb2.OUTCOME_MIXED, common_pb2.OUTCOME_HAZARD):
+        return _heuristic(answer, asked)
+    return _unknown(answer, asked)
+
+
+def refusal(cause: common_pb2.Cause, transaction_id: str) -> TrothError:
+    """The error for something that certainly did not happen: `Aborted`, or `RequestError` for a wrong request."""
+    reason = reason_of(cause, Reason.INTERNAL)
+    message = cause.message or "the coordinator gave no explanation"
+    if reason.name != cause.reason:
+        message = f"{cause.reason or 'no reason'}: {message}"
+    if reason in WRONG_REQUESTS and not cause.participant:
+        return RequestError(reason, message)
+    return Aborted(
+        reason,
+        message,
+        transaction_id=transaction_id,
+        participant=cause.participant,
+        code=cause.code,
+        retryable=cause.retryable,
+    )
+
+
+def reason_of(cause: common_pb2.Cause, otherwise: Reason) -> Reason:
+    """The cause's reason; `otherwise` for none, and for one that this version does not have."""
+    return Reason.__members__.get(cause.reason, otherwise)
+
+
+def unknown(reason: Reason, message: str, asked: Asked) -> OutcomeUnknown:
+    """The error for something that may have happened, with all that `Client.get` needs."""
+    return OutcomeUnknown(
+        reason,
+        message,
+        transaction_id=asked.transaction_id,
+        participants=asked.participants,
+        first_attempt_ms=asked.first_attempt_ms,
+    )
+
+
+def _unknown(answer: client_pb2.Answer, asked: Asked) -> TrothError:
+    if answer.outcome in (common_pb2.OUTCOME_EXPIRED, common_pb2.OUTCOME_ABORTED):
+        return unknown(Reason.EXPIRED, answer.cause.message or "it is older than the retention", asked)
+    reason = reason_of(answer.cause, Reason.IN_DOUBT)
+    if answer.outcome == common_pb2.OUTCOME_UNSPECIFIED and reason in WRONG_REQUESTS:
+        return RequestError(reason, answer.cause.message)
+    return unknown(reason, answer.cause.message or "the coordinator does not know the outcome yet", asked)
+
+
+def _heuristic(answer: client_pb2.Answer, asked: Asked) -> HeuristicOutcome:
+    name = common_pb2.Outcome.Name(answer.outcome).removeprefix("OUTCOME_")
+    return HeuristicOutcome(
+        Reason.HEURISTIC,
+        f"{name}: {answer.cause.message or 'a branch ended differently from the decision'}",
+        transaction_id=asked.transaction_id,
+        participant=answer.cause.participant,
+        code=name,
+    )
