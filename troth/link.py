@@ -52,6 +52,12 @@ class Outbox(Generic[Frame]):
         self._single[field] = value
         self._wake.set()
 
+    def clear(self) -> None:
+        """Drop everything that waits."""
+        self._fields.clear()
+        self._single.clear()
+        self._items = 0
+
     async def wait(self) -> None:
         """Return when there is something to drain."""
         await self._wake.wait()
