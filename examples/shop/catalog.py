@@ -80,7 +80,9 @@ def _read_pairs(path: Path) -> dict[str, int]:
 
 
 def read_orders(path: Path) -> tuple[list[Order], list[BadRow]]:
-    """The orders of a file, and its malformed rows. Half an order is nobody's wish: an order with a bad row is left out.
+    """The orders of a file, and its malformed rows.
+
+    Half an order is nobody's wish: an order with a bad row is left out whole.
 
     Raises `BadFile`.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import grpc
 import shop_pb2
 import shop_pb2_grpc
 from catalog import read_products
@@ -48,11 +47,9 @@ def take(db: Database, *, order: str, product: str, quantity: int) -> int:
 class Inventory(shop_pb2_grpc.InventoryServicer):
     """The service's own API, for callers inside an interactive transaction."""
 
-    async def Take(self, request: shop_pb2.TakeRequest, context: grpc.aio.ServicerContext) -> shop_pb2.TakeResponse:
+    async def Take(self, request: shop_pb2.TakeRequest, context: object) -> shop_pb2.TakeResponse:
         """See shop.proto."""
-        left = await warehouse.branch().run(
-            take, order=request.order, product=request.product, quantity=request.quantity
-        )
+        left = await warehouse.branch().run(take, order=request.order, product=request.product, quantity=request.quantity)
         return shop_pb2.TakeResponse(left=left)
 
 

@@ -1,7 +1,7 @@
 """Makes orders.csv, products.csv and customers.csv: always the same ones.
 
-1,000 orders. Sixty must fail, each for one reason; all others can succeed in whatever order they come: there is stock and
-money for all of them.
+1,000 orders. Sixty must fail, each for one reason; all others can succeed in whatever order they come: there is stock
+and money for all of them.
 """
 
 from __future__ import annotations

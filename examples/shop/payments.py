@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import grpc
 import shop_pb2
 import shop_pb2_grpc
 from catalog import read_customers
@@ -48,11 +47,9 @@ def charge(db: Database, *, order: str, customer: str, amount_cents: int) -> int
 class Payments(shop_pb2_grpc.PaymentsServicer):
     """The service's own API, for callers inside an interactive transaction."""
 
-    async def Charge(self, request: shop_pb2.ChargeRequest, context: grpc.aio.ServicerContext) -> shop_pb2.ChargeResponse:
+    async def Charge(self, request: shop_pb2.ChargeRequest, context: object) -> shop_pb2.ChargeResponse:
         """See shop.proto."""
-        left = await bank.branch().run(
-            charge, order=request.order, customer=request.customer, amount_cents=request.amount_cents
-        )
+        left = await bank.branch().run(charge, order=request.order, customer=request.customer, amount_cents=request.amount_cents)
         return shop_pb2.ChargeResponse(balance_cents=left)
 
 

@@ -30,9 +30,7 @@ def run(participant: Participant, register: Callable[[grpc.aio.Server], None], s
         sys.exit(f"{participant.name}: {error}")
 
 
-async def _serve(
-    participant: Participant, register: Callable[[grpc.aio.Server], None], seed: Callable[[Database], None]
-) -> None:
+async def _serve(participant: Participant, register: Callable[[grpc.aio.Server], None], seed: Callable[[Database], None]) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with participant:
