@@ -1,21 +1,18 @@
 """The data directory: one daemon has it to itself.
 
-    DIR/lock             held (flock) while the daemon lives; the kernel lets go of it when the process dies
     DIR/coordinator.db   the log
     DIR/address          where the daemon listens, while it does; written by an atomic rename
+    DIR/address.lock     held (flock) while the daemon lives; the kernel lets go of it when the process dies
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from pathlib import Path
 
-from troth.errors import LogError, LogFailed, LogLocked, Reason
+from troth.log.files import DIRECTORY_MODE, FileLock, read_only
 
 LOG_FILE = "coordinator.db"
-LOCK_FILE = "lock"
 ADDRESS_FILE = "address"
 
 
@@ -24,7 +21,7 @@ class DataDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: int | None = None
+        self._lock: FileLock | None = None
 
     @property
     def log_file(self) -> Path:
@@ -34,24 +31,16 @@ class DataDirectory:
     def lock(self) -> None:
         """Make the directory if need be, and take it."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.path.mkdir(parents=True, exist_ok=True, mode=DIRECTORY_MODE)
         except OSError as error:
-            raise self._unusable(error) from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(handle)
-            raise LogLocked(
-                Reason.LOG_LOCKED, f"{self.path} is in use by another coordinator",
-                hint="Stop that one, or give this one a data_directory of its own.",
-            ) from error  # fmt: skip
-        self._lock = handle
+            raise read_only(self.path, error) from error
+        # Earlier than the log's own lock, which comes with opening it: the address file must not be touched before.
+        self._lock = FileLock(self.path / ADDRESS_FILE)
 
     def unlock(self) -> None:
         """Let go of the directory."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def write_address(self, address: str) -> None:
@@ -61,20 +50,12 @@ class DataDirectory:
             waiting.write_text(address + "\n", encoding="utf-8")
             waiting.replace(self.path / ADDRESS_FILE)
         except OSError as error:
-            raise self._unusable(error) from error
+            raise read_only(self.path, error) from error
 
     def remove_address(self) -> None:
         """Nobody listens any more, or not yet."""
         with contextlib.suppress(OSError):
             (self.path / ADDRESS_FILE).unlink(missing_ok=True)
-
-    def _unusable(self, error: OSError) -> LogError:
-        read_only = isinstance(error, PermissionError) or error.errno == 30  # EROFS
-        reason = Reason.LOG_READ_ONLY if read_only else Reason.LOG_FAILED
-        return LogFailed(
-            reason, f"{self.path} cannot be used: {error.strerror}",
-            hint="Make it a writable directory, or choose another data_directory.",
-        )  # fmt: skip
 
 
 def read_address(directory: Path) -> str:

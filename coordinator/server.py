@@ -35,6 +35,7 @@ from coordinator.services.transactions import TransactionEffects, TransactionSer
 from troth.engine import Engine
 from troth.errors import ConfigError, ProtocolError, Reason, TrothError
 from troth.log.contract import Log
+from troth.log.sqlite import SqliteLog
 from troth.ready import Effect, Event
 from troth.v1 import admin_pb2, admin_pb2_grpc, client_pb2, client_pb2_grpc, participant_pb2, participant_pb2_grpc
 
@@ -220,8 +221,6 @@ class Daemon:
 
 def make_daemon(config: Config) -> Daemon:
     """A daemon on the real core and the real log. Call it inside the running loop."""
-    from troth.log.sqlite import SqliteLog
-
     directory = DataDirectory(Path(config.shell.data_directory))
     nonce = secrets.token_hex(4)
     core = CoordinatorCore(config.core, config.shell.name, nonce)

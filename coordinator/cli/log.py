@@ -1,0 +1,114 @@
+"""`troth log`: look into the log of a process that does not run, and force what it holds.
+
+Works on the files of either side: a coordinator's log, a participant's, or the author's database that holds its own branches.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from google.protobuf.message import Message
+
+from coordinator.cli import offline_resolve, render
+from coordinator.cli.asking import confirm
+from coordinator.cli.command import Group, json_option, why_options
+from coordinator.cli.failure import LOG
+from coordinator.cli.remote import who_am_i
+from troth.log import offline
+
+EXAMPLES = """
+troth log verify var/c1/coordinator.db               # sound? exit 3 with what is wrong
+troth log dump var/payments/payments.db --json       # every record
+troth log resolve var/payments/payments.db c1.7.9f2c4e1a.3.42 commit --why "told by phone, ticket 4711"
+"""
+
+PATH = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group(cls=Group, examples=EXAMPLES)
+def log() -> None:
+    """Verify, read or mend the log of a process that does not run."""
+
+
+@log.command(examples="troth log verify var/c1/coordinator.db")
+@click.argument("path", type=PATH)
+@json_option
+def verify(path: Path, as_json: bool) -> int:
+    """Check a log: its pages, its identity, every checksum, every record. Exit 3 when it is damaged."""
+    found = offline.verify(path)
+    problems = [{"place": problem.place, "what": problem.what} for problem in found.problems]
+    facts: dict[str, Any] = {
+        "path": str(found.path), "sound": not problems, **_identity(found.identity), "records": found.records,
+        "first_seq": found.first_seq, "last_seq": found.last_seq, "torn_frames": found.torn_frames,
+    }  # fmt: skip
+    if as_json:
+        render.write_json({**facts, "problems": problems})
+    else:
+        render.write_facts(facts.items())
+        _write_problems(found.problems)
+    return LOG if problems else 0
+
+
+@log.command(examples="troth log dump var/c1/coordinator.db\ntroth log dump var/c1/coordinator.db --transaction ID --json")
+@click.argument("path", type=PATH)
+@click.option("--transaction", "transaction_id", help="Only the records of this transaction.")
+@json_option
+def dump(path: Path, transaction_id: str | None, as_json: bool) -> int:
+    """Print every record that can be read, oldest first. Exit 3 when some cannot."""
+    found = offline.dump(path)
+    rows = [(record.seq, *_split(record.message)) for record in found.records]
+    if transaction_id is not None:
+        rows = [row for row in rows if row[2].get("transaction_id") == transaction_id]
+    if as_json:
+        records = [{"seq": seq, "kind": kind, **fields} for seq, kind, fields in rows]
+        problems = [{"place": problem.place, "what": problem.what} for problem in found.problems]
+        render.write_json({**_identity(found.identity), "records": records, "problems": problems})
+    else:
+        texts = ((seq, kind, json.dumps(fields, ensure_ascii=False)) for seq, kind, fields in rows)
+        render.write_table(("SEQ", "KIND", "FIELDS"), texts)
+        _write_problems(found.problems)
+    return LOG if found.problems else 0
+
+
+def _split(message: Message) -> tuple[str, dict[str, Any]]:
+    """The kind of a record, and its fields."""
+    kind = message.WhichOneof("kind") or "none"
+    fields = render.plain(getattr(message, kind)) if kind != "none" else {}
+    if "at_ms" in message.DESCRIPTOR.fields_by_name:
+        fields["at_ms"] = render.plain(message)["at_ms"]
+    return kind, fields
+
+
+def _identity(identity: Any) -> dict[str, Any]:
+    names = ("role", "name", "log_id", "format_version")
+    return {name: getattr(identity, name) for name in names} if identity is not None else {}
+
+
+def _write_problems(problems: tuple[offline.Problem, ...]) -> None:
+    for problem in problems:
+        render.tell(f"damaged: {problem.place}: {problem.what}")
+
+
+@log.command(
+    examples='troth log resolve var/payments/payments.db ID commit --why "told by phone"\n'
+    'troth log resolve var/c1/coordinator.db ID abandon --why "payments was scrapped"'
+)
+@click.argument("path", type=PATH)
+@click.argument("transaction_id")
+@click.argument("action", type=click.Choice(("commit", "abort", "abandon")))
+@why_options
+@json_option
+def resolve(
+    path: Path, transaction_id: str, action: str, why: str, who: str | None, yes: bool, as_json: bool
+) -> None:
+    """Force an outcome in a log, without its process. It takes effect at the next start, and is recorded."""
+    plan = offline_resolve.make_plan(offline.dump(path), transaction_id, action, who or who_am_i(), why)
+    confirm(f"{action} {transaction_id} in {path}:", plan.consequences, yes)
+    seqs = [offline.append_offline(path, record.SerializeToString()) for record in plan.records]
+    if as_json:
+        render.write_json({"transaction_id": transaction_id, "action": action, "seqs": seqs})
+    else:
+        click.echo(f"Recorded as {', '.join(f'record {seq}' for seq in seqs)}; it takes effect at the next start.")

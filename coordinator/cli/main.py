@@ -1,0 +1,73 @@
+"""The command tree, and the one place where a failure becomes an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from coordinator.cli import config, demo, drain, log, participants, render, serve, txn, version
+from coordinator.cli.command import Group
+from coordinator.cli.failure import INTERRUPTED, OK, USAGE, Failure, failure_of
+from troth.errors import TrothError
+
+EXAMPLES = """
+troth serve --data-directory var/c1                 # run a coordinator
+troth txn list                                      # what is not finished
+troth txn explain c1.7.9f2c4e1a.3.42                # why it is where it is, and what to do
+troth participants                                  # who is connected, who owes what
+troth log verify var/c1/coordinator.db              # is a log sound?
+troth config show                                   # every setting, and where it comes from
+troth demo                                          # a shop that survives kill -9
+"""
+
+
+@click.group(cls=Group, examples=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+def troth() -> None:
+    """Two-phase commit for services: everywhere or nowhere.
+
+    Exit codes: 0 ok, 1 refused, 2 usage or configuration, 3 the log cannot be used, 4 the coordinator cannot be reached.
+    """
+
+
+for command in (
+    serve.serve, txn.txn, participants.participants, drain.drain, drain.status, log.log, config.config, demo.demo,
+    version.version,
+):  # fmt: skip
+    troth.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point; always raises SystemExit."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return the exit code."""
+    as_json = "--json" in arguments
+    try:
+        result = troth.main(list(arguments), prog_name="troth", standalone_mode=False)
+    except Failure as failure:
+        return _failed(failure, as_json)
+    except TrothError as error:
+        return _failed(failure_of(error), as_json)
+    except click.ClickException as error:
+        if as_json:
+            return _failed(Failure(USAGE, "USAGE", error.format_message()), as_json)
+        error.show()
+        return USAGE
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our pipe has gone; there is nobody to tell.
+        sys.stdout = None  # or the interpreter fails again when it closes it
+        return OK
+    return result if isinstance(result, int) else OK
+
+
+def _failed(failure: Failure, as_json: bool) -> int:
+    if as_json:
+        render.write_json({"error": {"reason": failure.reason, "message": failure.message, "hint": failure.hint}})
+    click.echo(f"troth: {failure.text()}", err=True)
+    return failure.exit_code
