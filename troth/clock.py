@@ -1,8 +1,9 @@
 """The durable clock: wall time that survives restarts, never goes back, and does not believe large jumps.
 
-Retention ages on this clock. A wall clock that jumps a year ahead must not expire a year of idempotency keys, and one
-that jumps back must not make old keys young. So each step forward is at most the monotonic time that passed, plus a small
-allowance; the rest is caught up slowly.
+Retention ages on this clock. A wall clock that jumps a year ahead must not expire a year of idempotency keys, and one that jumps
+back must not make old keys young. So the clock goes with the monotonic time that passed, and is pulled towards the wall clock:
+a small step ahead is taken at once, the rest is caught up at a tenth of the speed of time; ahead of the wall clock it goes a tenth
+slower until that has caught up. How often it is read makes no difference.
 """
 
 from __future__ import annotations
@@ -10,32 +11,40 @@ from __future__ import annotations
 from troth.ready import Instant
 
 JUMP_MS_MAX = 60_000
-"""How far one reading may be ahead of what the monotonic clock explains, in milliseconds."""
+"""How much of a jump of the wall clock is believed at once, in milliseconds. Comes back at `SLEW` of the time that passes."""
+SLEW = 0.1
+"""How much faster or slower than time the clock goes to meet the wall clock."""
 
 
 class DurableClock:
     """Call `start` with the last durable reading, then `read` as often as you like."""
 
-    __slots__ = ("_at_ms", "_last")
+    __slots__ = ("_at_ms", "_believable_ms", "_monotonic")
 
     def __init__(self) -> None:
-        self._at_ms = 0
-        self._last: Instant | None = None
+        self._at_ms = 0.0
+        self._believable_ms = float(JUMP_MS_MAX)
+        self._monotonic: float | None = None
 
     def start(self, durable_ms: int, now: Instant) -> None:
         """Begin at the later of the last durable reading and the wall clock.
 
         While the process was down nothing measured the time, so the wall clock is believed for that interval.
         """
-        self._at_ms = max(durable_ms, now.wall_ms)
-        self._last = now
+        self._at_ms = float(max(durable_ms, now.wall_ms))
+        self._monotonic = now.monotonic
 
     def read(self, now: Instant) -> int:
         """Milliseconds since the Unix epoch, never less than before."""
-        assert self._last is not None, "the clock was not started"
-        passed_ms = max(0, int((now.monotonic - self._last.monotonic) * 1000))
-        if passed_ms or now.wall_ms > self._at_ms:
-            allowed = self._at_ms + passed_ms + (JUMP_MS_MAX if passed_ms >= 1000 else 0)
-            self._at_ms = max(self._at_ms, min(now.wall_ms, allowed))
-            self._last = now
-        return self._at_ms
+        assert self._monotonic is not None, "the clock was not started"
+        passed_ms = max(0.0, (now.monotonic - self._monotonic) * 1000)
+        self._monotonic = max(self._monotonic, now.monotonic)
+        self._believable_ms = min(JUMP_MS_MAX, self._believable_ms + SLEW * passed_ms)
+        behind_ms = now.wall_ms - (self._at_ms + passed_ms)
+        if behind_ms > 0:
+            step_ms = min(behind_ms, self._believable_ms)
+            self._believable_ms -= step_ms
+            self._at_ms += passed_ms + step_ms
+        else:
+            self._at_ms = max(now.wall_ms, self._at_ms + (1 - SLEW) * passed_ms)
+        return int(self._at_ms)

@@ -7,7 +7,8 @@
 One writer, no locks. While one sync runs, the core is stepped on and its appends queue for the next batch: group commit falls
 out of that (DeWitt et al., SIGMOD 1984, section 4). Callers only enqueue; whoever is cancelled cancels nothing here.
 
-A failed log ends the engine: `failed` gets the error, nothing more is performed, and the process is expected to stop.
+A failed log ends the engine: `failed` gets the error, nothing more is performed, and the process is expected to stop. So does an
+error that nobody expected (a bug in a core or a shell): what it left behind is not to be trusted, and restart recovers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from troth import failpoints
-from troth.errors import ProtocolError, TrothError
+from troth.errors import ProtocolError, Reason, TrothError
 from troth.log.cleaner import Cleaner
 from troth.log.contract import Log, LogIdentity
 from troth.ready import Append, Core, Effect, Event, Instant
@@ -49,7 +50,7 @@ class Engine:
 
     `perform`      carries an effect out; must not block or raise.
     `on_violation` is told of protocol errors; the core has not changed.
-    `batch_max`    records of one batch.
+    `batch_max`    records of one batch; a batch that cleans the log takes all that is queued.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Engine:
         self._wake = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._closing: asyncio.Task[None] | None = None
         self.counters = EngineCounters()
         self.failed: asyncio.Future[TrothError] = asyncio.get_running_loop().create_future()
 
@@ -86,19 +87,24 @@ class Engine:
 
     async def start(self) -> LogIdentity:
         """Open the log, recover the core, and begin. Raises `LogError`."""
-        identity, records = await self._log.open()
-        owners = self._core.recover([record.body for record in records], self._clocks())
-        self._cleaner.recovered([record.seq for record in records], owners)
+        try:
+            identity, records = await self._log.open()
+            owners = self._core.recover([record.body for record in records], self._clocks())
+            self._cleaner.recovered([record.seq for record in records], owners)
+        except BaseException:
+            await self._log.close()
+            raise
         self._task = asyncio.create_task(self._run(), name=f"troth-engine-{self._role}")
         return identity
 
     def submit(self, event: Event) -> None:
-        """Enqueue an event. Never blocks; whoever bounds the peers bounds this queue."""
-        self._inbox.append(event)
-        self._wake.set()
+        """Enqueue an event. Never blocks; whoever bounds the peers bounds this queue. An engine that has ended drops it."""
+        self.submit_all((event,))
 
     def submit_all(self, events: Sequence[Event]) -> None:
         """Enqueue the events of one frame."""
+        if self._task is not None and self._task.done():
+            return
         self._inbox.extend(events)
         self._wake.set()
 
@@ -107,11 +113,15 @@ class Engine:
         return len(self._inbox) + len(self._queued)
 
     async def stop(self) -> None:
-        """Handle what is queued, make it durable, release the log."""
-        self._stopping = True
-        self._wake.set()
+        """Handle what is queued, make it durable, release the log. May be called again; a cancelled caller cancels nothing."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name=f"troth-close-{self._role}")
+            self._wake.set()
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         if self._task is not None:
-            await self._task
+            await asyncio.wait([self._task])
         await self._log.close()
 
     # ---- the loop
@@ -121,17 +131,19 @@ class Engine:
             while not self._finished():
                 self._wake.clear()
                 self._turn()
-                if not (self._inbox or self._finished()):
+                if self._inbox or self._finished():
+                    await asyncio.sleep(0)
+                else:
                     await self._sleep()
-            if self._writing is not None:
-                await self._writing
-        except TrothError as error:
+        except Exception as error:
             self._fail(error)
+        if self._writing is not None:
+            await self._writing
 
     def _finished(self) -> bool:
         if self.failed.done():
             return True
-        return self._stopping and not (self._inbox or self._queued or self._writing)
+        return self._closing is not None and not (self._inbox or self._queued or self._writing)
 
     def _turn(self) -> None:
         """One turn: everything that waits goes into the core, and what comes out is carried out."""
@@ -183,34 +195,44 @@ class Engine:
         if self._writing is not None or not self._queued:
             return
         lingered = self._lingers_until is not None and self._lingers_until <= now.monotonic
-        if self._forced_queued or lingered or self._stopping or len(self._queued) >= self._batch_max:
-            batch = [self._queued.popleft() for _ in range(min(len(self._queued), self._batch_max))]
-            self._forced_queued -= sum(1 for append in batch if append.force or append.apply is not None)
+        urgent = self._forced_queued or lingered or self._closing is not None
+        if urgent or len(self._queued) >= self._batch_max:
+            copies, drop_below = self._cleaner.plan()
+            batch = self._take_batch(all_of_it=drop_below > 0)
             self._lingers_until = now.monotonic + LINGER_SECONDS if self._queued else None
-            self._writing = asyncio.create_task(self._write(batch), name=f"troth-write-{self._role}")
+            writing = self._write(copies, batch, drop_below)
+            self._writing = asyncio.create_task(writing, name=f"troth-write-{self._role}")
 
-    async def _write(self, batch: list[Append]) -> None:
+    def _take_batch(self, *, all_of_it: bool) -> list[Append]:
+        """The next batch. One with copies takes everything: the core has stepped on to the end of the queue, and its copies may
+        say nothing that the log does not have by then."""
+        count = len(self._queued) if all_of_it else min(len(self._queued), self._batch_max)
+        batch = [self._queued.popleft() for _ in range(count)]
+        self._forced_queued -= sum(1 for append in batch if append.force or append.apply is not None)
+        return batch
+
+    async def _write(self, copies: list[Append], batch: list[Append], drop_below: int) -> None:
         try:
-            moved, drop_below = self._cleaner.plan()
             # Copies stand before the batch. They may already say what the batch says: replay takes repeats.
-            whole = moved + batch
+            whole = copies + batch
             # A batch of applies alone is not synced (unforced work promises nothing); everything else is.
             sync = any(append.force or append.apply is None for append in whole)
             self._hit("before-sync", batch)
             written = await self._log.write(whole, sync=sync, drop_below=drop_below)
-            self._cleaner.written(len(moved), whole, written.seqs)
+            self._cleaner.written(len(copies), whole, written.seqs)
             self._count(whole, written.seqs, sync)
             self._hit("after-sync", batch)
-        except TrothError as error:
-            self._fail(error)
-        else:
             self._release(whole, written.seqs, written.events)
+        except Exception as error:
+            self._fail(error)
         finally:
             self._writing = None
             self._wake.set()
 
     def _release(self, batch: Sequence[Append], seqs: Sequence[int], events: Sequence[Event | None]) -> None:
         """Let go what waited for durability: events go before everything in the inbox, in order."""
+        if self.failed.done():
+            return
         first: list[Event] = []
         for append, seq, event in zip(batch, seqs, events, strict=True):
             if event is not None:
@@ -238,7 +260,11 @@ class Engine:
                 if append.record is not None:
                     failpoints.hit(self._role, moment, append.record.WhichOneof("kind") or "none")
 
-    def _fail(self, error: TrothError) -> None:
+    def _fail(self, error: Exception) -> None:
         if not self.failed.done():
+            if not isinstance(error, TrothError):
+                bug = TrothError(Reason.INTERNAL, f"the {self._role} stopped: {type(error).__name__}: {error}")
+                bug.__cause__ = error
+                error = bug
             self.failed.set_result(error)
         self._wake.set()

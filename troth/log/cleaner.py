@@ -1,9 +1,9 @@
 """Bounded size: drop the head of the log, and first write again what must stay (log-structured cleaning,
 Rosenblum & Ousterhout, SOSP 1991).
 
-Cleaning begins when the log is more than twice what is live plus a slack, so each record is copied at most about once for
-each record that is written, and a log of finished transactions is never copied at all. A few records are cleaned with each
-batch: there is no long pause.
+Cleaning goes on while the log is longer than twice the number of live owners plus a slack. A few records are cleaned with each
+batch: there is no long pause. Each new record pays for one copy at most, so a log of many live records is not copied around and
+around; it is then about twice what is live. A log of finished transactions is never copied at all.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Cleaner:
         self._held: deque[tuple[int, str]] = deque()
         self._copied_at: dict[str, int] = {}
         self._last_batch = 0
+        self._copies_paid = 0
 
     def __len__(self) -> int:
         return len(self._held)
@@ -44,6 +45,8 @@ class Cleaner:
         drop_below = 0
         seen: set[str] = set()
         for _ in range(min(len(self._held), max(STEP_RECORDS, 2 * self._last_batch))):
+            if len(copies) > self._copies_paid:
+                break
             seq, owner = self._held.popleft()
             drop_below = seq + 1
             # A record that an earlier copy replaced needs no second copy; the copy itself does, when it comes to the head.
@@ -56,6 +59,8 @@ class Cleaner:
     def written(self, copies: int, batch: Sequence[Append], seqs: Sequence[int]) -> None:
         """Learn what the log holds now; the first `copies` appends of the batch came from `plan`."""
         self._last_batch = len(batch) - copies
+        # A debt is carried over, a credit is not: after a quiet time there shall be no long copying.
+        self._copies_paid = min(0, self._copies_paid - copies) + self._last_batch
         for position, (append, seq) in enumerate(zip(batch, seqs, strict=True)):
             if seq:
                 self._held.append((seq, append.owner))
