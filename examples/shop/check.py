@@ -110,8 +110,11 @@ class ParticipantLog:
 
 def check(directory: Path, orders: Iterable[Order]) -> Report:
     """Check everything below the directory of a run, for these orders."""
-    placed = list(orders)
-    facts = _read(directory)
+    return judge(read(directory), list(orders))
+
+
+def judge(facts: Facts, placed: list[Order]) -> Report:
+    """Hold what the files say against what was ordered."""
     names = {row[0] for row in facts.orders}
     finals = {told["order"]: told for told in facts.told if told["final"] == "1"}
     rows = [
@@ -286,7 +289,8 @@ def _nothing_left(facts: Facts) -> Row:
 # ---- reading
 
 
-def _read(directory: Path) -> Facts:
+def read(directory: Path) -> Facts:
+    """Read the files of a run that is over."""
     with tempfile.TemporaryDirectory() as scratch:
         databases = {name: _open(directory / name / f"{name}.db", Path(scratch)) for name in SERVICES}
         log = _open(directory / "coordinator" / "coordinator.db", Path(scratch))

@@ -133,7 +133,7 @@ async def _place(orders: list[Order], chaos: Chaos, display: Display, directory:
     diary.close()
     if blow is not None:
         await blow
-    await _settle(address)
+    await settle(address)
 
 
 async def _last_blow(chaos: Chaos, display: Display, orders: int) -> None:
@@ -144,7 +144,7 @@ async def _last_blow(chaos: Chaos, display: Display, orders: int) -> None:
     await display.until(lambda: display.counts["back"] >= back + killed)
 
 
-async def _settle(coordinator: str) -> None:
+async def settle(coordinator: str) -> None:
     """Wait until nobody owes anything any more. Raises `TimeoutError`."""
     request = admin_pb2.ListTransactionsRequest(limit=5)
     async with grpc.aio.insecure_channel(coordinator) as channel:
@@ -196,7 +196,7 @@ def _look_next(directory: Path) -> str:
         "What to look at next:\n"
         f"  {shown}/told.csv                what each customer was told, attempt by attempt\n"
         f"  {shown}/*.log                   what the processes said\n"
-        f"  {command} log dump {shown}/coordinator   the coordinator's log, record by record\n"
+        f"  {command} log dump {shown}/coordinator/coordinator.db   the coordinator's log, record by record\n"
         "  examples/shop/payments.py     a service in full\n"
         "  README.md                     make your own service a participant"
     )

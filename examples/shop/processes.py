@@ -86,8 +86,12 @@ class Process:
 
     def kill(self) -> None:
         """Kill it with SIGKILL, now."""
+        self.signal(signal.SIGKILL)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it is running."""
         if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(signal.SIGKILL)
+            self._process.send_signal(number)
 
     async def stop(self) -> None:
         """Stop it with SIGTERM, and wait for that. Raises `ProcessFailed` when it does not end in order."""
@@ -164,7 +168,7 @@ class Cluster:
 def _troth_serve(data_directory: Path) -> list[str]:
     script = Path(sys.executable).with_name("troth")
     # Without an installed command (in a development environment, say) the same from the source tree.
-    troth = [str(script)] if script.exists() else [sys.executable, "-c", "from coordinator.cli import main; main()"]
+    troth = [str(script)] if script.exists() else [sys.executable, "-m", "coordinator.cli"]
     return [*troth, "serve", "--data-directory", str(data_directory), "--listen", "{listen}"]
 
 

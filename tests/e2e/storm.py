@@ -1,0 +1,231 @@
+"""A cluster under traffic, of which one process is killed at one failpoint after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from catalog import Line, Order
+from check import Facts, Report, judge, read
+from demo import settle
+from front import Diary, Front, Told
+from processes import Cluster, Process
+
+from participant_sdk.client import Aborted, Client, OutcomeUnknown, RequestError, call
+
+POINT_SECONDS = 25.0
+"""How long a process may take to come by a point."""
+STIR_SECONDS = 0.7
+VICTIMS = {"coordinator": "coordinator", "participant": "payments"}
+# What brings a process to a point that plain traffic does not reach.
+RESTART_A_SERVICE = {"participant_bound", "reports", "reports_complete", "welcome"}
+RESTART_THE_COORDINATOR = {"epoch_seen", "welcome"}
+STOP_THE_COORDINATOR = {"goodbye"}
+FREEZE_A_SERVICE = {"inquiries"}
+
+
+@dataclass
+class Quiet:
+    """A watcher that only counts."""
+
+    finished: int = 0
+
+    def done(self, told: Told) -> None:
+        """One more order is done."""
+        self.finished += 1
+
+    def retried(self, told: Told) -> None:
+        """One more attempt follows."""
+
+
+@dataclass
+class Storm:
+    """Traffic, kills, and what came of it."""
+
+    directory: Path
+    orders: list[Order] = field(default_factory=list)
+    solos: dict[str, str] = field(default_factory=dict)
+    """What was told about transactions of one participant."""
+    missed: list[str] = field(default_factory=list)
+    """Points that the process did not come by."""
+    _over: bool = False
+
+    async def run(self, points: list[str]) -> Report:
+        """Kill at each point in turn, under traffic; then stop everything and check the files."""
+        self.cluster = Cluster(self.directory)
+        await self.cluster.start()
+        diary = Diary(self.directory / "told.csv")
+        services = {name: service.address for name, service in self.cluster.services.items()}
+        try:
+            async with Front(self.cluster.coordinator.address, services, diary, Quiet()) as front:
+                traffic = [
+                    asyncio.create_task(front.place_all(self._endless())),
+                    asyncio.create_task(self._solos()),
+                ]
+                await self._kill_at(points, traffic)
+                self._over = True
+                await asyncio.gather(*traffic)
+            await settle(self.cluster.coordinator.address)
+            await self.cluster.stop()
+        finally:
+            self.cluster.kill()
+            diary.close()
+        facts = read(self.directory)
+        self._check_solos(facts)
+        return judge(facts, self.orders)
+
+    # ---- kills
+
+    async def _kill_at(self, points: list[str], traffic: list[asyncio.Task[None]]) -> None:
+        victim = self.cluster.processes[VICTIMS[points[0].partition(":")[0]]]
+        for point in points:
+            victim.kill()
+            await victim.ended()
+            await self._until_killed(victim, point)
+            for task in traffic:
+                assert not task.done(), task.result()
+        victim.kill()
+        await victim.ended()
+        await self._revive(victim)
+
+    async def _until_killed(self, victim: Process, point: str) -> None:
+        """Start the victim with the point armed, and see it killed there."""
+        stirring = asyncio.create_task(self._stir(victim, point.rpartition(":")[2]))
+        try:
+            if await victim.start(f"{point}=kill"):
+                status = await asyncio.wait_for(victim.ended(), POINT_SECONDS)
+                assert status == -signal.SIGKILL, victim.unexpected_end(status)
+        except TimeoutError:
+            self.missed.append(point)
+        finally:
+            stirring.cancel()
+            await asyncio.gather(stirring, return_exceptions=True)
+        for process in self.cluster.processes.values():
+            if process is not victim and not process.running:
+                await self._revive(process)
+
+    async def _stir(self, victim: Process, what: str) -> None:
+        """Let happen what brings the victim to the point."""
+        inventory, orders = self.cluster.services["inventory"], self.cluster.services["orders"]
+        coordinator = self.cluster.coordinator
+        while True:
+            await asyncio.sleep(STIR_SECONDS)
+            if what in RESTART_A_SERVICE and victim is coordinator:
+                await self._restart(orders)
+            if what in RESTART_THE_COORDINATOR and victim is not coordinator:
+                await self._restart(coordinator)
+            if what in STOP_THE_COORDINATOR:
+                await self._end_in_order(coordinator, victim)
+            if what in FREEZE_A_SERVICE:
+                await self._freeze(inventory)
+
+    async def _restart(self, process: Process) -> None:
+        process.kill()
+        await process.ended()
+        await self._revive(process)
+
+    async def _end_in_order(self, process: Process, victim: Process) -> None:
+        """With SIGTERM, so that it says Goodbye; the victim itself does not survive that."""
+        if process is victim:
+            process.signal(signal.SIGTERM)
+        else:
+            await process.stop()
+            await self._revive(process)
+
+    async def _freeze(self, process: Process) -> None:
+        """Long enough for the others to become impatient."""
+        process.signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(4)
+        finally:
+            process.signal(signal.SIGCONT)
+
+    async def _revive(self, process: Process) -> None:
+        assert await process.start(), f"{process.name} was killed without a failpoint"
+
+    # ---- traffic
+
+    def _endless(self) -> Iterator[Order]:
+        """Orders until the storm is over; some cannot succeed."""
+        chance = random.Random(1)
+        for number in itertools.count():
+            if self._over:
+                return
+            products = chance.sample(range(1, 101), 2)
+            lines = [Line(f"p{product:03}", 1, 1) for product in products]
+            if number % 10 == 3:
+                lines.append(Line("p999", 1, 1))
+            self.orders.append(Order(f"o{number:05}", f"c{chance.randrange(1, 201):03}", lines))
+            yield self.orders[-1]
+
+    async def _solos(self) -> None:
+        """Transactions of one participant, with a key and without, some refused; and questions about forgotten ones."""
+        async with Client(self.cluster.coordinator.address) as client:
+            for number in itertools.count():
+                if self._over:
+                    return
+                name = f"solo-{number:05}"
+                customer = "nobody" if number % 4 == 3 else f"c{number % 200 + 1:03}"
+                charge = call("payments", "charge", order=name, customer=customer, amount_cents=0)
+                self.solos[name] = await self._solo(client, charge, f"key-{name}" if number % 2 else None)
+                if number % 5 == 0:
+                    await self._ask_about_the_past(client, number + 1)
+
+    async def _solo(self, client: Client, charge: object, key: str | None) -> str:
+        first_attempt_ms = time.time_ns() // 1_000_000
+        while True:
+            try:
+                await client.run(charge, timeout=5.0, key=key, first_attempt_ms=first_attempt_ms)  # type: ignore[arg-type]  # made by call()
+                return "COMMITTED"
+            except Aborted as aborted:
+                if not aborted.retryable:
+                    return "ABORTED"
+            except RequestError as refused:
+                assert refused.reason.retryable, refused
+            except OutcomeUnknown as unknown:
+                told = await self._ask(client, unknown)
+                if told:
+                    return told
+            await asyncio.sleep(0.05)
+
+    async def _ask(self, client: Client, unknown: OutcomeUnknown) -> str:
+        """The outcome of what may have happened; empty when it can be tried again."""
+        while True:
+            try:
+                await client.get(
+                    unknown.transaction_id, participants=unknown.participants, first_attempt_ms=unknown.first_attempt_ms
+                )
+                return "COMMITTED"
+            except Aborted as aborted:
+                return "" if aborted.retryable else "ABORTED"
+            except (OutcomeUnknown, RequestError):
+                await asyncio.sleep(0.05)
+
+    async def _ask_about_the_past(self, client: Client, number: int) -> None:
+        """A transaction of a life long gone: the coordinator can only settle it."""
+        try:
+            await client.get(
+                f"c1.1.00000000.1.{number}",
+                participants=["payments"],
+                first_attempt_ms=time.time_ns() // 1_000_000,
+                timeout=1.0,
+            )
+        except (Aborted, OutcomeUnknown, RequestError):
+            return
+        raise AssertionError("a transaction that never was is committed")
+
+    # ---- afterwards
+
+    def _check_solos(self, facts: Facts) -> None:
+        """Take the charges of single transactions out of the facts, and check them by themselves."""
+        charged = [row[0] for row in facts.charges if row[0].startswith("solo-")]
+        facts.charges = [row for row in facts.charges if not row[0].startswith("solo-")]
+        for name, told in self.solos.items():
+            times = charged.count(name)
+            assert times == (told == "COMMITTED"), f"{name}: told {told}, charged {times} times"
