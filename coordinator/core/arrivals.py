@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from coordinator.core import effects, events
 from coordinator.core.book import ABORT, COMMIT, Book, cause_of
+from coordinator.core.deciding import refuse_enlist
 from coordinator.core.finishing import finish
 from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
-from coordinator.core.transitions import (
-    ENDS,
-    Input,
-    append_heuristic,
-    apply,
-    refuse_enlist,
-)
+from coordinator.core.phase_two import ENDS, append_heuristic
+from coordinator.core.transitions import Input, apply
 from troth.errors import Reason, RemoteProtocolError, RequestError
 from troth.ids import TransactionId, check_name
 from troth.v1 import common_pb2, participant_pb2, record_pb2
@@ -173,9 +169,7 @@ def _speaker(book: Book, name: str, stream: int) -> Participant | None:
     return participant if participant is not None and participant.stream == stream else None
 
 
-def _inquiry(
-    book: Book, participant: Participant, txn: Transaction | None, what: participant_pb2.Inquiry
-) -> None:
+def _inquiry(book: Book, participant: Participant, txn: Transaction | None, what: participant_pb2.Inquiry) -> None:
     branch = txn.branches.get(participant.name) if txn is not None else None
     if branch is None or txn is None:
         presume(book, participant, what.transaction_id, what.order)
@@ -209,9 +203,7 @@ def presume(book: Book, participant: Participant, transaction_id: str, order: in
     book.send_decision(participant, transaction_id, order, ABORT, acknowledge=True)
 
 
-def _acknowledgement(
-    book: Book, participant: Participant, txn: Transaction | None, what: participant_pb2.Acknowledgement
-) -> None:
+def _acknowledgement(book: Book, participant: Participant, txn: Transaction | None, what: participant_pb2.Acknowledgement) -> None:
     if txn is not None:
         apply(book, txn, Input.ACKNOWLEDGED, (participant, what))
         return
@@ -225,9 +217,7 @@ def _acknowledgement(
     _late_heuristic(book, participant, what, committed=committed)
 
 
-def _late_heuristic(
-    book: Book, participant: Participant, what: participant_pb2.Acknowledgement, *, committed: bool
-) -> None:
+def _late_heuristic(book: Book, participant: Participant, what: participant_pb2.Acknowledgement, *, committed: bool) -> None:
     """A branch of a transaction that is over turns out to have ended otherwise: keep it for an operator."""
     txn = Transaction(what.transaction_id, None, 0, State.SETTLING)
     txn.first_attempt_ms = book.clock_ms

@@ -73,9 +73,7 @@ class Book:
 
     # ---- records
 
-    def append(
-        self, owner: str, *, force: bool, event: Durable | None = None, **kind: Any
-    ) -> None:
+    def append(self, owner: str, *, force: bool, event: Durable | None = None, **kind: Any) -> None:
         """Append one record; `kind` is the field of CoordinatorRecord with its message."""
         record = record_pb2.CoordinatorRecord(at_ms=self.clock_ms, **kind)
         self.ready.appends.append(Append(record, owner, force, (), event))
@@ -119,9 +117,7 @@ class Book:
         self.counters.decisions += self.send(
             participant,
             "decisions",
-            participant_pb2.Decision(
-                transaction_id=transaction_id, order=order, kind=kind, acknowledge=acknowledge
-            ),
+            participant_pb2.Decision(transaction_id=transaction_id, order=order, kind=kind, acknowledge=acknowledge),
         )
 
     def send_settle(self, txn: Transaction, branch: Branch) -> None:
@@ -164,9 +160,7 @@ class Book:
     def tell_watcher(self, ticket: Any, txn: Transaction) -> None:
         """Tell one watcher where a transaction is."""
         last = txn.state in (State.COMMITTED, State.ABORTED, State.HEURISTIC, State.EXPIRED)
-        response = client_pb2.WatchResponse(
-            state=txn.state.value, explanation=explain_state(txn), outcome=txn.outcome
-        )
+        response = client_pb2.WatchResponse(state=txn.state.value, explanation=explain_state(txn), outcome=txn.outcome)
         self.ready.effects.append(effects.Watched(ticket, response, last))
 
     # ---- answers
@@ -211,9 +205,7 @@ class Book:
         self.counters.refused += 1
         self.answer(
             session,
-            client_pb2.Answer(
-                number=number, transaction_id=transaction_id, outcome=common_pb2.OUTCOME_ABORTED, cause=cause
-            ),
+            client_pb2.Answer(number=number, transaction_id=transaction_id, outcome=common_pb2.OUTCOME_ABORTED, cause=cause),
         )
 
     def answer_finished(self, transaction_id: str, done: Finished, number: int) -> client_pb2.Answer:

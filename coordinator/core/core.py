@@ -15,8 +15,9 @@ from google.protobuf.message import Message
 from coordinator.core import arrivals, effects, events, finishing, operator, recovery, requests
 from coordinator.core.book import Book
 from coordinator.core.model import Counters, Session
+from coordinator.core.phase_two import heuristic_durable
 from coordinator.core.settings import CoreSettings
-from coordinator.core.transitions import Input, apply, heuristic_durable
+from coordinator.core.transitions import Input, apply
 from troth.errors import LocalProtocolError
 from troth.ready import Event, Instant, Ready
 from troth.v1 import participant_pb2

@@ -64,9 +64,7 @@ def _retain(book: Book, txn: Transaction) -> None:
     retain(
         book,
         txn.id,
-        Finished(
-            txn.outcome, txn.first_attempt_ms, book.clock_ms, tuple(txn.branches), txn.cause, txn.claim, results, recorded
-        ),
+        Finished(txn.outcome, txn.first_attempt_ms, book.clock_ms, tuple(txn.branches), txn.cause, txn.claim, results, recorded),
     )
 
 

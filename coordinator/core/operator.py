@@ -76,9 +76,7 @@ def _participants(book: Book, _: admin_pb2.ListParticipantsRequest) -> Message:
     response = admin_pb2.ListParticipantsResponse()
     for name in sorted(book.participants):
         participant = book.participants[name]
-        steps = [
-            txn.branches[name].step for txn in (*participant.unended.values(), *participant.recovered.values())
-        ]
+        steps = [txn.branches[name].step for txn in (*participant.unended.values(), *participant.recovered.values())]
         response.participants.add(
             participant=name,
             connected=participant.ready,
@@ -222,9 +220,7 @@ def _check_reason(who: str, why: str) -> common_pb2.Cause | None:
 
 
 def _force_abort(book: Book, txn: Transaction, request: admin_pb2.ResolveRequest) -> Message:
-    ended = record_pb2.Ended(
-        transaction_id=txn.id, outcome=common_pb2.OUTCOME_ABORTED, who=request.who, why=request.why
-    )
+    ended = record_pb2.Ended(transaction_id=txn.id, outcome=common_pb2.OUTCOME_ABORTED, who=request.who, why=request.why)
     # The record is for people; an undecided transaction needs none to be aborted.
     book.append(txn.id, force=False, ended=ended)
     cause = cause_of(Reason.OPERATOR_ABORT, f"{request.who} aborted it: {request.why}")

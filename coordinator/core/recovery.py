@@ -126,9 +126,7 @@ class Replay:
         if claim is not None and ended.outcome == common_pb2.OUTCOME_COMMITTED:
             self.book.keys[claim.key] = KeyEntry(claim, name, None, at_ms)
 
-    def _revive(
-        self, name: str, state: State, first_attempt_ms: int, claim: record_pb2.KeyClaim | None
-    ) -> Transaction:
+    def _revive(self, name: str, state: State, first_attempt_ms: int, claim: record_pb2.KeyClaim | None) -> Transaction:
         book = self.book
         txn = Transaction(name, None, 0, state)
         txn.first_attempt_ms = first_attempt_ms
@@ -225,9 +223,7 @@ def _participant_records(book: Book, name: str) -> Sequence[Message]:
     participant = book.participants.get(name)
     if participant is None:
         return []
-    bound = record_pb2.ParticipantBound(
-        participant=name, log_id=participant.log_id, incarnation=participant.incarnation
-    )
+    bound = record_pb2.ParticipantBound(participant=name, log_id=participant.log_id, incarnation=participant.incarnation)
     return [_record(book, participant_bound=bound)]
 
 

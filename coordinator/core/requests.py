@@ -12,9 +12,12 @@ from hashlib import sha256
 
 from coordinator.core import effects, events
 from coordinator.core.book import Book, cause_of
+from coordinator.core.deciding import start
 from coordinator.core.finishing import is_expired
 from coordinator.core.model import Branch, BranchStep, KeyEntry, Session, State, Transaction
-from coordinator.core.transitions import Input, abort, apply, settle, start
+from coordinator.core.one_phase import settle
+from coordinator.core.steps import abort
+from coordinator.core.transitions import Input, apply
 from troth.errors import Reason, RequestError
 from troth.ids import TransactionId
 from troth.v1 import client_pb2, common_pb2, record_pb2
@@ -166,18 +169,14 @@ def _create(
 # ---- checks: nothing has changed when one of them refuses
 
 
-def _check_common(
-    book: Book, session: Session, request: client_pb2.RunRequest | client_pb2.BeginRequest
-) -> None:
+def _check_common(book: Book, session: Session, request: client_pb2.RunRequest | client_pb2.BeginRequest) -> None:
     settings = book.settings
     if request.number == 0:
         raise RequestError(Reason.INVALID_ARGUMENT, "number is 0; numbers begin at 1")
     if book.draining:
         raise RequestError(Reason.DRAINING, "the coordinator takes no new transactions")
     if not 0 < request.timeout_ms <= settings.timeout_ms_max:
-        raise RequestError(
-            Reason.INVALID_TIMEOUT, f"timeout_ms is {request.timeout_ms}; it must be 1 to {settings.timeout_ms_max}"
-        )
+        raise RequestError(Reason.INVALID_TIMEOUT, f"timeout_ms is {request.timeout_ms}; it must be 1 to {settings.timeout_ms_max}")
     if request.key and len(request.key.encode()) > settings.key_bytes_max:
         raise RequestError(Reason.INVALID_KEY, f"the key is longer than {settings.key_bytes_max} bytes")
     if request.first_attempt_ms:
@@ -234,9 +233,7 @@ def _check_branch(book: Book, work: client_pb2.BranchRequest) -> None:
     for operation in work.operations:
         payload += len(operation.arguments)
         if participant.operations and operation.name not in participant.operations:
-            raise RequestError(
-                Reason.UNKNOWN_OPERATION, f"participant {work.participant!r} offers no {operation.name[:80]!r}"
-            )
+            raise RequestError(Reason.UNKNOWN_OPERATION, f"participant {work.participant!r} offers no {operation.name[:80]!r}")
     if payload > settings.payload_bytes_max:
         raise RequestError(
             Reason.PAYLOAD_TOO_LARGE,
@@ -281,9 +278,7 @@ def _parts(work: client_pb2.BranchRequest) -> Iterable[bytes]:
 def _holder(book: Book, claim: record_pb2.KeyClaim) -> KeyEntry | None:
     entry = book.keys.get(claim.key)
     if entry is not None and entry.claim.body_hash != claim.body_hash:
-        raise RequestError(
-            Reason.KEY_REUSED, f"the key {claim.key[:80]!r} belongs to another request, {entry.transaction_id}"
-        )
+        raise RequestError(Reason.KEY_REUSED, f"the key {claim.key[:80]!r} belongs to another request, {entry.transaction_id}")
     return entry
 
 
@@ -368,9 +363,7 @@ def _end_finished(book: Book, session: Session, number: int, transaction_id: str
         book.answer(session, answer)
     else:
         cause = cause_of(Reason.UNKNOWN_TRANSACTION, f"nothing is known of {transaction_id[:120]!r}")
-        answer = client_pb2.Answer(
-            number=number, transaction_id=transaction_id, outcome=common_pb2.OUTCOME_IN_DOUBT, cause=cause
-        )
+        answer = client_pb2.Answer(number=number, transaction_id=transaction_id, outcome=common_pb2.OUTCOME_IN_DOUBT, cause=cause)
         book.ready.effects.append(effects.Answered(session.name, answer))
 
 

@@ -1,0 +1,164 @@
+"""Phase one: enlisting, the votes, and the decision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coordinator.core.book import COMMIT, Book, cause_of
+from coordinator.core.events import Durable
+from coordinator.core.finishing import finish
+from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
+from coordinator.core.one_phase import open_or_hand_over
+from coordinator.core.steps import Returned, abort, arm, away, branch_of, no_cause, timeout
+from troth.errors import Reason, RemoteProtocolError
+from troth.v1 import client_pb2, common_pb2, participant_pb2, record_pb2
+
+
+def start(book: Book, txn: Transaction) -> None:
+    """All work is known: ask for the votes, or give the decision away."""
+    if not txn.branches:
+        finish(book, txn, State.COMMITTED)
+    elif len(txn.branches) == 1:
+        open_or_hand_over(book, txn)
+    else:
+        txn.peers = participant_pb2.Peers(participants=txn.branches).SerializeToString()
+        txn.missing = len(txn.branches)
+        book.set_state(txn, State.PREPARING)
+        for branch in txn.branches.values():
+            branch.step = BranchStep.VOTE_OWED
+            book.send_prepare(txn, branch)
+        arm(book, txn)
+
+
+def enlist(book: Book, txn: Transaction, participant: Participant) -> None:
+    branch = txn.branches.get(participant.name)
+    if branch is not None and branch.incarnation != participant.incarnation:
+        away(book, txn, participant)
+        refuse_enlist(book, participant, txn.id, Reason.PARTICIPANT_RESTARTED)
+        return
+    if branch is None:
+        if len(txn.branches) >= book.settings.participants_max:
+            refuse_enlist(book, participant, txn.id, Reason.TOO_MANY_PARTICIPANTS)
+            return
+        branch = book.add_branch(txn, participant)
+    book.send(participant, "enlisted", participant_pb2.Enlisted(transaction_id=txn.id, order=branch.order))
+
+
+def enlist_closed(book: Book, txn: Transaction, participant: Participant) -> None:
+    refuse_enlist(book, participant, txn.id, Reason.ENLIST_CLOSED)
+
+
+def refuse_enlist(book: Book, participant: Participant, transaction_id: str, reason: Reason) -> None:
+    """Tell a participant that the transaction takes no branch of it."""
+    cause = cause_of(reason, f"transaction {transaction_id} takes no new branch", participant=participant.name)
+    book.send(participant, "enlisted", participant_pb2.Enlisted(transaction_id=transaction_id, refusal=cause))
+
+
+def commit(book: Book, txn: Transaction, request: client_pb2.CommitRequest) -> None:
+    """Enlisting closes here. The counts close the gap of a call that was lost or repeated on its way."""
+    txn.wait_complete = request.wait == common_pb2.WAIT_COMPLETE
+    counts = {item.participant: item.count for item in request.acknowledged}
+    unknown = sorted(counts.keys() - txn.branches.keys())
+    if unknown:
+        message = f"work of {', '.join(unknown)} was acknowledged, but no branch of it is known"
+        abort(book, txn, cause_of(Reason.OPERATION_COUNT, message, participant=unknown[0]))
+        return
+    for name, branch in txn.branches.items():
+        branch.operation_count = counts.get(name, 0)
+    start(book, txn)
+
+
+def vote(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Vote]) -> None:
+    participant, vote = argument
+    branch = branch_of(txn, participant)
+    if branch.step is not BranchStep.VOTE_OWED:
+        return  # a repeat
+    if vote.kind == participant_pb2.VOTE_KIND_NO:
+        book.end_branch(txn, branch)
+        abort(book, txn, no_cause(participant, vote))
+    elif vote.kind == participant_pb2.VOTE_KIND_READ_ONLY:
+        branch.results = vote.results
+        # Its order is freed only with the transaction: a watermark past a live transaction's branch would make a repeated
+        # Prepare look expired.
+        branch.step = BranchStep.OVER
+        _count_vote(book, txn)
+    elif vote.kind == participant_pb2.VOTE_KIND_YES:
+        _voted_yes(book, txn, branch, vote.results)
+    else:
+        raise RemoteProtocolError(f"{participant.name} answered one-phase commit for {txn.id}, which has several branches")
+
+
+def _voted_yes(book: Book, txn: Transaction, branch: Branch, results: bytes) -> None:
+    branch.step = BranchStep.YES
+    branch.results = results
+    _count_vote(book, txn)
+
+
+def _count_vote(book: Book, txn: Transaction) -> None:
+    txn.missing -= 1
+    assert txn.missing >= 0
+    if txn.missing == 0:
+        _decide(book, txn)
+
+
+def _decide(book: Book, txn: Transaction) -> None:
+    """All have voted and nobody said NO: this is the only place that decides COMMIT."""
+    names = list(txn.branches)
+    owing = [i for i, branch in enumerate(txn.branches.values()) if branch.step is BranchStep.YES]
+    if not owing:
+        finish(book, txn, State.COMMITTED)
+        return
+    assert all(branch.step in (BranchStep.YES, BranchStep.OVER) for branch in txn.branches.values())
+    orders = [branch.order for branch in txn.branches.values() if branch.step is BranchStep.YES]
+    decided = record_pb2.Decided(
+        transaction_id=txn.id, participants=names, owing=owing, orders=orders, claim=txn.claim,
+        first_attempt_ms=txn.first_attempt_ms,
+    )  # fmt: skip
+    book.set_state(txn, State.DECIDING)
+    book.append(txn.id, force=True, event=Durable("decided", txn.id), decided=decided)
+
+
+def decided(book: Book, txn: Transaction, _: Any) -> None:
+    """The commit point has passed: tell everybody, independently of one another."""
+    book.set_state(txn, State.COMMITTING)
+    txn.missing = 0
+    for branch in txn.branches.values():
+        if branch.step is BranchStep.YES:
+            branch.step = BranchStep.COMMIT_OWED
+            txn.missing += 1
+            book.send_decision(branch.participant, txn.id, branch.order, COMMIT)
+    if not txn.wait_complete:
+        book.answer_all(txn)
+    arm(book, txn)
+
+
+def preparing_timer(book: Book, txn: Transaction, _: Any) -> None:
+    if txn.deadline <= book.now.monotonic:
+        timeout(book, txn)
+        return
+    for branch in txn.branches.values():
+        if branch.step is BranchStep.VOTE_OWED:
+            book.send_prepare(txn, branch)
+    arm(book, txn)
+
+
+def active_returned(book: Book, txn: Transaction, argument: Returned) -> None:
+    participant, report = argument
+    if branch_of(txn, participant).incarnation != participant.incarnation:
+        away(book, txn, participant)
+    elif report is None:
+        # The same incarnation no longer has the branch, or never saw the answer to its Enlist; the commit's count tells.
+        return
+
+
+def preparing_returned(book: Book, txn: Transaction, argument: Returned) -> None:
+    participant, report = argument
+    branch = branch_of(txn, participant)
+    if branch.step is not BranchStep.VOTE_OWED:
+        return
+    if report is not None and report.state == participant_pb2.BRANCH_STATE_PREPARED:
+        _voted_yes(book, txn, branch, report.results)
+    elif branch.incarnation != participant.incarnation:
+        away(book, txn, participant)
+    else:
+        book.send_prepare(txn, branch)

@@ -1,0 +1,152 @@
+"""One participant: the decision is handed over, and settled when its answer is lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coordinator.core.book import ABORT, Book, cause_of
+from coordinator.core.events import Durable
+from coordinator.core.finishing import finish
+from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
+from coordinator.core.phase_two import ENDS, report_heuristic
+from coordinator.core.steps import Returned, abort, away, branch_of, no_cause
+from troth.errors import Reason, RemoteProtocolError
+from troth.v1 import common_pb2, participant_pb2, record_pb2
+
+SETTLE_SECONDS_MAX = 60.0
+"""How long a question of a client is asked on when nobody waits for the answer any more."""
+
+
+def open_or_hand_over(book: Book, txn: Transaction) -> None:
+    (branch,) = txn.branches.values()
+    if not branch.participant.ready or branch.incarnation != branch.participant.incarnation:
+        # Nothing has been handed over, so this is still ours to decide.
+        away(book, txn, branch.participant)
+    elif txn.claim is None:
+        hand_over(book, txn)
+    else:
+        book.set_state(txn, State.OPENING)
+        opened = record_pb2.KeyOpened(
+            transaction_id=txn.id, claim=txn.claim, participant=branch.participant.name, order=branch.order,
+            first_attempt_ms=txn.first_attempt_ms,
+        )  # fmt: skip
+        book.append(txn.id, force=True, event=Durable("opened", txn.id), key_opened=opened)
+
+
+def hand_over(book: Book, txn: Transaction, _: Any = None) -> None:
+    """One-phase commit: from here the decision is the participant's."""
+    (branch,) = txn.branches.values()
+    branch.step = BranchStep.VOTE_OWED
+    txn.missing = 1
+    book.set_state(txn, State.HANDED_OVER)
+    book.send_prepare(txn, branch, one_phase=True)
+    book.timers.set(txn.id, txn.deadline)
+
+
+def opened(book: Book, txn: Transaction, _: Any) -> None:
+    (branch,) = txn.branches.values()
+    if branch.participant.ready and branch.incarnation == branch.participant.incarnation:
+        hand_over(book, txn)
+    else:
+        away(book, txn, branch.participant)
+
+
+def one_phase_vote(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Vote]) -> None:
+    participant, vote = argument
+    branch = branch_of(txn, participant)
+    if vote.kind == participant_pb2.VOTE_KIND_NO:
+        book.end_branch(txn, branch)
+        abort(book, txn, no_cause(participant, vote))
+    elif vote.kind in (participant_pb2.VOTE_KIND_COMMITTED, participant_pb2.VOTE_KIND_READ_ONLY):
+        branch.results = vote.results
+        finish(book, txn, State.COMMITTED)
+    else:
+        raise RemoteProtocolError(f"{participant.name} voted YES on {txn.id}, whose decision it was handed")
+
+
+def settle(book: Book, txn: Transaction) -> None:
+    """Ask every branch what became of it."""
+    txn.missing = len(txn.branches)
+    book.set_state(txn, State.SETTLING)
+    for branch in txn.branches.values():
+        branch.step = BranchStep.SETTLE_OWED
+        book.send_settle(txn, branch)
+    book.arm_resend(txn)
+
+
+def settled(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Settlement]) -> None:
+    participant, message = argument
+    branch = branch_of(txn, participant)
+    if branch.step is not BranchStep.SETTLE_OWED:
+        return  # a repeat
+    if message.kind == participant_pb2.SETTLEMENT_KIND_COMMITTED:
+        branch.results = message.results
+        finish(book, txn, State.COMMITTED)
+    elif message.kind == participant_pb2.SETTLEMENT_KIND_ROLLED_BACK:
+        _settled_back(book, txn, branch)
+    elif message.kind == participant_pb2.SETTLEMENT_KIND_PREPARED:
+        # A prepared participant asks, so to speak: nobody decided COMMIT, and nobody but us could (presumed abort).
+        book.send_decision(participant, txn.id, branch.order, ABORT, acknowledge=True)
+    else:
+        book.end_branches(txn)
+        txn.cause = cause_of(Reason.EXPIRED, f"{participant.name} has forgotten {txn.id}", participant=participant.name)
+        finish(book, txn, State.EXPIRED)
+
+
+def _settled_back(book: Book, txn: Transaction, branch: Branch) -> None:
+    book.end_branch(txn, branch)
+    txn.missing -= 1
+    if txn.missing == 0:
+        message = f"transaction {txn.id} was not finished and is now rolled back"
+        abort(book, txn, cause_of(Reason.COORDINATOR_RESTARTED, message))
+
+
+def settling_acknowledged(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Acknowledgement]) -> None:
+    participant, message = argument
+    branch = branch_of(txn, participant)
+    if branch.step is not BranchStep.SETTLE_OWED:
+        return
+    if ENDS[message.kind] == common_pb2.OUTCOME_ABORTED:
+        _settled_back(book, txn, branch)
+    else:
+        report_heuristic(book, txn, branch, message)
+
+
+def handed_over_timer(book: Book, txn: Transaction, _: Any) -> None:
+    """The deadline: no timer may decide, but the participant can be asked, and the client told that it is in doubt."""
+    settle(book, txn)
+    _answer_in_doubt(book, txn)
+
+
+def settling_timer(book: Book, txn: Transaction, _: Any) -> None:
+    _answer_in_doubt(book, txn)
+    asked_for = book.now.monotonic - txn.began
+    if txn.session is None and txn.claim is None and not txn.tickets and asked_for > SETTLE_SECONDS_MAX:
+        # Nothing hangs on it: whoever asks again starts it again, and a late answer finds no transaction.
+        book.end_branches(txn)
+        del book.live[txn.id]
+        return
+    for branch in txn.branches.values():
+        if branch.step is BranchStep.SETTLE_OWED:
+            book.send_settle(txn, branch)
+    book.arm_resend(txn)
+
+
+def _answer_in_doubt(book: Book, txn: Transaction) -> None:
+    waited = book.now.monotonic - txn.began >= book.settings.settle_answer_seconds
+    if txn.deadline <= book.now.monotonic and waited:
+        txn.cause = cause_of(Reason.IN_DOUBT, f"{', '.join(txn.owing())} has not said yet what became of {txn.id}")
+        book.answer_all(txn)
+
+
+def settling_returned(book: Book, txn: Transaction, argument: Returned) -> None:
+    """What was handed over is settled, never run again."""
+    participant, report = argument
+    branch = branch_of(txn, participant)
+    if report is not None and report.state == participant_pb2.BRANCH_STATE_COMMITTED:
+        branch.results = report.results
+        finish(book, txn, State.COMMITTED)
+    elif txn.state is State.HANDED_OVER:
+        settle(book, txn)
+    else:
+        book.send_settle(txn, branch)

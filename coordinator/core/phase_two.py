@@ -1,0 +1,99 @@
+"""Phase two: COMMIT until everybody has acknowledged it, and what does not end as decided."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coordinator.core.book import COMMIT, Book
+from coordinator.core.events import Durable
+from coordinator.core.finishing import finish
+from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
+from coordinator.core.steps import Returned, arm, branch_of
+from troth.v1 import common_pb2, participant_pb2, record_pb2
+
+ENDS = {
+    participant_pb2.ACKNOWLEDGEMENT_KIND_DONE: common_pb2.OUTCOME_ABORTED,
+    participant_pb2.ACKNOWLEDGEMENT_KIND_HAZARD: common_pb2.OUTCOME_HAZARD,
+    participant_pb2.ACKNOWLEDGEMENT_KIND_EXPIRED: common_pb2.OUTCOME_HAZARD,
+    participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_COMMIT: common_pb2.OUTCOME_COMMITTED,
+    participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_ABORT: common_pb2.OUTCOME_ABORTED,
+}
+"""How a branch ended that did not end by the protocol."""
+
+
+def acknowledged(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Acknowledgement]) -> None:
+    participant, message = argument
+    branch = branch_of(txn, participant)
+    if branch.step is not BranchStep.COMMIT_OWED:
+        return  # a repeat
+    if message.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_DONE:
+        branch.step = BranchStep.OVER
+        count_acknowledgement(book, txn)
+    else:
+        report_heuristic(book, txn, branch, message)
+
+
+def report_heuristic(book: Book, txn: Transaction, branch: Branch, message: participant_pb2.Acknowledgement) -> None:
+    """Write down that a branch ended by itself; what follows waits for the record."""
+    name = participant_pb2.AcknowledgementKind.Name(message.kind).removeprefix("ACKNOWLEDGEMENT_KIND_")
+    report = record_pb2.Heuristic(
+        transaction_id=txn.id,
+        participant=branch.participant.name,
+        branch_outcome=ENDS[message.kind],
+        why=message.detail or f"the participant answered {name}",
+        commit_decided=txn.state is State.COMMITTING,
+    )
+    append_heuristic(book, txn, branch, report)
+
+
+def append_heuristic(book: Book, txn: Transaction, branch: Branch, report: record_pb2.Heuristic) -> None:
+    """Force a Heuristic record for a branch."""
+    branch.step = BranchStep.HEURISTIC
+    book.append(txn.id, force=True, event=Durable("heuristic", txn.id, report), heuristic=report)
+
+
+def heuristic_durable(book: Book, txn: Transaction, report: record_pb2.Heuristic) -> None:
+    """A Heuristic record is durable: it counts as the branch's end."""
+    txn.heuristic.append(report)
+    book.counters.heuristic += 1
+    if txn.state is State.COMMITTING:
+        count_acknowledgement(book, txn)
+    else:
+        finish(book, txn, State.HEURISTIC)
+
+
+def count_acknowledgement(book: Book, txn: Transaction) -> None:
+    """One branch less to wait for."""
+    txn.missing -= 1
+    assert txn.missing >= 0
+    if txn.missing == 0:
+        agreed = txn.outcome == common_pb2.OUTCOME_COMMITTED
+        finish(book, txn, State.COMMITTED if agreed else State.HEURISTIC)
+
+
+def abandon(book: Book, txn: Transaction, argument: tuple[str, str]) -> None:
+    """An operator stops waiting for acknowledgements that will never come."""
+    who, why = argument
+    for branch in txn.branches.values():
+        if branch.step is BranchStep.COMMIT_OWED:
+            report = record_pb2.Heuristic(
+                transaction_id=txn.id, participant=branch.participant.name, who=who, why=why,
+                branch_outcome=common_pb2.OUTCOME_HAZARD, commit_decided=True,
+            )  # fmt: skip
+            append_heuristic(book, txn, branch, report)
+
+
+def committing_timer(book: Book, txn: Transaction, _: Any) -> None:
+    if txn.answer_to and txn.deadline <= book.now.monotonic:
+        book.answer_all(txn)  # decided, but not acknowledged by all: COMMITTED (pending)
+    for branch in txn.branches.values():
+        if branch.step is BranchStep.COMMIT_OWED:
+            book.send_decision(branch.participant, txn.id, branch.order, COMMIT)
+    arm(book, txn)
+
+
+def committing_returned(book: Book, txn: Transaction, argument: Returned) -> None:
+    participant, _ = argument
+    branch = branch_of(txn, participant)
+    if branch.step is BranchStep.COMMIT_OWED:
+        book.send_decision(participant, txn.id, branch.order, COMMIT)

@@ -1,0 +1,68 @@
+"""Steps that more than one transition takes: aborting, and the transaction's timer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coordinator.core.book import ABORT, Book, cause_of
+from coordinator.core.finishing import finish
+from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
+from troth.errors import Reason, RemoteProtocolError
+from troth.v1 import common_pb2, participant_pb2, record_pb2
+
+Returned = tuple[Participant, participant_pb2.BranchReport | None]
+"""A participant whose Hello is complete, and what it listed of the transaction."""
+
+
+def branch_of(txn: Transaction, participant: Participant) -> Branch:
+    branch = txn.branches.get(participant.name)
+    if branch is None:
+        raise RemoteProtocolError(f"{participant.name} has no branch in {txn.id}")
+    return branch
+
+
+def abort(book: Book, txn: Transaction, cause: common_pb2.Cause) -> None:
+    """Decide ABORT: no record, one message to each branch that may hold something, and the answer."""
+    assert txn.state in (State.ACTIVE, State.PREPARING, State.OPENING, State.HANDED_OVER, State.SETTLING)
+    opened = txn.claim is not None and txn.state in (State.OPENING, State.HANDED_OVER, State.SETTLING)
+    for branch in txn.branches.values():
+        if branch.step in (BranchStep.ENLISTED, BranchStep.VOTE_OWED, BranchStep.YES):
+            book.send_decision(branch.participant, txn.id, branch.order, ABORT)
+    book.end_branches(txn)
+    txn.cause = cause
+    if opened:
+        # Unforced: if it is lost, recovery settles the key again and finds the branch rolled back.
+        book.append(txn.id, force=False, key_closed=record_pb2.KeyClosed(transaction_id=txn.id))
+    finish(book, txn, State.ABORTED)
+
+
+def away(book: Book, txn: Transaction, participant: Participant) -> None:
+    reason = Reason.PARTICIPANT_RESTARTED if participant.ready else Reason.PARTICIPANT_AWAY
+    abort(book, txn, cause_of(reason, f"participant {participant.name!r} lost the branch", participant=participant.name))
+
+
+def no_cause(participant: Participant, vote: participant_pb2.Vote) -> common_pb2.Cause:
+    cause = common_pb2.Cause()
+    cause.CopyFrom(vote.cause)
+    cause.participant = participant.name
+    cause.reason = cause.reason or Reason.REFUSED.name
+    return cause
+
+
+def timeout(book: Book, txn: Transaction, _: Any = None) -> None:
+    owing = ", ".join(txn.owing()) or "the client"
+    abort(book, txn, cause_of(Reason.TIMEOUT, f"transaction {txn.id} was not decided in time; waited for {owing}"))
+
+
+def arm(book: Book, txn: Transaction) -> None:
+    """The next repeat, or the deadline if that comes first and still means something."""
+    book.arm_resend(txn)
+    due = book.timers.due(txn.id)
+    assert due is not None
+    waits_for_deadline = txn.state is State.PREPARING or (txn.wait_complete and txn.answer_to)
+    if waits_for_deadline and txn.deadline < due:
+        book.timers.set(txn.id, max(txn.deadline, book.now.monotonic))
+
+
+def late(book: Book, txn: Transaction, argument: Any) -> None:
+    """Lost the race, or is a repeat: the outcome that there is, or will be, answers it."""

@@ -1,0 +1,110 @@
+"""Streams between processes: ordered within one stream, and unreliable in every other way.
+
+A stream carries messages both ways until it breaks. Messages in flight when it breaks may still arrive, long after both ends have a
+newer stream: they carry the old stream's number. Either end learns of the break at its own time, or never (half-open), until the
+other end is asked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.sim.world import World
+
+
+@dataclass
+class Weather:
+    """How bad the network is now."""
+
+    loss: float = 0.0
+    repetition: float = 0.0
+    mean_delay: float = 0.001
+    break_chance: float = 0.0
+
+
+class Network:
+    """Makes streams, and knows which pairs are cut."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.weather = Weather()
+        self.cuts: set[tuple[str, str]] = set()
+        """Directed pairs between which nothing passes."""
+        self.streams: list[Stream] = []
+
+    def cut(self, source: str, target: str, seconds: float) -> None:
+        """Let nothing pass in one direction for a while."""
+        self.cuts.add((source, target))
+        self.world.after(seconds, lambda: self.cuts.discard((source, target)))
+
+    def heal(self) -> None:
+        """Good weather from now on."""
+        self.weather = Weather()
+        self.cuts.clear()
+
+    def delay(self) -> float:
+        """How long one message takes."""
+        return self.world.random.expovariate(1 / self.weather.mean_delay)
+
+
+class End:
+    """One end of a stream: what the peer sends arrives at `receive`, and a break at `lost`."""
+
+    def __init__(self, name: str, receive: Callable[[str, object], None], lost: Callable[[], None]) -> None:
+        self.name = name
+        self.receive = receive
+        self.lost = lost
+        self.last_arrival = 0.0
+
+
+HANDSHAKE = frozenset({"reports", "complete", "welcome"})
+"""Never lost alone: on a transport that keeps order they are lost only with their stream."""
+
+
+class Stream:
+    """One stream between two ends."""
+
+    def __init__(self, network: Network, one: End, other: End) -> None:
+        self.network = network
+        self.ends = (one, other)
+        self.broken = False
+        network.streams.append(self)
+
+    def send(self, sender: int, field: str, message: object) -> None:
+        """Send from one end (0 or 1) to the other."""
+        network, world = self.network, self.network.world
+        source, target = self.ends[sender], self.ends[1 - sender]
+        if self.broken:
+            return
+        weather = network.weather
+        if weather.break_chance and world.random.random() < weather.break_chance:
+            self.break_()
+            return
+        if (source.name, target.name) in network.cuts:
+            # What a cut swallows of an ordered stream is the end of that stream, for the side that misses it.
+            self.break_()
+            return
+        if (field not in HANDSHAKE and world.random.random() < weather.loss:
+            world.reach("message lost")
+            return
+        copies = 2 if weather.repetition and world.random.random() < weather.repetition else 1
+        for _ in range(copies):
+            # Later than everything sent before it on this stream; a broken stream's messages still arrive.
+            at = max(target.last_arrival, world.now + network.delay())
+            target.last_arrival = at + 1e-9
+            world.after(at - world.now, lambda: target.receive(field, message))
+        if copies == 2:
+            world.reach("message repeated")
+
+    def break_(self) -> None:
+        """Break it; each end learns of it at its own time."""
+        if self.broken:
+            return
+        self.broken = True
+        if self in self.network.streams:
+            self.network.streams.remove(self)
+        self.network.world.reach("stream broken")
+        for end in self.ends:
+            slow = self.network.world.random.random() < 0.1
+            self.network.world.after(self.network.world.random.uniform(0.0, 2.0 if slow else 0.02), end.lost)
