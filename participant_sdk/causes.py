@@ -1,0 +1,79 @@
+"""Causes (on the wire) ↔ errors (in Python), on the participant's side."""
+
+from __future__ import annotations
+
+import structlog
+
+from troth.errors import Aborted, Reason, Refuse, RequestError, TrothError
+from troth.v1 import common_pb2
+
+REQUEST_REASONS = frozenset(
+    {
+        Reason.INVALID_NAME,
+        Reason.INVALID_TRANSACTION_ID,
+        Reason.INVALID_ARGUMENT,
+        Reason.UNKNOWN_OPERATION,
+        Reason.BAD_ARGUMENTS,
+        Reason.TOO_MANY_OPERATIONS,
+        Reason.PAYLOAD_TOO_LARGE,
+        Reason.VERSION_MISMATCH,
+        Reason.NO_CONTEXT,
+        Reason.OVERLOADED,
+        Reason.SHUTTING_DOWN,
+        Reason.STALE_EPOCH,
+        Reason.STALE_INCARNATION,
+        Reason.FOREIGN_LOG,
+        Reason.DRAINING,
+    }
+)
+"""Reasons of a refusal before anything ran."""
+
+_log = structlog.get_logger("participant_sdk")
+
+
+def cause_of(error: TrothError, participant: str = "") -> common_pb2.Cause:
+    """The cause that tells an error to a peer."""
+    return common_pb2.Cause(
+        reason=error.reason.name,
+        participant=participant,
+        code=getattr(error, "code", ""),
+        message=error.message,
+        retryable=error.retryable if isinstance(error, Refuse | Aborted) else error.reason.retryable,
+    )
+
+
+def error_of(cause: common_pb2.Cause, transaction_id: str = "") -> TrothError:
+    """The error that tells a cause to the caller: `RequestError` when nothing ran, otherwise `Aborted`.
+
+    A reason that this version does not know becomes INTERNAL, with its name in the message.
+    """
+    reason = Reason.__members__.get(cause.reason)
+    message = cause.message or "no explanation was given"
+    if reason is None:
+        reason, message = Reason.INTERNAL, f"{cause.reason or 'no reason'}: {message}"
+    if reason in REQUEST_REASONS:
+        return RequestError(reason, message)
+    return Aborted(
+        reason,
+        message,
+        transaction_id=transaction_id,
+        participant=cause.participant,
+        code=cause.code,
+        retryable=cause.retryable,
+    )
+
+
+def cause_of_operation(error: Exception, participant: str, operation: str) -> common_pb2.Cause:
+    """Why an operation did not happen, from what it raised.
+
+    The text of an unexpected exception stays here, in the log: it may hold what a client must not see.
+    """
+    if isinstance(error, TrothError):
+        return cause_of(error, participant)
+    _log.error("operation failed", participant=participant, operation=operation, exc_info=error)
+    return common_pb2.Cause(
+        reason=Reason.OPERATION_FAILED.name,
+        participant=participant,
+        message=f"{operation} raised {type(error).__name__}",
+        retryable=Reason.OPERATION_FAILED.retryable,
+    )

@@ -1,0 +1,201 @@
+"""The transaction context: how a service knows in which transaction it was called.
+
+The client puts a TransactionContext into the call metadata `troth-context-bin`; the server interceptor here makes it the
+`current_scope()` of the handler, and answers in the trailing metadata `troth-acknowledged-bin` how many operations each
+participant acknowledged in this call. The client adds these up and names the sums when it commits: a participant that counts
+differently votes NO (DESIGN section 4, rule 4), so no half branch is ever committed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from participant_sdk.causes import cause_of
+from troth.errors import Reason, RequestError, TrothError
+from troth.v1 import client_pb2, common_pb2
+
+CONTEXT_KEY = "troth-context-bin"
+"""Call metadata: a serialised TransactionContext."""
+ACKNOWLEDGED_KEY = "troth-acknowledged-bin"
+"""Trailing metadata: a serialised AcknowledgedOperations for each participant."""
+CAUSE_KEY = "troth-cause-bin"
+"""Trailing metadata: the serialised Cause when a TrothError left the handler."""
+CAUSE_MESSAGE_CHARACTERS_MAX = 500
+"""Trailers of more than 8 KiB get lost on the way, so a message is cut."""
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+class Scope:
+    """One call of a service inside a transaction: its context, and what its participants did in it."""
+
+    def __init__(self, context: common_pb2.TransactionContext) -> None:
+        self.context = context
+        self._calls: Counter[str] = Counter()
+        self._acknowledged: Counter[str] = Counter()
+        self._servicer_context: Any = None
+
+    def next_call_id(self, participant: str) -> str:
+        """The id of the participant's next operation in this call: `CALL/INDEX`.
+
+        A repeat of the call (with the same id, after a lost answer) gives the same ids, as long as the handler runs its
+        operations in the same order; so repeats are recognised.
+        """
+        index = self._calls[participant]
+        self._calls[participant] += 1
+        return f"{self.context.call_id}/{index}"
+
+    def acknowledged(self, participant: str) -> None:
+        """The participant has acknowledged one more operation to the handler."""
+        self._acknowledged[participant] += 1
+        self.report()
+
+    def trailers(self) -> Metadata:
+        """What the client must learn."""
+        return tuple(
+            (
+                ACKNOWLEDGED_KEY,
+                client_pb2.AcknowledgedOperations(participant=participant, count=count).SerializeToString(),
+            )
+            for participant, count in sorted(self._acknowledged.items())
+        )
+
+    def report_to(self, servicer_context: Any) -> None:
+        """Keep the trailing metadata of a call up to date, so that a handler that aborts tells it too."""
+        self._servicer_context = servicer_context
+
+    def report(self) -> None:
+        """Put the counts into the trailing metadata, beside whatever else is there."""
+        if self._servicer_context is not None:
+            present = self._servicer_context.trailing_metadata() or ()
+            others = tuple(entry for entry in present if entry[0] != ACKNOWLEDGED_KEY)
+            self._servicer_context.set_trailing_metadata((*others, *self.trailers()))
+
+
+_scope: ContextVar[Scope | None] = ContextVar("troth_scope", default=None)
+
+
+def current_scope() -> Scope | None:
+    """The scope of the call that is being handled, or `None` outside of a transaction."""
+    return _scope.get()
+
+
+@contextlib.contextmanager
+def entered(context: common_pb2.TransactionContext) -> Iterator[Scope]:
+    """Run a block inside a transaction's context, as the interceptor runs a handler."""
+    scope = Scope(context)
+    token = _scope.set(scope)
+    try:
+        yield scope
+    finally:
+        _scope.reset(token)
+
+
+def parse_context(metadata: Any) -> common_pb2.TransactionContext | None:
+    """The context in a call's metadata; `None` when there is none. Raises `RequestError` (INVALID_ARGUMENT)."""
+    found = [value for key, value in metadata or () if key == CONTEXT_KEY]
+    if not found:
+        return None
+    context = common_pb2.TransactionContext()
+    try:
+        context.ParseFromString(found[-1])
+    except DecodeError:
+        raise RequestError(Reason.INVALID_ARGUMENT, f"{CONTEXT_KEY} is no TransactionContext") from None
+    if not context.transaction_id or not context.call_id:
+        raise RequestError(Reason.INVALID_ARGUMENT, f"{CONTEXT_KEY} lacks the transaction or the call id")
+    return context
+
+
+# ---- the server interceptor
+
+
+class TransactionInterceptor(grpc.aio.ServerInterceptor):
+    """Gives handlers their transaction. Calls without one, and handlers that are no coroutines, pass unchanged.
+
+    A `TrothError` that leaves a handler becomes the status of its reason, with the message and the cause.
+    """
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        metadata = handler_call_details.invocation_metadata
+        if handler is None or not any(key == CONTEXT_KEY for key, _ in metadata or ()):
+            return handler
+        return _wrapped(handler, metadata)
+
+
+def _wrapped(handler: Any, metadata: Any) -> Any:
+    """The same handler inside the scope of its call."""
+    kinds: dict[tuple[bool, bool], tuple[str, Callable[..., Any]]] = {
+        (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+        (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+        (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+        (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+    }
+    name, make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
+    behaviour = getattr(handler, name)
+    if inspect.isasyncgenfunction(behaviour):
+        wrapped: Callable[..., Any] = _generator_in_scope(behaviour, metadata)
+    elif inspect.iscoroutinefunction(behaviour):
+        wrapped = _coroutine_in_scope(behaviour, metadata)
+    else:
+        # A plain def runs in a thread pool, where the context is not seen: `branch()` says so there.
+        return handler
+    return make(
+        wrapped, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+    )
+
+
+def _coroutine_in_scope(behaviour: Callable[..., Awaitable[Any]], metadata: Any) -> Callable[..., Awaitable[Any]]:
+    async def handle(request: Any, servicer_context: Any) -> Any:
+        async with _scope_of_call(metadata, servicer_context):
+            return await behaviour(request, servicer_context)
+
+    return handle
+
+
+def _generator_in_scope(behaviour: Callable[..., AsyncIterator[Any]], metadata: Any) -> Callable[..., Any]:
+    async def handle(request: Any, servicer_context: Any) -> AsyncIterator[Any]:
+        async with _scope_of_call(metadata, servicer_context):
+            async for response in behaviour(request, servicer_context):
+                yield response
+
+    return handle
+
+
+@contextlib.asynccontextmanager
+async def _scope_of_call(metadata: Any, servicer_context: Any) -> AsyncIterator[None]:
+    # Each call has a task, and so a context, of its own: nothing needs to be reset, and an asynchronous generator could not.
+    try:
+        context = parse_context(metadata)
+        assert context is not None, "calls without a context are not wrapped"
+        scope = Scope(context)
+        scope.report_to(servicer_context)
+        _scope.set(scope)
+        try:
+            yield
+        finally:
+            # Once more: the handler may have set trailing metadata of its own in between.
+            scope.report()
+    except TrothError as error:
+        await _abort(servicer_context, error)
+
+
+async def _abort(servicer_context: Any, error: TrothError) -> None:
+    cause = cause_of(error)
+    cause.message = cause.message[:CAUSE_MESSAGE_CHARACTERS_MAX]
+    trailing = (*(servicer_context.trailing_metadata() or ()), (CAUSE_KEY, cause.SerializeToString()))
+    await servicer_context.abort(
+        getattr(grpc.StatusCode, error.reason.grpc_code), f"{error.reason.name}: {cause.message}", trailing
+    )

@@ -1,0 +1,75 @@
+"""Drivers: they carry out what the core asks of a resource that is not its own log.
+
+A driver gets one piece of work at a time for a branch, never blocks and never raises; it answers with an event. What must
+happen (a commit, a rollback) is tried until it has happened, with back-off, each branch on its own: one resource that fails, or one
+branch of it, holds up nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Protocol
+
+import structlog
+
+from participant_sdk.core.work import CommitBranch, Execute, ForgetBranch, LocalRun, PrepareBranch, Undo
+from troth.backoff import Backoff
+from troth.ready import Event
+
+Invoked = Execute | PrepareBranch | CommitBranch | Undo | ForgetBranch | LocalRun
+"""The work of the effect `Invoke`."""
+RETRY = Backoff(first_seconds=0.05, cap_seconds=30.0)
+"""The wait between two attempts at what must happen."""
+
+_log = structlog.get_logger("participant_sdk.drivers")
+
+
+class Driver(Protocol):
+    """Carries out invoked work."""
+
+    async def open(self, names: Mapping[str, str]) -> None:
+        """Get ready. `names` has the branches that the log knows, with the resource's names for them.
+
+        Raises `TrothError` when the process cannot serve.
+        """
+
+    def invoke(self, work: Invoked) -> None:
+        """Begin with a piece of work; the answer is submitted as an event."""
+
+    async def close(self) -> None:
+        """Drop what runs and let go of the resource. What is unfinished is taken up by the next process."""
+
+
+class Jobs:
+    """Tasks that belong to a driver; they end with it."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine that answers for itself."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Cancel what runs and wait until it has ended."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until_done(what: str, attempt_once: Callable[[], Awaitable[str]]) -> None:
+    """Repeat `attempt_once` until it returns no complaint, with back-off, for ever."""
+    attempt = 0
+    while why := await attempt_once():
+        delay = RETRY.delay_seconds(attempt, what)
+        _log.warning("not done yet", what=what, why=why, attempt=attempt + 1, next_try=delay)
+        await asyncio.sleep(delay)
+        attempt += 1
+
+
+Submit = Callable[[Event], None]
+"""Gives an event to the engine."""

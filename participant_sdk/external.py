@@ -1,0 +1,297 @@
+"""The driver of resources of the contract (`participant_sdk.resources.contract.Resource`): server databases, and anything else
+that can be asked to begin, prepare, commit and roll back.
+
+A one-phase commit is never asked of such a resource: it is prepared, logged, committed, logged, so that what the log does
+not have was certainly not committed. A branch that the resource holds prepared and the log does not know voted nothing:
+it is rolled back before the participant serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from google.protobuf.message import DecodeError
+
+from participant_sdk.causes import cause_of
+from participant_sdk.core.work import (
+    CommitBranch,
+    CommitFailed,
+    Committed,
+    Execute,
+    Executed,
+    ExecuteRefused,
+    ForgetBranch,
+    LocalDone,
+    Mode,
+    PrepareBranch,
+    Undo,
+    UndoFailed,
+    Undone,
+)
+from participant_sdk.drivers import Invoked, Jobs, Submit, until_done
+from participant_sdk.resources.contract import (
+    Begun,
+    Broken,
+    Done,
+    InDoubt,
+    Performed,
+    Prepared,
+    Refused,
+    Resource,
+    Unreachable,
+)
+from troth.errors import LogFailed, Reason, RequestError, TrothError
+from troth.log.contract import Log, LogIdentity, StoredRecord, Written
+from troth.ready import Append
+from troth.v1 import common_pb2, record_pb2
+from troth.values import encode_result
+
+Finish = Callable[[str, record_pb2.BranchWork], Awaitable[Done | Refused | Unreachable | Broken]]
+"""`commit` or `rollback` of one branch."""
+
+
+class _NotDone(Exception):
+    """A step of a branch did not happen; the branch is lost."""
+
+    def __init__(self, cause: common_pb2.Cause) -> None:
+        super().__init__(cause.message)
+        self.cause = cause
+
+
+class ExternalDriver:
+    """Drives one resource. Branches are independent: each piece of work is a task of its own."""
+
+    def __init__(self, participant: str, resource: Resource, submit: Submit) -> None:
+        self._participant = participant
+        self._resource = resource
+        self._submit = submit
+        self._jobs = Jobs()
+        self._begun: dict[str, str] = {}
+        """The resource's names of branches with unprepared work."""
+        self._named: dict[str, str] = {}
+        """The resource's names of prepared branches, until they are forgotten."""
+
+    # ---- life
+
+    async def open(self, names: Mapping[str, str]) -> None:
+        """Open the resource; roll back what it holds prepared beside `names`. Waits for a resource that is away."""
+        self._named.update(names)
+        known = set(names.values())
+        strangers: list[str] = []
+
+        async def list_in_doubt() -> InDoubt | Unreachable:
+            answer = await self._resource.in_doubt()
+            if isinstance(answer, InDoubt):
+                strangers[:] = [one for one in answer.resource_branches if one not in known]
+            return answer
+
+        await self._until_reachable("open", self._resource.open)
+        await self._until_reachable("in_doubt", list_in_doubt)
+        for stranger in strangers:
+            self._jobs.start(self._roll_back(stranger))
+
+    async def close(self) -> None:
+        """Drop what runs, and close the resource."""
+        await self._jobs.close()
+        await self._resource.close()
+
+    async def _until_reachable(self, what: str, ask: Callable[[], Awaitable[object]]) -> None:
+        async def attempt() -> str:
+            answer = await ask()
+            if isinstance(answer, Broken):
+                raise LogFailed(Reason.LOG_FAILED, answer.why, hint="Mend the resource, then start again.")
+            return answer.why if isinstance(answer, Unreachable) else ""
+
+        await until_done(f"{self._participant} resource {what}", attempt)
+
+    async def _roll_back(self, resource_branch: str) -> None:
+        await self._finish(self._resource.rollback, resource_branch, record_pb2.BranchWork())
+
+    # ---- work
+
+    def invoke(self, work: Invoked) -> None:
+        """Begin with a piece of work."""
+        if isinstance(work, Execute):
+            self._jobs.start(self._execute(work))
+        elif isinstance(work, PrepareBranch):
+            self._jobs.start(self._prepare_branch(work))
+        elif isinstance(work, CommitBranch):
+            self._jobs.start(self._commit(work))
+        elif isinstance(work, Undo):
+            self._jobs.start(self._undo(work))
+        elif isinstance(work, ForgetBranch):
+            self._jobs.start(self._forget(work))
+        else:
+            self._submit(LocalDone(work.ticket, error=self._no_local()))
+
+    async def _execute(self, work: Execute) -> None:
+        earlier = work.transaction_id in self._begun
+        try:
+            done, changed = await self._run(work)
+        except _NotDone as error:
+            self._lose(work.transaction_id)
+            refused = ExecuteRefused(work.transaction_id, work.call_id, error.cause, branch_lost=earlier)
+            self._submit(refused)
+        else:
+            self._submit(Executed(work.transaction_id, work.call_id, done, changed))
+
+    async def _run(self, work: Execute) -> tuple[record_pb2.BranchWork, bool]:
+        name = await self._begin(work.transaction_id)
+        done = record_pb2.BranchWork(resource_branch=name, keys=work.keys, operations=work.operations)
+        for operation in work.operations:
+            done.results.values.append(await self._perform(name, operation))
+        if work.mode is Mode.ACTIVE:
+            return done, True
+        return await self._prepare(work.transaction_id, done)
+
+    async def _begin(self, transaction_id: str) -> str:
+        if transaction_id not in self._begun:
+            answer = await self._resource.begin(transaction_id)
+            if not isinstance(answer, Begun):
+                raise self._not_done(answer)
+            self._begun[transaction_id] = answer.resource_branch
+        return self._begun[transaction_id]
+
+    async def _perform(self, name: str, operation: common_pb2.Operation) -> common_pb2.Value:
+        answer = await self._resource.execute(name, operation)
+        if not isinstance(answer, Performed):
+            raise self._not_done(answer)
+        try:
+            return encode_result(answer.value, operation.name)
+        except RequestError as error:
+            raise _NotDone(cause_of(error, self._participant)) from None
+
+    async def _prepare(self, transaction_id: str, done: record_pb2.BranchWork) -> tuple[record_pb2.BranchWork, bool]:
+        """Prepare; a branch that changed nothing is over at the resource, and has no name any more."""
+        answer = await self._resource.prepare(done.resource_branch)
+        if not isinstance(answer, Prepared):
+            raise self._not_done(answer)
+        self._begun.pop(transaction_id, None)
+        if answer.changed:
+            self._named[transaction_id] = done.resource_branch
+        else:
+            done.resource_branch = ""
+        done.undo.extend(answer.undo)
+        done.rows.extend(answer.rows)
+        return done, answer.changed
+
+    async def _prepare_branch(self, work: PrepareBranch) -> None:
+        merged = _merged(work.works)
+        try:
+            done, changed = await self._prepare(
+                work.transaction_id, record_pb2.BranchWork(resource_branch=merged.resource_branch)
+            )
+        except _NotDone as error:
+            self._lose(work.transaction_id)
+            self._submit(ExecuteRefused(work.transaction_id, "", error.cause, branch_lost=True))
+        else:
+            self._submit(Executed(work.transaction_id, "", done, changed))
+
+    def _not_done(self, answer: object) -> _NotDone:
+        """Why a step did not happen. Nobody knows what an unreachable resource did: the branch is rolled back."""
+        if isinstance(answer, Refused):
+            return _NotDone(answer.cause)
+        why = answer.why if isinstance(answer, Unreachable) else f"the resource answered {type(answer).__name__}"
+        return _NotDone(
+            common_pb2.Cause(
+                reason=Reason.PARTICIPANT_AWAY.name, participant=self._participant, message=why, retryable=True
+            )
+        )
+
+    def _lose(self, transaction_id: str) -> None:
+        """Roll back what is left of a branch whose work failed. The vote does not wait for it; `open` would do it too."""
+        name = self._begun.pop(transaction_id, None)
+        if name is not None:
+            self._jobs.start(self._roll_back(name))
+
+    # ---- outcomes
+
+    async def _commit(self, work: CommitBranch) -> None:
+        async def commit(name: str, merged: record_pb2.BranchWork) -> Done | Refused | Unreachable | Broken:
+            return await self._resource.commit(name, merged, one_phase=False)
+
+        merged = _merged(work.works)
+        why = await self._finish(commit, merged.resource_branch, merged)
+        self._submit(CommitFailed(work.transaction_id, why) if why else Committed(work.transaction_id))
+
+    async def _undo(self, work: Undo) -> None:
+        merged = _merged(work.works)
+        name = self._begun.pop(work.transaction_id, merged.resource_branch)
+        why = await self._finish(self._resource.rollback, name, merged)
+        self._submit(UndoFailed(work.transaction_id, why) if why else Undone(work.transaction_id))
+
+    async def _forget(self, work: ForgetBranch) -> None:
+        name = self._named.pop(work.transaction_id, "")
+
+        async def attempt() -> str:
+            answer = await self._resource.forget(name)
+            return answer.why if isinstance(answer, Unreachable) else ""
+
+        if name:
+            await until_done(f"{self._participant} forget {name}", attempt)
+
+    async def _finish(self, finish: Finish, name: str, work: record_pb2.BranchWork) -> str:
+        """Finish a branch, for as long as it takes; returns why it can never be finished."""
+        failed: list[str] = []
+
+        async def attempt() -> str:
+            answer = await finish(name, work)
+            if isinstance(answer, Broken):
+                failed.append(answer.why)
+            elif isinstance(answer, Refused):
+                failed.append(answer.cause.message)
+            return answer.why if isinstance(answer, Unreachable) else ""
+
+        if name:
+            await until_done(f"{self._participant} {finish.__name__} {name}", attempt)
+        return failed[0] if failed else ""
+
+    def _no_local(self) -> TrothError:
+        return RequestError(
+            Reason.INVALID_ARGUMENT,
+            "this resource has no participant.local and participant.read",
+            hint="Use the database directly: it isolates prepared branches itself.",
+        )
+
+
+class NamesInLog:
+    """A log that remembers, when it is opened, which branches it knows and how the resource calls them."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self.names: dict[str, str] = {}
+
+    async def open(self) -> tuple[LogIdentity, Sequence[StoredRecord]]:
+        """See `Log.open`."""
+        identity, records = await self._log.open()
+        for stored in records:
+            # What is no record is told by the core, which reads the same bytes in a moment.
+            prepared = _parsed(stored.body).branch_prepared
+            if prepared.work.resource_branch:
+                self.names[prepared.transaction_id] = prepared.work.resource_branch
+        return identity, records
+
+    async def write(self, batch: Sequence[Append], *, sync: bool, drop_below: int = 0) -> Written:
+        """See `Log.write`."""
+        return await self._log.write(batch, sync=sync, drop_below=drop_below)
+
+    async def close(self) -> None:
+        """See `Log.close`."""
+        await self._log.close()
+
+
+def _parsed(body: bytes) -> record_pb2.ParticipantRecord:
+    record = record_pb2.ParticipantRecord()
+    try:
+        record.ParseFromString(body)
+    except DecodeError:
+        record.Clear()
+    return record
+
+
+def _merged(works: Sequence[record_pb2.BranchWork]) -> record_pb2.BranchWork:
+    """The works of one branch as one: lists behind each other, the last name that there is."""
+    merged = record_pb2.BranchWork()
+    for work in works:
+        merged.MergeFrom(work)
+    return merged

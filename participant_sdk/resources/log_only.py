@@ -1,0 +1,210 @@
+"""A resource without a database: its operations compute and decide, and the SDK's log is all that is kept.
+
+For a participant that votes (a limit check, a fraud rule), or whose effect is told to somebody else once the transaction has
+committed (`on_commit`: send the mail, call the partner). Operations get a `LogBranch` first:
+
+    mail = Participant("mail", resource=LogResource(on_commit=deliver), ...)
+
+    @mail.operation(locks=[])
+    async def welcome(branch: LogBranch, *, address: str) -> None:
+        if await bounced(address):
+            raise Refuse("BOUNCED")
+
+An operation runs once. What it does beside the log is not undone when the transaction aborts: effects belong into `on_commit`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from participant_sdk.causes import cause_of_operation
+from participant_sdk.core.work import (
+    CommitBranch,
+    Execute,
+    Executed,
+    ExecuteRefused,
+    LocalDone,
+    LocalRun,
+    Undo,
+    Undone,
+)
+from participant_sdk.drivers import Invoked, Jobs, Submit, until_done
+from participant_sdk.registry import BoundOperation, Registry
+from troth.v1 import common_pb2, record_pb2
+from troth.values import decode_arguments, encode_result
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedOperation:
+    """One operation as the log keeps it."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+Hook = Callable[[str, Sequence[LoggedOperation]], Awaitable[None] | None]
+"""Called with the transaction id and the branch's operations, oldest first; a plain function or a coroutine function."""
+
+
+class LogBranch:
+    """What an operation of a `LogResource` gets: the transaction that it runs in."""
+
+    __slots__ = ("_read_only", "transaction_id")
+
+    def __init__(self, transaction_id: str) -> None:
+        self.transaction_id = transaction_id
+        """The transaction; empty in `participant.local` and `participant.read`."""
+        self._read_only = False
+
+    def read_only(self) -> None:
+        """Say that this branch needs to know no outcome: it then leaves the transaction at its vote, without a record."""
+        self._read_only = True
+
+
+class LogResource:
+    """The resource. Both hooks are called at least once, also after a crash, and must take repeats.
+
+    `on_commit`  when the commit is durable here.
+    `on_abort`   when the branch is certain to be rolled back; the branch is not finished until it has succeeded.
+
+    A hook that raises is called again with back-off, for ever.
+    """
+
+    atomic = False
+    async_reason = ""
+
+    def __init__(self, *, on_commit: Hook | None = None, on_abort: Hook | None = None) -> None:
+        self._on_commit = on_commit
+        self._on_abort = on_abort
+        self._participant = ""
+        self._operations = Registry()
+        self._submit: Submit = lambda event: None
+        self._jobs = Jobs()
+
+    # ---- what the participant uses
+
+    def bind(self, participant: str, operations: Registry) -> None:
+        """Learn the participant's name and operations."""
+        self._participant = participant
+        self._operations = operations
+
+    def driver(self, submit: Submit) -> LogResource:
+        """Begin to answer to `submit`."""
+        self._submit = submit
+        return self
+
+    async def open(self, names: Mapping[str, str]) -> None:
+        """Nothing is kept outside the log."""
+
+    async def close(self) -> None:
+        """Stop hooks and operations; the next process calls the hooks again."""
+        await self._jobs.close()
+
+    def invoke(self, work: Invoked) -> None:
+        """Begin with a piece of work."""
+        if isinstance(work, Execute):
+            self._execute(work)
+        elif isinstance(work, CommitBranch):
+            if self._on_commit is not None:
+                self._jobs.start(self._call_hook(self._on_commit, work.transaction_id, work.works))
+        elif isinstance(work, Undo):
+            self._undo(work)
+        elif isinstance(work, LocalRun):
+            self._local(work)
+
+    # ---- operations
+
+    def _execute(self, work: Execute) -> None:
+        """Run the operations at once when they are plain functions: a task costs more than most of them."""
+        try:
+            bound = [self._operations.bind(operation) for operation in work.operations]
+        except Exception as error:
+            self._refuse(work, error, "the call")
+            return
+        if any(one.spec.is_async for one in bound):
+            self._jobs.start(self._execute_async(work, bound))
+        else:
+            self._execute_plain(work, bound)
+
+    def _execute_plain(self, work: Execute, bound: list[BoundOperation]) -> None:
+        branch = LogBranch(work.transaction_id)
+        results = common_pb2.Results()
+        for one in bound:
+            try:
+                results.values.append(encode_result(one(branch), one.name))
+            except Exception as error:  # whatever the author's function raises
+                self._refuse(work, error, one.name)
+                return
+        self._executed(work, branch, results)
+
+    async def _execute_async(self, work: Execute, bound: list[BoundOperation]) -> None:
+        branch = LogBranch(work.transaction_id)
+        results = common_pb2.Results()
+        for one in bound:
+            try:
+                value = one(branch)
+                results.values.append(encode_result(await value if one.spec.is_async else value, one.name))
+            except Exception as error:  # whatever the author's function raises
+                self._refuse(work, error, one.name)
+                return
+        self._executed(work, branch, results)
+
+    def _executed(self, work: Execute, branch: LogBranch, results: common_pb2.Results) -> None:
+        done = record_pb2.BranchWork(keys=work.keys, results=results, operations=work.operations)
+        self._submit(Executed(work.transaction_id, work.call_id, done, not branch._read_only))
+
+    def _refuse(self, work: Execute, error: Exception, operation: str) -> None:
+        cause = cause_of_operation(error, self._participant, operation)
+        self._submit(ExecuteRefused(work.transaction_id, work.call_id, cause))
+
+    # ---- outcomes
+
+    def _undo(self, work: Undo) -> None:
+        if self._on_abort is None or not work.works:
+            self._submit(Undone(work.transaction_id))
+        else:
+            self._jobs.start(self._undo_with_hook(self._on_abort, work))
+
+    async def _undo_with_hook(self, hook: Hook, work: Undo) -> None:
+        await self._call_hook(hook, work.transaction_id, work.works)
+        self._submit(Undone(work.transaction_id))
+
+    async def _call_hook(self, hook: Hook, transaction_id: str, works: Sequence[record_pb2.BranchWork]) -> None:
+        operations = [
+            LoggedOperation(operation.name, decode_arguments(operation.arguments))
+            for work in works
+            for operation in work.operations
+        ]
+
+        async def attempt() -> str:
+            try:
+                waiting = hook(transaction_id, operations)
+                if inspect.isawaitable(waiting):
+                    await waiting
+            except Exception as error:  # whatever the author's function raises
+                return repr(error)
+            return ""
+
+        await until_done(f"{self._participant} {getattr(hook, '__name__', 'hook')} {transaction_id}", attempt)
+
+    # ---- local work
+
+    def _local(self, work: LocalRun) -> None:
+        if inspect.iscoroutinefunction(work.function):
+            self._jobs.start(self._local_async(work))
+            return
+        try:
+            done = LocalDone(work.ticket, work.function(LogBranch("")))
+        except Exception as error:  # goes to the caller as it is
+            done = LocalDone(work.ticket, error=error)
+        self._submit(done)
+
+    async def _local_async(self, work: LocalRun) -> None:
+        try:
+            done = LocalDone(work.ticket, await work.function(LogBranch("")))
+        except Exception as error:  # goes to the caller as it is
+            done = LocalDone(work.ticket, error=error)
+        self._submit(done)

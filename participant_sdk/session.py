@@ -1,0 +1,238 @@
+"""The session with the coordinator: dial, greet, move frames, and dial again with back-off for as long as the participant lives.
+
+A coordinator that is away never stops a participant. What does is a Goodbye that says that dialling again cannot help: the
+name belongs to another log, a newer process took over, the versions have nothing in common.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.message import Message
+
+from participant_sdk.causes import error_of
+from troth.backoff import Backoff
+from troth.errors import Reason, RemoteProtocolError, TrothError
+from troth.link import Link, Outbox
+from troth.v1 import common_pb2, participant_pb2, participant_pb2_grpc
+
+ROLE = "participant"
+PROTOCOL = common_pb2.ProtocolRange(lowest=1, highest=1)
+"""The versions of the protocol that this software speaks."""
+GREETING_SECONDS = 10.0
+"""How long the coordinator may take to answer Hello."""
+REDIAL = Backoff(first_seconds=0.05, cap_seconds=5.0)
+"""The wait between two attempts to connect."""
+BACKLOG_EVENTS_MAX = 50_000
+"""Events that may wait for the core before the stream is read on: the coordinator's flow control does the rest."""
+BACKLOG_PAUSE_SECONDS = 0.005
+FRAME_BYTES_DEFAULT = 1024 * 1024
+"""The size of frames to a coordinator that announces none."""
+RECEIVE_BYTES_MAX = 64 * 1024 * 1024
+"""The largest frame that is accepted; coordinators send frames of at most `frame_bytes_max`."""
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
+    # A connection that died silently is noticed; the server must allow pings at this rate.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Our own back-off paces the attempts; gRPC's grows to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+_log = structlog.get_logger("participant_sdk.session")
+
+
+class Owner(Protocol):
+    """What the session serves."""
+
+    def hello(self) -> participant_pb2.Hello:
+        """How to introduce ourselves."""
+
+    async def accept(self, welcome: participant_pb2.Welcome) -> None:
+        """Check Welcome and make its epoch durable. Raises `ProtocolError` (STALE_EPOCH): we dial again later."""
+
+    def opened(self, stream: int, welcome: participant_pb2.Welcome) -> None:
+        """The stream stands, and may be sent to."""
+
+    def received(self, stream: int, frame: participant_pb2.SessionResponse) -> None:
+        """A frame came in."""
+
+    def closed(self, stream: int) -> None:
+        """The stream is gone. Another attempt follows."""
+
+    def backlog(self) -> int:
+        """Events that wait."""
+
+
+class _Farewell(Exception):
+    """The coordinator said goodbye."""
+
+    def __init__(self, cause: common_pb2.Cause) -> None:
+        super().__init__(f"{cause.reason}: {cause.message}")
+        self.cause = cause
+
+
+class Session:
+    """Holds at most one stream to the coordinator at `address`, and tells `owner` what becomes of it."""
+
+    def __init__(self, name: str, address: str, owner: Owner) -> None:
+        self._name = name
+        self._address = address
+        self._owner = owner
+        self._streams = 0
+        self._opened = False
+        self._outbox: Outbox[participant_pb2.SessionRequest] | None = None
+        self._link: Link[participant_pb2.SessionRequest] | None = None
+        self._farewell: common_pb2.Cause | None = None
+        self._dropped: TrothError | None = None
+        self._ending = False
+        self._reports_waiting = 0
+        self._complete_due = False
+
+    # ---- sending
+
+    def send(self, stream: int, field: str, message: Message) -> None:
+        """Put a message into the next frame; dropped when the stream is no longer this one."""
+        if self._outbox is not None and stream == self._streams:
+            self._reports_waiting += field == "reports"
+            self._outbox.put(field, message)
+
+    def send_reports_complete(self, stream: int) -> None:
+        """Mark the frame that carries the last of the reports that were sent before."""
+        if self._outbox is None or stream != self._streams:
+            return
+        if self._reports_waiting:
+            self._complete_due = True
+        else:
+            self._outbox.set("reports_complete", True)
+
+    def drop(self, stream: int, error: TrothError) -> None:
+        """End a stream whose coordinator is not to be listened to; another attempt follows."""
+        if self._link is not None and stream == self._streams:
+            self._dropped = error
+            self._link.end()
+
+    def end(self) -> None:
+        """Write what waits, then let `run` return."""
+        self._ending = True
+        if self._link is not None:
+            self._link.end()
+
+    # ---- dialling
+
+    async def run(self) -> None:
+        """Connect, and connect again, until ended or cancelled. Raises the error of a Goodbye that is for good."""
+        async with grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS) as channel:
+            stub = participant_pb2_grpc.ParticipantServiceStub(channel)
+            attempt = 0
+            while not self._ending:
+                why = await self._stream(stub)
+                if self._ending:
+                    return
+                attempt = 0 if self._opened else attempt + 1
+                delay = REDIAL.delay_seconds(attempt, self._name)
+                _log.info("not connected", participant=self._name, coordinator=self._address, why=why, next_try=delay)
+                await asyncio.sleep(delay)
+
+    async def _stream(self, stub: Any) -> str:
+        """One stream from its first frame to its last; returns why it ended."""
+        self._streams += 1
+        self._opened = False
+        self._farewell = self._dropped = None
+        call = stub.Session()
+        try:
+            await self._greet_and_run(call)
+            why = "the stream ended"
+        except grpc.aio.AioRpcError as error:
+            why = f"{error.code().name}: {error.details()}"
+        except (TimeoutError, asyncio.InvalidStateError, _Farewell, TrothError) as error:
+            why = str(error) or "no answer to Hello"
+        except asyncio.CancelledError:
+            # grpc.aio raises this also when the *other* side cancelled the call; then nobody has cancelled this task.
+            if _is_cancelling():
+                raise
+            why = "the coordinator cancelled the stream"
+        finally:
+            self._close(call)
+        if self._farewell is not None and not self._farewell.retryable:
+            raise error_of(self._farewell)
+        return str(self._dropped or why)
+
+    def _close(self, call: Any) -> None:
+        call.cancel()
+        self._outbox = self._link = None
+        if self._opened:
+            self._owner.closed(self._streams)
+
+    async def _greet_and_run(self, call: Any) -> None:
+        async with asyncio.timeout(GREETING_SECONDS):
+            await call.write(participant_pb2.SessionRequest(hello=self._owner.hello()))
+            first = await call.read()
+        welcome = self._welcome(first)
+        await self._owner.accept(welcome)
+        outbox = self._make_outbox(welcome)
+        link = Link(ROLE, outbox, self._writer(call), self._frames(call), self._receive)
+        self._outbox, self._link, self._opened = outbox, link, True
+        self._owner.opened(self._streams, welcome)
+        # Welcome is handled; whatever else the first frame brought is not to be lost.
+        self._receive(first)
+        if self._ending:
+            link.end()
+        await link.run()
+
+    def _welcome(self, frame: Any) -> participant_pb2.Welcome:
+        if frame is not grpc.aio.EOF and frame.HasField("goodbye"):
+            self._farewell = frame.goodbye.cause
+            raise _Farewell(frame.goodbye.cause)
+        if frame is grpc.aio.EOF or not frame.HasField("welcome"):
+            raise RemoteProtocolError("the first frame was not Welcome")
+        welcome: participant_pb2.Welcome = frame.welcome
+        if not PROTOCOL.lowest <= welcome.protocol_version <= PROTOCOL.highest:
+            raise RemoteProtocolError(
+                f"the coordinator chose version {welcome.protocol_version}; this participant speaks "
+                f"{PROTOCOL.lowest} to {PROTOCOL.highest}",
+                reason=Reason.VERSION_MISMATCH,
+            )
+        return welcome
+
+    def _make_outbox(self, welcome: participant_pb2.Welcome) -> Outbox[participant_pb2.SessionRequest]:
+        self._reports_waiting = 0
+        self._complete_due = False
+        return Outbox(participant_pb2.SessionRequest, welcome.limits.frame_bytes_max or FRAME_BYTES_DEFAULT)
+
+    # ---- frames
+
+    def _writer(self, call: Any) -> Any:
+        async def write(frame: participant_pb2.SessionRequest) -> None:
+            self._reports_waiting -= len(frame.reports)
+            if self._complete_due and not self._reports_waiting:
+                self._complete_due = False
+                frame.reports_complete = True
+            await call.write(frame)
+
+        return write
+
+    async def _frames(self, call: Any) -> AsyncIterator[Message]:
+        while (frame := await call.read()) is not grpc.aio.EOF:
+            yield frame
+            while self._owner.backlog() > BACKLOG_EVENTS_MAX:  # noqa: ASYNC110 - only under overload; nobody signals its end
+                await asyncio.sleep(BACKLOG_PAUSE_SECONDS)
+
+    def _receive(self, frame: Message) -> None:
+        assert isinstance(frame, participant_pb2.SessionResponse)
+        self._owner.received(self._streams, frame)
+        if frame.HasField("goodbye"):
+            self._farewell = frame.goodbye.cause
+
+
+def _is_cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,176 @@
+"""The context of a call: how handlers get their transaction, and what the client is told about it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from participant_sdk.context import (
+    ACKNOWLEDGED_KEY,
+    CAUSE_KEY,
+    CONTEXT_KEY,
+    Scope,
+    TransactionInterceptor,
+    current_scope,
+    entered,
+)
+from troth.errors import Reason, Refuse
+from troth.v1 import client_pb2, common_pb2
+
+CONTEXT = common_pb2.TransactionContext(transaction_id="c1.1.00112233.1.7", first_attempt_ms=5, call_id="c7")
+WITH_CONTEXT = ((CONTEXT_KEY, CONTEXT.SerializeToString()),)
+
+KINDS = {
+    "unary_unary": grpc.unary_unary_rpc_method_handler,
+    "unary_stream": grpc.unary_stream_rpc_method_handler,
+    "stream_unary": grpc.stream_unary_rpc_method_handler,
+    "stream_stream": grpc.stream_stream_rpc_method_handler,
+}
+
+
+@contextlib.asynccontextmanager
+async def served(kind: str, behaviour: Callable[..., Any]) -> AsyncIterator[Any]:
+    """A call to one method of a server with the interceptor; requests and responses are bytes."""
+    server = grpc.aio.server(interceptors=[TransactionInterceptor()], options=(("grpc.so_reuseport", 0),))
+    handlers = {"Do": KINDS[kind](behaviour)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield getattr(channel, kind)("/test.Service/Do")
+    finally:
+        await server.stop(None)
+
+
+def counts(metadata: Any) -> dict[str, int]:
+    messages = [client_pb2.AcknowledgedOperations.FromString(value) for key, value in metadata if key == ACKNOWLEDGED_KEY]
+    return {message.participant: message.count for message in messages}
+
+
+def work_twice() -> bytes:
+    scope = current_scope()
+    assert scope is not None
+    for _ in range(2):
+        scope.acknowledged("bank")
+    return scope.context.transaction_id.encode()
+
+
+async def unary(request: bytes, context: Any) -> bytes:
+    context.set_trailing_metadata((("own", "1"),))
+    return work_twice()
+
+
+async def generator(request: bytes, context: Any) -> AsyncIterator[bytes]:
+    yield work_twice()
+
+
+async def writer(request: bytes, context: Any) -> None:
+    await context.write(work_twice())
+
+
+async def from_stream(requests: Any, context: Any) -> bytes:
+    assert [request async for request in requests] == [b"a"]
+    return work_twice()
+
+
+async def both_streams(requests: Any, context: Any) -> AsyncIterator[bytes]:
+    async for _ in requests:
+        yield work_twice()
+
+
+@pytest.mark.parametrize(
+    ("kind", "behaviour"),
+    [
+        ("unary_unary", unary),
+        ("unary_stream", generator),
+        ("unary_stream", writer),
+        ("stream_unary", from_stream),
+        ("stream_stream", both_streams),
+    ],
+)
+async def test_every_kind_of_handler_gets_its_scope_and_reports(kind: str, behaviour: Callable[..., Any]) -> None:
+    async with served(kind, behaviour) as method:
+        call = method(iter([b"a"]) if kind.startswith("stream") else b"a", metadata=WITH_CONTEXT)
+        responses = [response async for response in call] if kind.endswith("stream") else [await call]
+        assert responses == [CONTEXT.transaction_id.encode()]
+        assert counts(await call.trailing_metadata()) == {"bank": 2}
+
+
+async def test_a_handlers_own_trailing_metadata_stays() -> None:
+    async with served("unary_unary", unary) as method:
+        call = method(b"a", metadata=WITH_CONTEXT)
+        await call
+        assert ("own", "1") in tuple(await call.trailing_metadata())
+
+
+async def test_calls_without_a_transaction_pass_unchanged() -> None:
+    async def outside(request: bytes, context: Any) -> bytes:
+        return b"none" if current_scope() is None else b"some"
+
+    async with served("unary_unary", outside) as method:
+        call = method(b"a")
+        assert await call == b"none"
+        assert counts(await call.trailing_metadata()) == {}
+
+
+async def test_plain_handlers_have_no_scope() -> None:
+    def plain(request: bytes, context: Any) -> bytes:
+        return b"none" if current_scope() is None else b"some"
+
+    async with served("unary_unary", plain) as method:
+        assert await method(b"a", metadata=WITH_CONTEXT) == b"none"
+
+
+async def test_a_handler_that_aborts_tells_its_counts_too() -> None:
+    async def aborts(request: bytes, context: Any) -> bytes:
+        work_twice()
+        await context.abort(grpc.StatusCode.NOT_FOUND, "no such thing")
+        return b""
+
+    async with served("unary_unary", aborts) as method:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await method(b"a", metadata=WITH_CONTEXT)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert counts(caught.value.trailing_metadata()) == {"bank": 2}
+
+
+async def test_a_refusal_that_leaves_the_handler_becomes_a_status_with_its_cause() -> None:
+    async def refuses(request: bytes, context: Any) -> bytes:
+        work_twice()
+        raise Refuse("NO_FUNDS", "x" * 5000, retryable=True)
+
+    async with served("unary_unary", refuses) as method:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await method(b"a", metadata=WITH_CONTEXT)
+    trailing = tuple(caught.value.trailing_metadata())
+    cause = common_pb2.Cause.FromString(dict(trailing)[CAUSE_KEY])
+    assert caught.value.code() is grpc.StatusCode.ABORTED
+    assert (cause.reason, cause.code, cause.retryable, len(cause.message)) == ("REFUSED", "NO_FUNDS", True, 500)
+    assert counts(trailing) == {"bank": 2}
+
+
+@pytest.mark.parametrize("value", [b"\xff", b"", common_pb2.TransactionContext(call_id="c").SerializeToString()])
+async def test_a_context_that_is_none_is_refused(value: bytes) -> None:
+    async with served("unary_unary", unary) as method:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await method(b"a", metadata=((CONTEXT_KEY, value),))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert Reason.INVALID_ARGUMENT.name in (caught.value.details() or "")
+
+
+def test_call_ids_are_numbered_for_each_participant() -> None:
+    scope = Scope(CONTEXT)
+    ids = [scope.next_call_id(name) for name in ("bank", "bank", "stock")]
+    assert ids == ["c7/0", "c7/1", "c7/0"]
+
+
+def test_a_context_can_be_entered_by_hand() -> None:
+    with entered(CONTEXT) as scope:
+        assert current_scope() is scope
+    assert current_scope() is None
