@@ -58,7 +58,8 @@ troth_environment() {
   } | cksum)"
   PYTHON="$directory/bin/python"
   # Two runs at once would build into the same directory.
-  exec 9>"$directory.lock"
+  mkdir -p "$ROOT/var"
+  exec 9>"$ROOT/var/venv-$name.lock"
   if command -v flock >/dev/null 2>&1; then flock 9; fi
   if [ "$(cat "$directory/troth-stamp" 2>/dev/null)" != "$stamp" ] || ! "$PYTHON" -c '' >/dev/null 2>&1; then
     troth_say "troth: making ${directory##*/} (once; a minute or so)"

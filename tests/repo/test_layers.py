@@ -58,8 +58,7 @@ def test_pure_parts_import_nothing_impure(path: Path) -> None:
 def test_pure_parts_pull_in_nothing_impure(core: str) -> None:
     """What a core imports indirectly counts too: grpc, sqlite and asyncio are not loaded with it."""
     modules = [
-        name(path)[: -len(".py")].replace("/", ".").removesuffix(".__init__")
-        for path in python_files(core.replace(".", "/"))
+        name(path)[: -len(".py")].replace("/", ".").removesuffix(".__init__") for path in python_files(core.replace(".", "/"))
     ]
     code = (
         f"import sys, importlib\nfor module in {modules!r}: importlib.import_module(module)\n"
