@@ -71,6 +71,12 @@ class Book:
         self.again: list[Run] = []
         """Retries that run again after this step."""
 
+    def read_clocks(self, now: Instant) -> None:
+        """Take over a reading of the clocks; the events of one turn share one."""
+        if now is not self.now:
+            self.now = now
+            self.clock_ms = self.clock.read(now)
+
     # ---- records
 
     def append(self, owner: str, *, force: bool, event: Durable | None = None, **kind: Any) -> None:

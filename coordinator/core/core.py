@@ -52,8 +52,7 @@ class CoordinatorCore:
         if not self._serving and not isinstance(event, events.Durable):
             self._held.append(event)
             return
-        book.now = now
-        book.clock_ms = book.clock.read(now)
+        book.read_clocks(now)
         _HANDLERS[type(event)](self, event)
         while book.again:
             requests.run(book, book.again.pop(0))
@@ -61,8 +60,7 @@ class CoordinatorCore:
     def tick(self, now: Instant) -> None:
         """Carry out what is due."""
         book = self._book
-        book.now = now
-        book.clock_ms = book.clock.read(now)
+        book.read_clocks(now)
         for name in book.timers.pop_due(now.monotonic):
             txn = book.live.get(name)
             if txn is not None:

@@ -102,7 +102,7 @@ def run(book: Book, event: events.Run) -> None:
     try:
         _check_common(book, session, request)
         _check_branches(book, request.branches)
-        claim = _claim(request.key, _body_hash(request.branches))
+        claim = _claim(request.key, _body_hash(request.branches)) if request.key else None
         if claim is not None and _join(book, session, event, claim):
             return
         _check_room(book, request.key)
@@ -130,7 +130,7 @@ def begin(book: Book, event: events.Begin) -> None:
     if not _is_repeat(book, session, request.number):
         try:
             _check_common(book, session, request)
-            claim = _claim(request.key, INTERACTIVE_HASH)
+            claim = _claim(request.key, INTERACTIVE_HASH) if request.key else None
             holder = None if claim is None else _take_over(book, claim)
             if holder is None:
                 _check_room(book, request.key)
@@ -254,8 +254,8 @@ def _cause_of_error(error: RequestError) -> common_pb2.Cause:
 # ---- keys
 
 
-def _claim(key: str, body_hash: bytes) -> record_pb2.KeyClaim | None:
-    return record_pb2.KeyClaim(key=key, body_hash=body_hash) if key else None
+def _claim(key: str, body_hash: bytes) -> record_pb2.KeyClaim:
+    return record_pb2.KeyClaim(key=key, body_hash=body_hash)
 
 
 def _body_hash(branches: Iterable[client_pb2.BranchRequest]) -> bytes:
