@@ -1,0 +1,225 @@
+"""A hand that drives the coordinator's core: it says when a record becomes durable, and keeps what came out."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from google.protobuf.message import Message
+
+from coordinator.core import effects, events
+from coordinator.core.core import CoordinatorCore
+from coordinator.core.model import Transaction
+from coordinator.core.settings import CoreSettings
+from troth.ready import Append, Instant
+from troth.v1 import client_pb2, common_pb2, participant_pb2, record_pb2
+
+WALL_MS = 1_800_000_000_000
+NONCE = "0123abcd"
+
+
+class Driver:
+    """One coordinator with the clients' session `self.session` and the participants a, b and c connected."""
+
+    def __init__(
+        self, settings: CoreSettings | None = None, records: list[bytes] | None = None, *, connect: bool = True, at: float = 0.0
+    ) -> None:
+        self.now = at
+        self.core = CoordinatorCore(settings or CoreSettings(), "c1", NONCE)
+        self.log: list[bytes] = list(records or [])
+        self.forced = 0
+        self.waiting: list[Append] = []
+        self.out: list[Any] = []
+        self.core.recover(self.log, self.instant())
+        self.sync()
+        self.out.clear()
+        self.forced = 0
+        self.session = self.core.unary_session[:-1] + "1"
+        if connect:
+            self.step(events.SessionOpened(self.session))
+            for number, name in enumerate("abc", 1):
+                self.connect(name, number)
+            self.sync()
+            self.out.clear()
+            self.forced = 0
+
+    @property
+    def book(self) -> Any:
+        """The core's book."""
+        return self.core._book
+
+    def instant(self) -> Instant:
+        """Both clocks, in step."""
+        return Instant(self.now, WALL_MS + int(self.now * 1000))
+
+    def step(self, event: Any) -> None:
+        """One event; records wait."""
+        try:
+            self.core.step(event, self.instant())
+        finally:
+            self._take()
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, with every tick that is due on the way."""
+        end = self.now + seconds
+        while (due := self.core.deadline()) is not None and due <= end:
+            self.now = max(self.now, due)
+            self.core.tick(self.instant())
+            self._take()
+        self.now = end
+
+    def _take(self) -> None:
+        ready = self.core.take_ready()
+        self.out.extend(ready.effects)
+        self.waiting.extend(ready.appends)
+
+    def sync(self) -> None:
+        """Make everything that waits durable, and what follows from it."""
+        while self.waiting:
+            batch, self.waiting = self.waiting, []
+            for append in batch:
+                self.log.append(append.record.SerializeToString())
+                self.forced += append.force
+                self.out.extend(append.effects)
+                if append.event is not None:
+                    self.step(append.event)
+
+    # ---- peers
+
+    def connect(self, name: str, stream: int, incarnation: int = 1, log_id: str = "", reports: Any = (), complete: bool = True) -> None:
+        """A participant's Hello, with what it lists."""
+        hello = participant_pb2.Hello(participant=name, log_id=log_id or f"log-{name}", incarnation=incarnation)
+        self.step(events.HelloReceived(name, stream, hello))
+        self.sync()
+        self.step(events.ReportsReceived(name, stream, list(reports), complete))
+
+    def lose(self, name: str) -> None:
+        """A participant's stream ends."""
+        self.step(events.ParticipantLost(name, self.book.participants[name].stream))
+
+    def say(self, name: str, message: Message) -> None:
+        """A participant says something on its present stream."""
+        self.step(events.FromParticipant(name, self.book.participants[name].stream, message))  # type: ignore[arg-type]  # any message
+
+    def vote(self, name: str, number: int, kind: str = "YES", results: bytes = b"", reason: str = "REFUSED") -> None:
+        """A vote."""
+        cause = common_pb2.Cause(reason=reason, code="NO_FUNDS") if kind == "NO" else None
+        vote_kind = participant_pb2.VoteKind.Value(f"VOTE_KIND_{kind}")
+        self.say(name, participant_pb2.Vote(transaction_id=self.id(number), kind=vote_kind, results=results, cause=cause))
+
+    def acknowledge(self, name: str, number: int, kind: str = "DONE") -> None:
+        """An acknowledgement."""
+        value = participant_pb2.AcknowledgementKind.Value(f"ACKNOWLEDGEMENT_KIND_{kind}")
+        self.say(name, participant_pb2.Acknowledgement(transaction_id=self.id(number), kind=value))
+
+    def settle(self, name: str, transaction_id: str, kind: str, results: bytes = b"") -> None:
+        """An answer to rollback-if-unseen."""
+        value = participant_pb2.SettlementKind.Value(f"SETTLEMENT_KIND_{kind}")
+        self.say(name, participant_pb2.Settlement(transaction_id=transaction_id, kind=value, results=results))
+
+    # ---- clients
+
+    def id(self, number: int) -> str:
+        """The id of the transaction with this number."""
+        return f"{self.session}.{number}"
+
+    def request(self, number: int, names: str, **fields: Any) -> client_pb2.RunRequest:
+        """A request of one operation at each participant."""
+        request = client_pb2.RunRequest(number=number, timeout_ms=fields.pop("timeout_ms", 5000), **fields)
+        for name in names:
+            request.branches.add(participant=name, operations=[common_pb2.Operation(name="work", arguments=b"x")])
+        return request
+
+    def run(self, number: int, names: str, **fields: Any) -> None:
+        """A one-shot transaction."""
+        self.step(events.Run(self.session, self.request(number, names, **fields)))
+
+    def begin(self, number: int, **fields: Any) -> None:
+        """An interactive transaction."""
+        request = client_pb2.BeginRequest(number=number, timeout_ms=fields.pop("timeout_ms", 5000), **fields)
+        self.step(events.Begin(self.session, request))
+
+    def enlist(self, name: str, number: int) -> None:
+        """A participant enlists."""
+        self.say(name, participant_pb2.Enlist(transaction_id=self.id(number)))
+
+    def commit(self, number: int, **counts: int) -> None:
+        """The client commits."""
+        request = client_pb2.CommitRequest(number=number)
+        for name, count in counts.items():
+            request.acknowledged.add(participant=name, count=count)
+        self.step(events.Commit(self.session, request))
+
+    def abort(self, number: int) -> None:
+        """The client rolls back."""
+        self.step(events.Abort(self.session, client_pb2.AbortRequest(number=number)))
+
+    def get(self, transaction_id: str, names: str = "", first_attempt_ms: int = 0) -> None:
+        """The client asks."""
+        request = client_pb2.GetRequest(transaction_id=transaction_id, participants=names, first_attempt_ms=first_attempt_ms)
+        self.step(events.Get("ticket", request))
+
+    # ---- what came out
+
+    def take(self, kind: type) -> list[Any]:
+        """The effects of one kind since the last call, and forget all others of it."""
+        found = [effect for effect in self.out if isinstance(effect, kind)]
+        self.out = [effect for effect in self.out if not isinstance(effect, kind)]
+        return found
+
+    def sent(self) -> list[str]:
+        """What was said to participants, in short: `a.prepares`, `b.COMMIT`."""
+        return [_short(effect) for effect in self.take(effects.Send)]
+
+    def answers(self) -> list[client_pb2.Answer]:
+        """What clients were answered."""
+        return [effect.answer for effect in self.take(effects.Answered)]
+
+    def outcomes(self) -> list[str]:
+        """What clients were answered, in short."""
+        return [_outcome(answer) for answer in self.answers()]
+
+    def got(self) -> list[str]:
+        """What questions were answered, in short."""
+        return [_outcome(effect.answer) for effect in self.take(effects.Got)]
+
+    def txn(self, number: int) -> Transaction:
+        """A live transaction."""
+        found: Transaction = self.book.live[self.id(number)]
+        return found
+
+    def kinds(self) -> list[str]:
+        """The kinds of all records."""
+        return [record_pb2.CoordinatorRecord.FromString(body).WhichOneof("kind") or "" for body in self.log]
+
+
+def _short(effect: effects.Send) -> str:
+    message = effect.message
+    if isinstance(message, participant_pb2.Decision):
+        return f"{effect.participant}.{participant_pb2.DecisionKind.Name(message.kind).removeprefix('DECISION_KIND_')}"
+    return f"{effect.participant}.{effect.field}"
+
+
+def _outcome(answer: client_pb2.Answer) -> str:
+    text = common_pb2.Outcome.Name(answer.outcome).removeprefix("OUTCOME_")
+    return f"{answer.number} {text}" + (f" {answer.cause.reason}" if answer.HasField("cause") else "")
+
+
+def snapshot(value: Any, seen: dict[int, int] | None = None) -> Any:
+    """All that hangs on a value, as plain data that can be compared."""
+    seen = {} if seen is None else seen
+    if isinstance(value, Message):
+        return (type(value).__name__, value.SerializeToString(deterministic=True))
+    if isinstance(value, str | bytes | int | float | bool | Enum | type(None)):
+        return value
+    if id(value) in seen:
+        return f"#{seen[id(value)]}"
+    seen[id(value)] = len(seen)
+    if isinstance(value, dict):
+        return [(snapshot(k, seen), snapshot(v, seen)) for k, v in value.items()]
+    if isinstance(value, list | tuple | set | frozenset):
+        return [snapshot(item, seen) for item in value]
+    names = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())] or getattr(value, "__dict__", ())
+    if not names:
+        return repr(value)  # a repeated field of a message
+    return (type(value).__name__, [(name, snapshot(getattr(value, name), seen)) for name in names])
