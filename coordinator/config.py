@@ -177,7 +177,7 @@ def _default(field: Field[Any]) -> Any:
 
 
 def _build(owner: Callable[..., Any], values: Mapping[str, tuple[Any, str]]) -> Any:
-    return owner(**{field.name: values[field.name][0] for field in fields(owner)})  # type: ignore[arg-type]  # a dataclass
+    return owner(**{field.name: values[field.name][0] for field in fields(owner)})  # type: ignore[arg-type]  # mypy does not see that it is a dataclass
 
 
 def _unit(name: str) -> str:

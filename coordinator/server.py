@@ -18,8 +18,8 @@ from typing import Any
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # no stubs
-from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]  # no stubs
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # it comes without stubs
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]  # it comes without stubs
 
 from coordinator.config import Config, split_address
 from coordinator.core import effects

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # has stubs, but no py.typed
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # it has stubs but no py.typed
 
 from coordinator.cli.failure import REFUSED, UNREACHABLE, Failure
 from coordinator.config import ShellSettings, split_address

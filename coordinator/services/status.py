@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # has stubs, but no py.typed
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # it has stubs but no py.typed
 
 from troth.errors import Reason, TransactionError, TrothError
 from troth.v1 import client_pb2, common_pb2
@@ -71,13 +71,13 @@ def status_of(cause: common_pb2.Cause, transaction_id: str = "") -> tuple[grpc.S
     return code, status
 
 
-async def abort(context: grpc.aio.ServicerContext, cause: common_pb2.Cause, transaction_id: str = "") -> NoReturn:  # type: ignore[type-arg]  # any call
+async def abort(context: grpc.aio.ServicerContext, cause: common_pb2.Cause, transaction_id: str = "") -> NoReturn:  # type: ignore[type-arg]  # a call of any kind
     """End a call with the status of a cause."""
     code, status = status_of(cause, transaction_id)
     await context.abort(code, status.message, ((STATUS_METADATA_KEY, status.SerializeToString()),))
 
 
-async def abort_with(context: grpc.aio.ServicerContext, error: TrothError) -> NoReturn:  # type: ignore[type-arg]  # any call
+async def abort_with(context: grpc.aio.ServicerContext, error: TrothError) -> NoReturn:  # type: ignore[type-arg]  # a call of any kind
     """End a call with the status of an error."""
     transaction_id = error.transaction_id if isinstance(error, TransactionError) else ""
     await abort(context, cause_of(error), transaction_id)
