@@ -91,7 +91,7 @@ class _Stream:
     """What belongs to the stream that stands now."""
 
     outbox: Outbox[client_pb2.ConnectRequest]
-    answered_below_sent: int = 0
+    answered_below_sent: int = 1
 
 
 @dataclass(slots=True)
