@@ -101,7 +101,7 @@ class LocalWork:
 
 @dataclass(frozen=True, slots=True)
 class SchemaChange:
-    """A change of the schema. Waits until nothing is undecided, holds everything else up, and leaves a record. Answered by `LocalReply`."""
+    """A change of the schema. Waits until nothing is undecided, and holds everything else up. Answered by `LocalReply`."""
 
     ticket: Any
     function: Callable[..., Any]

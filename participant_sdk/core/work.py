@@ -29,7 +29,8 @@ class ResourceKind(Enum):
     """The resource is the log (SQLite): work and record are one local transaction. Work comes as `Append.apply`."""
     LOGGED = "logged"
     """There is nothing beside the log: an operation computes, and its record is all. Execute, Undo and LocalRun come as
-    `Invoke`; CommitBranch comes as `Invoke` after the record is durable and is not answered."""
+    `Invoke`; CommitBranch comes as `Invoke` after the record is durable and is not answered. A branch that changed nothing
+    is over without a word."""
     EXTERNAL = "external"
     """The resource holds prepared branches durably (PostgreSQL, MariaDB, a resource of the contract). A one-phase commit is
     prepared, logged, committed and logged, so that absence from the log proves that nothing was committed."""
@@ -77,7 +78,11 @@ class Execute:
 
 @dataclass(frozen=True, slots=True)
 class PrepareBranch:
-    """EXTERNAL only: make the unprepared work of earlier calls durable. Answered by `Executed` (call_id empty) or `ExecuteRefused`."""
+    """EXTERNAL only: make the work of earlier calls durable. Answered by `Executed` (with an empty call_id) or
+    `ExecuteRefused` (nothing of the branch is left then).
+
+    The undo and rows of the answer are added to those of the calls. If it says `changed=False` the branch is over at the
+    resource."""
 
     transaction_id: str
     works: tuple[record_pb2.BranchWork, ...]

@@ -1,0 +1,207 @@
+"""What the core remembers: states, the kinds of events that move them, and the branch itself."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from participant_sdk.core.events import Call, PrepareReceived
+from participant_sdk.core.work import ResourceKind
+from troth.backoff import Backoff
+from troth.v1 import common_pb2, record_pb2
+
+
+class State(IntEnum):
+    """Where a branch is. Every branch that nobody ever heard of is UNSEEN."""
+
+    UNSEEN = 0
+    """Nothing is known of it, and it is not below the watermark."""
+    EXPIRED = 1
+    """Nothing is known of it, because it lies below the watermark."""
+    ENLISTING = 2
+    """Calls wait until the coordinator has accepted the branch."""
+    WAITING = 3
+    """A call, or a Prepare with operations, waits for locks."""
+    EXECUTING = 4
+    """An interactive call runs."""
+    ACTIVE = 5
+    """Unprepared interactive work, and nothing runs."""
+    PREPARING = 6
+    """The operations of Prepare run, or the PREPARED record is not durable yet."""
+    ONE_PHASE = 7
+    """A one-phase commit runs, or its record is not durable yet. The decision is the participant's."""
+    PREPARED = 8
+    """Voted YES; in doubt."""
+    COMMITTING = 9
+    """The decision is COMMIT; it is not durable here yet."""
+    ABORTING = 10
+    """It is being rolled back."""
+    COMMITTED = 11
+    """Finished; remembered until the watermark."""
+    ABORTED = 12
+    """Finished; refuses late work."""
+    READ_ONLY = 13
+    """Finished without a change; it takes no part in phase two."""
+    FORCED_COMMIT = 14
+    """An operator committed it while in doubt; kept until the decision agrees or an operator forgets it."""
+    FORCED_ABORT = 15
+    """An operator rolled it back while in doubt; kept likewise."""
+    PARKED = 16
+    """It could not be finished (HAZARD); kept with its locks until an operator has dealt with it."""
+
+
+UNPREPARED = frozenset((State.ENLISTING, State.WAITING, State.EXECUTING, State.ACTIVE, State.PREPARING, State.ONE_PHASE))
+FINISHED = frozenset((State.COMMITTED, State.ABORTED, State.READ_ONLY))
+
+
+class Kind(IntEnum):
+    """What moves a branch: the columns of the table."""
+
+    CALL = 0
+    """An interactive call of the service."""
+    ENLISTED = 1
+    PREPARE = 2
+    COMMIT = 3
+    """Decision COMMIT."""
+    ABORT = 4
+    """Decision ABORT."""
+    SETTLE = 5
+    """RollbackIfUnseen."""
+    LOST = 6
+    """A newer epoch of its coordinator: whatever is unprepared was aborted there."""
+    FORCE_COMMIT = 7
+    FORCE_ABORT = 8
+    FORCE_FORGET = 9
+    LOCKED = 10
+    """The lock request that it waited for is granted."""
+    LOCK_TIMEOUT = 11
+    ENLIST_TIMEOUT = 12
+    ASK = 13
+    """Time to ask the coordinator (again)."""
+    EXECUTED = 14
+    EXECUTE_REFUSED = 15
+    RESOURCE_COMMITTED = 16
+    COMMIT_FAILED = 17
+    UNDONE = 18
+    UNDO_FAILED = 19
+    DURABLE_PREPARED = 20
+    DURABLE_COMMITTED = 21
+    DURABLE_ABORTED = 22
+    DURABLE_PARKED = 23
+
+
+INQUIRY = Backoff(1.0, 30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the core may use, and how long things wait."""
+
+    participant: str
+    """Its name; stamped into causes."""
+    resource: ResourceKind
+    """Where work and outcomes live."""
+    keeps_identity: bool = False
+    """Whether incarnations and epochs are kept in the engine's log; otherwise the shell keeps them in a log of its own."""
+    open_branches_max: int = 100_000
+    """Branches that are not finished; a further one is OVERLOADED."""
+    tombstones_max: int = 1_000_000
+    """Finished branches that the watermark has not covered; above that new branches are OVERLOADED."""
+    refused_max: int = 100_000
+    """Rolled-back branches that are remembered to refuse late work; the oldest go first."""
+    calls_waiting_max: int = 10_000
+    """Interactive calls that have not been answered; a further one is OVERLOADED."""
+    operations_max: int = 10_000
+    """Calls of one branch."""
+    lock_waiters_max: int = 10_000
+    """Requests in line for locks; a further one is OVERLOADED."""
+    lock_wait_seconds: float = 2.0
+    """Longest wait of a branch for locks; then it is a CONFLICT."""
+    local_wait_seconds: float = 10.0
+    """Longest wait of local work for locks; then it is a TIMEOUT."""
+    enlist_wait_seconds: float = 5.0
+    """Longest wait of a call for the coordinator's acceptance; then it is COORDINATOR_AWAY."""
+    inquiry: Backoff = INQUIRY
+    """How often an unfinished branch asks the coordinator: for ever."""
+
+
+@dataclass(slots=True)
+class CallEntry:
+    """One call_id of a branch, running, waiting or answered."""
+
+    call: Call
+    tickets: list[Any]
+    """Everybody who waits for the answer."""
+    done: bool = False
+    result: common_pb2.Value | None = None
+    cause: common_pb2.Cause | None = None
+
+
+@dataclass(slots=True)
+class Calls:
+    """The interactive work of a branch: one call runs at a time, the others stand in line."""
+
+    known: dict[str, CallEntry] = field(default_factory=dict)
+    line: deque[CallEntry] = field(default_factory=deque)
+    current: CallEntry | None = None
+    """The one that runs, or waits for locks."""
+    succeeded: int = 0
+    """To be compared with `Prepare.operation_count` (rule 4)."""
+
+
+class Branch:
+    """One participant's part of a transaction.
+
+    Defaults stand in the class and not in `__init__`: most branches never use most fields, and there may be very many.
+    """
+
+    transaction_id: str
+    epoch: int
+    """The coordinator's epoch in which the transaction began."""
+    coordinator: str
+    state: State = State.UNSEEN
+    order: int = 0
+    """0 until it is known."""
+    first_attempt_ms: int = 0
+    works: tuple[tuple[str, record_pb2.BranchWork], ...] = ()
+    """Calls and what they did, oldest first; the call of Prepare is empty."""
+    begun: bool = False
+    """Whether a resource that is not ATOMIC holds something of it."""
+    changed: bool = False
+    calls: Calls | None = None
+    prepare: PrepareReceived | None = None
+    """The Prepare whose operations wait for locks, run, or are not durable."""
+    stream: int = 0
+    """The stream on which Prepare came."""
+    peers: bytes = b""
+    incarnation: int = 0
+    """The incarnation that prepared it."""
+    deferred: tuple[tuple[Kind, Any], ...] = ()
+    """Events that wait until what runs has ended."""
+    attempts: int = 0
+    """Inquiries sent since its state last changed."""
+    one_phase: bool = False
+    results: bytes = b""
+    """A serialised Results message."""
+    cause: common_pb2.Cause | None = None
+    """Why it was rolled back."""
+    forced_by: tuple[str, str] | None = None
+    """Who forced it, and why."""
+    decided: common_pb2.Outcome.ValueType = common_pb2.OUTCOME_UNSPECIFIED
+    """Of a parked branch: how it should have ended."""
+    detail: str = ""
+    """Of a parked branch: why it could not be finished."""
+    durable: bool = False
+    """Whether its present outcome is known to be durable."""
+    logged: bool = False
+    """Whether the log must hold records of it."""
+
+    def __init__(self, transaction_id: str, coordinator: str, epoch: int) -> None:
+        self.transaction_id = transaction_id
+        self.coordinator = coordinator
+        self.epoch = epoch
+
+    def __repr__(self) -> str:
+        return f"<{self.transaction_id} {self.state.name}>"

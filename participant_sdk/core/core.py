@@ -1,0 +1,366 @@
+"""The participant's core: `troth.ready.Core` over the table of transitions.
+
+It finds the branch that an event is about, looks the handler up, and takes what follows from it: locks that were granted,
+events that were deferred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from participant_sdk.core import interactive, local, records, recovery
+from participant_sdk.core.branches import FINISHED, UNPREPARED, Branch, Config, Kind, State
+from participant_sdk.core.effects import ReportsComplete, Send, Started
+from participant_sdk.core.events import (
+    Call,
+    Cancelled,
+    Connected,
+    Disconnected,
+    Durable,
+    FromCoordinator,
+    LocalWork,
+    PrepareReceived,
+    SchemaChange,
+    Start,
+    Stop,
+)  # fmt: skip
+from participant_sdk.core.local import LocalOwner
+from participant_sdk.core.machine import Machine
+from participant_sdk.core.transitions import TABLE
+from participant_sdk.core.work import CommitFailed, Committed, Executed, ExecuteRefused, LocalDone, UndoFailed, Undone
+from troth.errors import LocalProtocolError, Reason, RemoteProtocolError
+from troth.ready import Append, Event, Instant, Ready
+from troth.v1 import participant_pb2, record_pb2
+
+_ANSWERS: dict[type, Kind] = {
+    Executed: Kind.EXECUTED,
+    ExecuteRefused: Kind.EXECUTE_REFUSED,
+    Committed: Kind.RESOURCE_COMMITTED,
+    CommitFailed: Kind.COMMIT_FAILED,
+    Undone: Kind.UNDONE,
+    UndoFailed: Kind.UNDO_FAILED,
+}
+_STEPS = {
+    "prepared": Kind.DURABLE_PREPARED,
+    "committed": Kind.DURABLE_COMMITTED,
+    "aborted": Kind.DURABLE_ABORTED,
+    "parked": Kind.DURABLE_PARKED,
+}
+_DECISIONS: dict[int, Kind] = {
+    participant_pb2.DECISION_KIND_COMMIT: Kind.COMMIT,
+    participant_pb2.DECISION_KIND_ABORT: Kind.ABORT,
+}
+_FORCES: dict[int, Kind] = {
+    participant_pb2.FORCE_KIND_COMMIT: Kind.FORCE_COMMIT,
+    participant_pb2.FORCE_KIND_ABORT: Kind.FORCE_ABORT,
+    participant_pb2.FORCE_KIND_FORGET: Kind.FORCE_FORGET,
+}
+_TIMERS = {"ask": Kind.ASK, "lock": Kind.LOCK_TIMEOUT, "enlist": Kind.ENLIST_TIMEOUT}
+
+
+class ParticipantCore:
+    """The pure state machine of one participant. Events are in `events` and `work`, effects in `effects`."""
+
+    def __init__(self, config: Config) -> None:
+        self._m = Machine(config)
+        self._steps: dict[type, Callable[[Any], None]] = {
+            PrepareReceived: self._prepare_received,
+            FromCoordinator: self._from_coordinator,
+            Durable: self._durable,
+            Call: self._call,
+            Cancelled: self._cancelled,
+            LocalWork: self._local_work,
+            SchemaChange: self._local_work,
+            LocalDone: self._local_done,
+            Connected: self._connected,
+            Disconnected: self._disconnected,
+            Start: self._start,
+            Stop: self._stop,
+            **dict.fromkeys(_ANSWERS, self._answered),
+        }
+
+    # ---- the engine's side
+
+    def recover(self, records: Sequence[bytes], now: Instant) -> Sequence[str]:
+        """Rebuild the state from the log; unprepared work of earlier incarnations is rolled back with the first batch."""
+        self._m.now = now.monotonic
+        return recovery.recover(self._m, records)
+
+    def step(self, event: Event, now: Instant) -> None:
+        """Take one event."""
+        m = self._m
+        m.now = now.monotonic
+        handle = self._steps.get(type(event))
+        if handle is None:
+            raise LocalProtocolError(f"{type(event).__name__} is no event of a participant")
+        handle(event)
+        if m.granted or m.rerun:
+            self._follow_up()
+        if not m.started:
+            self._check_started()
+
+    def tick(self, now: Instant) -> None:
+        """Carry out what is due."""
+        m = self._m
+        m.now = now.monotonic
+        for what, subject in m.timers.pop_due(now.monotonic):
+            if what == "local":
+                local.timed_out(m, subject)
+            elif m.stream or what != "ask":  # without a session there is nobody to ask; the next one arms the timer again
+                self._fire(m.branches.get(subject), _TIMERS[what])
+            self._follow_up()
+
+    def _fire(self, branch: Branch | None, kind: Kind) -> None:
+        # Another timer of the same tick may have moved the branch on.
+        if branch is not None and (branch.state, kind) in TABLE:
+            self._dispatch(branch, kind, None)
+
+    def deadline(self) -> float | None:
+        """When the next tick is due."""
+        return self._m.timers.deadline()
+
+    def take_ready(self) -> Ready:
+        """Hand over what was decided since the last call."""
+        ready, self._m.ready = self._m.ready, Ready()
+        return ready
+
+    def live_records(self, owner: str) -> Sequence[record_pb2.ParticipantRecord]:
+        """What the log must still hold about a transaction; without one, about identity and watermark."""
+        if not owner:
+            return recovery.identity_records(self._m)
+        branch = self._m.branches.get(owner)
+        return () if branch is None else records.live(branch)
+
+    def live_owners(self) -> int:
+        """How many transactions have live records."""
+        return self._m.live + 1
+
+    # ---- the shell's side
+
+    @property
+    def incarnation_seen(self) -> int:
+        """The highest incarnation in the log; the next one is one higher (with `Config.keeps_identity`)."""
+        return self._m.incarnation
+
+    def epoch_seen(self, coordinator: str) -> int:
+        """The highest epoch of a coordinator that was seen; 0 for none (with `Config.keeps_identity`, or in this process)."""
+        return self._m.epochs.get(coordinator, 0)
+
+    def recovered_rows(self) -> Sequence[tuple[str, Sequence[bytes]]]:
+        """Rows that unfinished branches have changed, to be locked again before the first write (ATOMIC)."""
+        return [
+            (branch.transaction_id, [row for _, work in branch.works for row in work.rows])
+            for branch in self._m.branches.values()
+            if branch.works
+        ]
+
+    def in_doubt(self) -> Sequence[tuple[str, str]]:
+        """Every branch that the resource must keep, with the resource's own name of it; what else it holds prepared is an
+        orphan of a crash before the vote, and may be rolled back (EXTERNAL)."""
+        return [
+            (branch.transaction_id, next((work.resource_branch for _, work in reversed(branch.works)), ""))
+            for branch in self._m.branches.values()
+            if branch.state not in FINISHED
+        ]
+
+    def states(self) -> Sequence[tuple[str, State]]:
+        """Every branch that is not finished, for people."""
+        return [(b.transaction_id, b.state) for b in self._m.branches.values() if b.state not in FINISHED]
+
+    # ---- finding the branch
+
+    def _branch(self, transaction_id: str, order: int = 0) -> Branch:
+        """The branch, or a new one that is UNSEEN or EXPIRED and not remembered."""
+        branch = self._m.branches.get(transaction_id)
+        return branch if branch is not None else self._unknown(transaction_id, order)
+
+    def _unknown(self, transaction_id: str, order: int) -> Branch:
+        branch = recovery.new_branch(transaction_id)
+        branch.order = order
+        if self._m.expired(branch):
+            branch.state = State.EXPIRED
+        return branch
+
+    def _dispatch(self, branch: Branch, kind: Kind, event: Any) -> None:
+        handler = TABLE.get((branch.state, kind))
+        if handler is None:
+            text = f"{branch.transaction_id}: {kind.name} does not fit to {branch.state.name}"
+            raise RemoteProtocolError(text) if kind <= Kind.FORCE_FORGET else LocalProtocolError(text)
+        handler(self._m, branch, event)
+
+    def _follow_up(self) -> None:
+        """Take what follows: granted locks, then deferred events."""
+        m = self._m
+        while m.granted or m.rerun:
+            if m.granted:
+                owner = m.granted.popleft()
+                if isinstance(owner, LocalOwner):
+                    local.run(m, owner.ticket)
+                else:
+                    self._locked(m.branches.get(owner))
+                continue
+            branch = m.rerun.popleft()
+            deferred, branch.deferred = branch.deferred, ()
+            for kind, event in deferred:
+                self._dispatch(branch, kind, event)
+
+    def _locked(self, branch: Branch | None) -> None:
+        # It may have been rolled back in the step in which its locks were granted.
+        if branch is not None and branch.state is State.WAITING:
+            self._dispatch(branch, Kind.LOCKED, None)
+
+    # ---- the session
+
+    def _connected(self, event: Connected) -> None:
+        m = self._m
+        if event.stream <= m.last_stream:
+            raise LocalProtocolError(f"stream {event.stream} is not newer than {m.last_stream}")
+        seen = m.epochs.get(event.coordinator, 0)
+        if event.epoch < seen:
+            raise RemoteProtocolError(f"{event.coordinator} has epoch {event.epoch}, {seen} was seen", reason=Reason.STALE_EPOCH)
+        m.stream = m.last_stream = event.stream
+        m.coordinator = event.coordinator
+        if event.epoch > seen:
+            m.epochs[event.coordinator] = event.epoch
+            if m.config.keeps_identity:
+                # It need not be awaited: every vote that follows lies behind it in the log.
+                m.ready.appends.append(Append(recovery.epoch_seen(event.coordinator, event.epoch)))
+        self._report(event)
+
+    def _report(self, event: Connected) -> None:
+        """Tell every unfinished branch, and roll back what a restarted coordinator has forgotten."""
+        m = self._m
+        for branch in list(m.branches.values()):
+            if branch.state in UNPREPARED and branch.coordinator == event.coordinator and branch.epoch < event.epoch:
+                self._dispatch(branch, Kind.LOST, None)
+            report = records.report(branch)
+            if report is not None:
+                m.ready.effects.append(Send(event.stream, "reports", report))
+            if branch.state is State.ENLISTING:
+                interactive.enlist(m, branch)
+            elif branch.state is State.PREPARED or (branch.state in UNPREPARED and branch.calls is not None):
+                branch.attempts = 0
+                m.ask_later(branch)
+        m.ready.effects.append(ReportsComplete(event.stream))
+
+    def _disconnected(self, event: Disconnected) -> None:
+        if event.stream == self._m.stream:
+            self._m.stream = 0
+
+    # ---- messages
+
+    def _prepare_received(self, event: PrepareReceived) -> None:
+        if event.stream == self._m.stream:
+            message = event.message
+            self._dispatch(self._branch(message.transaction_id, message.order), Kind.PREPARE, event)
+
+    def _from_coordinator(self, event: FromCoordinator) -> None:
+        if event.stream != self._m.stream:
+            return  # a superseded stream (rule 5)
+        message = event.message
+        if isinstance(message, participant_pb2.Decision):
+            self._enumerated(message, message.order, _DECISIONS.get(message.kind))
+        elif isinstance(message, participant_pb2.Enlisted):
+            self._dispatch(self._branch(message.transaction_id), Kind.ENLISTED, message)
+        elif isinstance(message, participant_pb2.RollbackIfUnseen):
+            self._dispatch(self._branch(message.transaction_id, message.order), Kind.SETTLE, message)
+        elif isinstance(message, participant_pb2.Watermark):
+            self._watermark((message.epoch, message.below))
+        elif isinstance(message, participant_pb2.Force):
+            self._enumerated(message, 0, _FORCES.get(message.kind))
+        else:
+            raise LocalProtocolError(f"{type(message).__name__} is no message of a coordinator")
+
+    def _enumerated(self, message: participant_pb2.Decision | participant_pb2.Force, order: int, kind: Kind | None) -> None:
+        if kind is None:
+            raise RemoteProtocolError(f"{type(message).__name__} of the unknown kind {message.kind}")
+        self._dispatch(self._branch(message.transaction_id, order), kind, message)
+
+    # ---- the watermark (rule 19)
+
+    def _watermark(self, asked: tuple[int, int]) -> None:
+        m = self._m
+        if asked[0] > m.epochs[m.coordinator]:
+            raise RemoteProtocolError(f"a watermark of epoch {asked[0]}, which is not there yet")
+        m.watermark_asked = max(m.watermark_asked, asked)
+        self._move_watermark()
+
+    def _move_watermark(self) -> None:
+        """A watermark takes effect when it is durable: else a crash could make EXPIRED look like never seen."""
+        m = self._m
+        if m.watermark_in_flight is None and m.finished and m.finished[0][:2] < m.watermark_asked:
+            m.watermark_in_flight = m.watermark_asked
+            record = recovery.forgotten_below(m.watermark_asked)
+            m.ready.appends.append(Append(record, force=False, event=Durable("", "watermark")))
+
+    # ---- what the engine and the resource give back
+
+    def _durable(self, event: Durable) -> None:
+        m = self._m
+        if event.transaction_id:
+            self._dispatch(self._branch(event.transaction_id), _STEPS[event.step], event)
+        elif event.step == "watermark" and m.watermark_in_flight is not None:
+            m.watermark, m.watermark_in_flight = m.watermark_in_flight, None
+            m.forget_finished()
+            self._move_watermark()
+        else:
+            raise LocalProtocolError(f"nobody waits for {event.step!r}")
+
+    def _answered(self, event: Any) -> None:
+        self._dispatch(self._branch(event.transaction_id), _ANSWERS[type(event)], event)
+
+    # ---- the service
+
+    def _call(self, event: Call) -> None:
+        m = self._m
+        if event.ticket in m.call_tickets or event.ticket in m.local:
+            raise LocalProtocolError(f"the ticket {event.ticket!r} was used before")
+        self._dispatch(self._branch(event.transaction_id), Kind.CALL, event)
+
+    def _local_work(self, event: LocalWork | SchemaChange) -> None:
+        local.begin(self._m, event)
+
+    def _local_done(self, event: LocalDone) -> None:
+        local.done(self._m, event)
+
+    def _cancelled(self, event: Cancelled) -> None:
+        m = self._m
+        if event.ticket in m.local:
+            local.cancelled(m, event.ticket)
+        elif event.ticket in m.call_tickets:
+            interactive.cancelled(m, event.ticket)
+
+    # ---- the process
+
+    def _start(self, event: Start) -> None:
+        m = self._m
+        if m.incarnation_asked:
+            raise LocalProtocolError("started twice")
+        if event.incarnation <= (m.incarnation if m.config.keeps_identity else 0):
+            raise LocalProtocolError(f"incarnation {event.incarnation} is not higher than {m.incarnation}")
+        m.incarnation = m.incarnation_asked = event.incarnation
+
+    def _check_started(self) -> None:
+        """Everything unprepared is undone: serve, once the incarnation is durable."""
+        m = self._m
+        if not m.incarnation_asked or m.recovering:
+            return
+        m.started = True
+        effect = Started(m.incarnation)
+        if m.config.keeps_identity:
+            record = recovery.incarnation_started(m.config.participant, m.incarnation)
+            m.ready.appends.append(Append(record, effects=(effect,)))
+        else:
+            m.ready.effects.append(effect)
+
+    def _stop(self, event: Stop) -> None:
+        m = self._m
+        m.stopping = True
+        cause = m.cause(Reason.SHUTTING_DOWN, "the participant is going down")
+        local.stop(m)
+        for branch in list(m.branches.values()):
+            if branch.state is State.ENLISTING:
+                interactive.not_accepted(m, branch, cause)
+            elif branch.state in UNPREPARED:
+                interactive.refuse_line(m, branch, cause)

@@ -1,0 +1,441 @@
+"""Handlers: decisions, RollbackIfUnseen, forced endings, and what is asked while in doubt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from participant_sdk.core import records
+from participant_sdk.core.branches import Branch, Kind, State
+from participant_sdk.core.interactive import refuse_line
+from participant_sdk.core.machine import Machine
+from participant_sdk.core.work import CommitBranch, CommitFailed, Release, Undo, UndoFailed
+from troth.errors import Reason
+from troth.v1 import common_pb2, participant_pb2
+
+DONE = participant_pb2.ACKNOWLEDGEMENT_KIND_DONE
+HAZARD = participant_pb2.ACKNOWLEDGEMENT_KIND_HAZARD
+EXPIRED = participant_pb2.ACKNOWLEDGEMENT_KIND_EXPIRED
+FORCED_COMMIT = participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_COMMIT
+FORCED_ABORT = participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_ABORT
+
+
+def ignore(m: Machine, b: Branch, e: Any) -> None:
+    """Nothing."""
+
+
+# ---- waiting for what runs
+
+
+def defer_commit(m: Machine, b: Branch, e: Any) -> None:
+    """Take it when what runs has ended; a repeat of the decision that is being carried out needs nothing."""
+    if b.state is not State.COMMITTING or b.forced_by is not None:
+        m.defer(b, Kind.COMMIT, e)
+
+
+def defer_abort(m: Machine, b: Branch, e: Any) -> None:
+    """Take it when what runs has ended."""
+    m.defer(b, Kind.ABORT, e)
+
+
+def defer_settle(m: Machine, b: Branch, e: Any) -> None:
+    """A running operation is awaited (rule 7)."""
+    m.defer(b, Kind.SETTLE, e)
+
+
+def defer_lost(m: Machine, b: Branch, e: Any) -> None:
+    """Take it when what runs has ended."""
+    m.defer(b, Kind.LOST, e)
+
+
+def defer_force_commit(m: Machine, b: Branch, e: Any) -> None:
+    """Take it when what runs has ended."""
+    m.defer(b, Kind.FORCE_COMMIT, e)
+
+
+def defer_force_abort(m: Machine, b: Branch, e: Any) -> None:
+    """Take it when what runs has ended."""
+    m.defer(b, Kind.FORCE_ABORT, e)
+
+
+def defer_force_forget(m: Machine, b: Branch, e: Any) -> None:
+    """Take it when what runs has ended."""
+    m.defer(b, Kind.FORCE_FORGET, e)
+
+
+# ---- commit
+
+
+def commit(m: Machine, b: Branch, e: Any) -> None:
+    """Carry out the decision; it is acknowledged when it is durable here."""
+    begin_commit(m, b)
+
+
+def begin_commit(m: Machine, b: Branch) -> None:
+    """From PREPARED, or from PARKED by an operator's order."""
+    b.state = State.COMMITTING
+    if m.external and b.begun:
+        m.invoke(CommitBranch(b.transaction_id, _works(b)))
+    else:
+        _append_committed(m, b)
+
+
+def _append_committed(m: Machine, b: Branch) -> None:
+    release = Release(b.transaction_id) if m.atomic else None
+    m.append(records.finished(b, common_pb2.OUTCOME_COMMITTED), b, "committed", apply=release)
+    if m.atomic:
+        # The resource works in the order of the log: whoever gets the locks now comes behind, and finds it committed.
+        m.release_locks(b)
+
+
+def resource_committed(m: Machine, b: Branch, e: Any) -> None:
+    """The resource has committed: make the outcome durable."""
+    _append_committed(m, b)
+
+
+def commit_failed(m: Machine, b: Branch, e: CommitFailed) -> None:
+    """The resource can never commit it: park it."""
+    _park(m, b, common_pb2.OUTCOME_COMMITTED, e.why)
+
+
+def committed_durable(m: Machine, b: Branch, e: Any) -> None:
+    """COMMIT is durable here: acknowledge."""
+    if b.works and not (m.atomic or m.external):
+        m.invoke(CommitBranch(b.transaction_id, _works(b)))
+    b.durable = True
+    if b.forced_by is not None:
+        _become_forced(m, b, State.FORCED_COMMIT, FORCED_COMMIT)
+        return
+    m.finish(b, State.COMMITTED)
+    if b.one_phase:
+        say_one_phase(m, b)
+    else:
+        b.results = b""  # the coordinator has them since the vote
+        m.acknowledge(b, DONE)
+
+
+def say_one_phase(m: Machine, b: Branch) -> None:
+    """Tell the outcome of a one-phase commit; to another session than the one that asked, as a report first."""
+    if b.stream != m.stream and (report := records.report(b)) is not None:
+        m.send("reports", report)
+    m.vote(b, participant_pb2.VOTE_KIND_COMMITTED)
+
+
+def commit_again(m: Machine, b: Branch, e: Any) -> None:
+    """Acknowledge again."""
+    m.acknowledge(b, DONE)
+
+
+def commit_unseen(m: Machine, b: Branch, e: Any) -> None:
+    """COMMIT for a branch never seen is HAZARD, never an acknowledgement (rule 5)."""
+    m.acknowledge(b, HAZARD, "COMMIT for a branch that was never seen")
+
+
+def commit_rolled_back(m: Machine, b: Branch, e: Any) -> None:
+    """COMMIT for a branch that was rolled back: HAZARD."""
+    m.acknowledge(b, HAZARD, "COMMIT for a branch that was rolled back")
+
+
+def commit_expired(m: Machine, b: Branch, e: Any) -> None:
+    """Say that it was finished and forgotten."""
+    m.acknowledge(b, EXPIRED)
+
+
+# ---- abort
+
+
+def roll_back(m: Machine, b: Branch, cause: common_pb2.Cause, *, force: bool = False) -> None:
+    """Undo what there is; `force` when somebody must be able to rely on it."""
+    b.cause = b.cause or cause
+    refuse_line(m, b, cause)
+    m.leave_line(b)
+    b.prepare = None
+    b.durable = force
+    b.one_phase = False
+    if m.atomic and b.logged:
+        b.state = State.ABORTING
+        m.append(records.finished(b, common_pb2.OUTCOME_ABORTED), b, force=force, apply=Undo(b.transaction_id, _works(b)))
+    elif b.begun:
+        b.state = State.ABORTING
+        m.invoke(Undo(b.transaction_id, _works(b)))
+    else:
+        _write_aborted(m, b)
+
+
+def _write_aborted(m: Machine, b: Branch) -> None:
+    """Make it durable where somebody relies on it, or where the log says otherwise; else presume abort."""
+    if b.durable or b.logged:
+        b.state = State.ABORTING
+        m.append(records.finished(b, common_pb2.OUTCOME_ABORTED), b, "aborted", force=b.durable)
+    else:
+        _aborted(m, b)
+
+
+def _aborted(m: Machine, b: Branch) -> None:
+    if b.durable:
+        m.keep(b)
+    b.results = b""
+    if b.forced_by is not None:
+        _become_forced(m, b, State.FORCED_ABORT, FORCED_ABORT)
+    else:
+        m.finish(b, State.ABORTED)
+
+
+def abort(m: Machine, b: Branch, e: participant_pb2.Decision) -> None:
+    """Roll back. An acknowledgement, if asked for, waits until that is durable."""
+    b.order = b.order or e.order
+    if e.acknowledge:
+        m.defer(b, Kind.ABORT, e)
+    roll_back(m, b, m.cause(Reason.ROLLED_BACK, "the coordinator decided ABORT"), force=e.acknowledge)
+
+
+def abort_unseen(m: Machine, b: Branch, e: participant_pb2.Decision) -> None:
+    """Succeeds, and is remembered (rule 5)."""
+    m.adopt(b)
+    abort(m, b, e)
+
+
+def abort_again(m: Machine, b: Branch, e: participant_pb2.Decision) -> None:
+    """Acknowledge if asked, once it is durable."""
+    if e.acknowledge:
+        if b.durable:
+            m.acknowledge(b, DONE)
+        else:
+            _make_durable(m, b, Kind.ABORT, e)
+
+
+def abort_read_only(m: Machine, b: Branch, e: participant_pb2.Decision) -> None:
+    """Nothing was changed: acknowledge if asked."""
+    if e.acknowledge:
+        m.acknowledge(b, DONE)
+
+
+def abort_committed(m: Machine, b: Branch, e: participant_pb2.Decision) -> None:
+    """The branch is committed: nothing changes; say HAZARD if asked."""
+    if e.acknowledge:
+        m.acknowledge(b, HAZARD, "ABORT for a branch that is committed")
+
+
+def abort_expired(m: Machine, b: Branch, e: participant_pb2.Decision) -> None:
+    """Say that it was finished and forgotten, if asked."""
+    if e.acknowledge:
+        m.acknowledge(b, EXPIRED)
+
+
+def lost(m: Machine, b: Branch, e: Any) -> None:
+    """The coordinator restarted and has aborted what was undecided (DESIGN section 5): roll back."""
+    roll_back(m, b, m.cause(Reason.COORDINATOR_RESTARTED, "the coordinator restarted before the branch was prepared"))
+
+
+def undone(m: Machine, b: Branch, e: Any) -> None:
+    """It is rolled back."""
+    b.works, b.begun = (), False
+    if m.atomic:
+        _aborted(m, b)
+    else:
+        _write_aborted(m, b)
+
+
+def undo_failed(m: Machine, b: Branch, e: UndoFailed) -> None:
+    """An inverse does not apply: park it; everything else goes on."""
+    _park(m, b, common_pb2.OUTCOME_ABORTED, e.why)
+
+
+def aborted_durable(m: Machine, b: Branch, e: Any) -> None:
+    """The rollback is written."""
+    b.works, b.begun = (), False
+    _aborted(m, b)
+
+
+def _make_durable(m: Machine, b: Branch, kind: Kind, e: Any) -> None:
+    """Make a tombstone durable, and take the event again then."""
+    m.defer(b, kind, e)
+    m.append(records.finished(b, common_pb2.OUTCOME_ABORTED), b, "aborted")
+
+
+def tombstone_durable(m: Machine, b: Branch, e: Any) -> None:
+    """What was refused in memory only is now refused durably."""
+    b.durable = True
+    m.keep(b)
+    m.idle(b)
+
+
+# ---- RollbackIfUnseen (rule 7)
+
+
+def settle_unseen(m: Machine, b: Branch, e: participant_pb2.RollbackIfUnseen) -> None:
+    """Remember that it is rolled back, durably; then say so."""
+    m.adopt(b)
+    settle_unprepared(m, b, e)
+
+
+def settle_unprepared(m: Machine, b: Branch, e: participant_pb2.RollbackIfUnseen) -> None:
+    """Roll back, durably; then say so."""
+    b.order = b.order or e.order
+    m.defer(b, Kind.SETTLE, e)
+    roll_back(m, b, m.cause(Reason.ROLLED_BACK, "the coordinator no longer knew the transaction"), force=True)
+
+
+def settle_prepared(m: Machine, b: Branch, e: Any) -> None:
+    """Say that it is in doubt."""
+    m.settle(b, participant_pb2.SETTLEMENT_KIND_PREPARED)
+
+
+def settle_committed(m: Machine, b: Branch, e: Any) -> None:
+    """Say that it is committed, with results as far as they are kept."""
+    m.settle(b, participant_pb2.SETTLEMENT_KIND_COMMITTED)
+
+
+def settle_aborted(m: Machine, b: Branch, e: Any) -> None:
+    """Say that it is rolled back, once that is durable."""
+    if b.durable:
+        m.settle(b, participant_pb2.SETTLEMENT_KIND_ROLLED_BACK)
+    else:
+        _make_durable(m, b, Kind.SETTLE, e)
+
+
+def settle_read_only(m: Machine, b: Branch, e: Any) -> None:
+    """A one-phase read is over and done. Another is turned into a rollback: whether the rest commits is not known here."""
+    if b.one_phase:
+        m.settle(b, participant_pb2.SETTLEMENT_KIND_COMMITTED)
+    else:
+        b.state = State.ABORTED
+        b.results = b""
+        _make_durable(m, b, Kind.SETTLE, e)
+
+
+def settle_parked(m: Machine, b: Branch, e: Any) -> None:
+    """Say that an operator is needed."""
+    m.acknowledge(b, HAZARD, b.detail)
+
+
+def settle_expired(m: Machine, b: Branch, e: Any) -> None:
+    """Say that it was finished and forgotten."""
+    m.settle(b, participant_pb2.SETTLEMENT_KIND_EXPIRED)
+
+
+# ---- operators (rule 18)
+
+
+def force_commit(m: Machine, b: Branch, e: participant_pb2.Force) -> None:
+    """Commit by order; recorded with who and why."""
+    b.forced_by, b.detail = (e.who, e.why), ""
+    begin_commit(m, b)
+
+
+def force_abort(m: Machine, b: Branch, e: participant_pb2.Force) -> None:
+    """Roll back by order; recorded with who and why."""
+    b.forced_by, b.detail = (e.who, e.why), ""
+    roll_back(m, b, m.cause(Reason.OPERATOR_ABORT, f"{e.who}: {e.why}"), force=True)
+
+
+def force_abort_unprepared(m: Machine, b: Branch, e: participant_pb2.Force) -> None:
+    """It was not in doubt: an ordinary rollback, durable before it is acknowledged."""
+    m.defer(b, Kind.FORCE_ABORT, e)
+    roll_back(m, b, m.cause(Reason.OPERATOR_ABORT, f"{e.who}: {e.why}"), force=True)
+
+
+def force_abort_unseen(m: Machine, b: Branch, e: participant_pb2.Force) -> None:
+    """Succeeds, and is remembered."""
+    m.adopt(b)
+    force_abort_unprepared(m, b, e)
+
+
+def force_finished(m: Machine, b: Branch, e: Any) -> None:
+    """It is finished as decided: nothing is forced."""
+    m.acknowledge(b, DONE, f"was {b.state.name} as decided; nothing was forced")
+
+
+def force_unseen(m: Machine, b: Branch, e: Any) -> None:
+    """There is nothing to commit."""
+    m.acknowledge(b, HAZARD, "the branch was never seen")
+
+
+def forced_commit_stands(m: Machine, b: Branch, e: Any) -> None:
+    """Say who had committed it, when and why."""
+    m.acknowledge(b, FORCED_COMMIT, records.forced_detail(b))
+
+
+def forced_abort_stands(m: Machine, b: Branch, e: Any) -> None:
+    """Say who had rolled it back, when and why."""
+    m.acknowledge(b, FORCED_ABORT, records.forced_detail(b))
+
+
+def close_committed(m: Machine, b: Branch, e: Any) -> None:
+    """The decision agrees with the operator, or the operator forgets: an ordinary commit from here, acknowledged when durable."""
+    b.forced_by = None
+    b.state = State.COMMITTING
+    _append_committed(m, b)
+
+
+def close_aborted(m: Machine, b: Branch, e: participant_pb2.Force | participant_pb2.Decision) -> None:
+    """The decision agrees with the operator, or the operator forgets: an ordinary rollback from here."""
+    b.forced_by = None
+    b.durable = True
+    if isinstance(e, participant_pb2.Force):
+        m.defer(b, Kind.FORCE_FORGET, e)
+    elif e.acknowledge:
+        m.defer(b, Kind.ABORT, e)
+    b.state = State.ABORTING
+    release = Release(b.transaction_id) if m.atomic else None
+    m.append(records.finished(b, common_pb2.OUTCOME_ABORTED), b, "aborted", apply=release)
+
+
+def close_parked(m: Machine, b: Branch, e: participant_pb2.Force) -> None:
+    """The operator has dealt with it: locks go, and it counts as finished the way it was decided."""
+    if b.decided == common_pb2.OUTCOME_COMMITTED:
+        b.begun = False
+        close_committed(m, b, e)
+    else:
+        close_aborted(m, b, e)
+
+
+def parked(m: Machine, b: Branch, e: Any) -> None:
+    """Say that an operator is needed."""
+    m.acknowledge(b, HAZARD, b.detail)
+
+
+def _park(m: Machine, b: Branch, decided: common_pb2.Outcome.ValueType, why: str) -> None:
+    """Keep it with its locks for an operator; nothing that failed deletes itself."""
+    b.state = State.PARKED
+    b.decided, b.detail, b.forced_by = decided, why, None
+    m.recovering.discard(b.transaction_id)
+    m.append(records.parked(b), b, "parked")
+
+
+def parked_durable(m: Machine, b: Branch, e: Any) -> None:
+    """HAZARD is durable: say so."""
+    m.keep(b)
+    m.acknowledge(b, HAZARD, b.detail)
+    m.idle(b)
+
+
+def _become_forced(m: Machine, b: Branch, state: State, kind: participant_pb2.AcknowledgementKind.ValueType) -> None:
+    b.state = state
+    b.works = ()
+    m.keep(b)
+    m.let_go(b)
+    m.acknowledge(b, kind, records.forced_detail(b))
+    m.idle(b)
+
+
+def _works(b: Branch) -> tuple[Any, ...]:
+    return tuple(work for _, work in b.works)
+
+
+# ---- asking (rule 8)
+
+
+def ask_active(m: Machine, b: Branch, e: Any) -> None:
+    """Ask whether the transaction is still live."""
+    _inquire(m, b, participant_pb2.BRANCH_STATE_ACTIVE)
+
+
+def ask_prepared(m: Machine, b: Branch, e: Any) -> None:
+    """Ask for the decision, for ever: who voted YES never decides alone."""
+    _inquire(m, b, participant_pb2.BRANCH_STATE_PREPARED)
+
+
+def _inquire(m: Machine, b: Branch, state: participant_pb2.BranchState.ValueType) -> None:
+    m.send("inquiries", participant_pb2.Inquiry(transaction_id=b.transaction_id, order=b.order, state=state))
+    b.attempts += 1
+    m.ask_later(b)

@@ -1,0 +1,128 @@
+"""From branches to records and reports, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from participant_sdk.core.branches import Branch, State
+from troth.v1 import common_pb2, participant_pb2, record_pb2
+
+# ---- records
+
+
+def active(branch: Branch, call_id: str, work: record_pb2.BranchWork | None = None) -> record_pb2.ParticipantRecord:
+    """BranchActive; an atomic resource fills in the work."""
+    return record_pb2.ParticipantRecord(
+        branch_active=record_pb2.BranchActive(transaction_id=branch.transaction_id, order=branch.order, call_id=call_id, work=work)
+    )
+
+
+def prepared(branch: Branch, work: record_pb2.BranchWork | None = None) -> record_pb2.ParticipantRecord:
+    """BranchPrepared; an atomic resource fills in the work."""
+    return record_pb2.ParticipantRecord(
+        branch_prepared=record_pb2.BranchPrepared(
+            transaction_id=branch.transaction_id,
+            order=branch.order,
+            incarnation=branch.incarnation,
+            work=work,
+            peers=branch.peers,
+            first_attempt_ms=branch.first_attempt_ms,
+        )
+    )
+
+
+def finished(branch: Branch, outcome: common_pb2.Outcome.ValueType) -> record_pb2.ParticipantRecord:
+    """BranchFinished, forced or not."""
+    record = record_pb2.BranchFinished(
+        transaction_id=branch.transaction_id, order=branch.order, outcome=outcome, one_phase=branch.one_phase
+    )
+    if branch.forced_by is not None:
+        record.forced = True
+        record.who, record.why = branch.forced_by
+    if branch.one_phase and branch.results:
+        record.results.ParseFromString(branch.results)
+    return record_pb2.ParticipantRecord(branch_finished=record)
+
+
+def parked(branch: Branch) -> record_pb2.ParticipantRecord:
+    """BranchParked."""
+    return record_pb2.ParticipantRecord(
+        branch_parked=record_pb2.BranchParked(
+            transaction_id=branch.transaction_id, why=branch.detail, order=branch.order, decided=branch.decided
+        )
+    )
+
+
+def live(branch: Branch) -> Sequence[record_pb2.ParticipantRecord]:
+    """All that the log must still say about a branch: replayed after whatever else is there, it gives the same branch."""
+    if not branch.logged:
+        return ()
+    if branch.state in (State.COMMITTED, State.FORCED_COMMIT):
+        return (finished(branch, common_pb2.OUTCOME_COMMITTED),)
+    if branch.state in (State.ABORTED, State.FORCED_ABORT):
+        return (finished(branch, common_pb2.OUTCOME_ABORTED),)
+    if not branch.works and branch.state is State.COMMITTING:
+        return (finished(branch, common_pb2.OUTCOME_COMMITTED),)
+    if not branch.works and branch.state is State.ABORTING:
+        return (finished(branch, common_pb2.OUTCOME_ABORTED),)
+    records = [prepared(branch, work) if call_id == "" else active(branch, call_id, work) for call_id, work in branch.works]
+    if branch.state is State.PARKED:
+        records.append(parked(branch))
+    return records
+
+
+def merged(branch: Branch, keys: Sequence[str]) -> record_pb2.BranchWork:
+    """The work of all calls in one, for a log that holds no BranchActive records."""
+    whole = record_pb2.BranchWork(keys=keys)
+    for _, work in branch.works:
+        whole.undo.extend(work.undo)
+        whole.rows.extend(work.rows)
+        whole.operations.extend(work.operations)
+        whole.resource_branch = work.resource_branch or whole.resource_branch
+    if len(branch.works) == 1 and branch.works[0][0] == "":
+        whole.results.CopyFrom(branch.works[0][1].results)
+    return whole
+
+
+# ---- reports
+
+_ACTIVE = participant_pb2.BRANCH_STATE_ACTIVE
+_PREPARED = participant_pb2.BRANCH_STATE_PREPARED
+_REPORTED = {
+    State.WAITING: _ACTIVE,
+    State.EXECUTING: _ACTIVE,
+    State.ACTIVE: _ACTIVE,
+    State.PREPARING: _ACTIVE,
+    State.PREPARED: _PREPARED,
+    # The decision is known, but it is not durable: if this process died now, it would be in doubt again.
+    State.COMMITTING: _PREPARED,
+    State.COMMITTED: participant_pb2.BRANCH_STATE_COMMITTED,
+    State.FORCED_COMMIT: participant_pb2.BRANCH_STATE_FORCED_COMMIT,
+    State.FORCED_ABORT: participant_pb2.BRANCH_STATE_FORCED_ABORT,
+    State.PARKED: participant_pb2.BRANCH_STATE_HAZARD,
+}
+
+
+def report(branch: Branch) -> participant_pb2.BranchReport | None:
+    """What Hello says about a branch; `None` when nobody waits for that.
+
+    A one-phase commit that still runs is not reported: whatever might be answered, the decision is the participant's. It says
+    COMMITTED, unasked, when it knows. Of finished branches only one-phase commits are reported, which nobody else may know of.
+    """
+    state = _REPORTED.get(branch.state)
+    if state is None or (branch.one_phase and branch.state in (State.PREPARING, State.COMMITTING)):
+        return None
+    if branch.state is State.COMMITTED and not branch.one_phase:
+        return None
+    return participant_pb2.BranchReport(
+        transaction_id=branch.transaction_id,
+        order=branch.order,
+        state=state,
+        results=branch.results,
+        detail=branch.detail or forced_detail(branch),
+    )
+
+
+def forced_detail(branch: Branch) -> str:
+    """Who forced a branch, and why."""
+    return "" if branch.forced_by is None else "forced by {}: {}".format(*branch.forced_by)

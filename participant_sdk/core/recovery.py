@@ -1,0 +1,174 @@
+"""Recovery: from the records of the log to the state, and back to the records that must stay.
+
+Replay takes repeats and any prefix: each record says what is true from there on, whatever was said before (the cleaner writes
+live records again at the end of the log, oldest first). Nothing is answered before what was unprepared is undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from participant_sdk.core.branches import FINISHED, Branch, State
+from participant_sdk.core.finishing import roll_back
+from participant_sdk.core.machine import Machine
+from troth.errors import LogDamaged, LogForeign, Reason, RemoteProtocolError
+from troth.v1 import common_pb2, record_pb2
+
+
+def new_branch(transaction_id: str) -> Branch:
+    """A branch of which nothing is known. Raises `RemoteProtocolError` for what is no transaction id."""
+    parts = transaction_id.split(".")
+    if len(parts) != 5 or not (parts[1].isascii() and parts[1].isdigit() and len(parts[1]) < 20):
+        raise RemoteProtocolError(f"{transaction_id[:120]!r} is not a transaction id")
+    return Branch(transaction_id, parts[0], int(parts[1]))
+
+
+# ---- records that belong to no branch
+
+
+def incarnation_started(participant: str, incarnation: int) -> record_pb2.ParticipantRecord:
+    """IncarnationStarted."""
+    return record_pb2.ParticipantRecord(
+        incarnation_started=record_pb2.IncarnationStarted(participant=participant, incarnation=incarnation)
+    )
+
+
+def epoch_seen(coordinator: str, epoch: int) -> record_pb2.ParticipantRecord:
+    """EpochSeen."""
+    return record_pb2.ParticipantRecord(epoch_seen=record_pb2.EpochSeen(coordinator=coordinator, epoch=epoch))
+
+
+def forgotten_below(watermark: tuple[int, int]) -> record_pb2.ParticipantRecord:
+    """ForgottenBelow."""
+    epoch, below = watermark
+    return record_pb2.ParticipantRecord(forgotten_below=record_pb2.ForgottenBelow(epoch=epoch, below=below))
+
+
+def identity_records(m: Machine) -> Sequence[record_pb2.ParticipantRecord]:
+    """What the log must still hold that belongs to no branch."""
+    found = [forgotten_below(m.watermark)] if m.watermark > (0, 0) else []
+    if m.config.keeps_identity:
+        found += [epoch_seen(name, epoch) for name, epoch in m.epochs.items()]
+        found += [incarnation_started(m.config.participant, m.incarnation)] if m.started else []
+    return found
+
+
+# ---- replay
+
+
+def recover(m: Machine, bodies: Sequence[bytes]) -> Sequence[str]:
+    """Replay the records, then put the branches to work. Returns the owner of each record."""
+    owners = [_replay(m, body, number) for number, body in enumerate(bodies, 1)]
+    m.forget_finished()
+    for branch in list(m.branches.values()):
+        _resume(m, branch)
+    return owners
+
+
+def _replay(m: Machine, body: bytes, number: int) -> str:
+    record = record_pb2.ParticipantRecord()
+    try:
+        record.ParseFromString(body)
+    except DecodeError as error:
+        raise LogDamaged(Reason.LOG_DAMAGED, f"record {number} of {m.config.participant}'s log is no record") from error
+    kind = record.WhichOneof("kind")
+    if kind is None:
+        raise LogForeign(Reason.LOG_TOO_NEW, f"record {number} of {m.config.participant}'s log is of an unknown kind")
+    return _REPLAY[kind](m, getattr(record, kind))
+
+
+def _replay_incarnation(m: Machine, record: record_pb2.IncarnationStarted) -> str:
+    m.incarnation = max(m.incarnation, record.incarnation)
+    return ""
+
+
+def _replay_epoch(m: Machine, record: record_pb2.EpochSeen) -> str:
+    m.epochs[record.coordinator] = max(m.epochs.get(record.coordinator, 0), record.epoch)
+    return ""
+
+
+def _replay_watermark(m: Machine, record: record_pb2.ForgottenBelow) -> str:
+    m.watermark = m.watermark_asked = max(m.watermark, (record.epoch, record.below))
+    m.forget_finished()
+    return ""
+
+
+def _replay_schema(m: Machine, record: record_pb2.SchemaChanged) -> str:
+    return ""
+
+
+def _known(m: Machine, transaction_id: str, order: int) -> Branch:
+    branch = m.branches.get(transaction_id)
+    if branch is None:
+        branch = new_branch(transaction_id)
+        m.adopt(branch)
+        m.keep(branch)
+    branch.order = order or branch.order
+    return branch
+
+
+def _replay_active(m: Machine, record: record_pb2.BranchActive) -> str:
+    branch = _known(m, record.transaction_id, record.order)
+    branch.state = State.ACTIVE
+    branch.works = (*(item for item in branch.works if item[0] != record.call_id), (record.call_id, record.work))
+    return branch.transaction_id
+
+
+def _replay_prepared(m: Machine, record: record_pb2.BranchPrepared) -> str:
+    branch = _known(m, record.transaction_id, record.order)
+    branch.state = State.PREPARED
+    branch.works = (*(item for item in branch.works if item[0]), ("", record.work))
+    branch.incarnation, branch.peers = record.incarnation, record.peers
+    branch.first_attempt_ms = record.first_attempt_ms
+    branch.results = record.work.results.SerializeToString()
+    return branch.transaction_id
+
+
+def _replay_finished(m: Machine, record: record_pb2.BranchFinished) -> str:
+    branch = _known(m, record.transaction_id, record.order)
+    committed = record.outcome == common_pb2.OUTCOME_COMMITTED
+    branch.durable = True
+    branch.one_phase = record.one_phase
+    branch.results = record.results.SerializeToString() if record.one_phase else b""
+    branch.forced_by = (record.who, record.why) if record.forced else None
+    branch.detail = ""
+    branch.works = ()
+    if record.forced:
+        branch.state = State.FORCED_COMMIT if committed else State.FORCED_ABORT
+    elif branch.state not in FINISHED:
+        m.finish(branch, State.COMMITTED if committed else State.ABORTED)
+    return branch.transaction_id
+
+
+def _replay_parked(m: Machine, record: record_pb2.BranchParked) -> str:
+    branch = _known(m, record.transaction_id, record.order)
+    branch.state = State.PARKED
+    branch.detail, branch.decided = record.why, record.decided
+    return branch.transaction_id
+
+
+_REPLAY: dict[str, Callable[[Machine, Any], str]] = {
+    "incarnation_started": _replay_incarnation,
+    "epoch_seen": _replay_epoch,
+    "forgotten_below": _replay_watermark,
+    "schema_changed": _replay_schema,
+    "branch_active": _replay_active,
+    "branch_prepared": _replay_prepared,
+    "branch_finished": _replay_finished,
+    "branch_parked": _replay_parked,
+}
+
+
+def _resume(m: Machine, branch: Branch) -> None:
+    """Take the locks again; undo what was not prepared, newest first."""
+    if branch.state in FINISHED or not branch.works:
+        return
+    keys = [key for _, work in branch.works for key in work.keys]
+    m.locks.take(branch.transaction_id, (branch.first_attempt_ms, branch.transaction_id), keys)
+    branch.begun = not m.atomic and (not m.external or bool(branch.works[-1][1].resource_branch))
+    if branch.state is State.ACTIVE:
+        m.recovering.add(branch.transaction_id)
+        roll_back(m, branch, m.cause(Reason.PARTICIPANT_RESTARTED, "its unprepared work is undone"))

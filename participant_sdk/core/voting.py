@@ -1,0 +1,295 @@
+"""Handlers: Prepare, and the vote."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from participant_sdk.core import records
+from participant_sdk.core.branches import Branch, Kind, State
+from participant_sdk.core.events import PrepareReceived
+from participant_sdk.core.finishing import begin_commit, roll_back, say_one_phase
+from participant_sdk.core.interactive import call_lock_timeout, lock_refusal, refuse_line, run_call
+from participant_sdk.core.locks import Answer
+from participant_sdk.core.machine import Machine
+from participant_sdk.core.work import CommitBranch, Execute, Executed, ExecuteRefused, Mode, PrepareBranch, Release
+from troth.errors import LocalProtocolError, Reason, RemoteProtocolError
+from troth.v1 import common_pb2, participant_pb2, record_pb2
+
+YES = participant_pb2.VOTE_KIND_YES
+NO = participant_pb2.VOTE_KIND_NO
+READ_ONLY = participant_pb2.VOTE_KIND_READ_ONLY
+COMMITTED = participant_pb2.VOTE_KIND_COMMITTED
+
+# ---- Prepare comes
+
+
+def prepare_unseen(m: Machine, b: Branch, e: PrepareReceived) -> None:
+    """Take the locks and run the operations; or vote NO."""
+    message = e.message
+    if message.incarnation != m.incarnation:
+        m.vote(b, NO, _restarted(m))
+        return
+    refusal = e.refusal or m.refuses_new()
+    _take_over(m, b, e)
+    m.adopt(b)
+    if message.interactive:
+        b.state = State.ACTIVE
+        _vote_on_calls(m, b, 0)
+        return
+    if refusal is not None:
+        vote_no(m, b, refusal)
+        return
+    answer = m.locks.request(b.transaction_id, (b.first_attempt_ms, b.transaction_id), e.keys)
+    if answer is Answer.GRANTED:
+        run_prepare(m, b)
+    elif answer is Answer.WAITS:
+        b.state = State.WAITING
+        seconds = min(m.config.lock_wait_seconds, message.timeout_ms / 1000 or m.config.lock_wait_seconds)
+        m.timers.set(("lock", b.transaction_id), m.now + seconds)
+    else:
+        vote_no(m, b, lock_refusal(m, answer))
+
+
+def prepare_calls(m: Machine, b: Branch, e: PrepareReceived) -> None:
+    """Vote on interactive work. Calls that have not begun are refused; if operations of Prepare wait, this is a repeat."""
+    if b.prepare is not None:
+        return
+    _check_interactive(b, e)
+    refuse_line(m, b, m.cause(Reason.NOT_ACTIVE, "the commit has begun"))
+    assert b.calls is not None
+    m.timers.cancel(("enlist", b.transaction_id))
+    _take_over(m, b, e)
+    if e.message.incarnation != m.incarnation:
+        vote_no(m, b, _restarted(m))
+    else:
+        _vote_on_calls(m, b, b.calls.succeeded)
+
+
+def prepare_behind_call(m: Machine, b: Branch, e: PrepareReceived) -> None:
+    """Prepare never overtakes a running operation (rule 4): await it. Calls that have not begun are refused."""
+    _check_interactive(b, e)
+    refuse_line(m, b, m.cause(Reason.NOT_ACTIVE, "the commit has begun"))
+    m.defer(b, Kind.PREPARE, e)
+
+
+def prepare_repeated(m: Machine, b: Branch, e: PrepareReceived) -> None:
+    """Nothing: the vote will come."""
+
+
+def prepare_prepared(m: Machine, b: Branch, e: PrepareReceived) -> None:
+    """Vote YES again; a one-phase commit answers when it is done."""
+    if not b.one_phase:
+        m.vote(b, YES)
+
+
+def prepare_committed(m: Machine, b: Branch, e: PrepareReceived) -> None:
+    """Vote again."""
+    m.vote(b, COMMITTED if b.one_phase else YES)
+
+
+def prepare_read_only(m: Machine, b: Branch, e: PrepareReceived) -> None:
+    """Vote READ_ONLY again."""
+    m.vote(b, READ_ONLY)
+
+
+def prepare_rolled_back(m: Machine, b: Branch, e: PrepareReceived) -> None:
+    """Vote NO, with the cause of then."""
+    m.vote(b, NO, b.cause or m.cause(Reason.ROLLED_BACK, "the branch was rolled back before"))
+
+
+def prepare_parked(m: Machine, b: Branch, e: PrepareReceived) -> None:
+    """Say that an operator is needed."""
+    m.acknowledge(b, participant_pb2.ACKNOWLEDGEMENT_KIND_HAZARD, b.detail)
+
+
+def prepare_expired(m: Machine, b: Branch, e: PrepareReceived) -> None:
+    """Vote NO: it was finished and forgotten."""
+    m.vote(b, NO, m.cause(Reason.EXPIRED, "the branch lies below the watermark"))
+
+
+def _check_interactive(b: Branch, e: PrepareReceived) -> None:
+    if e.message.operations:
+        raise RemoteProtocolError(f"{b.transaction_id}: operations in the Prepare of an interactive branch")
+
+
+def _restarted(m: Machine) -> common_pb2.Cause:
+    return m.cause(Reason.PARTICIPANT_RESTARTED, f"this is incarnation {m.incarnation}; unprepared work of an earlier one is gone")
+
+
+def _take_over(m: Machine, b: Branch, e: PrepareReceived) -> None:
+    """Learn what Prepare says about the branch."""
+    message = e.message
+    b.prepare = e
+    b.stream = e.stream
+    b.order = message.order or b.order
+    b.first_attempt_ms = message.first_attempt_ms or b.first_attempt_ms
+    b.one_phase = message.one_phase
+    b.peers = message.peers
+    b.incarnation = m.incarnation
+
+
+# ---- interactive branches
+
+
+def _vote_on_calls(m: Machine, b: Branch, succeeded: int) -> None:
+    """No half branches: the client must have seen as many operations as there were (rule 4)."""
+    assert b.prepare is not None
+    message = b.prepare.message
+    if message.operation_count != succeeded:
+        text = f"the client saw {message.operation_count} operations, here were {succeeded}"
+        vote_no(m, b, m.cause(Reason.OPERATION_COUNT, text))
+    elif m.external and b.begun:
+        b.state = State.PREPARING
+        m.invoke(PrepareBranch(b.transaction_id, tuple(work for _, work in b.works)))
+    elif not b.changed and (b.one_phase or not message.hold_read_locks):
+        _vote_read_only(m, b)
+    elif b.one_phase and not m.external:
+        b.state = State.ONE_PHASE
+        release = Release(b.transaction_id) if m.atomic else None
+        m.append(records.finished(b, common_pb2.OUTCOME_COMMITTED), b, "committed", apply=release)
+    else:
+        _append_prepared(m, b)
+
+
+def _append_prepared(m: Machine, b: Branch) -> None:
+    """Write what earlier records do not say; the vote waits for it."""
+    b.state = State.PREPARING
+    keys = list(m.locks.held(b.transaction_id))
+    if m.atomic:
+        work = record_pb2.BranchWork(keys=keys)
+        b.works = (*b.works, ("", work))
+    else:
+        work = records.merged(b, keys)
+        b.works = (("", work),)
+    m.append(records.prepared(b, work), b, "prepared")
+
+
+# ---- operations in Prepare
+
+
+def locked(m: Machine, b: Branch, e: Any) -> None:
+    """The locks are there: run what waited for them."""
+    m.timers.cancel(("lock", b.transaction_id))
+    if b.prepare is not None:
+        run_prepare(m, b)
+    else:
+        run_call(m, b)
+
+
+def lock_timeout(m: Machine, b: Branch, e: Any) -> None:
+    """It waited for locks long enough."""
+    if b.prepare is None:
+        call_lock_timeout(m, b)
+    else:
+        vote_no(m, b, m.cause(Reason.CONFLICT, "the locks were not free in time"))
+
+
+def run_prepare(m: Machine, b: Branch) -> None:
+    """The locks are there: run the operations, and make the vote durable with them."""
+    assert b.prepare is not None
+    message = b.prepare.message
+    decides = b.one_phase and not m.external
+    b.state = State.ONE_PHASE if decides else State.PREPARING
+    work = Execute(
+        b.transaction_id,
+        "",
+        tuple(message.operations),
+        b.prepare.keys,
+        b.first_attempt_ms,
+        Mode.ONE_PHASE if decides else Mode.PREPARE,
+        message.hold_read_locks and not b.one_phase,
+    )
+    if not m.atomic:
+        m.invoke(work)
+        return
+    record = records.finished(b, common_pb2.OUTCOME_COMMITTED) if decides else records.prepared(b)
+    m.append(record, b, apply=work)
+    if decides:
+        # The resource works in the order of the log: whoever gets the locks now comes behind, and finds it committed.
+        m.release_locks(b)
+
+
+def prepare_executed(m: Machine, b: Branch, e: Executed) -> None:
+    """The operations succeeded (ATOMIC: and the record is durable)."""
+    _of_prepare(m, b, e.call_id)
+    assert b.prepare is not None
+    if b.calls is None:
+        b.results = e.work.results.SerializeToString()
+    b.begun = e.changed and not m.atomic
+    b.works = (*b.works, ("", e.work)) if b.begun or m.atomic else ()
+    if not e.changed and (b.one_phase or not b.prepare.message.hold_read_locks):
+        _vote_read_only(m, b)
+    elif m.atomic:
+        _vote_yes(m, b)
+    else:
+        _append_prepared(m, b)
+
+
+def prepare_refused(m: Machine, b: Branch, e: ExecuteRefused) -> None:
+    """The operations failed and left nothing behind: vote NO."""
+    _of_prepare(m, b, e.call_id)
+    b.works, b.begun = (), False
+    vote_no(m, b, e.cause)
+
+
+def prepared_durable(m: Machine, b: Branch, e: Any) -> None:
+    """PREPARED is durable: vote YES, or commit when the decision was handed over."""
+    if b.one_phase:
+        m.keep(b)
+        begin_commit(m, b)
+    else:
+        _vote_yes(m, b)
+
+
+def one_phase_executed(m: Machine, b: Branch, e: Executed) -> None:
+    """The operations succeeded (ATOMIC: and are committed, durably)."""
+    _of_prepare(m, b, e.call_id)
+    b.results = e.work.results.SerializeToString()
+    b.works = (("", e.work),)
+    if not e.changed:
+        _vote_read_only(m, b)
+    elif m.atomic:
+        one_phase_durable(m, b, e)
+    else:
+        m.append(records.finished(b, common_pb2.OUTCOME_COMMITTED), b, "committed")
+
+
+def one_phase_durable(m: Machine, b: Branch, e: Any) -> None:
+    """The one-phase commit is durable: say so."""
+    if not m.atomic:
+        m.invoke(CommitBranch(b.transaction_id, tuple(work for _, work in b.works)))
+    m.keep(b)
+    b.durable = True
+    m.finish(b, State.COMMITTED)
+    say_one_phase(m, b)
+
+
+def _of_prepare(m: Machine, b: Branch, call_id: str) -> None:
+    if call_id or b.prepare is None or (b.calls is not None and not m.external):
+        raise LocalProtocolError(f"{b.transaction_id}: {call_id!r} is not what runs")
+
+
+# ---- votes
+
+
+def _vote_yes(m: Machine, b: Branch) -> None:
+    """From here the participant never decides alone (rule 8)."""
+    m.keep(b)
+    b.state = State.PREPARED
+    b.prepare = None
+    b.attempts = 0
+    m.ask_later(b)
+    m.vote(b, YES)
+    m.idle(b)
+
+
+def _vote_read_only(m: Machine, b: Branch) -> None:
+    """Nothing was changed: let go of everything and leave phase two."""
+    m.finish(b, State.READ_ONLY)
+    m.vote(b, READ_ONLY)
+
+
+def vote_no(m: Machine, b: Branch, cause: common_pb2.Cause) -> None:
+    """Roll back and vote NO. Remembered: a repeated Prepare must not get another vote."""
+    m.vote(b, NO, cause)
+    roll_back(m, b, cause)
