@@ -23,15 +23,18 @@ from typing import Any
 from participant_sdk.causes import cause_of_operation
 from participant_sdk.core.work import (
     CommitBranch,
+    Committed,
     Execute,
     Executed,
     ExecuteRefused,
     LocalDone,
     LocalRun,
+    PrepareBranch,
+    ResourceKind,
     Undo,
     Undone,
 )
-from participant_sdk.drivers import Invoked, Jobs, Submit, until_done
+from participant_sdk.drivers import Invoked, Jobs, Submit, merged_work, until_done
 from participant_sdk.registry import BoundOperation, Registry
 from troth.v1 import common_pb2, record_pb2
 from troth.values import decode_arguments, encode_result
@@ -67,10 +70,12 @@ class LogBranch:
 class LogResource:
     """The resource. Both hooks are called at least once, also after a crash, and must take repeats.
 
-    `on_commit`  when the commit is durable here.
-    `on_abort`   when the branch is certain to be rolled back; the branch is not finished until it has succeeded.
+    `on_commit`  when COMMIT is certain. The branch is committed, and acknowledged, when the hook has succeeded.
+    `on_abort`   when a branch that did something is certain to be rolled back. A branch that had not voted when the process
+                 died is gone without it.
 
-    A hook that raises is called again with back-off, for ever.
+    A hook that raises is called again with back-off, for ever; other branches go on. With a hook, a commit costs two records
+    in any case, because it must be known after a crash that the hook is still owed.
     """
 
     atomic = False
@@ -85,6 +90,11 @@ class LogResource:
         self._jobs = Jobs()
 
     # ---- what the participant uses
+
+    @property
+    def kind(self) -> ResourceKind:
+        """With a hook a branch is finished outside the log, like that of any other resource that is asked to commit."""
+        return ResourceKind.LOGGED if self._on_commit is None and self._on_abort is None else ResourceKind.EXTERNAL
 
     def bind(self, participant: str, operations: Registry) -> None:
         """Learn the participant's name and operations."""
@@ -107,11 +117,13 @@ class LogResource:
         """Begin with a piece of work."""
         if isinstance(work, Execute):
             self._execute(work)
+        elif isinstance(work, PrepareBranch):
+            self._submit(Executed(work.transaction_id, "", merged_work(work.works), True))
         elif isinstance(work, CommitBranch):
-            if self._on_commit is not None:
-                self._jobs.start(self._call_hook(self._on_commit, work.transaction_id, work.works))
+            if self.kind is ResourceKind.EXTERNAL:
+                self._finish(work, self._on_commit, Committed(work.transaction_id))
         elif isinstance(work, Undo):
-            self._undo(work)
+            self._finish(work, self._on_abort, Undone(work.transaction_id))
         elif isinstance(work, LocalRun):
             self._local(work)
 
@@ -153,7 +165,9 @@ class LogResource:
         self._executed(work, branch, results)
 
     def _executed(self, work: Execute, branch: LogBranch, results: common_pb2.Results) -> None:
-        done = record_pb2.BranchWork(keys=work.keys, results=results, operations=work.operations)
+        done = record_pb2.BranchWork(
+            keys=work.keys, results=results, operations=work.operations, resource_branch=work.transaction_id
+        )
         self._submit(Executed(work.transaction_id, work.call_id, done, not branch._read_only))
 
     def _refuse(self, work: Execute, error: Exception, operation: str) -> None:
@@ -162,15 +176,15 @@ class LogResource:
 
     # ---- outcomes
 
-    def _undo(self, work: Undo) -> None:
-        if self._on_abort is None or not work.works:
-            self._submit(Undone(work.transaction_id))
+    def _finish(self, work: CommitBranch | Undo, hook: Hook | None, answer: Committed | Undone) -> None:
+        if hook is None:
+            self._submit(answer)
         else:
-            self._jobs.start(self._undo_with_hook(self._on_abort, work))
+            self._jobs.start(self._finish_with_hook(work, hook, answer))
 
-    async def _undo_with_hook(self, hook: Hook, work: Undo) -> None:
+    async def _finish_with_hook(self, work: CommitBranch | Undo, hook: Hook, answer: Committed | Undone) -> None:
         await self._call_hook(hook, work.transaction_id, work.works)
-        self._submit(Undone(work.transaction_id))
+        self._submit(answer)
 
     async def _call_hook(self, hook: Hook, transaction_id: str, works: Sequence[record_pb2.BranchWork]) -> None:
         operations = [

@@ -44,8 +44,9 @@ class Denial:
 _READS = {apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_FUNCTION, apsw.SQLITE_RECURSIVE}
 _WRITES = {apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE}
 _NEVER = {apsw.SQLITE_TRANSACTION, apsw.SQLITE_SAVEPOINT, apsw.SQLITE_PRAGMA, apsw.SQLITE_ATTACH, apsw.SQLITE_DETACH}
-_HARMLESS_PRAGMAS = {"data_version"}
-"""Full-text search asks for these behind the author's back."""
+_HARMLESS_PRAGMAS = {"data_version", "table_info", "table_xinfo"}
+"""Full-text search and, above all, the session extension ask for these in the middle of an author's statement. A session that
+may not ask records nothing, and says so only when the changeset is asked for."""
 _MASTERS = {"sqlite_master", "sqlite_schema", "sqlite_temp_master", "sqlite_temp_schema"}
 """SQLite asks for these before it asks for the CREATE or DROP itself, which says more. It lets nobody write them."""
 

@@ -31,10 +31,16 @@ class RowLocks:
 
     def take(self, transaction_id: str, rows: Sequence[bytes]) -> None:
         """Lock rows that nobody else holds."""
-        assert self.holder(rows, transaction_id) is None, "a row is locked by another branch"
-        new = [row for row in dict.fromkeys(rows) if row not in self._holder]
+        held = self._holder
+        new: list[bytes] = []
+        for row in rows:
+            holder = held.setdefault(row, "")
+            assert holder in ("", transaction_id), "a row is locked by another branch"
+            if not holder:
+                held[row] = transaction_id
+                new.append(row)
         if new:
-            self._add(transaction_id, new)
+            self._rows.setdefault(transaction_id, []).extend(new)
             self._journal.append((True, transaction_id, new))
 
     def drop(self, transaction_id: str) -> None:

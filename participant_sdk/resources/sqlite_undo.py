@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import apsw
 
@@ -31,8 +31,7 @@ class CannotCapture(Exception):
     """A change was recorded in a way that cannot be undone; the message names the table."""
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(NamedTuple):
     """What was changed since the capture began."""
 
     undo: bytes
@@ -54,7 +53,13 @@ class Capture:
 
     def finish(self) -> Changes:
         """What was changed. Raises `CannotCapture`."""
-        changeset = b"" if self._session.is_empty else self._session.changeset()
+        try:
+            # Not `is_empty`: it is also true of a session that failed. `changeset` raises then.
+            changeset = self._session.changeset()
+        except FATAL:
+            raise
+        except apsw.Error as error:
+            raise CannotCapture(f"the changes could not be recorded: {type(error).__name__}") from error
         if not changeset:
             return NO_CHANGES
         rows: list[bytes] = []

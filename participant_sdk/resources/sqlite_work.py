@@ -15,6 +15,7 @@ import apsw
 import structlog
 from google.protobuf.message import Message
 
+from participant_sdk.causes import cause_of
 from participant_sdk.core.work import (
     Execute,
     Executed,
@@ -42,6 +43,7 @@ from troth.values import encode_result
 _SAVEPOINT = own_text("SAVEPOINT troth_work")
 _RELEASE = own_text("RELEASE troth_work")
 _ROLLBACK = own_text("ROLLBACK TO troth_work")
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 
 _log = structlog.get_logger("participant_sdk.sqlite")
 
@@ -123,20 +125,22 @@ class Worker:
 
     def refuse(self, work: Any) -> Event | None:
         """The answer to work whose group could not be committed; `None` for work that cannot be the reason."""
-        cause = self._cause(Reason.GROUP_LOST, "the batch could not be committed")
+        error = Aborted(Reason.GROUP_LOST, "the batch could not be committed")
         if isinstance(work, Execute):
-            return ExecuteRefused(work.transaction_id, work.call_id, cause)
+            return ExecuteRefused(work.transaction_id, work.call_id, cause_of(error, self._participant))
         if isinstance(work, LocalRun) and (work.write or work.schema):
-            return LocalDone(work.ticket, error=Aborted(Reason.GROUP_LOST, cause.message))
+            return LocalDone(work.ticket, error=error)
         return None
 
     # ---- the kinds of work
 
     def _execute(self, work: Execute, record: record_pb2.ParticipantRecord) -> Answer:
+        done = _work_in(record, work.mode)
+        done.Clear()  # a lost group runs its appends again
         self._sql(_SAVEPOINT)
         capture = Capture(self._connection, self._schema)
         try:
-            results = self._perform(work.operations)
+            self._perform(work.operations, done.results)
             changes = self._captured(capture, work.transaction_id)
         except _Failed as failed:
             refused = ExecuteRefused(work.transaction_id, work.call_id, failed.cause)
@@ -146,21 +150,17 @@ class Worker:
             capture.close()
         self._sql(_RELEASE)
         failpoints.hit("participant", "after-apply", "operation")
-        return self._executed(work, record, results, changes)
+        if work.mode is Mode.ONE_PHASE:
+            record.branch_finished.results.CopyFrom(done.results)
+        return self._executed(work, done, changes)
 
-    def _executed(
-        self, work: Execute, record: record_pb2.ParticipantRecord, results: common_pb2.Results, changes: Changes
-    ) -> Answer:
-        done = _work_in(record, work.mode)
-        done.Clear()
+    def _executed(self, work: Execute, done: record_pb2.BranchWork, changes: Changes) -> Answer:
         if changes.undo and work.mode is not Mode.ONE_PHASE:
             done.undo.append(changes.undo)
             done.rows.extend(changes.rows)
             self._locks.take(work.transaction_id, changes.rows)
         done.keys.extend(work.keys)
-        done.results.CopyFrom(results)
         if work.mode is Mode.ONE_PHASE:
-            record.branch_finished.results.CopyFrom(results)
             self._locks.drop(work.transaction_id)
         changed = bool(changes.undo)
         keep = changed or (work.mode is not Mode.ACTIVE and (work.hold or work.earlier_changed))
@@ -211,18 +211,17 @@ class Worker:
         # Without the RELEASE each later ROLLBACK TO would replay the journal of this one again.
         self._sql(_RELEASE)
 
-    def _perform(self, operations: Sequence[common_pb2.Operation]) -> common_pb2.Results:
-        results = common_pb2.Results()
+    def _perform(self, operations: Sequence[common_pb2.Operation], results: common_pb2.Results) -> None:
+        results.SetInParent()
         for operation in operations:
             try:
                 bound = self._operations.bind(operation)
                 value = self._call(bound, Rules.WRITE, operation.name)
                 results.values.append(encode_result(value, operation.name))
             except RequestError as error:
-                raise self._failed(error.reason, error.message, error) from error
+                raise self._failed(error) from error
         if results.ByteSize() > self._limits.results_bytes_max:
-            raise self._failed(Reason.BAD_RESULT, f"the results are larger than {self._limits.results_bytes_max} bytes")
-        return results
+            raise self._failed(Aborted(Reason.BAD_RESULT, f"the results are larger than {self._limits.results_bytes_max} bytes"))
 
     def _call(self, function: Callable[[Database], Any], rules: Rules, name: str) -> Any:
         """Let the author's code run. Raises `_Failed`, `LogFailed`."""
@@ -238,9 +237,9 @@ class Worker:
             raise self._spoilt(use, name)
         if error is not None:
             raise self._raised(error, name)
-        if inspect.isawaitable(value):
+        if type(value) not in _PLAIN and inspect.isawaitable(value):
             _close(value)
-            raise self._failed(Reason.OPERATION_FAILED, f"{name} returned an awaitable: it must be a plain def")
+            raise self._failed(Aborted(Reason.OPERATION_FAILED, f"{name} returned an awaitable: it must be a plain def"))
         return value
 
     def _captured(self, capture: Capture, transaction_id: str) -> Changes:
@@ -249,15 +248,15 @@ class Worker:
         try:
             changes = capture.finish()
         except CannotCapture as error:
-            raise self._failed(Reason.UNCAPTURED_TABLE, str(error), error) from error
+            raise self._failed(Aborted(Reason.UNCAPTURED_TABLE, str(error))) from error
         if self._locks.holder(changes.rows, transaction_id) is not None:
-            raise self._failed(Reason.CONFLICT, "a row was changed by another transaction that is not finished")
+            raise self._failed(Aborted(Reason.CONFLICT, "a row was changed by another transaction that is not finished"))
         return changes
 
     def _check_foreign_keys(self) -> None:
         """Deferred foreign keys must hold now: at the group's COMMIT they would fail everybody."""
         if self._connection.status(apsw.SQLITE_DBSTATUS_DEFERRED_FKS)[0]:
-            raise self._failed(Reason.CONSTRAINT, "a deferred foreign key does not hold")
+            raise self._failed(Aborted(Reason.CONSTRAINT, "a deferred foreign key does not hold"))
 
     # ---- what went wrong
 
@@ -266,40 +265,31 @@ class Worker:
             raise use.fatal
         if use.denial is not None:
             message = f"{name}: {use.denial.what}"
-            return self._failed(use.denial.reason, message, lost=use.lost)
+            return self._failed(Aborted(use.denial.reason, message), lost=use.lost)
         if use.late:
             message = f"{name} took longer than {self._limits.operation_seconds_max} seconds"
-            return self._failed(Reason.OPERATION_FAILED, message, lost=use.lost)
-        return self._failed(Reason.FORBIDDEN_SQL, f"{name}: OR ROLLBACK or RAISE(ROLLBACK) ended the transaction", lost=True)
+            return self._failed(Aborted(Reason.OPERATION_FAILED, message), lost=use.lost)
+        return self._failed(
+            Aborted(Reason.FORBIDDEN_SQL, f"{name}: OR ROLLBACK or RAISE(ROLLBACK) ended the transaction"), lost=True
+        )
 
     def _raised(self, error: BaseException, name: str) -> _Failed:
         """The author's function raised: its own refusal goes out whole, of anything else only the type."""
         if isinstance(error, Refuse):
-            cause = self._cause(Reason.REFUSED, error.message, code=error.code, retryable=error.retryable)
-            return _Failed(error, cause)
+            return self._failed(error)
         error_id = secrets.token_hex(4)
         _log.error("operation failed", operation=name, error_id=error_id, exc_info=error)
         where = f"error {error_id} in the participant's log"
         if isinstance(error, apsw.ConstraintError):
             # The row that stood in the way may be one that another transaction has not finished with.
             retryable = len(self._locks) > 0
-            cause = self._cause(Reason.CONSTRAINT, f"{name}: {_constraint(error)} ({where})", retryable=retryable)
+            told = Aborted(Reason.CONSTRAINT, f"{name}: {_constraint(error)} ({where})", retryable=retryable)
         else:
-            cause = self._cause(Reason.OPERATION_FAILED, f"{name} raised {type(error).__name__} ({where})")
-        return _Failed(error, cause)
+            told = Aborted(Reason.OPERATION_FAILED, f"{name} raised {type(error).__name__} ({where})")
+        return _Failed(error, cause_of(told, self._participant))
 
-    def _failed(self, reason: Reason, message: str, error: Exception | None = None, *, lost: bool = False) -> _Failed:
-        known = error if isinstance(error, TrothError) else Aborted(reason, message)
-        return _Failed(known, self._cause(reason, message), lost=lost)
-
-    def _cause(self, reason: Reason, message: str, *, code: str = "", retryable: bool | None = None) -> common_pb2.Cause:
-        return common_pb2.Cause(
-            reason=reason.name,
-            participant=self._participant,
-            code=code,
-            message=message,
-            retryable=reason.retryable if retryable is None else retryable,
-        )
+    def _failed(self, error: TrothError, *, lost: bool = False) -> _Failed:
+        return _Failed(error, cause_of(error, self._participant), lost=lost)
 
 
 def _work_in(record: record_pb2.ParticipantRecord, mode: Mode) -> record_pb2.BranchWork:
