@@ -184,9 +184,8 @@ class Front:
             async with tx:
                 await self._visit_services(order)
         except grpc.aio.AioRpcError as error:
-            if tx.cause is None:
-                raise
-            raise tx.aborted_by(tx.cause) from error
+            # The service says why in terms of the transaction, unless it could not be reached at all.
+            raise (tx.refusal or error) from error
         assert tx.outcome is not None
         return tx.outcome
 
