@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from coordinator.core.core import CoordinatorCore
+from participant_sdk.core.core import ParticipantCore
 from tests.sim.clients import ABORTED, COMMITTED, History
+from tests.sim.process import Process
 from tests.sim.roles import CoordinatorProcess, ParticipantProcess
 from troth.v1 import common_pb2, participant_pb2
 
@@ -131,8 +134,8 @@ def nothing_left(scene: Scene) -> Iterator[str]:
     if left:
         yield f"AC5: the coordinator still has {[(txn.id, txn.state.name, txn.owing()) for txn in left]}"
     for name, process in scene.participants.items():
-        if process.core.unfinished():
-            yield f"AC5: {name} still has {process.core.unfinished()} unfinished branches"
+        if process.core.states():
+            yield f"AC5: {name} still has {process.core.states()} unfinished branches"
         if process.bank.row_locks:
             yield f"AC5: {name} still holds {process.bank.row_locks}"
 
@@ -148,9 +151,19 @@ def recovery_repeats(scene: Scene) -> Iterator[str]:
     """A log read twice comes to the same."""
     for process in [scene.coordinator, *scene.participants.values()]:
         _, bodies = process.disk.read()
-        for records in (bodies, bodies + bodies):
-            core = process.make_core()
-            core.recover(records, process.world.instant())
+        once, twice = (_recovered(process, records) for records in (bodies, bodies + bodies))
+        if once != twice:
+            yield f"recovery: {process.name} comes to {once} from its log, and to {twice} from reading it twice"
+
+
+def _recovered(process: Process, records: list[bytes]) -> object:
+    core = process.make_core()
+    core.recover(records, process.world.instant())
+    if isinstance(core, CoordinatorCore):
+        book = core._book
+        return sorted((name, txn.state.name, txn.missing) for name, txn in book.live.items()), list(book.finished), list(book.keys)
+    assert isinstance(core, ParticipantCore)
+    return sorted((name, state.name) for name, state in core.states())
 
 
 def nobody_broke_the_protocol(scene: Scene) -> Iterator[str]:

@@ -42,6 +42,8 @@ class Attempt:
     committing: bool = False
     aborting: bool = False
     begun: bool = False
+    asks: str = ""
+    """The transaction to ask about, when it is another one."""
 
 
 class History:
@@ -217,6 +219,8 @@ class Client:
             self.history.keys.setdefault(attempt.key, set()).add(answer.transaction_id)
         if answer.outcome == IN_DOUBT:
             self.pending.pop(attempt.transaction_id, None)
+            # With a key it is the holder that is in doubt, and the holder that has to be asked about.
+            attempt.asks = answer.transaction_id
             self.asking[attempt.transaction_id] = attempt
             self._ask(attempt)
         else:
@@ -230,8 +234,10 @@ class Client:
         if attempt.transaction_id not in self.asking or self.stopped:
             return
         request = client_pb2.GetRequest(
-            transaction_id=attempt.transaction_id, participants=list(attempt.work), first_attempt_ms=attempt.first_attempt_ms
-        )  # fmt: skip
+            transaction_id=attempt.asks or attempt.transaction_id,
+            participants=list(attempt.work),
+            first_attempt_ms=attempt.first_attempt_ms,
+        )
         self._send(into.Get((self.session, attempt.transaction_id), request))
         self.world.after(self.world.random.uniform(0.5, 1.5), lambda: self._ask(attempt))
 
@@ -239,7 +245,7 @@ class Client:
         attempt = self.asking.get(transaction_id)
         if answer.outcome == IN_DOUBT:
             return
-        self.history.tell(transaction_id, answer.outcome)
+        self.history.tell(answer.transaction_id, answer.outcome)
         if attempt is not None:
             del self.asking[transaction_id]
             self.world.reach("client asked and was told")

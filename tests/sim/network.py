@@ -59,14 +59,17 @@ class End:
 
 
 HANDSHAKE = frozenset({"reports", "complete", "welcome"})
-"""Never lost alone: on a transport that keeps order they are lost only with their stream."""
+"""Never lost or repeated alone: a transport that keeps order loses them only with their stream."""
 
 
 class Stream:
     """One stream between two ends."""
 
-    def __init__(self, network: Network, one: End, other: End) -> None:
+    def __init__(self, network: Network, one: End, other: End, *, reliable: bool = False) -> None:
         self.network = network
+        self.reliable = reliable
+        """Whether messages are lost only with the stream, as on TCP; the protocol between participants and the coordinator must
+        bear more than that, a client need not."""
         self.ends = (one, other)
         self.broken = False
         network.streams.append(self)
@@ -85,10 +88,12 @@ class Stream:
             # What a cut swallows of an ordered stream is the end of that stream, for the side that misses it.
             self.break_()
             return
-        if (field not in HANDSHAKE and world.random.random() < weather.loss:
+        sure = self.reliable or field in HANDSHAKE
+        if not sure and world.random.random() < weather.loss:
             world.reach("message lost")
             return
-        copies = 2 if weather.repetition and world.random.random() < weather.repetition else 1
+        repeats = not sure and world.random.random() < weather.repetition
+        copies = 2 if repeats else 1
         for _ in range(copies):
             # Later than everything sent before it on this stream; a broken stream's messages still arrive.
             at = max(target.last_arrival, world.now + network.delay())

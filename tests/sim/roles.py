@@ -94,7 +94,7 @@ class CoordinatorProcess(Process):
             self.clients[session].break_()
         life = self.life
         mine = End("C", lambda field, message: self._hear_client(life, message), lambda: self._lose_client(life, session, stream))
-        stream = Stream(self.network, mine, End("client", receive, lost))
+        stream = Stream(self.network, mine, End("client", receive, lost), reliable=True)
         self.clients[session] = stream
         self.submit(into.SessionOpened(session))
         return stream, session

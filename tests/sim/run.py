@@ -81,7 +81,7 @@ def _come_to_rest(
     while world.now < end:
         world.run_until(world.now + 2.0)
         open_work = any(client.pending or client.asking for client in clients)
-        busy = any(not process.alive or process.core.unfinished() for process in participants.values())
+        busy = any(not process.alive or process.core.states() for process in participants.values())
         if not (open_work or busy) and coordinator.alive and not coordinator.core.open_transactions():
             world.run_until(world.now + 2.0)
             return
