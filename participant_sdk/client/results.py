@@ -108,7 +108,8 @@ def failure(answer: client_pb2.Answer, asked: Asked) -> TrothError:
     if answer.transaction_id:
         asked = asked._replace(transaction_id=answer.transaction_id)
     # A request refused as EXPIRED did not run now; but its first attempt may have, and nobody can tell any more.
-    if answer.outcome == common_pb2.OUTCOME_ABORTED and answer.cause.reason != Reason.EXPIRED.name:
+    expired = answer.cause.reason == Reason.EXPIRED.name and not answer.cause.participant
+    if answer.outcome == common_pb2.OUTCOME_ABORTED and not expired:
         return refusal(answer.cause, asked.transaction_id)
     if answer.outcome in (common_pb2.OUTCOME_MIXED, common_pb2.OUTCOME_HAZARD):
         return _heuristic(answer, asked)
@@ -118,7 +119,7 @@ def failure(answer: client_pb2.Answer, asked: Asked) -> TrothError:
 def refusal(cause: common_pb2.Cause, transaction_id: str) -> TrothError:
     """The error for something that certainly did not happen: `Aborted`, or `RequestError` for a wrong request."""
     reason = reason_of(cause, Reason.INTERNAL)
-    message = cause.message or "the coordinator gave no explanation"
+    message = _told(cause, reason) or "the coordinator gave no explanation"
     if reason.name != cause.reason:
         message = f"{cause.reason or 'no reason'}: {message}"
     if reason in WRONG_REQUESTS and not cause.participant:
@@ -149,20 +150,25 @@ def unknown(reason: Reason, message: str, asked: Asked) -> OutcomeUnknown:
     )
 
 
+def _told(cause: common_pb2.Cause, reason: Reason) -> str:
+    # Messages end with the hint, for clients that have no table of hints; our errors add it themselves.
+    return cause.message.removesuffix(f" ({reason.hint})")
+
+
 def _unknown(answer: client_pb2.Answer, asked: Asked) -> TrothError:
     if answer.outcome in (common_pb2.OUTCOME_EXPIRED, common_pb2.OUTCOME_ABORTED):
-        return unknown(Reason.EXPIRED, answer.cause.message or "it is older than the retention", asked)
+        return unknown(Reason.EXPIRED, _told(answer.cause, Reason.EXPIRED) or "it is older than the retention", asked)
     reason = reason_of(answer.cause, Reason.IN_DOUBT)
     if answer.outcome == common_pb2.OUTCOME_UNSPECIFIED and reason in WRONG_REQUESTS:
-        return RequestError(reason, answer.cause.message)
-    return unknown(reason, answer.cause.message or "the coordinator does not know the outcome yet", asked)
+        return RequestError(reason, _told(answer.cause, reason))
+    return unknown(reason, _told(answer.cause, reason) or "the coordinator does not know the outcome yet", asked)
 
 
 def _heuristic(answer: client_pb2.Answer, asked: Asked) -> HeuristicOutcome:
     name = common_pb2.Outcome.Name(answer.outcome).removeprefix("OUTCOME_")
     return HeuristicOutcome(
         Reason.HEURISTIC,
-        f"{name}: {answer.cause.message or 'a branch ended differently from the decision'}",
+        f"{name}: {_told(answer.cause, Reason.HEURISTIC) or 'a branch ended differently from the decision'}",
         transaction_id=asked.transaction_id,
         participant=answer.cause.participant,
         code=name,

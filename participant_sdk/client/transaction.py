@@ -281,7 +281,8 @@ class Transaction:
         if isinstance(reply, client_pb2.Answer):
             raise self._gone(exchange)
         if reply.HasField("refusal"):
-            raise results.refusal(reply.refusal, exchange.transaction_id)
+            refused = client_pb2.Answer(outcome=common_pb2.OUTCOME_ABORTED, cause=reply.refusal)
+            raise results.failure(refused, self._asked(exchange))
         raise results.AlreadyCommitted(self._terms.key, results.conclude(reply.holder, self._asked(exchange)))
 
     def _asked(self, exchange: Exchange) -> results.Asked:

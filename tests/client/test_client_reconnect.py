@@ -261,9 +261,9 @@ async def test_a_repeat_that_waits_does_not_make_the_first_unsent(session: Sessi
     outbox = _welcome(session, "s.1")
     run = session.open("runs", client_pb2.RunRequest(), _soon())
     outbox.drain()
+    assert outbox.drain() is None
     await outbox.wait()
-    while not len(outbox):
-        await asyncio.sleep(0)
+    assert len(outbox) == 1, "the repeat waits"
     session.lost(Reason.COORDINATOR_AWAY, "gone")
     _welcome(session, "s.2", epoch=2)
     assert run.reply is not None and run.reply.result() is Lost.SESSION_GONE

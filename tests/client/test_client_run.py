@@ -66,6 +66,7 @@ async def test_calls_of_one_participant_are_one_branch_in_order(coordinator: Fak
         (ABORTED, {"cause": cause("KEY_REUSED")}, RequestError, "KEY_REUSED"),
         (ABORTED, {"cause": cause("CLOCK_SKEW")}, RequestError, "CLOCK_SKEW"),
         (ABORTED, {"cause": cause("EXPIRED")}, OutcomeUnknown, "EXPIRED"),
+        (ABORTED, {"cause": cause("EXPIRED", participant="payments")}, Aborted, "EXPIRED"),
         (common_pb2.OUTCOME_EXPIRED, {}, OutcomeUnknown, "EXPIRED"),
         (IN_DOUBT, {}, OutcomeUnknown, "IN_DOUBT"),
         (IN_DOUBT, {"cause": cause("PARTICIPANT_AWAY", retryable=True)}, OutcomeUnknown, "PARTICIPANT_AWAY"),
@@ -91,6 +92,14 @@ async def test_every_other_outcome_is_raised(
     if isinstance(raised, OutcomeUnknown):
         assert (raised.transaction_id, raised.participants) == ("c1.1.9f2c4e1a.1.1", ("payments",))
         assert (raised.first_attempt_ms, raised.retryable) == (77, False)
+
+
+async def test_the_hint_is_told_once(coordinator: FakeCoordinator, client: Client) -> None:
+    told = common_pb2.Cause(reason="CONFLICT", message=f"a lock is held ({Reason.CONFLICT.hint})")
+    coordinator.handlers["runs"] = lambda stream, run: stream.answer(run.number, ABORTED, cause=told)
+    with pytest.raises(Aborted) as caught:
+        await client.run(DEBIT)
+    assert str(caught.value) == f"CONFLICT: a lock is held ({Reason.CONFLICT.hint})"
 
 
 async def test_a_key_that_was_used_before_answers_with_its_holder(coordinator: FakeCoordinator, client: Client) -> None:
