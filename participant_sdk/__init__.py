@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from participant_sdk.participant import Participant
     from participant_sdk.resources.log_only import LogBranch, LogResource
     from participant_sdk.resources.sqlite import SqliteResource
+    from participant_sdk.resources.sqlite_database import Database
     from troth.errors import Aborted, LogError, Refuse, RequestError, TrothError
 
 __all__ = [
     "Aborted",
     "Branch",
+    "Database",
     "LogBranch",
     "LogError",
     "LogResource",
@@ -39,6 +41,7 @@ __all__ = [
 _HOMES = {
     "Aborted": "troth.errors",
     "Branch": "participant_sdk.branch",
+    "Database": "participant_sdk.resources.sqlite_database",
     "LogBranch": "participant_sdk.resources.log_only",
     "LogError": "troth.errors",
     "LogResource": "participant_sdk.resources.log_only",

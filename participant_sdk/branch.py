@@ -34,9 +34,9 @@ class Branch:
     async def run(self, operation: str | Callable[..., Any], /, **arguments: object) -> Any:
         """Run an operation, given by its name or as the function itself, and return what it returned.
 
-        Raises `Aborted` when it refused, failed, or met a conflict (`code`, `reason` and `retryable` say which): the
-        transaction cannot commit any more unless the client leaves this call out of account. Raises `RequestError` when the
-        operation or the arguments are wrong: nothing has run.
+        Raises `Aborted` when it refused, failed, or met a conflict (`code`, `reason` and `retryable` say which). It left
+        nothing behind then: a service that catches this may go on, and one that lets it out tells the client to abort. Raises
+        `RequestError` when the operation or the arguments are wrong: nothing has run.
 
         A repeat of the same call of the service gets the answers of the first time, if its operations come in the same
         order; so run them in an order that does not depend on chance.

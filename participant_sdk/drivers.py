@@ -8,7 +8,7 @@ branch of it, holds up nobody else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -16,6 +16,7 @@ import structlog
 from participant_sdk.core.work import CommitBranch, Execute, ForgetBranch, LocalRun, PrepareBranch, Undo
 from troth.backoff import Backoff
 from troth.ready import Event
+from troth.v1 import record_pb2
 
 Invoked = Execute | PrepareBranch | CommitBranch | Undo | ForgetBranch | LocalRun
 """The work of the effect `Invoke`."""
@@ -73,3 +74,11 @@ async def until_done(what: str, attempt_once: Callable[[], Awaitable[str]]) -> N
 
 Submit = Callable[[Event], None]
 """Gives an event to the engine."""
+
+
+def merged_work(works: Sequence[record_pb2.BranchWork]) -> record_pb2.BranchWork:
+    """The works of one branch as one: lists behind each other, the last name that there is."""
+    merged = record_pb2.BranchWork()
+    for work in works:
+        merged.MergeFrom(work)
+    return merged

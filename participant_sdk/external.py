@@ -8,9 +8,7 @@ it is rolled back before the participant serves.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-
-from google.protobuf.message import DecodeError
+from collections.abc import Awaitable, Callable, Mapping
 
 from participant_sdk.causes import cause_of
 from participant_sdk.core.work import (
@@ -28,7 +26,7 @@ from participant_sdk.core.work import (
     UndoFailed,
     Undone,
 )
-from participant_sdk.drivers import Invoked, Jobs, Submit, until_done
+from participant_sdk.drivers import Invoked, Jobs, Submit, merged_work, until_done
 from participant_sdk.resources.contract import (
     Begun,
     Broken,
@@ -41,8 +39,6 @@ from participant_sdk.resources.contract import (
     Unreachable,
 )
 from troth.errors import LogFailed, Reason, RequestError, TrothError
-from troth.log.contract import Log, LogIdentity, StoredRecord, Written
-from troth.ready import Append
 from troth.v1 import common_pb2, record_pb2
 from troth.values import encode_result
 
@@ -176,11 +172,8 @@ class ExternalDriver:
         return done, answer.changed
 
     async def _prepare_branch(self, work: PrepareBranch) -> None:
-        merged = _merged(work.works)
         try:
-            done, changed = await self._prepare(
-                work.transaction_id, record_pb2.BranchWork(resource_branch=merged.resource_branch)
-            )
+            done, changed = await self._prepare(work.transaction_id, merged_work(work.works))
         except _NotDone as error:
             self._lose(work.transaction_id)
             self._submit(ExecuteRefused(work.transaction_id, "", error.cause, branch_lost=True))
@@ -210,13 +203,14 @@ class ExternalDriver:
         async def commit(name: str, merged: record_pb2.BranchWork) -> Done | Refused | Unreachable | Broken:
             return await self._resource.commit(name, merged, one_phase=False)
 
-        merged = _merged(work.works)
+        merged = merged_work(work.works)
         why = await self._finish(commit, merged.resource_branch, merged)
         self._submit(CommitFailed(work.transaction_id, why) if why else Committed(work.transaction_id))
 
     async def _undo(self, work: Undo) -> None:
-        merged = _merged(work.works)
+        merged = merged_work(work.works)
         name = self._begun.pop(work.transaction_id, merged.resource_branch)
+        self._named.pop(work.transaction_id, None)
         why = await self._finish(self._resource.rollback, name, merged)
         self._submit(UndoFailed(work.transaction_id, why) if why else Undone(work.transaction_id))
 
@@ -252,46 +246,3 @@ class ExternalDriver:
             "this resource has no participant.local and participant.read",
             hint="Use the database directly: it isolates prepared branches itself.",
         )
-
-
-class NamesInLog:
-    """A log that remembers, when it is opened, which branches it knows and how the resource calls them."""
-
-    def __init__(self, log: Log) -> None:
-        self._log = log
-        self.names: dict[str, str] = {}
-
-    async def open(self) -> tuple[LogIdentity, Sequence[StoredRecord]]:
-        """See `Log.open`."""
-        identity, records = await self._log.open()
-        for stored in records:
-            # What is no record is told by the core, which reads the same bytes in a moment.
-            prepared = _parsed(stored.body).branch_prepared
-            if prepared.work.resource_branch:
-                self.names[prepared.transaction_id] = prepared.work.resource_branch
-        return identity, records
-
-    async def write(self, batch: Sequence[Append], *, sync: bool, drop_below: int = 0) -> Written:
-        """See `Log.write`."""
-        return await self._log.write(batch, sync=sync, drop_below=drop_below)
-
-    async def close(self) -> None:
-        """See `Log.close`."""
-        await self._log.close()
-
-
-def _parsed(body: bytes) -> record_pb2.ParticipantRecord:
-    record = record_pb2.ParticipantRecord()
-    try:
-        record.ParseFromString(body)
-    except DecodeError:
-        record.Clear()
-    return record
-
-
-def _merged(works: Sequence[record_pb2.BranchWork]) -> record_pb2.BranchWork:
-    """The works of one branch as one: lists behind each other, the last name that there is."""
-    merged = record_pb2.BranchWork()
-    for work in works:
-        merged.MergeFrom(work)
-    return merged

@@ -37,8 +37,8 @@ from participant_sdk.core.events import (
 )
 from participant_sdk.core.work import ResourceKind
 from participant_sdk.drivers import Driver
-from participant_sdk.external import ExternalDriver, NamesInLog
-from participant_sdk.identity import IdentityLog
+from participant_sdk.external import ExternalDriver
+from participant_sdk.identity import IdentityLog, stale_epoch
 from participant_sdk.registry import Registry
 from participant_sdk.resources.contract import BoundResource
 from participant_sdk.resources.log_only import LogResource
@@ -105,7 +105,7 @@ def kind_of(resource: BoundResource) -> ResourceKind:
     """Where a resource's work and outcomes live."""
     if resource.atomic:
         return ResourceKind.ATOMIC
-    return ResourceKind.LOGGED if isinstance(resource, LogResource) else ResourceKind.EXTERNAL
+    return resource.kind if isinstance(resource, LogResource) else ResourceKind.EXTERNAL
 
 
 class Runtime:
@@ -119,10 +119,10 @@ class Runtime:
         self._core = ParticipantCore(
             Config(participant=setup.name, resource=self._kind, keeps_identity=not atomic, **setup.limits)
         )
-        self._names = NamesInLog(self._branch_log(atomic))
+        log = setup.resource if atomic else self._file("participant.db")
         self._identity = IdentityLog(setup.name, self._file("identity.db")) if atomic else None
         self._engine = Engine(
-            ROLE, self._core, self._names, self._perform, on_violation=self._violated,
+            ROLE, self._core, log, self._perform, on_violation=self._violated,
             batch_max=getattr(setup.resource, "batch_max", BATCH_MAX),
         )  # fmt: skip
         self._driver = self._make_driver()
@@ -136,18 +136,14 @@ class Runtime:
         self.ended: asyncio.Future[TrothError | None] = asyncio.get_running_loop().create_future()
         """Why the participant does not serve any more; `None` when it was stopped."""
 
-    def _branch_log(self, atomic: bool) -> Log:
-        return self._setup.resource if atomic else self._file("participant.db")
-
     def _file(self, name: str) -> Log:
         return self._setup.wiring.log(self._setup.data_directory / name, self._setup.name)
 
     def _make_driver(self) -> Driver | None:
         if self._kind is ResourceKind.ATOMIC:
             return None
-        if self._kind is ResourceKind.LOGGED:
-            driver: Driver = self._setup.resource.driver(self._engine.submit)
-            return driver
+        if isinstance(self._setup.resource, LogResource):
+            return self._setup.resource.driver(self._engine.submit)
         return ExternalDriver(self._setup.name, self._setup.resource, self._engine.submit)
 
     # ---- life
@@ -173,11 +169,12 @@ class Runtime:
 
     async def stop(self) -> None:
         """Refuse new work, make durable what is under way, say the last words, release the files."""
-        if self._supervisor is None or self.ended.done():
+        if self._supervisor is None:
             return
-        self.ended.set_result(None)
-        self._engine.submit(Stop())
-        await self._supervisor
+        if not self.ended.done():
+            self.ended.set_result(None)
+            self._engine.submit(Stop())
+        await asyncio.shield(self._supervisor)
 
     async def abandon(self) -> None:
         """Stop as a crash does, as far as one process can: nothing is written or said any more. For tests."""
@@ -190,15 +187,15 @@ class Runtime:
         self._log_id = identity.log_id
         if self._kind is ResourceKind.ATOMIC:
             # Before the engine writes anything: it has not had a turn yet.
-            for transaction_id, rows in self._core.locked_rows():
+            for transaction_id, rows in self._core.recovered_rows():
                 self._setup.resource.recover_locks(transaction_id, rows)
         if self._identity is None:
-            incarnation = self._core.incarnation + 1
+            incarnation = self._core.incarnation_seen + 1
         else:
             await self._identity.start()
             incarnation = self._identity.incarnation
         if self._driver is not None:
-            await self._driver.open(self._names.names)
+            await self._driver.open(dict(self._core.in_doubt()))
         self._engine.submit(Start(incarnation))
         await asyncio.wait((self._started, self._engine.failed), return_when=asyncio.FIRST_COMPLETED)
         if self._engine.failed.done():
@@ -300,9 +297,11 @@ class Runtime:
         )
 
     async def accept(self, welcome: participant_pb2.Welcome) -> None:
-        """See `Owner`. Without an identity log the core itself refuses a stale epoch, and makes a new one durable."""
+        """See `Owner`. Without an identity log the core keeps the epochs."""
         if self._identity is not None:
             await self._identity.see(welcome.coordinator, welcome.epoch)
+        elif welcome.epoch < (seen := self._core.epoch_seen(welcome.coordinator)):
+            raise stale_epoch(welcome.coordinator, welcome.epoch, seen)
 
     def opened(self, stream: int, welcome: participant_pb2.Welcome) -> None:
         """See `Owner`."""

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from participant_sdk.causes import error_of
 from troth.backoff import Backoff
-from troth.errors import Reason, RemoteProtocolError, TrothError
+from troth.errors import ProtocolError, Reason, RemoteProtocolError, TrothError
 from troth.link import Link, Outbox
 from troth.v1 import common_pb2, participant_pb2, participant_pb2_grpc
 
@@ -57,7 +57,10 @@ class Owner(Protocol):
         """How to introduce ourselves."""
 
     async def accept(self, welcome: participant_pb2.Welcome) -> None:
-        """Check Welcome and make its epoch durable. Raises `ProtocolError` (STALE_EPOCH): we dial again later."""
+        """Check Welcome and make its epoch durable.
+
+        Raises `ProtocolError` (STALE_EPOCH), and we dial again later; or `LogError`, which ends `run`.
+        """
 
     def opened(self, stream: int, welcome: participant_pb2.Welcome) -> None:
         """The stream stands, and may be sent to."""
@@ -153,7 +156,7 @@ class Session:
             why = "the stream ended"
         except grpc.aio.AioRpcError as error:
             why = f"{error.code().name}: {error.details()}"
-        except (TimeoutError, asyncio.InvalidStateError, _Farewell, TrothError) as error:
+        except (TimeoutError, asyncio.InvalidStateError, _Farewell, ProtocolError) as error:
             why = str(error) or "no answer to Hello"
         except asyncio.CancelledError:
             # grpc.aio raises this also when the *other* side cancelled the call; then nobody has cancelled this task.
