@@ -16,7 +16,7 @@ from participant_sdk.client.retry import retried
 from participant_sdk.client.session import Lost, Session
 from participant_sdk.client.transaction import Terms, Transaction, refuse_nesting
 from troth.backoff import Backoff
-from troth.errors import Reason, RequestError
+from troth.errors import Aborted, Reason, RequestError
 from troth.ids import TransactionId, check_name
 from troth.v1 import client_pb2, common_pb2
 from troth.values import encode_arguments
@@ -148,7 +148,8 @@ class Client:
         if isinstance(reply, client_pb2.Answer):
             return results.conclude(reply, asked)
         if reply is Lost.DEADLINE_NEVER_SENT:
-            raise session.unreachable()
+            message = "it could not be sent in time, and never will be"
+            raise Aborted(Reason.COORDINATOR_AWAY, message, transaction_id=asked.transaction_id)
         return await self.settle(asked, exchange.deadline)
 
     # ---- interactive

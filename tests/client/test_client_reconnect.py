@@ -294,6 +294,33 @@ async def test_a_deadline_tells_whether_the_request_was_sent(session: Session) -
     assert session.pending == 0
 
 
+async def test_a_run_that_could_not_be_sent_in_time_is_aborted(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client("127.0.0.1:1", grace_seconds=0.001)
+    monkeypatch.setattr(client, "_running", session)
+    _welcome(session, "s.1")
+    run = asyncio.create_task(client.run(DEBIT, timeout=0.05))
+    await asyncio.sleep(0)  # the request waits in the outbox
+    assert session.pending == 1
+    session.lost(Reason.COORDINATOR_AWAY, "gone")
+    with pytest.raises(Aborted) as caught:
+        await run
+    assert (caught.value.reason, caught.value.transaction_id) == (Reason.COORDINATOR_AWAY, "s.1.1")
+
+
+async def test_a_run_that_was_never_sent_gets_a_new_number(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client("127.0.0.1:1")
+    monkeypatch.setattr(client, "_running", session)
+    _welcome(session, "s.1")
+    run = asyncio.create_task(client.run(DEBIT))
+    await asyncio.sleep(0)
+    session.lost(Reason.COORDINATOR_AWAY, "gone")
+    outbox = _welcome(session, "s.2", epoch=2)
+    await outbox.wait()
+    assert [request.number for request in outbox.drain().runs] == [1]
+    session.received(client_pb2.ConnectResponse(answers=[client_pb2.Answer(number=1, outcome=COMMITTED)]))
+    assert (await run).transaction_id == "s.2.1"
+
+
 # ---- asking by hand
 
 
