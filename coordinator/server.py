@@ -99,12 +99,21 @@ class Daemon:
             self._server = self._make_server()
             self.address = _bind(self._server, self.config.shell.listen)
             await self._engine.start()
+            await self._epoch_durable()
             await self._server.start()
             await self._set_health(health_pb2.HealthCheckResponse.SERVING, (LIVENESS, READINESS, ""))
             self._directory.write_address(self.address)
         except TrothError:
             await self._release()
             raise
+
+    async def _epoch_durable(self) -> None:
+        """Wait until the core answers: it holds everything back until its EpochStarted record is durable."""
+        asking = asyncio.ensure_future(self._admin.ask(admin_pb2.ListParticipantsRequest()))
+        await asyncio.wait((asking, self.failed), return_when=asyncio.FIRST_COMPLETED)
+        if self.failed.done():
+            asking.cancel()
+            raise self.failed.result()
 
     def _make_server(self) -> grpc.aio.Server:
         shell = self.config.shell
@@ -139,7 +148,12 @@ class Daemon:
         }
 
     def _perform(self, effect: Effect) -> None:
-        self._performers[type(effect)](effect)
+        try:
+            self._performers[type(effect)](effect)
+        except Exception as error:
+            # One peer is not told something, which every peer must survive; the daemon need not end for that.
+            self._context.counters.internal_errors += 1
+            log.error("an effect was not carried out", kind=type(effect).__name__, exc_info=error)
 
     def _violated(self, event: Event, error: ProtocolError) -> None:
         """The core refused an event; nothing has changed, and whoever waits for an answer is told."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
@@ -19,6 +20,7 @@ from coordinator.cli.failure import LOG, OK
 from coordinator.config import Config
 from coordinator.server import Daemon, make_daemon
 from troth import failpoints
+from troth.errors import TrothError
 
 EXAMPLES = """
 troth serve                                          # 127.0.0.1:7420, data in var/coordinator
@@ -69,8 +71,9 @@ async def _failed_before(what: Any, daemon: Daemon) -> bool:
 
 async def _abandon(daemon: Daemon) -> int:
     error = daemon.failed.result()
-    render.tell(f"troth: stopped, because the log failed: {error}")
-    await daemon.abandon()
+    render.tell(f"troth: stopped at once: {error}")
+    with contextlib.suppress(TrothError):
+        await daemon.abandon()
     return LOG
 
 

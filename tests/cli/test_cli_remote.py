@@ -1,0 +1,164 @@
+"""Commands that ask a coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest_asyncio
+
+from coordinator.server import Daemon
+from troth.v1 import client_pb2, client_pb2_grpc, common_pb2, participant_pb2, participant_pb2_grpc
+
+ABSENT = "c1.1.0badcafe.3.4"
+
+
+@pytest_asyncio.fixture
+async def channel(daemon: Daemon) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to the daemon."""
+    async with grpc.aio.insecure_channel(daemon.address) as channel:
+        yield channel
+
+
+async def begin(channel: grpc.aio.Channel) -> str:
+    """An open transaction without branches."""
+    stub = client_pb2_grpc.TransactionServiceStub(channel)
+    response = await stub.Begin(client_pb2.BeginRequest(timeout_ms=60_000, key="order-7"))
+    return str(response.transaction_id)
+
+
+def connect_participant(channel: grpc.aio.Channel, name: str) -> Any:
+    """A participant that says Hello and then nothing."""
+    hello = participant_pb2.Hello(
+        protocol=common_pb2.ProtocolRange(lowest=1, highest=1), participant=name, log_id="11" * 16, incarnation=1,
+        software="test 1",
+    )  # fmt: skip
+
+    async def frames() -> AsyncIterator[participant_pb2.SessionRequest]:
+        yield participant_pb2.SessionRequest(hello=hello, reports_complete=True)
+        await asyncio.Event().wait()
+
+    return participant_pb2_grpc.ParticipantServiceStub(channel).Session(frames())
+
+
+async def test_list_prints_tabs_in_a_pipe_and_one_document_with_json(troth: Any, daemon: Daemon, channel: Any) -> None:
+    transaction_id = await begin(channel)
+    at = ("--coordinator", daemon.address)
+    plain = await troth("txn", "list", *at)
+    assert plain.code == 0
+    header, row = plain.out.splitlines()
+    assert header.split("\t")[:3] == ["TRANSACTION", "STATE", "OUTCOME"]
+    assert row.split("\t")[:3] == [transaction_id, "ACTIVE", "IN_DOUBT"]
+    document = (await troth("txn", "list", "--json", *at)).json()
+    assert document["total"] == 1
+    assert document["transactions"][0]["key"] == "order-7"
+    none = (await troth("txn", "list", "--json", "--state", "committing", *at)).json()
+    assert none["transactions"] == []
+
+
+async def test_explain_says_it_in_words(troth: Any, daemon: Daemon, channel: Any) -> None:
+    transaction_id = await begin(channel)
+    explained = await troth("txn", "explain", transaction_id, "--coordinator", daemon.address)
+    assert f"{transaction_id} is ACTIVE" in explained.out
+    assert "Next: " in explained.out
+    assert "If forced: abort" in explained.out
+    shown = await troth("txn", "show", transaction_id, "--coordinator", daemon.address, "--json")
+    assert shown.json()["summary"]["state"] == "ACTIVE"
+
+
+async def test_show_of_an_unknown_transaction_fails(troth: Any, daemon: Daemon) -> None:
+    shown = await troth("txn", "show", ABSENT, "--coordinator", daemon.address, "--json")
+    assert shown.code == 1
+    assert shown.json()["error"]["reason"] == "UNKNOWN_TRANSACTION"
+    explained = await troth("txn", "explain", ABSENT, "--coordinator", daemon.address)
+    assert explained.code == 0
+    assert "Nothing is known" in explained.out
+
+
+async def test_resolve_does_not_act_unasked(troth: Any, daemon: Daemon, channel: Any) -> None:
+    transaction_id = await begin(channel)
+    at = ("--coordinator", daemon.address)
+    no_reason = await troth("txn", "resolve", transaction_id, "abort", *at)
+    assert no_reason.code == 2
+    assert "--why" in no_reason.err
+    unasked = await troth("txn", "resolve", transaction_id, "abort", "--why", "test", *at)
+    assert unasked.code == 2
+    assert "it is aborted everywhere" in unasked.err
+    assert "--yes" in unasked.err
+    still = await troth("txn", "show", transaction_id, "--json", *at)
+    assert still.json()["summary"]["state"] == "ACTIVE"
+
+
+async def test_resolve_aborts_what_is_undecided(troth: Any, daemon: Daemon, channel: Any) -> None:
+    transaction_id = await begin(channel)
+    at = ("--coordinator", daemon.address)
+    done = await troth("txn", "resolve", transaction_id, "abort", "--why", "test", "--yes", "--json", *at)
+    assert done.code == 0
+    assert done.json()["outcome"] == "ABORTED"
+    again = await troth("txn", "resolve", transaction_id, "abort", "--why", "test", "--yes", "--json", *at)
+    assert again.code == 1
+    assert again.json()["error"]["reason"] in ("UNKNOWN_TRANSACTION", "NOT_ACTIVE")
+
+
+async def test_forget_is_only_for_heuristic_outcomes(troth: Any, daemon: Daemon, channel: Any) -> None:
+    transaction_id = await begin(channel)
+    forgotten = await troth("txn", "forget", transaction_id, "--why", "test", "--yes", "--coordinator", daemon.address)
+    assert forgotten.code == 1
+    assert "NOT_ACTIVE" in forgotten.err
+
+
+async def test_watch_writes_one_list_as_it_grows(troth: Any, daemon: Daemon, channel: Any) -> None:
+    transaction_id = await begin(channel)
+    stub = client_pb2_grpc.TransactionServiceStub(channel)
+    await stub.Commit(client_pb2.CommitRequest(transaction_id=transaction_id))
+    watched = await troth("txn", "watch", transaction_id, "--json", "--coordinator", daemon.address)
+    assert [state["state"] for state in watched.json()] == ["COMMITTED"]
+    plain = await troth("txn", "watch", transaction_id, "--coordinator", daemon.address)
+    assert plain.out.startswith("COMMITTED\tCOMMITTED\t")
+
+
+async def test_participants_are_listed_and_replaced(troth: Any, daemon: Daemon, channel: Any) -> None:
+    call = connect_participant(channel, "payments")
+    await call.read()
+    at = ("--coordinator", daemon.address)
+    row = (await troth("participants", *at)).out.splitlines()[1].split("\t")
+    assert row[:3] == ["payments", "yes", "1"]
+    listed = (await troth("participants", "list", "--json", *at)).json()
+    assert listed["participants"][0]["software"] == "test 1"
+    busy = await troth("participants", "replace", "payments", "--why", "test", "--yes", *at)
+    assert busy.code == 1
+    call.cancel()
+    unknown = await troth("participants", "replace", "nobody", "--why", "test", "--yes", "--json", *at)
+    assert unknown.json()["error"]["reason"] == "UNKNOWN_PARTICIPANT"
+
+
+async def test_drain_and_status(troth: Any, daemon: Daemon) -> None:
+    at = ("--coordinator", daemon.address)
+    assert (await troth("drain", "--json", *at)).json() == {"undecided": 0, "unacknowledged": 0}
+    status = (await troth("status", "--json", *at)).json()
+    assert status["draining"] is True
+    assert status["limits"]["participants_max"] == 64
+    assert "forced_records" in (await troth("status", *at)).out
+
+
+async def test_what_is_no_id_is_refused(troth: Any, daemon: Daemon) -> None:
+    refused = await troth("txn", "explain", "nonsense", "--coordinator", daemon.address, "--json")
+    assert refused.code == 1
+    assert refused.json()["error"]["reason"] == "INVALID_TRANSACTION_ID"
+
+
+async def test_nobody_at_the_address_is_exit_4(troth: Any, daemon: Daemon) -> None:
+    host, _, _ = daemon.address.partition(":")
+    away = await troth("txn", "list", "--coordinator", f"{host}:1", "--json")
+    assert away.code == 4
+    assert away.json()["error"]["reason"] == "COORDINATOR_AWAY"
+    assert (await troth("txn", "list", "--coordinator", "nowhere")).code == 2
+
+
+async def test_the_address_is_found_in_the_data_directory(troth: Any, daemon: Daemon, monkeypatch: Any) -> None:
+    monkeypatch.setenv("TROTH_DATA_DIRECTORY", daemon.config.shell.data_directory)
+    assert (await troth("txn", "list", "--json")).json()["total"] == 0
+    monkeypatch.setenv("TROTH_COORDINATOR", "127.0.0.1:1")
+    assert (await troth("txn", "list")).code == 4
