@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_coordinator import PATIENCE_SECONDS, FakeCoordinator, Stream, operation, transaction
+from paper_coordinator import PATIENCE_SECONDS, PaperCoordinator, Stream, operation, transaction
 
 from participant_sdk import LogBranch, LogResource, Participant, Refuse, SqliteResource
 from participant_sdk import session as session_module
@@ -30,8 +30,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def coordinator() -> AsyncIterator[FakeCoordinator]:
-    async with FakeCoordinator() as fake:
+async def coordinator() -> AsyncIterator[PaperCoordinator]:
+    async with PaperCoordinator() as fake:
         yield fake
 
 
@@ -79,7 +79,7 @@ def log_bank(directory: Path, address: str) -> Participant:
 
 
 @pytest.fixture(params=[sqlite_bank, log_bank], ids=["sqlite", "log"])
-def make(request: pytest.FixtureRequest, tmp_path: Path, coordinator: FakeCoordinator) -> Make:
+def make(request: pytest.FixtureRequest, tmp_path: Path, coordinator: PaperCoordinator) -> Make:
     return lambda: request.param(tmp_path, coordinator.address)
 
 
@@ -118,14 +118,14 @@ LOOK = operation("look", account="a")
 # ---- one-shot
 
 
-async def test_hello_introduces_the_participant(make: Make, coordinator: FakeCoordinator) -> None:
+async def test_hello_introduces_the_participant(make: Make, coordinator: PaperCoordinator) -> None:
     async with make():
         hello = (await coordinator.welcomed()).hello
     assert (hello.participant, hello.incarnation, list(hello.operations)) == ("bank", 1, ["deposit", "look"])
     assert (hello.protocol.lowest, hello.protocol.highest, len(hello.log_id)) == (1, 1, 32)
 
 
-async def test_prepare_vote_commit_acknowledge(make: Make, coordinator: FakeCoordinator) -> None:
+async def test_prepare_vote_commit_acknowledge(make: Make, coordinator: PaperCoordinator) -> None:
     async with make():
         stream = await coordinator.welcomed()
         name = prepare(stream, 1, PAY)
@@ -136,7 +136,7 @@ async def test_prepare_vote_commit_acknowledge(make: Make, coordinator: FakeCoor
         assert (answer.transaction_id, answer.kind) == (name, pb.ACKNOWLEDGEMENT_KIND_DONE)
 
 
-async def test_one_phase_commits_and_says_so(make: Make, coordinator: FakeCoordinator) -> None:
+async def test_one_phase_commits_and_says_so(make: Make, coordinator: PaperCoordinator) -> None:
     async with make():
         stream = await coordinator.welcomed()
         prepare(stream, 1, PAY, one_phase=True)
@@ -144,7 +144,7 @@ async def test_one_phase_commits_and_says_so(make: Make, coordinator: FakeCoordi
         assert (vote.kind, decode_results(vote.results)) == (pb.VOTE_KIND_COMMITTED, [5])
 
 
-async def test_a_branch_that_changed_nothing_leaves_with_its_results(make: Make, coordinator: FakeCoordinator) -> None:
+async def test_a_branch_that_changed_nothing_leaves_with_its_results(make: Make, coordinator: PaperCoordinator) -> None:
     async with make():
         stream = await coordinator.welcomed()
         prepare(stream, 1, LOOK)
@@ -161,7 +161,7 @@ async def test_a_branch_that_changed_nothing_leaves_with_its_results(make: Make,
     ],
 )
 async def test_what_must_not_happen_is_a_no_with_its_cause(
-    make: Make, coordinator: FakeCoordinator, call: common_pb2.Operation, reason: str, code: str
+    make: Make, coordinator: PaperCoordinator, call: common_pb2.Operation, reason: str, code: str
 ) -> None:
     async with make():
         stream = await coordinator.welcomed()
@@ -171,7 +171,7 @@ async def test_what_must_not_happen_is_a_no_with_its_cause(
         assert vote.cause.participant == "bank"
 
 
-async def test_an_abort_is_undone(make: Make, coordinator: FakeCoordinator) -> None:
+async def test_an_abort_is_undone(make: Make, coordinator: PaperCoordinator) -> None:
     async with make() as bank:
         stream = await coordinator.welcomed()
         prepare(stream, 1, PAY)
@@ -185,7 +185,7 @@ async def test_an_abort_is_undone(make: Make, coordinator: FakeCoordinator) -> N
 # ---- interactive
 
 
-async def test_an_interactive_branch_enlists_works_and_commits(make: Make, coordinator: FakeCoordinator) -> None:
+async def test_an_interactive_branch_enlists_works_and_commits(make: Make, coordinator: PaperCoordinator) -> None:
     async with make() as bank:
         stream = await coordinator.welcomed()
         branch = bank.branch(context(1))
@@ -201,7 +201,7 @@ async def test_an_interactive_branch_enlists_works_and_commits(make: Make, coord
         assert caught.value.reason is Reason.NOT_ACTIVE
 
 
-async def test_a_half_branch_votes_no(make: Make, coordinator: FakeCoordinator) -> None:
+async def test_a_half_branch_votes_no(make: Make, coordinator: PaperCoordinator) -> None:
     async with make() as bank:
         stream = await coordinator.welcomed()
         running = asyncio.create_task(bank.branch(context(1)).run("deposit", account="a", amount=5))
@@ -212,7 +212,7 @@ async def test_a_half_branch_votes_no(make: Make, coordinator: FakeCoordinator) 
         assert (vote.kind, vote.cause.reason) == (pb.VOTE_KIND_NO, "OPERATION_COUNT")
 
 
-async def test_a_repeated_call_is_recognised(make: Make, coordinator: FakeCoordinator) -> None:
+async def test_a_repeated_call_is_recognised(make: Make, coordinator: PaperCoordinator) -> None:
     async with make() as bank:
         stream = await coordinator.welcomed()
         first = asyncio.create_task(bank.branch(context(1, "7")).run("deposit", account="a", amount=5))
@@ -224,7 +224,7 @@ async def test_a_repeated_call_is_recognised(make: Make, coordinator: FakeCoordi
         assert (await stream.heard("votes")).kind == pb.VOTE_KIND_YES
 
 
-async def test_a_refusal_reaches_the_service_and_the_branch_goes_on(make: Make, coordinator: FakeCoordinator) -> None:
+async def test_a_refusal_reaches_the_service_and_the_branch_goes_on(make: Make, coordinator: PaperCoordinator) -> None:
     async with make() as bank:
         stream = await coordinator.welcomed()
         branch = bank.branch(context(1))
@@ -238,7 +238,7 @@ async def test_a_refusal_reaches_the_service_and_the_branch_goes_on(make: Make, 
         assert (await stream.heard("votes")).kind == pb.VOTE_KIND_YES
 
 
-async def test_wrong_calls_are_refused_before_anything_runs(make: Make, coordinator: FakeCoordinator) -> None:
+async def test_wrong_calls_are_refused_before_anything_runs(make: Make, coordinator: PaperCoordinator) -> None:
     async with make() as bank:
         stream = await coordinator.welcomed()
         branch = bank.branch(context(1))
@@ -253,7 +253,7 @@ async def test_wrong_calls_are_refused_before_anything_runs(make: Make, coordina
         assert stream.queue("enlists").empty()
 
 
-async def test_a_call_that_the_coordinator_does_not_accept_is_refused(make: Make, coordinator: FakeCoordinator) -> None:
+async def test_a_call_that_the_coordinator_does_not_accept_is_refused(make: Make, coordinator: PaperCoordinator) -> None:
     async with make() as bank:
         stream = await coordinator.welcomed()
         running = asyncio.create_task(bank.branch(context(1)).run("deposit", account="a", amount=5))
@@ -265,7 +265,7 @@ async def test_a_call_that_the_coordinator_does_not_accept_is_refused(make: Make
         assert caught.value.reason is Reason.ENLIST_CLOSED
 
 
-async def test_a_cancelled_caller_is_forgotten(make: Make, coordinator: FakeCoordinator) -> None:
+async def test_a_cancelled_caller_is_forgotten(make: Make, coordinator: PaperCoordinator) -> None:
     async with make() as bank:
         stream = await coordinator.welcomed()
         running = asyncio.create_task(bank.branch(context(1)).run("deposit", account="a", amount=5))
@@ -288,7 +288,7 @@ async def test_a_branch_needs_a_transaction(make: Make) -> None:
 # ---- restarts
 
 
-async def test_a_branch_in_doubt_survives_a_restart_and_commits(make: Make, coordinator: FakeCoordinator) -> None:
+async def test_a_branch_in_doubt_survives_a_restart_and_commits(make: Make, coordinator: PaperCoordinator) -> None:
     async with make():
         stream = await coordinator.welcomed()
         name = prepare(stream, 1, PAY)
@@ -306,7 +306,7 @@ async def test_a_branch_in_doubt_survives_a_restart_and_commits(make: Make, coor
             assert await bank.read(balances) == {"a": 5}
 
 
-async def test_locks_are_taken_again_after_a_restart(make: Make, coordinator: FakeCoordinator) -> None:
+async def test_locks_are_taken_again_after_a_restart(make: Make, coordinator: PaperCoordinator) -> None:
     async with make():
         stream = await coordinator.welcomed()
         prepare(stream, 1, PAY, first_attempt_ms=1)
@@ -318,7 +318,7 @@ async def test_locks_are_taken_again_after_a_restart(make: Make, coordinator: Fa
         assert (vote.kind, vote.cause.reason, vote.cause.retryable) == (pb.VOTE_KIND_NO, "CONFLICT", True)
 
 
-async def test_a_stale_coordinator_is_not_listened_to_after_a_restart(make: Make, coordinator: FakeCoordinator) -> None:
+async def test_a_stale_coordinator_is_not_listened_to_after_a_restart(make: Make, coordinator: PaperCoordinator) -> None:
     async with make():
         await coordinator.welcomed(epoch=5)
     async with make() as bank:
@@ -364,7 +364,7 @@ def note(branch: LogBranch) -> None:
     """An operation without arguments."""
 
 
-async def test_closing_ends_serve_and_refuses_what_waits(make: Make, coordinator: FakeCoordinator) -> None:
+async def test_closing_ends_serve_and_refuses_what_waits(make: Make, coordinator: PaperCoordinator) -> None:
     bank = make()
     async with bank:
         stream = await coordinator.welcomed()
@@ -382,7 +382,7 @@ async def test_closing_ends_serve_and_refuses_what_waits(make: Make, coordinator
 
 
 @pytest.mark.parametrize("reason", [Reason.FOREIGN_LOG, Reason.STALE_INCARNATION, Reason.VERSION_MISMATCH])
-async def test_a_goodbye_for_good_ends_the_participant(make: Make, coordinator: FakeCoordinator, reason: Reason) -> None:
+async def test_a_goodbye_for_good_ends_the_participant(make: Make, coordinator: PaperCoordinator, reason: Reason) -> None:
     async with make() as bank:
         stream = await coordinator.accept()
         stream.goodbye(reason.name, retryable=False)
@@ -392,7 +392,7 @@ async def test_a_goodbye_for_good_ends_the_participant(make: Make, coordinator: 
 
 
 async def test_a_failed_log_ends_the_participant_and_a_restart_recovers(
-    make: Make, coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch
+    make: Make, coordinator: PaperCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with make() as bank:
         stream = await coordinator.welcomed()

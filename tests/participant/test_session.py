@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
-from fake_coordinator import PATIENCE_SECONDS, FakeCoordinator
+from paper_coordinator import PATIENCE_SECONDS, PaperCoordinator
 
 from participant_sdk import session as session_module
 from participant_sdk.session import Session
@@ -60,8 +60,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def coordinator() -> AsyncIterator[FakeCoordinator]:
-    async with FakeCoordinator() as fake:
+async def coordinator() -> AsyncIterator[PaperCoordinator]:
+    async with PaperCoordinator() as fake:
         yield fake
 
 
@@ -71,7 +71,7 @@ def listener() -> Listener:
 
 
 @contextlib.asynccontextmanager
-async def dialled(coordinator: FakeCoordinator, listener: Listener) -> AsyncIterator[tuple[Session, asyncio.Task[None]]]:
+async def dialled(coordinator: PaperCoordinator, listener: Listener) -> AsyncIterator[tuple[Session, asyncio.Task[None]]]:
     session = Session("bank", coordinator.address, listener)
     task = asyncio.create_task(session.run())
     try:
@@ -85,7 +85,7 @@ def vote(name: str) -> participant_pb2.Vote:
     return participant_pb2.Vote(transaction_id=name)
 
 
-async def test_frames_go_both_ways(coordinator: FakeCoordinator, listener: Listener) -> None:
+async def test_frames_go_both_ways(coordinator: PaperCoordinator, listener: Listener) -> None:
     async with dialled(coordinator, listener) as (session, _):
         stream = await coordinator.accept()
         assert (stream.hello.participant, stream.hello.incarnation) == ("bank", 3)
@@ -99,7 +99,7 @@ async def test_frames_go_both_ways(coordinator: FakeCoordinator, listener: Liste
 
 
 async def test_a_lost_stream_is_dialled_again_and_the_old_ones_messages_are_dropped(
-    coordinator: FakeCoordinator, listener: Listener
+    coordinator: PaperCoordinator, listener: Listener
 ) -> None:
     async with dialled(coordinator, listener) as (session, _):
         first = await coordinator.accept()
@@ -116,7 +116,7 @@ async def test_a_lost_stream_is_dialled_again_and_the_old_ones_messages_are_drop
         assert (await second.heard("votes")).transaction_id == "now"
 
 
-async def test_the_last_report_carries_the_mark(coordinator: FakeCoordinator, listener: Listener) -> None:
+async def test_the_last_report_carries_the_mark(coordinator: PaperCoordinator, listener: Listener) -> None:
     async with dialled(coordinator, listener) as (session, _):
         stream = await coordinator.accept()
         stream.welcome(frame_bytes_max=100)
@@ -130,7 +130,7 @@ async def test_the_last_report_carries_the_mark(coordinator: FakeCoordinator, li
         assert sum(len(frame.reports) for frame in reporting) == 20
 
 
-async def test_no_reports_are_complete_at_once(coordinator: FakeCoordinator, listener: Listener) -> None:
+async def test_no_reports_are_complete_at_once(coordinator: PaperCoordinator, listener: Listener) -> None:
     async with dialled(coordinator, listener) as (session, _):
         stream = await coordinator.accept()
         stream.welcome()
@@ -141,7 +141,7 @@ async def test_no_reports_are_complete_at_once(coordinator: FakeCoordinator, lis
 @pytest.mark.parametrize("reason", [Reason.FOREIGN_LOG, Reason.STALE_INCARNATION, Reason.VERSION_MISMATCH])
 @pytest.mark.parametrize("greeted", [False, True])
 async def test_a_goodbye_for_good_ends_the_session_with_its_reason(
-    coordinator: FakeCoordinator, listener: Listener, reason: Reason, greeted: bool
+    coordinator: PaperCoordinator, listener: Listener, reason: Reason, greeted: bool
 ) -> None:
     async with dialled(coordinator, listener) as (_, task):
         stream = await coordinator.accept()
@@ -155,7 +155,7 @@ async def test_a_goodbye_for_good_ends_the_session_with_its_reason(
         assert caught.value.reason is reason
 
 
-async def test_a_goodbye_for_now_is_dialled_again(coordinator: FakeCoordinator, listener: Listener) -> None:
+async def test_a_goodbye_for_now_is_dialled_again(coordinator: PaperCoordinator, listener: Listener) -> None:
     async with dialled(coordinator, listener):
         for _ in range(3):
             stream = await coordinator.accept()
@@ -166,7 +166,7 @@ async def test_a_goodbye_for_now_is_dialled_again(coordinator: FakeCoordinator, 
 
 
 async def test_a_stale_coordinator_is_not_listened_to_and_dialled_again(
-    coordinator: FakeCoordinator, listener: Listener
+    coordinator: PaperCoordinator, listener: Listener
 ) -> None:
     listener.refusal = ProtocolError("old", reason=Reason.STALE_EPOCH)
     async with dialled(coordinator, listener):
@@ -181,7 +181,7 @@ async def test_a_stale_coordinator_is_not_listened_to_and_dialled_again(
 
 @pytest.mark.parametrize("first", ["decisions", "future version"])
 async def test_a_first_frame_that_is_no_welcome_for_us_is_refused(
-    coordinator: FakeCoordinator, listener: Listener, first: str
+    coordinator: PaperCoordinator, listener: Listener, first: str
 ) -> None:
     async with dialled(coordinator, listener):
         stream = await coordinator.accept()
@@ -194,7 +194,7 @@ async def test_a_first_frame_that_is_no_welcome_for_us_is_refused(
         assert listener.streams.empty() and listener.frames.empty()
 
 
-async def test_a_dropped_stream_is_dialled_again(coordinator: FakeCoordinator, listener: Listener) -> None:
+async def test_a_dropped_stream_is_dialled_again(coordinator: PaperCoordinator, listener: Listener) -> None:
     async with dialled(coordinator, listener) as (session, _):
         stream = await coordinator.accept()
         stream.welcome()
@@ -204,7 +204,7 @@ async def test_a_dropped_stream_is_dialled_again(coordinator: FakeCoordinator, l
         await listener.stream()
 
 
-async def test_ending_writes_what_waits(coordinator: FakeCoordinator, listener: Listener) -> None:
+async def test_ending_writes_what_waits(coordinator: PaperCoordinator, listener: Listener) -> None:
     async with dialled(coordinator, listener) as (session, task):
         stream = await coordinator.accept()
         stream.welcome()
@@ -215,7 +215,7 @@ async def test_ending_writes_what_waits(coordinator: FakeCoordinator, listener: 
 
 
 async def test_a_coordinator_that_is_away_is_waited_for(listener: Listener) -> None:
-    coordinator = FakeCoordinator()
+    coordinator = PaperCoordinator()
     await coordinator.listen(0)
     port = int(coordinator.address.rpartition(":")[2])
     await coordinator.__aexit__()
@@ -229,7 +229,7 @@ async def test_a_coordinator_that_is_away_is_waited_for(listener: Listener) -> N
 
 
 async def test_an_overloaded_participant_reads_no_further(
-    coordinator: FakeCoordinator, listener: Listener, monkeypatch: pytest.MonkeyPatch
+    coordinator: PaperCoordinator, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with dialled(coordinator, listener):
         stream = await coordinator.accept()

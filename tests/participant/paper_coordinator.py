@@ -79,7 +79,7 @@ class Stream:
             yield frame
 
 
-class FakeCoordinator(participant_pb2_grpc.ParticipantServiceServicer):
+class PaperCoordinator(participant_pb2_grpc.ParticipantServiceServicer):
     """Listens on a free port of loopback; `accept` gives the next stream after its Hello."""
 
     def __init__(self) -> None:
