@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,11 +36,11 @@ class Store:
     prepared: dict[str, dict[str, int]] = field(default_factory=dict)
     committed: set[str] = field(default_factory=set)
     faults: dict[str, deque[Any]] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
+    rollbacks: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+    """The rollbacks that were asked for."""
 
     def fault(self, step: str) -> Any:
         """The fault that stands for a step, if any."""
-        self.asked.append(step)
         waiting = self.faults.get(step)
         return waiting.popleft() if waiting else None
 
@@ -111,6 +112,7 @@ class LedgerResource:
         return Done() if resource_branch in self.store.committed else Broken("somebody rolled it back")
 
     async def rollback(self, resource_branch: str, work: record_pb2.BranchWork) -> Done | Unreachable | Broken:
+        self.store.rollbacks.put_nowait(resource_branch)
         fault = self.store.fault("rollback")
         if fault is not None:
             return fault  # type: ignore[no-any-return]  # a fault is whatever the test put there
