@@ -81,7 +81,10 @@ class Database:
             # What is prepared under other rules than an operation's must not be found by an operation.
             kept = use.rules is Rules.WRITE
             return self._cursor.execute(sql, parameters, can_cache=kept).fetchall()
-        except apsw.Error as error:
+        except BaseException as error:
+            # A statement that was left in the middle (a text that cannot be decoded) would hold up the group's COMMIT.
+            self._cursor.close(True)
+            self._cursor = self._connection.cursor()
             raise self._judged(use, error) from None
 
     def one(self, sql: str, parameters: Parameters = ()) -> tuple[Any, ...] | None:
@@ -119,8 +122,10 @@ class Database:
             raise RequestError(Reason.FORBIDDEN_SQL, "the operation has failed already: let it end")
         return use
 
-    def _judged(self, use: Use, error: apsw.Error) -> Exception:
+    def _judged(self, use: Use, error: BaseException) -> BaseException:
         """Note what is wrong for good, and return what the author's code sees."""
+        if not isinstance(error, apsw.Error):
+            return error
         if isinstance(error, FATAL):
             use.fatal = log_failed(error, "an operation's statement failed")
             return use.fatal

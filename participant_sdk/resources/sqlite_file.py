@@ -38,8 +38,8 @@ _CHECKPOINT_PAGES = 4_000
 _WAL_BYTES_KEPT = 64 * 1024 * 1024
 
 _TABLES = (
-    "CREATE TABLE IF NOT EXISTS troth_meta (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS troth_records (seq INTEGER PRIMARY KEY, crc INTEGER NOT NULL, body BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS troth_meta (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS troth_records (seq INTEGER PRIMARY KEY, crc INTEGER NOT NULL, body BLOB NOT NULL) STRICT",
 )
 
 
@@ -140,7 +140,7 @@ class SqliteFile:
         for seq, crc, body in rows:
             if records and seq != records[-1].seq + 1:
                 raise self._damaged(f"record {records[-1].seq + 1} is missing")
-            if checksum(seq, body) != crc:
+            if not isinstance(body, bytes) or checksum(seq, body) != crc:
                 raise self._damaged(f"record {seq} has a wrong checksum")
             records.append(StoredRecord(seq, body))
         stamped = int(self.meta("next_seq") or 1)

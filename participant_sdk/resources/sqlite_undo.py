@@ -64,9 +64,12 @@ class Capture:
             return NO_CHANGES
         rows: list[bytes] = []
         tables: dict[str, None] = {}
-        for change in apsw.Changeset.iter(changeset):
-            tables[change.name] = None
-            rows.append(_identity(change))
+        try:
+            for change in apsw.Changeset.iter(changeset):
+                tables[change.name] = None
+                rows.append(_identity(change))
+        except UnicodeDecodeError:
+            raise CannotCapture("a changed row has a text that is not valid Unicode") from None
         fingerprint = self._schema.fingerprint(tables)
         return Changes(_VERSION + fingerprint + apsw.Changeset.invert(changeset), rows)
 

@@ -278,13 +278,14 @@ class Worker:
         if isinstance(error, Refuse):
             return self._failed(error)
         error_id = secrets.token_hex(4)
-        _log.error("operation failed", operation=name, error_id=error_id, exc_info=error)
         where = f"error {error_id} in the participant's log"
         if isinstance(error, apsw.ConstraintError):
+            _log.warning("a constraint refused an operation", operation=name, error_id=error_id, error=str(error))
             # The row that stood in the way may be one that another transaction has not finished with.
             retryable = len(self._locks) > 0
             told = Aborted(Reason.CONSTRAINT, f"{name}: {_constraint(error)} ({where})", retryable=retryable)
         else:
+            _log.error("an operation failed", operation=name, error_id=error_id, exc_info=error)
             told = Aborted(Reason.OPERATION_FAILED, f"{name} raised {type(error).__name__} ({where})")
         return _Failed(error, cause_of(told, self._participant))
 

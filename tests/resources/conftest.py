@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from sqlite_harness import Bank
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Expected failures say nothing."""
+    with structlog.testing.capture_logs():
+        yield
 
 
 @pytest.fixture

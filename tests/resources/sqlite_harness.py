@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -159,6 +162,13 @@ def finished(transaction_id: str, outcome: common_pb2.Outcome) -> record_pb2.Par
 def plain(transaction_id: str = "plain") -> Append:
     """An append without work."""
     return Append(finished(transaction_id, common_pb2.OUTCOME_ABORTED), transaction_id)
+
+
+def run_program(program: str, path: Path) -> int:
+    """Run a program in a process of its own, with a path as its argument; returns its status."""
+    search = os.pathsep.join([str(Path(__file__).parent), os.getcwd()])
+    environment = {**os.environ, "PYTHONPATH": search}
+    return subprocess.run([sys.executable, "-c", program, str(path)], env=environment, check=False).returncode
 
 
 def values(event: Executed) -> list[Any]:

@@ -63,7 +63,13 @@ async def test_an_operation_that_ends_the_transaction_ends_only_itself(tmp_path:
         assert (await bank.refused("t4", add("a", 1))).reason == "CONFLICT", "locks are as if the offender never was"
         assert (await bank.did("t4", add("b", 1))).changed
     async with Bank(path, SCHEMA + TRIGGER) as bank:
-        assert kinds(bank.stored[2:7]) == ["branch_finished", "branch_prepared", "branch_finished", "branch_finished", "branch_prepared"]
+        assert kinds(bank.stored[2:7]) == [
+            "branch_finished",
+            "branch_prepared",
+            "branch_finished",
+            "branch_finished",
+            "branch_prepared",
+        ]
 
 
 async def test_every_offender_of_a_batch_is_refused(bank: Bank) -> None:
@@ -118,6 +124,25 @@ async def test_a_commit_that_fails_refuses_all_new_work_and_writes_the_rest(bank
     assert isinstance(written.events[3].error, Aborted)
     assert written.seqs == [2, 0, 3, 0]
     assert await bank.balances() == {"a": 100, "b": 100, "c": 100}
+    assert (await bank.did("t2", add("a", 1), add("b", 1), add("c", 1))).changed, "no lock is left over"
+
+
+async def test_a_lock_that_a_lost_group_dropped_is_held_again(bank: Bank) -> None:
+    await bank.did("t1", add("a", 1))
+    written = await bank.write(bank.execute("bad", OFFENCES[0]), bank.execute("t2", add("a", 1)), bank.release("t1"))
+    assert [isinstance(event, ExecuteRefused) for event in written.events] == [True, True, False]
+    written = await bank.write(bank.release("t1"), bank.execute("t2", add("a", 1)), bank.execute("bad", OFFENCES[0]))
+    assert isinstance(written.events[1], Executed)
+
+
+async def test_a_rolled_back_savepoint_is_released(bank: Bank) -> None:
+    """Otherwise each later rollback in the batch replays the journal of every earlier one."""
+    assert bank.resource._log is not None
+    said: list[str] = []
+    bank.resource._log._file.connection.exec_trace = lambda cursor, sql, bindings: said.append(sql.split(" /*")[0]) or True
+    await bank.refused("t1", add("a", -1000))
+    work = said[said.index("SAVEPOINT troth_work") : said.index("COMMIT")]
+    assert [sql for sql in work if "troth_work" in sql] == ["SAVEPOINT troth_work", "ROLLBACK TO troth_work", "RELEASE troth_work"]
 
 
 @pytest.mark.parametrize("error", [apsw.FullError("disk full"), apsw.IOError("disk I/O error")])

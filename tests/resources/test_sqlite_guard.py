@@ -160,6 +160,14 @@ async def test_a_delete_of_everything_is_captured_however_often_it_ran(bank: Ban
     assert await bank.balances() == {"a": 100, "b": 100, "c": 100}
 
 
+async def test_a_delete_of_everything_is_captured_though_it_was_compiled_without_a_capture(bank: Bank) -> None:
+    assert bank.resource._log is not None
+    connection = bank.resource._log._file.connection
+    for sql in ("BEGIN", "DELETE FROM accounts", "ROLLBACK"):
+        connection.execute(sql).fetchall()
+    assert len((await bank.did("t1", "DELETE FROM accounts")).work.rows) == 3
+
+
 async def test_a_schema_change_is_seen_by_the_next_operation(bank: Bank) -> None:
     insert = "INSERT INTO more VALUES (1)"
     assert (await bank.refused("t1", insert)).reason == "OPERATION_FAILED"
@@ -170,7 +178,9 @@ async def test_a_schema_change_is_seen_by_the_next_operation(bank: Bank) -> None
     assert (await bank.did("t1", insert)).changed
 
 
-@pytest.mark.parametrize("sql", ["DROP TABLE troth_records", "CREATE INDEX i ON troth_records (crc)", "PRAGMA user_version", "COMMIT"])
+@pytest.mark.parametrize(
+    "sql", ["DROP TABLE troth_records", "CREATE INDEX i ON troth_records (crc)", "PRAGMA user_version", "COMMIT"]
+)
 async def test_a_schema_change_keeps_off_what_is_not_its_own(bank: Bank, sql: str) -> None:
     error = (await bank.locally(sql, schema=True)).error
     assert isinstance(error, Aborted)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
-from sqlite_harness import Bank, add, kinds, plain, values
+from sqlite_harness import Bank, add, kinds, plain, run_program, values
 
 from participant_sdk.core.work import Executed, Mode
 from troth.errors import Aborted, Refuse, RequestError
@@ -257,14 +254,24 @@ async def main():
     await bank.write(bank.execute("t1", add("a", 1)))
 asyncio.run(main())
 """
-    here = str(Path(__file__).parent)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, os.getcwd()])}
     path = tmp_path / "bank.db"
-    done = subprocess.run([sys.executable, "-c", program, str(path)], env=environment, check=False)
-    assert done.returncode == 70
+    assert run_program(program, path) == 70
     async with Bank(path) as bank:
         assert len(bank.stored) == 1
         assert await bank.balances() == {"a": 100, "b": 101, "c": 100}
+
+
+async def test_a_text_that_is_not_unicode_hurts_only_its_operation(bank: Bank) -> None:
+    def returning(db: Any) -> None:
+        db.execute("INSERT INTO accounts VALUES ('d', 1), ('e', 2) RETURNING CAST(x'ff' AS TEXT)")
+
+    written = await bank.write(
+        bank.execute("t1", "INSERT INTO accounts VALUES (CAST(x'ff' AS TEXT), 1)"),
+        bank.execute("t2", returning),
+        bank.execute("t3", "INSERT INTO accounts VALUES ('f', 3) RETURNING id"),
+    )
+    assert [event.cause.reason for event in written.events[:2]] == ["UNCAPTURED_TABLE", "OPERATION_FAILED"]
+    assert set(await bank.balances()) == {"a", "b", "c", "f"}
 
 
 async def test_causes_are_safe_to_show(bank: Bank) -> None:
