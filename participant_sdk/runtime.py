@@ -45,7 +45,7 @@ from participant_sdk.resources.log_only import LogResource
 from participant_sdk.session import PROTOCOL, ROLE, Owner, Session
 from troth import __version__
 from troth.engine import Engine, EngineCounters
-from troth.errors import LogError, ProtocolError, Reason, RequestError, TrothError
+from troth.errors import ProtocolError, Reason, RequestError, TrothError
 from troth.log.contract import Log
 from troth.log.sqlite import SqliteLog
 from troth.ready import Effect, Event
@@ -176,11 +176,15 @@ class Runtime:
             self._engine.submit(Stop())
         await asyncio.shield(self._supervisor)
 
-    async def abandon(self) -> None:
-        """Stop as a crash does, as far as one process can: nothing is written or said any more. For tests."""
-        if self._supervisor is not None and not self.ended.done():
-            self.ended.set_result(LogError(Reason.SHUTTING_DOWN, "the participant was crashed by a test"))
-            await self._supervisor
+    async def crash(self) -> None:
+        """End as a killed process does, as far as that can be done inside of one: nothing is said any more. For tests.
+
+        What the engine had taken on may still reach the log; it might have been written a moment before the kill.
+        """
+        if self._supervisor is not None:
+            if not self.ended.done():
+                self.ended.set_result(RequestError(Reason.SHUTTING_DOWN, f"participant {self._setup.name} was crashed"))
+            await asyncio.shield(self._supervisor)
 
     async def _recover(self) -> None:
         identity = await self._engine.start()
@@ -195,7 +199,7 @@ class Runtime:
             await self._identity.start()
             incarnation = self._identity.incarnation
         if self._driver is not None:
-            await self._driver.open(dict(self._core.in_doubt()))
+            await self._driver.open(dict(self._core.resource_branches()))
         self._engine.submit(Start(incarnation))
         await asyncio.wait((self._started, self._engine.failed), return_when=asyncio.FIRST_COMPLETED)
         if self._engine.failed.done():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from participant_sdk.core.events import Call, PrepareReceived
 from participant_sdk.core.work import ResourceKind
@@ -151,6 +151,18 @@ class Calls:
     """To be compared with `Prepare.operation_count` (rule 4)."""
 
 
+class Forced(NamedTuple):
+    """An operator's order (rule 18)."""
+
+    who: str
+    why: str
+    at_ms: int
+    """Milliseconds since the Unix epoch."""
+
+    def __str__(self) -> str:
+        return f"forced by {self.who} at {self.at_ms} ms since the epoch: {self.why}"
+
+
 class Branch:
     """One participant's part of a transaction.
 
@@ -187,8 +199,10 @@ class Branch:
     """A serialised Results message."""
     cause: common_pb2.Cause | None = None
     """Why it was rolled back."""
-    forced_by: tuple[str, str] | None = None
-    """Who forced it, and why."""
+    resource_branch: str = ""
+    """What an EXTERNAL resource calls it, from PREPARED on."""
+    forced: Forced | None = None
+    """Who forced it, when and why."""
     decided: common_pb2.Outcome.ValueType = common_pb2.OUTCOME_UNSPECIFIED
     """Of a parked branch: how it should have ended."""
     detail: str = ""

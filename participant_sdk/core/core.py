@@ -84,13 +84,13 @@ class ParticipantCore:
 
     def recover(self, records: Sequence[bytes], now: Instant) -> Sequence[str]:
         """Rebuild the state from the log; unprepared work of earlier incarnations is rolled back with the first batch."""
-        self._m.now = now.monotonic
+        self._m.now, self._m.wall_ms = now
         return recovery.recover(self._m, records)
 
     def step(self, event: Event, now: Instant) -> None:
         """Take one event."""
         m = self._m
-        m.now = now.monotonic
+        m.now, m.wall_ms = now
         handle = self._steps.get(type(event))
         if handle is None:
             raise LocalProtocolError(f"{type(event).__name__} is no event of a participant")
@@ -103,7 +103,7 @@ class ParticipantCore:
     def tick(self, now: Instant) -> None:
         """Carry out what is due."""
         m = self._m
-        m.now = now.monotonic
+        m.now, m.wall_ms = now
         for what, subject in m.timers.pop_due(now.monotonic):
             if what == "local":
                 local.timed_out(m, subject)
@@ -155,14 +155,10 @@ class ParticipantCore:
             if branch.works
         ]
 
-    def in_doubt(self) -> Sequence[tuple[str, str]]:
-        """Every branch that the resource must keep, with the resource's own name of it; what else it holds prepared is an
-        orphan of a crash before the vote, and may be rolled back (EXTERNAL)."""
-        return [
-            (branch.transaction_id, next((work.resource_branch for _, work in reversed(branch.works)), ""))
-            for branch in self._m.branches.values()
-            if branch.state not in FINISHED
-        ]
+    def resource_branches(self) -> Sequence[tuple[str, str]]:
+        """Every branch that the resource must keep, or keeps a proof of, with the resource's own name of it. What else it
+        holds prepared is an orphan of a crash before the vote, and may be rolled back (EXTERNAL)."""
+        return [(b.transaction_id, b.resource_branch) for b in self._m.branches.values() if b.resource_branch]
 
     def states(self) -> Sequence[tuple[str, State]]:
         """Every branch that is not finished, for people."""

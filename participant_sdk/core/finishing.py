@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from participant_sdk.core import records
-from participant_sdk.core.branches import Branch, Kind, State
+from participant_sdk.core.branches import Branch, Forced, Kind, State
 from participant_sdk.core.interactive import refuse_line
 from participant_sdk.core.machine import Machine
 from participant_sdk.core.work import CommitBranch, CommitFailed, Release, Undo, UndoFailed
@@ -28,7 +28,7 @@ def ignore(m: Machine, b: Branch, e: Any) -> None:
 
 def defer_commit(m: Machine, b: Branch, e: Any) -> None:
     """Take it when what runs has ended; a repeat of the decision that is being carried out needs nothing."""
-    if b.state is not State.COMMITTING or b.forced_by is not None:
+    if b.state is not State.COMMITTING or b.forced is not None:
         m.defer(b, Kind.COMMIT, e)
 
 
@@ -102,7 +102,7 @@ def committed_durable(m: Machine, b: Branch, e: Any) -> None:
     if b.works and not (m.atomic or m.external):
         m.invoke(CommitBranch(b.transaction_id, _works(b)))
     b.durable = True
-    if b.forced_by is not None:
+    if b.forced is not None:
         _become_forced(m, b, State.FORCED_COMMIT, FORCED_COMMIT)
         return
     m.finish(b, State.COMMITTED)
@@ -120,8 +120,8 @@ def say_one_phase(m: Machine, b: Branch) -> None:
     m.vote(b, participant_pb2.VOTE_KIND_COMMITTED)
 
 
-def commit_again(m: Machine, b: Branch, e: Any) -> None:
-    """Acknowledge again."""
+def acknowledge_again(m: Machine, b: Branch, e: Any) -> None:
+    """Acknowledge: it is as asked for."""
     m.acknowledge(b, DONE)
 
 
@@ -174,7 +174,7 @@ def _aborted(m: Machine, b: Branch) -> None:
     if b.durable:
         m.keep(b)
     b.results = b""
-    if b.forced_by is not None:
+    if b.forced is not None:
         _become_forced(m, b, State.FORCED_ABORT, FORCED_ABORT)
     else:
         m.finish(b, State.ABORTED)
@@ -318,13 +318,13 @@ def settle_expired(m: Machine, b: Branch, e: Any) -> None:
 
 def force_commit(m: Machine, b: Branch, e: participant_pb2.Force) -> None:
     """Commit by order; recorded with who and why."""
-    b.forced_by, b.detail = (e.who, e.why), ""
+    b.forced, b.detail = Forced(e.who, e.why, m.wall_ms), ""
     begin_commit(m, b)
 
 
 def force_abort(m: Machine, b: Branch, e: participant_pb2.Force) -> None:
     """Roll back by order; recorded with who and why."""
-    b.forced_by, b.detail = (e.who, e.why), ""
+    b.forced, b.detail = Forced(e.who, e.why, m.wall_ms), ""
     roll_back(m, b, m.cause(Reason.OPERATOR_ABORT, f"{e.who}: {e.why}"), force=True)
 
 
@@ -352,24 +352,24 @@ def force_unseen(m: Machine, b: Branch, e: Any) -> None:
 
 def forced_commit_stands(m: Machine, b: Branch, e: Any) -> None:
     """Say who had committed it, when and why."""
-    m.acknowledge(b, FORCED_COMMIT, records.forced_detail(b))
+    m.acknowledge(b, FORCED_COMMIT, str(b.forced))
 
 
 def forced_abort_stands(m: Machine, b: Branch, e: Any) -> None:
     """Say who had rolled it back, when and why."""
-    m.acknowledge(b, FORCED_ABORT, records.forced_detail(b))
+    m.acknowledge(b, FORCED_ABORT, str(b.forced))
 
 
 def close_committed(m: Machine, b: Branch, e: Any) -> None:
     """The decision agrees with the operator, or the operator forgets: an ordinary commit from here, acknowledged when durable."""
-    b.forced_by = None
+    b.forced = None
     b.state = State.COMMITTING
     _append_committed(m, b)
 
 
 def close_aborted(m: Machine, b: Branch, e: participant_pb2.Force | participant_pb2.Decision) -> None:
     """The decision agrees with the operator, or the operator forgets: an ordinary rollback from here."""
-    b.forced_by = None
+    b.forced = None
     b.durable = True
     if isinstance(e, participant_pb2.Force):
         m.defer(b, Kind.FORCE_FORGET, e)
@@ -397,7 +397,7 @@ def parked(m: Machine, b: Branch, e: Any) -> None:
 def _park(m: Machine, b: Branch, decided: common_pb2.Outcome.ValueType, why: str) -> None:
     """Keep it with its locks for an operator; nothing that failed deletes itself."""
     b.state = State.PARKED
-    b.decided, b.detail, b.forced_by = decided, why, None
+    b.decided, b.detail, b.forced = decided, why, None
     m.recovering.discard(b.transaction_id)
     m.append(records.parked(b), b, "parked")
 
@@ -414,7 +414,7 @@ def _become_forced(m: Machine, b: Branch, state: State, kind: participant_pb2.Ac
     b.works = ()
     m.keep(b)
     m.let_go(b)
-    m.acknowledge(b, kind, records.forced_detail(b))
+    m.acknowledge(b, kind, str(b.forced))
     m.idle(b)
 
 

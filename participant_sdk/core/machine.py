@@ -33,6 +33,7 @@ class Machine:
         self.atomic = config.resource is ResourceKind.ATOMIC
         self.external = config.resource is ResourceKind.EXTERNAL
         self.now = 0.0
+        self.wall_ms = 0
         self.incarnation = 0
         """Of this process; before `Start`, the highest one in the log."""
         self.incarnation_asked = 0
@@ -238,7 +239,7 @@ class Machine:
     def _forget(self, branch: Branch) -> None:
         del self.branches[branch.transaction_id]
         self.unkeep(branch)
-        if self.external and branch.begun:
+        if self.external and branch.resource_branch:
             self.invoke(asked.ForgetBranch(branch.transaction_id))
 
     def _evict(self) -> None:

@@ -36,9 +36,11 @@ def finished(branch: Branch, outcome: common_pb2.Outcome.ValueType) -> record_pb
     record = record_pb2.BranchFinished(
         transaction_id=branch.transaction_id, order=branch.order, outcome=outcome, one_phase=branch.one_phase
     )
-    if branch.forced_by is not None:
+    if branch.forced is not None:
         record.forced = True
-        record.who, record.why = branch.forced_by
+        record.who, record.why, record.forced_at_ms = branch.forced
+    if branch.resource_branch:
+        record.resource_branch = branch.resource_branch
     if branch.one_phase and branch.results:
         record.results.ParseFromString(branch.results)
     return record_pb2.ParticipantRecord(branch_finished=record)
@@ -119,10 +121,5 @@ def report(branch: Branch) -> participant_pb2.BranchReport | None:
         order=branch.order,
         state=state,
         results=branch.results,
-        detail=branch.detail or forced_detail(branch),
+        detail=branch.detail or str(branch.forced or ""),
     )
-
-
-def forced_detail(branch: Branch) -> str:
-    """Who forced a branch, and why."""
-    return "" if branch.forced_by is None else "forced by {}: {}".format(*branch.forced_by)

@@ -11,7 +11,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from participant_sdk.core.branches import FINISHED, Branch, State
+from participant_sdk.core.branches import FINISHED, Branch, Forced, State
 from participant_sdk.core.finishing import roll_back
 from participant_sdk.core.machine import Machine
 from troth.errors import LogDamaged, LogForeign, Reason, RemoteProtocolError
@@ -124,6 +124,7 @@ def _replay_prepared(m: Machine, record: record_pb2.BranchPrepared) -> str:
     branch.incarnation, branch.peers = record.incarnation, record.peers
     branch.first_attempt_ms = record.first_attempt_ms
     branch.results = record.work.results.SerializeToString()
+    branch.resource_branch = record.work.resource_branch
     return branch.transaction_id
 
 
@@ -133,7 +134,8 @@ def _replay_finished(m: Machine, record: record_pb2.BranchFinished) -> str:
     branch.durable = True
     branch.one_phase = record.one_phase
     branch.results = record.results.SerializeToString() if record.one_phase else b""
-    branch.forced_by = (record.who, record.why) if record.forced else None
+    branch.forced = Forced(record.who, record.why, record.forced_at_ms) if record.forced else None
+    branch.resource_branch = record.resource_branch or branch.resource_branch
     branch.detail = ""
     branch.works = ()
     if record.forced:
@@ -168,7 +170,7 @@ def _resume(m: Machine, branch: Branch) -> None:
         return
     keys = [key for _, work in branch.works for key in work.keys]
     m.locks.take(branch.transaction_id, (branch.first_attempt_ms, branch.transaction_id), keys)
-    branch.begun = not m.atomic and (not m.external or bool(branch.works[-1][1].resource_branch))
+    branch.begun = bool(branch.resource_branch) if m.external else not m.atomic
     if branch.state is State.ACTIVE:
         m.recovering.add(branch.transaction_id)
         roll_back(m, branch, m.cause(Reason.PARTICIPANT_RESTARTED, "its unprepared work is undone"))

@@ -59,7 +59,7 @@ _DEFERRED: dict[Kind, Handler] = {
 _UNFORCED: dict[Kind, Handler] = {
     Kind.FORCE_COMMIT: f.force_finished,
     Kind.FORCE_ABORT: f.force_finished,
-    Kind.FORCE_FORGET: f.force_finished,
+    Kind.FORCE_FORGET: f.acknowledge_again,
     Kind.ENLISTED: i.learn_order,
     Kind.LOST: f.ignore,
 }
@@ -74,7 +74,7 @@ ROWS: dict[State, dict[Kind, Handler]] = {
         Kind.SETTLE: f.settle_unseen,
         Kind.FORCE_COMMIT: f.force_unseen,
         Kind.FORCE_ABORT: f.force_abort_unseen,
-        Kind.FORCE_FORGET: f.commit_again,
+        Kind.FORCE_FORGET: f.acknowledge_again,
         Kind.DURABLE_ABORTED: f.ignore,
     },
     State.EXPIRED: {
@@ -86,7 +86,7 @@ ROWS: dict[State, dict[Kind, Handler]] = {
         Kind.SETTLE: f.settle_expired,
         Kind.FORCE_COMMIT: f.commit_expired,
         Kind.FORCE_ABORT: f.commit_expired,
-        Kind.FORCE_FORGET: f.commit_again,
+        Kind.FORCE_FORGET: f.acknowledge_again,
         Kind.DURABLE_ABORTED: f.ignore,
     },
     State.ENLISTING: {
@@ -194,7 +194,7 @@ ROWS: dict[State, dict[Kind, Handler]] = {
     State.COMMITTED: {
         Kind.CALL: i.call_late,
         Kind.PREPARE: v.prepare_committed,
-        Kind.COMMIT: f.commit_again,
+        Kind.COMMIT: f.acknowledge_again,
         Kind.ABORT: f.abort_committed,
         Kind.SETTLE: f.settle_committed,
         **_UNFORCED,
@@ -211,7 +211,7 @@ ROWS: dict[State, dict[Kind, Handler]] = {
     State.READ_ONLY: {
         Kind.CALL: i.call_late,
         Kind.PREPARE: v.prepare_read_only,
-        Kind.COMMIT: f.commit_again,
+        Kind.COMMIT: f.acknowledge_again,
         Kind.ABORT: f.abort_read_only,
         Kind.SETTLE: f.settle_read_only,
         **_UNFORCED,

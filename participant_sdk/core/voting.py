@@ -161,6 +161,7 @@ def _append_prepared(m: Machine, b: Branch) -> None:
     else:
         work = records.merged(b, keys)
         b.works = (("", work),)
+        b.resource_branch = work.resource_branch
     m.append(records.prepared(b, work), b, "prepared")
 
 
@@ -216,7 +217,8 @@ def prepare_executed(m: Machine, b: Branch, e: Executed) -> None:
     if b.calls is None:
         b.results = e.work.results.SerializeToString()
     b.begun = e.changed and not m.atomic
-    b.works = (*b.works, ("", e.work)) if b.begun or m.atomic else ()
+    # Of a branch that changed nothing the resource has nothing any more, but its results may be asked for.
+    b.works = (*b.works, ("", e.work)) if b.begun else (("", e.work),)
     if not e.changed and (b.one_phase or not b.prepare.message.hold_read_locks):
         _vote_read_only(m, b)
     elif m.atomic:

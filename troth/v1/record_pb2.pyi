@@ -711,6 +711,8 @@ class BranchFinished(_message.Message):
     WHO_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     FORCED_FIELD_NUMBER: _builtins.int
+    FORCED_AT_MS_FIELD_NUMBER: _builtins.int
+    RESOURCE_BRANCH_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     order: _builtins.int
@@ -725,6 +727,10 @@ class BranchFinished(_message.Message):
     """Why it was forced."""
     forced: _builtins.bool
     """Whether it was forced while in doubt."""
+    forced_at_ms: _builtins.int
+    """When it was forced, in milliseconds since the Unix epoch on the participant's clock."""
+    resource_branch: _builtins.str
+    """The resource's own name of the branch, as long as the resource keeps a proof of the outcome; empty where it has none."""
     @_builtins.property
     def results(self) -> _common_pb2.Results:
         """What the operations returned, for a one-phase commit."""
@@ -740,10 +746,12 @@ class BranchFinished(_message.Message):
         who: _builtins.str = ...,
         why: _builtins.str = ...,
         forced: _builtins.bool = ...,
+        forced_at_ms: _builtins.int = ...,
+        resource_branch: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["forced", b"forced", "one_phase", b"one_phase", "order", b"order", "outcome", b"outcome", "results", b"results", "transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forced", b"forced", "forced_at_ms", b"forced_at_ms", "one_phase", b"one_phase", "order", b"order", "outcome", b"outcome", "resource_branch", b"resource_branch", "results", b"results", "transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
