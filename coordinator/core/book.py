@@ -33,6 +33,8 @@ from troth.v1 import client_pb2, common_pb2, participant_pb2, record_pb2
 COMMIT = participant_pb2.DECISION_KIND_COMMIT
 ABORT = participant_pb2.DECISION_KIND_ABORT
 
+_OWES_COMMIT = frozenset({BranchStep.YES, BranchStep.COMMIT_OWED, BranchStep.HEURISTIC})
+
 
 def cause_of(reason: Reason, message: str, *, participant: str = "") -> common_pb2.Cause:
     """A cause with a stable reason."""
@@ -83,6 +85,18 @@ class Book:
         """Append one record; `kind` is the field of CoordinatorRecord with its message."""
         record = record_pb2.CoordinatorRecord(at_ms=self.clock_ms, **kind)
         self.ready.appends.append(Append(record, owner, force, (), event))
+
+    def decided_record(self, txn: Transaction) -> record_pb2.Decided:
+        """The COMMIT decision, with the branches that still owe something."""
+        owing = [i for i, branch in enumerate(txn.branches.values()) if branch.step in _OWES_COMMIT]
+        return record_pb2.Decided(
+            transaction_id=txn.id,
+            participants=list(txn.branches),
+            owing=owing,
+            orders=[branch.order for branch in txn.branches.values() if branch.step in _OWES_COMMIT],
+            claim=txn.claim,
+            first_attempt_ms=txn.first_attempt_ms,
+        )
 
     # ---- messages to participants
 
@@ -143,8 +157,15 @@ class Book:
     def end_branch(self, txn: Transaction, branch: Branch, step: BranchStep = BranchStep.OVER) -> None:
         """Nothing more is owed for a branch; the watermark may pass it."""
         branch.step = step
-        branch.participant.unended.pop(branch.order, None)
-        branch.participant.recovered.pop(txn.id, None)
+        participant = branch.participant
+        # A branch of an earlier epoch may have the same order as one of this epoch, which must stay pinned.
+        if participant.unended.get(branch.order) is txn:
+            del participant.unended[branch.order]
+        participant.recovered.pop(txn.id, None)
+
+    def is_pinned(self, txn: Transaction, branch: Branch) -> bool:
+        """Whether the watermark still waits for a branch."""
+        return branch.participant.unended.get(branch.order) is txn or txn.id in branch.participant.recovered
 
     def end_branches(self, txn: Transaction) -> None:
         """Nothing more is owed for any branch."""

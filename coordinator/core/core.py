@@ -12,10 +12,9 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from coordinator.core import arrivals, effects, events, finishing, operator, recovery, requests
+from coordinator.core import arrivals, effects, events, finishing, operator, phase_two, recovery, requests
 from coordinator.core.book import Book
 from coordinator.core.model import Counters, Session
-from coordinator.core.phase_two import heuristic_durable
 from coordinator.core.settings import CoreSettings
 from coordinator.core.transitions import Input, apply
 from troth.errors import LocalProtocolError
@@ -133,6 +132,8 @@ class CoordinatorCore:
             self._start_serving()
         elif event.what == "ended":
             book.end_branches(event.detail)
+        elif event.what == "narrowed":
+            phase_two.narrowed(book, *event.detail)
         elif event.what == "bound":
             arrivals.bound(book, event.subject, event.detail)
         elif event.what == "horizon":
@@ -148,7 +149,7 @@ class CoordinatorCore:
         elif txn is None:
             raise LocalProtocolError(f"{event.what} is durable for {event.subject}, which is not live")
         elif event.what == "heuristic":
-            heuristic_durable(self._book, txn, event.detail)
+            phase_two.heuristic_durable(self._book, txn, event.detail)
         else:
             apply(self._book, txn, Input(event.what))
 

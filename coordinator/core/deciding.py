@@ -11,7 +11,7 @@ from coordinator.core.model import Branch, BranchStep, Participant, State, Trans
 from coordinator.core.one_phase import open_or_hand_over
 from coordinator.core.steps import Returned, abort, arm, away, branch_of, no_cause, timeout
 from troth.errors import Reason, RemoteProtocolError
-from troth.v1 import client_pb2, common_pb2, participant_pb2, record_pb2
+from troth.v1 import client_pb2, common_pb2, participant_pb2
 
 
 def start(book: Book, txn: Transaction) -> None:
@@ -103,17 +103,11 @@ def _count_vote(book: Book, txn: Transaction) -> None:
 
 def _decide(book: Book, txn: Transaction) -> None:
     """All have voted and nobody said NO: this is the only place that decides COMMIT."""
-    names = list(txn.branches)
-    owing = [i for i, branch in enumerate(txn.branches.values()) if branch.step is BranchStep.YES]
-    if not owing:
+    assert all(branch.step in (BranchStep.YES, BranchStep.OVER) for branch in txn.branches.values())
+    decided = book.decided_record(txn)
+    if not decided.owing:
         finish(book, txn, State.COMMITTED)
         return
-    assert all(branch.step in (BranchStep.YES, BranchStep.OVER) for branch in txn.branches.values())
-    orders = [branch.order for branch in txn.branches.values() if branch.step is BranchStep.YES]
-    decided = record_pb2.Decided(
-        transaction_id=txn.id, participants=names, owing=owing, orders=orders, claim=txn.claim,
-        first_attempt_ms=txn.first_attempt_ms,
-    )  # fmt: skip
     book.set_state(txn, State.DECIDING)
     book.append(txn.id, force=True, event=Durable("decided", txn.id), decided=decided)
 

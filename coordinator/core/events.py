@@ -155,7 +155,7 @@ class Durable:
     """Made by the core itself and given back by the engine: what hung on an append is now durable."""
 
     what: str
-    """`decided`, `ended`, `key_opened`, `key_closed`, `bound`, `heuristic`, `forgotten`."""
+    """`epoch`, `decided`, `narrowed`, `opened`, `ended`, `bound`, `heuristic`, `forgotten`, `horizon`."""
     subject: str
     """The transaction, or the participant."""
     detail: Any = None

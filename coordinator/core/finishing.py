@@ -32,6 +32,8 @@ def finish(book: Book, txn: Transaction, state: State) -> None:
         book.end_branches(txn)
     else:
         book.live.pop(txn.id, None)
+        if txn.session is not None:
+            txn.session.live.pop(txn.number, None)
         _retain(book, txn)
     _settle_key(book, txn)
     book.answer_all(txn)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.message import Message
@@ -19,9 +20,14 @@ LIST_LIMIT = 100
 
 
 def administer(book: Book, event: events.Administer) -> None:
-    """Answer one request of an operator."""
-    response = _HANDLERS[type(event.request)](book, event.request)
-    book.ready.effects.append(effects.Administered(event.ticket, response))
+    """Answer one request of an operator. An answer that tells of records waits for the last of them."""
+    appends = book.ready.appends
+    before = len(appends)
+    answer = effects.Administered(event.ticket, _HANDLERS[type(event.request)](book, event.request))
+    if len(appends) > before:
+        appends[-1] = replace(appends[-1], effects=(*appends[-1].effects, answer))
+    else:
+        book.ready.effects.append(answer)
 
 
 # ---- seeing

@@ -89,7 +89,22 @@ def committing_timer(book: Book, txn: Transaction, _: Any) -> None:
     for branch in txn.branches.values():
         if branch.step is BranchStep.COMMIT_OWED:
             book.send_decision(branch.participant, txn.id, branch.order, COMMIT)
+    _narrow(book, txn)
     arm(book, txn)
+
+
+def _narrow(book: Book, txn: Transaction) -> None:
+    """Write down who has acknowledged, when others keep it open: a dead participant pins no watermark but its own."""
+    over = [branch for branch in txn.branches.values() if branch.step is BranchStep.OVER and book.is_pinned(txn, branch)]
+    if over:
+        event = Durable("narrowed", txn.id, (txn, over))
+        book.append(txn.id, force=False, event=event, decided=book.decided_record(txn))
+
+
+def narrowed(book: Book, txn: Transaction, over: list[Branch]) -> None:
+    """The record is durable: these branches are finished, whatever becomes of the others."""
+    for branch in over:
+        book.end_branch(txn, branch)
 
 
 def committing_returned(book: Book, txn: Transaction, argument: Returned) -> None:

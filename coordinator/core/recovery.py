@@ -231,15 +231,7 @@ def _transaction_records(book: Book, txn: Transaction) -> Sequence[Message]:
     """DECIDING counts as decided: its own record is in the same batch, or in a later one, and nothing was said yet."""
     records: list[Message] = [_record(book, heuristic=report) for report in txn.heuristic]
     if txn.state in (State.COMMITTING, State.DECIDING) or (txn.heuristic and txn.heuristic[0].commit_decided):
-        names = list(txn.branches)
-        owed = [BranchStep.COMMIT_OWED, BranchStep.YES, BranchStep.HEURISTIC]
-        owing = [i for i, branch in enumerate(txn.branches.values()) if branch.step in owed]
-        orders = [branch.order for branch in txn.branches.values() if branch.step in owed]
-        decided = record_pb2.Decided(
-            transaction_id=txn.id, participants=names, owing=owing, orders=orders, claim=txn.claim,
-            first_attempt_ms=txn.first_attempt_ms,
-        )  # fmt: skip
-        records.insert(0, _record(book, decided=decided))
+        records.insert(0, _record(book, decided=book.decided_record(txn)))
     elif txn.claim is not None and txn.state in (State.HANDED_OVER, State.SETTLING):
         (branch,) = txn.branches.values()
         opened = record_pb2.KeyOpened(

@@ -86,7 +86,8 @@ def _is_repeat(book: Book, session: Session, number: int) -> bool:
     answer = session.answers.get(number)
     if answer is not None:
         book.ready.effects.append(effects.Answered(session.name, answer))
-    return answer is not None or number in session.live
+    # A transaction that nobody has asked about since it was aborted has no answer yet; its number is used all the same.
+    return answer is not None or number in session.live or f"{session.name}.{number}" in book.finished
 
 
 # ---- beginning

@@ -110,6 +110,7 @@ class Client:
                 self._repeat(attempt)
         else:
             self._number = 0
+            self._answered.clear()
             for attempt in list(self.pending.values()):
                 self._orphan(attempt)
         for attempt in list(self.asking.values()):

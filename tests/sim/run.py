@@ -104,7 +104,7 @@ def _judge(
     money = len(participants) * ACCOUNTS * BALANCE
     scene = checkers.Scene(coordinator, participants, history, money, expected)
     found = [
-        *witness.violations, *checkers.agreement(scene), *checkers.all_voted(scene, witness), *checkers.told_is_true(scene),
+        *witness.violations, *checkers.agreement(scene), *checkers.never_reversed(scene, witness), *checkers.all_voted(scene, witness), *checkers.told_is_true(scene),
         *checkers.exactly_once(scene), *checkers.conservation(scene), *checkers.nothing_left(scene),
         *checkers.everyone_answered(scene, clients), *checkers.nobody_broke_the_protocol(scene),
     ]  # fmt: skip
