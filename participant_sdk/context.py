@@ -58,6 +58,11 @@ class Scope:
         self._acknowledged[participant] += 1
         self.report()
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many operations each participant acknowledged in this call."""
+        return dict(self._acknowledged)
+
     def trailers(self) -> Metadata:
         """What the client must learn."""
         return tuple(

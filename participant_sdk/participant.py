@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
@@ -138,6 +138,16 @@ class Participant:
         """Refuse new work, make durable what is under way, disconnect. What is in doubt is taken up at the next start."""
         if self._runtime is not None:
             await self._runtime.stop()
+
+    def rewire(self, wiring: Wiring) -> None:
+        """Reach files and the coordinator in another way; before the start. For `participant_sdk.testing`."""
+        assert self._runtime is None, "the participant was started before"
+        self._setup = replace(self._setup, wiring=wiring)
+
+    async def crash(self) -> None:
+        """End as a killed process does: nothing is said any more. For tests; see `participant_sdk.testing.cluster`."""
+        if self._runtime is not None:
+            await self._runtime.crash()
 
     async def __aenter__(self) -> Self:
         await self.start()
