@@ -1,0 +1,72 @@
+"""`scripts/bench`: measures Troth against a bare gRPC echo and a textbook two-phase commit, in one run.
+
+scripts/bench                        everything: about four minutes
+scripts/bench --quick                the same with short measurements: about a minute
+scripts/bench --json bench.json      everything in a file, too
+scripts/bench --only echo,log        some stages: echo, textbook, log, sqlite, wide
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import report, stages
+from bench.measure import Span
+from bench.processes import ROOT
+from bench.service import run_loop
+
+QUICK = Span(warm_seconds=0.4, seconds=1.0)
+FULL = Span(warm_seconds=1.5, seconds=5.0)
+
+
+def main() -> int:
+    """Run what was asked for."""
+    options = _parse()
+    talk = Console(stderr=True)
+    names = options.only.split(",") if options.only else list(stages.STAGES)
+    unknown = set(names) - set(stages.STAGES)
+    if unknown:
+        talk.print(f"unknown stages: {', '.join(sorted(unknown))}; there are {', '.join(stages.STAGES)}")
+        return 2
+    base = options.directory or ROOT / "var"
+    base.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="bench-", dir=base))
+    bench = stages.Bench(
+        directory, QUICK if options.quick else FULL, lambda name: talk.rule(name), lambda one: talk.print(report.line(one)),
+    )  # fmt: skip
+    try:
+        run_loop(stages.run(bench, names))
+    finally:
+        if not options.keep:
+            shutil.rmtree(directory, ignore_errors=True)
+    _tell(bench, options.json)
+    return 0
+
+
+def _tell(bench: stages.Bench, json: Path | None) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 220)
+    report.table(bench, console)
+    report.targets(bench, console)
+    if json is not None:
+        report.write_json(bench, json)
+    sys.stdout.write(report.last_line(bench) + "\n")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="short measurements")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to FILE")
+    parser.add_argument("--only", default="", metavar="STAGES", help="comma-separated stages")
+    parser.add_argument("--directory", type=Path, help="where the files go (default: var/ of the clone); deleted afterwards")
+    parser.add_argument("--keep", action="store_true", help="do not delete the files")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

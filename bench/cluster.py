@@ -1,0 +1,104 @@
+"""The coordinator, the participants and a client: what every stage with transactions needs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+
+from bench.processes import Process
+from bench.service import method
+from participant_sdk.client import Client
+from troth.v1 import admin_pb2, admin_pb2_grpc
+
+MESSAGES = ("prepares", "votes", "decisions", "acknowledgements")
+
+
+def coordinator_process(directory: Path, *settings: str) -> Process:
+    """`troth serve` with its defaults, on a free port."""
+    extra = [part for setting in settings for part in ("--set", setting)]
+    command = ["-m", "coordinator.cli", "serve", "--listen", "127.0.0.1:0", "--data-directory", str(directory), *extra]
+    return Process("coordinator", directory, command)
+
+
+def participant_process(directory: Path, coordinator: str, names: list[str], resource: str) -> Process:
+    """One process with the participants `names`."""
+    command = ["-m", "bench.participant", "--directory", str(directory), "--coordinator", coordinator]
+    return Process(names[0], directory, [*command, "--names", ",".join(names), "--resource", resource])
+
+
+class Cluster:
+    """Use it as an async context manager. `groups` has the participants' names, one list for each process."""
+
+    def __init__(self, directory: Path, groups: list[list[str]], resource: str = "log", settings: tuple[str, ...] = ()) -> None:
+        self._groups = groups
+        self._resource = resource
+        self._directory = directory
+        self._stack = AsyncExitStack()
+        self.coordinator = coordinator_process(directory / "coordinator", *settings)
+        self.participants: list[Process] = []
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _start(self) -> None:
+        self._stack.push_async_callback(self.coordinator.stop)
+        await self.coordinator.start()
+        address = self.coordinator.address
+        for names in self._groups:
+            one = participant_process(self._directory / names[0], address, names, self._resource)
+            self.participants.append(one)
+            self._stack.push_async_callback(one.stop)
+            await one.spawn()
+        await asyncio.gather(*(one.ready() for one in self.participants))
+        self.client = await self._stack.enter_async_context(Client(address, pending_max=20_000))
+        channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(address))
+        self._status = admin_pb2_grpc.AdminServiceStub(channel).GetStatus
+        plain = [await self._channel(one, None) for one in self.participants]
+        self._counters = [method(one, "Counters") for one in plain]
+        self.plain_calls = [method(one, "Plain") for one in plain]
+        within = [await self._channel(one, self.client) for one in self.participants]
+        self.work_calls = [method(one, "Work") for one in within]
+
+    async def _channel(self, one: Process, client: Client | None) -> grpc.aio.Channel:
+        interceptors: Any = client.interceptors() if client is not None else None
+        return await self._stack.enter_async_context(grpc.aio.insecure_channel(one.address, interceptors=interceptors))
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The processes of the cluster."""
+        return {"coordinator": self.coordinator.pid, **{one.name: one.pid for one in self.participants}}
+
+    async def status(self) -> dict[str, int]:
+        """All counters of the coordinator."""
+        answer = await self._status(admin_pb2.GetStatusRequest())
+        return dict(answer.counters)
+
+    async def counts(self) -> Mapping[str, int]:
+        """Messages, forced records and syncs of everybody together."""
+        coordinator = await self.status()
+        total = Counter({name: coordinator[name] for name in ("forced_records", "syncs")})
+        total["messages"] = sum(coordinator[name] for name in MESSAGES)
+        for answer in await asyncio.gather(*(one(b"") for one in self._counters)):
+            one = json.loads(answer)
+            total["forced_records"] += one["forced_records"]
+            total["syncs"] += one["syncs"]
+        return total

@@ -1,0 +1,51 @@
+"""What every measured process shares: an event loop, a bare gRPC server with identity serialisers, an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from bench.processes import write_address
+
+Handler = Callable[[bytes, Any], Awaitable[bytes]]
+SERVICE = "bench.Bench"
+
+
+def loop_factory() -> asyncio.AbstractEventLoop:
+    """uvloop when it is there: the same loop for everything that is compared."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def run_loop(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine to its end."""
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(work)
+
+
+async def serve(directory: Path, handlers: Mapping[str, Handler], interceptors: Sequence[Any] = ()) -> None:
+    """Serve unary methods `/bench.Bench/NAME` until SIGTERM."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    server = grpc.aio.server(interceptors=interceptors, options=[("grpc.so_reuseport", 0)])
+    methods = {name: grpc.unary_unary_rpc_method_handler(handler) for name, handler in handlers.items()}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    write_address(directory, f"127.0.0.1:{port}")
+    await stop.wait()
+    await server.stop(grace=1)
+
+
+def method(channel: grpc.aio.Channel, name: str) -> Any:
+    """A call that sends and returns bytes."""
+    return channel.unary_unary(f"/{SERVICE}/{name}")
