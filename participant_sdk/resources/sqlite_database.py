@@ -61,6 +61,8 @@ class Use:
 class Database:
     """The database, for operations, `participant.read` and `participant.local`.
 
+    Use parameters: a text that is new costs far more than one that ran before.
+
     Every statement is carried out whole, so nothing stays open when a function returns. Errors of SQLite are raised as
     `apsw` raises them (`apsw.ConstraintError` and so on). Transactions, savepoints, PRAGMA, ATTACH and changes of the
     schema are not for operations; nor are tables whose names begin with `troth_`.
@@ -78,9 +80,10 @@ class Database:
         """Run one or more statements and return all rows. `?` takes a sequence, `:name` a mapping."""
         use = self._checked()
         try:
-            # What is prepared under other rules than an operation's must not be found by an operation.
-            kept = use.rules is Rules.WRITE
-            return self._cursor.execute(sql, parameters, can_cache=kept).fetchall()
+            if self._guard.knows(use.rules, sql):
+                return self._cursor.execute(sql, parameters).fetchall()
+            with self._guard.judging(use.rules, sql):
+                return self._cursor.execute(sql, parameters).fetchall()
         except BaseException as error:
             # A statement that was left in the middle (a text that cannot be decoded) would hold up the group's COMMIT.
             self._cursor.close(True)
@@ -98,13 +101,11 @@ class Database:
         """Let the author's code in, on this thread."""
         self._thread = threading.get_ident()
         self._use = use = Use(rules, time.monotonic() + seconds_max)
-        self._guard.use(rules)
         return use
 
     def end_use(self) -> None:
         """The author's code is done; from here on the connection is the SDK's."""
         self._use = None
-        self._guard.use(Rules.SDK)
 
     # ---- inside
 
@@ -129,7 +130,7 @@ class Database:
         if isinstance(error, FATAL):
             use.fatal = log_failed(error, "an operation's statement failed")
             return use.fatal
-        use.denial = use.denial or self._guard.denial
+        use.denial = self._guard.take_denial() or use.denial
         use.late = use.late or isinstance(error, apsw.InterruptError)
         # An author's ON CONFLICT ROLLBACK, RAISE(ROLLBACK), and the interruption of a write end the whole transaction.
         use.lost = not self._connection.in_transaction

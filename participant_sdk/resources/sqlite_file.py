@@ -22,7 +22,6 @@ from typing import TypeVar
 
 import apsw
 
-from participant_sdk.resources.sqlite_guard import own_text
 from troth.errors import LogDamaged, LogError, LogFailed, LogForeign, LogLocked, Reason
 from troth.log.contract import LogIdentity, StoredRecord
 
@@ -77,12 +76,12 @@ class SqliteFile:
 
     def meta(self, name: str) -> str | None:
         """A stamp of the file."""
-        rows = self.connection.execute(own_text("SELECT value FROM troth_meta WHERE name = ?"), (name,)).fetchall()
+        rows = self.connection.execute("SELECT value FROM troth_meta WHERE name = ?", (name,)).fetchall()
         return str(rows[0][0]) if rows else None
 
     def set_meta(self, name: str, value: str) -> None:
         """Stamp the file, in the open transaction or one of its own."""
-        self.connection.execute(own_text("INSERT OR REPLACE INTO troth_meta VALUES (?, ?)"), (name, value)).fetchall()
+        self.connection.execute("INSERT OR REPLACE INTO troth_meta VALUES (?, ?)", (name, value)).fetchall()
 
     # ---- opening
 
@@ -102,16 +101,16 @@ class SqliteFile:
                 f"journal_size_limit = {_WAL_BYTES_KEPT}",
                 "temp_store = MEMORY",
             ):
-                connection.execute(f"PRAGMA {pragma}", can_cache=False).fetchall()
-            connection.execute("BEGIN IMMEDIATE", can_cache=False).fetchall()
-            connection.execute("COMMIT", can_cache=False).fetchall()
+                connection.execute(f"PRAGMA {pragma}").fetchall()
+            connection.execute("BEGIN IMMEDIATE").fetchall()
+            connection.execute("COMMIT").fetchall()
         except BaseException:
             connection.close()
             raise
         return connection
 
     def _identify(self, participant: str) -> LogIdentity:
-        tables = {name for (name,) in self.connection.execute("SELECT name FROM sqlite_schema", can_cache=False)}
+        tables = {name for (name,) in self.connection.execute("SELECT name FROM sqlite_schema")}
         if "troth_meta" not in tables:
             self._create(participant)
         version = int(self.meta("format_version") or 0)
@@ -126,17 +125,17 @@ class SqliteFile:
         return identity
 
     def _create(self, participant: str) -> None:
-        self.connection.execute("BEGIN IMMEDIATE", can_cache=False).fetchall()
+        self.connection.execute("BEGIN IMMEDIATE").fetchall()
         for table in _TABLES:
-            self.connection.execute(table, can_cache=False).fetchall()
+            self.connection.execute(table).fetchall()
         stamps = {"role": ROLE, "name": participant, "log_id": secrets.token_hex(16), "next_seq": "1"}
         for name, value in (stamps | {"format_version": str(FORMAT_VERSION)}).items():
             self.set_meta(name, value)
-        self.connection.execute("COMMIT", can_cache=False).fetchall()
+        self.connection.execute("COMMIT").fetchall()
 
     def _records(self) -> tuple[list[StoredRecord], int]:
         records: list[StoredRecord] = []
-        rows = self.connection.execute("SELECT seq, crc, body FROM troth_records ORDER BY seq", can_cache=False)
+        rows = self.connection.execute("SELECT seq, crc, body FROM troth_records ORDER BY seq")
         for seq, crc, body in rows:
             if records and seq != records[-1].seq + 1:
                 raise self._damaged(f"record {records[-1].seq + 1} is missing")

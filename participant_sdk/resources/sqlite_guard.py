@@ -1,12 +1,15 @@
 """What operations may not do with the database: SQLite's authorizer.
 
-It is asked when a statement is prepared, and a statement is kept after that. So the SDK's own statements carry a text
-that nobody can guess (`own_text`), and what is prepared under other rules is not kept at all.
+It is asked when a statement is prepared, and asking it costs more than many a statement, because the session extension
+prepares statements of its own. So it is on only while a text runs that is not known yet. Turning it on expires every
+prepared statement, whoever prepared it and under what rules, so that no text escapes because it was run before. A text
+that ran to its end under some rules is known to be allowed by them, until the schema changes.
 """
 
 from __future__ import annotations
 
-import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 
@@ -15,18 +18,13 @@ import apsw
 from participant_sdk.resources.sqlite_schema import OWN_PREFIX, Schema
 from troth.errors import Reason
 
-_NONCE = secrets.token_hex(8)
-
-
-def own_text(sql: str) -> str:
-    """A statement of the SDK, so spelled that no statement of an author's can have the same text."""
-    return f"{sql} /* {_NONCE} */"
+_KNOWN_MAX = 2_000
+"""Texts that are remembered under one set of rules."""
 
 
 class Rules(Enum):
     """Who is using the connection."""
 
-    SDK = "the SDK itself"
     WRITE = "an operation, or local work"
     READ = "a local read"
     SCHEMA = "a schema change"
@@ -54,25 +52,50 @@ _MASTERS = {"sqlite_master", "sqlite_schema", "sqlite_temp_master", "sqlite_temp
 class Guard:
     """The authorizer of one connection."""
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, connection: apsw.Connection, schema: Schema) -> None:
+        self._connection = connection
         self._schema = schema
-        self.rules = Rules.SDK
-        self.denial: Denial | None = None
-        """The first statement that was denied since `use`."""
+        self._known: dict[Rules, set[str]] = {rules: set() for rules in Rules}
+        self._schema_version = schema.version
+        self._rules = Rules.WRITE
+        self._denial: Denial | None = None
 
-    def use(self, rules: Rules) -> None:
-        """Apply these rules from here on."""
-        self.rules = rules
-        self.denial = None
+    def knows(self, rules: Rules, sql: str) -> bool:
+        """Whether the text is known to be allowed by these rules."""
+        if self._schema_version != self._schema.version:
+            self._schema_version = self._schema.version
+            for known in self._known.values():
+                known.clear()
+        return sql in self._known[rules]
 
-    def authorize(self, action: int, one: str | None, two: str | None, database: str | None, _: str | None) -> int:
+    @contextmanager
+    def judging(self, rules: Rules, sql: str) -> Iterator[None]:
+        """Judge the text while it runs; if it runs to its end, it is known from then on."""
+        self._rules = rules
+        self._denial = None
+        self._connection.authorizer = self._authorize
+        try:
+            yield
+        finally:
+            self._connection.authorizer = None
+        if self._denial is not None:
+            raise apsw.AuthError("not authorized")  # a statement that hid it, such as one inside a virtual table
+        known = self._known[rules]
+        if len(known) >= _KNOWN_MAX:
+            known.clear()
+        known.add(sql)
+
+    def take_denial(self) -> Denial | None:
+        """The first thing that was denied in the text that was just judged, once."""
+        denial, self._denial = self._denial, None
+        return denial
+
+    def _authorize(self, action: int, one: str | None, two: str | None, database: str | None, _: str | None) -> int:
         """SQLite's callback; the meaning of `one` and `two` depends on the action."""
-        if self.rules is Rules.SDK:
-            return apsw.SQLITE_OK
         denial = self._judge(action, one or "", two or "", database or "")
         if denial is None:
             return apsw.SQLITE_OK
-        self.denial = self.denial or denial
+        self._denial = self._denial or denial
         return apsw.SQLITE_DENY
 
     def _judge(self, action: int, one: str, two: str, database: str) -> Denial | None:
@@ -82,13 +105,13 @@ class Guard:
             return _forbidden(action, one, two)
         if action in _READS:
             return None
-        if self.rules is Rules.SCHEMA:
+        if self._rules is Rules.SCHEMA:
             return None if database != "temp" else _forbidden(action, one, two)
         if action not in _WRITES or one.lower().startswith("sqlite_stat") or one.lower() == "sqlite_sequence":
             return _forbidden(action, one, two)
         if one.lower() in _MASTERS:
             return None
-        if self.rules is Rules.READ:
+        if self._rules is Rules.READ:
             return _forbidden(action, one, two)
         why = self._schema.uncaptured(one)
         return Denial(Reason.UNCAPTURED_TABLE, f"{one} {why}") if why else None

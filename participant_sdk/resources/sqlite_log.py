@@ -16,7 +16,7 @@ import structlog
 from participant_sdk.resources.contract import OperationRegistry
 from participant_sdk.resources.sqlite_database import FATAL, Database, log_failed
 from participant_sdk.resources.sqlite_file import SqliteFile, checksum
-from participant_sdk.resources.sqlite_guard import Guard, Rules, own_text
+from participant_sdk.resources.sqlite_guard import Guard, Rules
 from participant_sdk.resources.sqlite_locks import RowLocks
 from participant_sdk.resources.sqlite_schema import Schema
 from participant_sdk.resources.sqlite_work import GroupLost, Limits, Worker
@@ -25,12 +25,12 @@ from troth.log.contract import LogIdentity, StoredRecord, Written
 from troth.ready import Append, Event
 from troth.v1 import record_pb2
 
-_INSERT = own_text("INSERT INTO troth_records VALUES (?, ?, ?)")
-_DROP = own_text("DELETE FROM troth_records WHERE seq < ?")
-_BEGIN = own_text("BEGIN IMMEDIATE")
-_COMMIT = own_text("COMMIT")
-_ROLLBACK = own_text("ROLLBACK")
-_SYNCHRONOUS = {True: own_text("PRAGMA synchronous = FULL"), False: own_text("PRAGMA synchronous = NORMAL")}
+_INSERT = "INSERT INTO troth_records VALUES (?, ?, ?)"
+_DROP = "DELETE FROM troth_records WHERE seq < ?"
+_BEGIN = "BEGIN IMMEDIATE"
+_COMMIT = "COMMIT"
+_ROLLBACK = "ROLLBACK"
+_SYNCHRONOUS = {True: "PRAGMA synchronous = FULL", False: "PRAGMA synchronous = NORMAL"}
 SCHEMA_SECONDS_MAX = 3600.0
 
 _log = structlog.get_logger("participant_sdk.sqlite")
@@ -44,7 +44,7 @@ class SqliteLog:
         try:
             self.locks = RowLocks()
             self._schema = Schema(file.connection)
-            self._guard = Guard(self._schema)
+            self._guard = Guard(file.connection, self._schema)
             self._database = Database(file.connection, self._guard)
             self._worker = Worker(file.connection, self._database, self._schema, self.locks, operations, participant, limits)
             self._sql = file.connection.cursor().execute
@@ -53,7 +53,6 @@ class SqliteLog:
             self._next_seq = 1
             self._failure: TrothError | None = None
             self.identity: LogIdentity = file.identify(participant)
-            file.connection.authorizer = self._guard.authorize
         except BaseException:
             file.close()
             raise

@@ -43,9 +43,12 @@ class Schema:
         self._connection = connection
         self._tables: dict[str, Table] = {}
         self._fingerprints: dict[tuple[str, ...], bytes] = {}
+        self.version = 0
+        """Grows with each `read`."""
 
     def read(self) -> None:
         """Read the schema again."""
+        self.version += 1
         rows = self._rows("SELECT name, type, ncol, wr FROM pragma_table_list WHERE schema = 'main'")
         texts = dict(self._rows("SELECT name, sql FROM main.sqlite_schema WHERE type IN ('table', 'view')"))
         triggered = {name.lower() for (name,) in self._rows("SELECT tbl_name FROM main.sqlite_schema WHERE type = 'trigger'")}
@@ -101,7 +104,7 @@ class Schema:
     # ---- reading
 
     def _rows(self, sql: str, *parameters: str) -> list[tuple[Any, ...]]:
-        return self._connection.execute(sql, parameters, can_cache=False).fetchall()
+        return self._connection.execute(sql, parameters).fetchall()
 
     def _known(self, names: Iterable[str]) -> list[Table]:
         return [table for name in names if (table := self._tables.get(name.lower())) is not None]

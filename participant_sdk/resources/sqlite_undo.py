@@ -1,6 +1,6 @@
 """Do it, and remember how to undo it: what an operation changed, as SQLite's session extension tells it.
 
-An undo is a fingerprint of the changed tables and the inverse changeset. It is applied with triggers off and without the
+An undo is a fingerprint of the changed tables and the changeset. Its inverse is applied with triggers off and without the
 actions of foreign keys, because what those changed is in the changeset itself. Undos are applied newest first. One that
 meets other rows than it left behind is not applied at all.
 """
@@ -71,7 +71,7 @@ class Capture:
         except UnicodeDecodeError:
             raise CannotCapture("a changed row has a text that is not valid Unicode") from None
         fingerprint = self._schema.fingerprint(tables)
-        return Changes(_VERSION + fingerprint + apsw.Changeset.invert(changeset), rows)
+        return Changes(_VERSION + fingerprint + changeset, rows)
 
     def close(self) -> None:
         """Stop recording."""
@@ -82,8 +82,8 @@ def undo(connection: apsw.Connection, schema: Schema, data: bytes) -> None:
     """Apply one undo inside the open transaction. Raises `CannotUndo`; the caller then undoes the savepoint."""
     if data[: len(_VERSION)] != _VERSION:
         raise CannotUndo("the undo is of a newer format")
-    inverse = data[_HEADER_BYTES:]
-    tables = list(dict.fromkeys(change.name for change in apsw.Changeset.iter(inverse)))
+    changeset = data[_HEADER_BYTES:]
+    tables = list(dict.fromkeys(change.name for change in apsw.Changeset.iter(changeset)))
     if schema.fingerprint(tables) != data[len(_VERSION) : _HEADER_BYTES]:
         raise CannotUndo(f"the schema of {', '.join(tables)} is not the one under which the work was done")
     met: list[str] = []
@@ -93,12 +93,12 @@ def undo(connection: apsw.Connection, schema: Schema, data: bytes) -> None:
         return apsw.SQLITE_CHANGESET_ABORT
 
     # Both switches make SQLite prepare every statement anew, so they are used only where they matter.
-    flags = apsw.SQLITE_CHANGESETAPPLY_NOSAVEPOINT
+    flags = apsw.SQLITE_CHANGESETAPPLY_INVERT | apsw.SQLITE_CHANGESETAPPLY_NOSAVEPOINT
     if schema.any_actions(tables):
         flags |= apsw.SQLITE_CHANGESETAPPLY_FKNOACTION
     try:
         with _without_triggers(connection, schema.any_triggers(tables)):
-            apsw.Changeset.apply(inverse, connection, conflict=conflict, flags=flags)
+            apsw.Changeset.apply(changeset, connection, conflict=conflict, flags=flags)
     except FATAL:
         raise
     except apsw.Error as error:

@@ -30,7 +30,7 @@ from participant_sdk.core.work import (
 )
 from participant_sdk.resources.contract import OperationRegistry
 from participant_sdk.resources.sqlite_database import Database, Use
-from participant_sdk.resources.sqlite_guard import Rules, own_text
+from participant_sdk.resources.sqlite_guard import Rules
 from participant_sdk.resources.sqlite_locks import RowLocks
 from participant_sdk.resources.sqlite_schema import Schema
 from participant_sdk.resources.sqlite_undo import CannotCapture, CannotUndo, Capture, Changes, undo
@@ -40,9 +40,9 @@ from troth.ready import Event
 from troth.v1 import common_pb2, record_pb2
 from troth.values import encode_result
 
-_SAVEPOINT = own_text("SAVEPOINT troth_work")
-_RELEASE = own_text("RELEASE troth_work")
-_ROLLBACK = own_text("ROLLBACK TO troth_work")
+_SAVEPOINT = "SAVEPOINT troth_work"
+_RELEASE = "RELEASE troth_work"
+_ROLLBACK = "ROLLBACK TO troth_work"
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 
 _log = structlog.get_logger("participant_sdk.sqlite")
