@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from participant_sdk.branch import Branch
     from participant_sdk.participant import Limits, Participant
     from participant_sdk.resources.log_only import LogBranch, LogResource
-    from participant_sdk.resources.sqlite import Database, SqliteResource
+    from participant_sdk.resources.sqlite import SqliteResource
     from participant_sdk.resources.sqlite_database import Database
     from troth.errors import Aborted, LogError, Refuse, RequestError, TrothError
 
@@ -28,6 +28,7 @@ __all__ = [
     "Aborted",
     "Branch",
     "Database",
+    "Limits",
     "LogBranch",
     "LogError",
     "LogResource",
@@ -42,7 +43,6 @@ _HOMES = {
     "Aborted": "troth.errors",
     "Branch": "participant_sdk.branch",
     "Database": "participant_sdk.resources.sqlite_database",
-    "Database": "participant_sdk.resources.sqlite",
     "Limits": "participant_sdk.participant",
     "LogBranch": "participant_sdk.resources.log_only",
     "LogError": "troth.errors",
