@@ -135,29 +135,27 @@ def _describe(kind: int, change: apsw.TableChange) -> str:
 
 def _identity(change: apsw.TableChange) -> bytes:
     """The identity of a changed row: its table and primary key, so written that no two rows share one."""
-    values = change.new if change.old is None else change.old
+    old, new = change.old, change.new
+    values = new if old is None else old
     assert values is not None
-    key = change.pk_columns
-    if change.opcode == apsw.SQLITE_UPDATE:
-        new = change.new
-        assert new is not None
-        if any(new[at] is not apsw.no_change for at in key):
-            # The session took one row for another, such as 1 and 1.0 in a key without a type.
-            raise CannotCapture(f"{change.name} has keys that are equal and yet different")
-    text = b"".join([_key_part(values[at]) for at in (key if len(key) == 1 else sorted(key))])
+    key = sorted(change.pk_columns)
+    if old is not None and new is not None:
+        for at in key:
+            if new[at] is not apsw.no_change:
+                # The session took one row for another, such as 1 and 1.0 in a key without a type.
+                raise CannotCapture(f"{change.name} has keys that are equal and yet different")
+    text = _key_part(values[key[0]]) if len(key) == 1 else b"".join([_key_part(values[at]) for at in key])
     if len(text) > _IDENTITY_BYTES_MAX:
         text = b"#" + hashlib.blake2b(text, digest_size=16).digest()
     return change.name.encode() + b"\0" + text
 
 
 def _key_part(value: object) -> bytes:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # equal in a key
-    if isinstance(value, int):
-        return b"i%d;" % value
     if isinstance(value, str):
-        value = value.encode()
-        return b"t%d:%b" % (len(value), value)
+        text = value.encode()
+        return b"t%d:%b" % (len(text), text)
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return b"i%d;" % value  # 1 and 1.0 are equal in a key
     if isinstance(value, bytes):
         return b"b%d:%b" % (len(value), value)
     return b"f%b;" % repr(value).encode()
