@@ -93,7 +93,8 @@ def reports(book: Book, event: events.ReportsReceived) -> None:
     if participant is None:
         return
     if participant.ready:
-        raise RemoteProtocolError(f"{participant.name} reports branches after its Hello was complete")
+        _late_reports(book, participant, event)
+        return
     for report in event.reports:
         participant.reports[report.transaction_id] = report
     if event.complete:
@@ -104,6 +105,18 @@ def reports(book: Book, event: events.ReportsReceived) -> None:
         for txn in [*participant.recovered.values(), *participant.unended.values()]:
             if txn.state is not State.ABORTED and txn.state is not State.COMMITTED:
                 apply(book, txn, Input.RETURNED, (participant, listed.get(txn.id)))
+
+
+def _late_reports(book: Book, participant: Participant, event: events.ReportsReceived) -> None:
+    """A one-phase commit that ran on while the stream was lost is reported when it is done, by itself."""
+    for report in event.reports:
+        if report.state != participant_pb2.BRANCH_STATE_COMMITTED:
+            raise RemoteProtocolError(f"{participant.name} reports {report.transaction_id} after its Hello was complete")
+        txn = book.live.get(report.transaction_id)
+        if txn is not None and participant.name in txn.branches:
+            apply(book, txn, Input.RETURNED, (participant, report))
+        else:
+            _judge_report(book, participant, report)
 
 
 def _judge_report(book: Book, participant: Participant, report: participant_pb2.BranchReport) -> None:

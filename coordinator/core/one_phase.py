@@ -101,6 +101,21 @@ def _settled_back(book: Book, txn: Transaction, branch: Branch) -> None:
         abort(book, txn, cause_of(Reason.COORDINATOR_RESTARTED, message))
 
 
+def settling_vote(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Vote]) -> None:
+    """A vote that was under way when it came to settling. READ_ONLY says nothing of the others: the settlement tells."""
+    participant, vote = argument
+    branch = branch_of(txn, participant)
+    if branch.step is not BranchStep.SETTLE_OWED:
+        return
+    if vote.kind == participant_pb2.VOTE_KIND_COMMITTED:
+        branch.results = vote.results
+        finish(book, txn, State.COMMITTED)
+    elif vote.kind == participant_pb2.VOTE_KIND_YES:
+        book.send_decision(participant, txn.id, branch.order, ABORT, acknowledge=True)
+    elif vote.kind == participant_pb2.VOTE_KIND_NO:
+        _settled_back(book, txn, branch)
+
+
 def settling_acknowledged(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Acknowledgement]) -> None:
     participant, message = argument
     branch = branch_of(txn, participant)

@@ -131,7 +131,7 @@ TABLE: dict[tuple[State, Input], Handler] = {
     (State.SETTLING, Input.COMMIT): steps.late,
     (State.SETTLING, Input.ABORT): steps.late,
     (State.SETTLING, Input.TIMER): one_phase.settling_timer,
-    (State.SETTLING, Input.VOTE): one_phase.one_phase_vote,
+    (State.SETTLING, Input.VOTE): one_phase.settling_vote,
     (State.SETTLING, Input.SETTLED): one_phase.settled,
     (State.SETTLING, Input.ACKNOWLEDGED): one_phase.settling_acknowledged,
     (State.SETTLING, Input.RETURNED): one_phase.settling_returned,

@@ -545,3 +545,25 @@ def test_orders_of_two_epochs_do_not_meet() -> None:
         driver.say(name, participant_pb2.Acknowledgement(transaction_id=first.id(1), kind=done))
     driver.sync()
     assert [participant.watermark() for participant in driver.book.participants.values()] == [1, 1, 1]
+
+
+def test_a_yes_for_a_transaction_that_is_being_settled_is_answered_with_abort() -> None:
+    # Found by the simulator (seed 11880): a participant that had been stopped took an old Prepare and voted on its new stream.
+    first = Driver()
+    first.run(1, "ab")
+    driver = Driver(records=first.log)
+    driver.get(first.id(1), "ab", WALL_MS)
+    driver.sent()
+    driver.say("a", participant_pb2.Vote(transaction_id=first.id(1), kind=participant_pb2.VOTE_KIND_YES))
+    assert driver.sent() == ["a.ABORT"] and driver.got() == []
+
+
+def test_a_one_phase_commit_that_ran_on_is_reported_after_hello() -> None:
+    driver = Driver()
+    driver.run(1, "a")
+    driver.lose("a")
+    driver.connect("a", 9)
+    assert driver.sent() == ["a.prepares", "a.settles"]
+    report = participant_pb2.BranchReport(transaction_id=driver.id(1), state=participant_pb2.BRANCH_STATE_COMMITTED)
+    driver.step(events.ReportsReceived("a", 9, [report], False))
+    assert driver.outcomes() == ["1 COMMITTED"]
