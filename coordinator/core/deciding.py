@@ -31,6 +31,7 @@ def start(book: Book, txn: Transaction) -> None:
 
 
 def enlist(book: Book, txn: Transaction, participant: Participant) -> None:
+    """Add a branch; the same incarnation is told its order again; another incarnation aborts the transaction."""
     branch = txn.branches.get(participant.name)
     if branch is not None and branch.incarnation != participant.incarnation:
         away(book, txn, participant)
@@ -45,6 +46,7 @@ def enlist(book: Book, txn: Transaction, participant: Participant) -> None:
 
 
 def enlist_closed(book: Book, txn: Transaction, participant: Participant) -> None:
+    """Refuse: the commit has begun."""
     refuse_enlist(book, participant, txn.id, Reason.ENLIST_CLOSED)
 
 
@@ -69,6 +71,7 @@ def commit(book: Book, txn: Transaction, request: client_pb2.CommitRequest) -> N
 
 
 def vote(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Vote]) -> None:
+    """Count a vote: NO aborts; when all have voted it is decided, or over if all only read."""
     participant, vote = argument
     branch = branch_of(txn, participant)
     if branch.step is not BranchStep.VOTE_OWED:
@@ -127,6 +130,7 @@ def decided(book: Book, txn: Transaction, _: Any) -> None:
 
 
 def preparing_timer(book: Book, txn: Transaction, _: Any) -> None:
+    """At the deadline: abort. Before: repeat Prepare where a vote is owed."""
     if txn.deadline <= book.now.monotonic:
         timeout(book, txn)
         return
@@ -137,6 +141,7 @@ def preparing_timer(book: Book, txn: Transaction, _: Any) -> None:
 
 
 def active_returned(book: Book, txn: Transaction, argument: Returned) -> None:
+    """Abort if another incarnation came back; otherwise go on."""
     participant, report = argument
     if branch_of(txn, participant).incarnation != participant.incarnation:
         away(book, txn, participant)
@@ -146,6 +151,7 @@ def active_returned(book: Book, txn: Transaction, argument: Returned) -> None:
 
 
 def preparing_returned(book: Book, txn: Transaction, argument: Returned) -> None:
+    """A branch reported PREPARED counts as a YES; another incarnation aborts; otherwise repeat Prepare."""
     participant, report = argument
     branch = branch_of(txn, participant)
     if branch.step is not BranchStep.VOTE_OWED:

@@ -15,6 +15,7 @@ Returned = tuple[Participant, participant_pb2.BranchReport | None]
 
 
 def branch_of(txn: Transaction, participant: Participant) -> Branch:
+    """The participant's branch; raises `RemoteProtocolError` when it has none."""
     branch = txn.branches.get(participant.name)
     if branch is None:
         raise RemoteProtocolError(f"{participant.name} has no branch in {txn.id}")
@@ -37,11 +38,13 @@ def abort(book: Book, txn: Transaction, cause: common_pb2.Cause) -> None:
 
 
 def away(book: Book, txn: Transaction, participant: Participant) -> None:
+    """Abort: the participant, or the incarnation that did the work, is gone."""
     reason = Reason.PARTICIPANT_RESTARTED if participant.ready else Reason.PARTICIPANT_AWAY
     abort(book, txn, cause_of(reason, f"participant {participant.name!r} lost the branch", participant=participant.name))
 
 
 def no_cause(participant: Participant, vote: participant_pb2.Vote) -> common_pb2.Cause:
+    """The cause of a NO vote, with who gave it."""
     cause = common_pb2.Cause()
     cause.CopyFrom(vote.cause)
     cause.participant = participant.name
@@ -50,6 +53,7 @@ def no_cause(participant: Participant, vote: participant_pb2.Vote) -> common_pb2
 
 
 def timeout(book: Book, txn: Transaction, _: Any = None) -> None:
+    """Abort: it was not decided in time."""
     owing = ", ".join(txn.owing()) or "the client"
     abort(book, txn, cause_of(Reason.TIMEOUT, f"transaction {txn.id} was not decided in time; waited for {owing}"))
 
