@@ -235,6 +235,8 @@ class ParticipantDriver:
 
     def __init__(self) -> None:
         self.machine = Machinery()
+        self.error: ProtocolError | None = None
+        """The last protocol error."""
 
     def run(self, command: Command) -> Sequence[str]:
         """Carry one command out and tell what came of it."""
@@ -245,6 +247,7 @@ class ParticipantDriver:
         try:
             told = method(command) or []
         except ProtocolError as error:
+            self.error = error
             told = [f"error  {error.reason.name}: {short(error.message)}"]
         machine = self.machine
         queued = machine.appends[before if before <= len(machine.appends) and command.verb not in _FRESH else 0 :]

@@ -1,0 +1,162 @@
+"""Recovery and what the log must hold; what a shell may look at."""
+
+from __future__ import annotations
+
+import pytest
+
+from participant_sdk.core.branches import State
+from participant_sdk.core.events import Start
+from participant_sdk.core.work import LocalDone, ResourceKind
+from tests.participant_core.driver import Machinery, ParticipantDriver
+from tests.participant_core.test_table import T1, reach
+from tests.transcripts import Command
+from troth.errors import LocalProtocolError, LogDamaged, LogForeign
+from troth.v1 import record_pb2
+
+
+def test_record_that_is_none_stops_the_process() -> None:
+    machine = Machinery()
+    machine.durable = [b"\xff\xff\xff"]
+    with pytest.raises(LogDamaged):
+        machine.boot()
+
+
+def test_record_of_a_newer_format_stops_the_process() -> None:
+    machine = Machinery()
+    machine.durable = [record_pb2.ParticipantRecord().SerializeToString()]
+    with pytest.raises(LogForeign):
+        machine.boot()
+
+
+OWNERS = """participant logged identity fresh
+start 1
+sync
+connect 1
+prepare T1 order=1 operations=debit
+answer
+sync
+schema S1
+abort T1
+answer
+sync
+answer
+sync
+watermark below=5
+sync"""
+
+
+def test_recovery_tells_the_owner_of_each_record() -> None:
+    driver = ParticipantDriver()
+    for line in OWNERS.splitlines():
+        driver.run(Command(line))
+    machine = driver.machine
+    owners = Machinery(ResourceKind.LOGGED, keeps_identity=True).core.recover(machine.durable, machine.instant())
+    assert owners == ["", "", T1, T1, "", ""]
+    machine.boot()
+    assert machine.core.incarnation_seen == 1
+    assert machine.core.epoch_seen("c1") == 7 and machine.core.epoch_seen("c2") == 0
+
+
+def test_rows_of_unfinished_branches_are_told() -> None:
+    for state in (State.PREPARED, State.PARKED, State.ACTIVE, State.ABORTING):
+        machine = reach(state)
+        machine.boot()
+        assert machine.core.recovered_rows() == [(T1, [b"row"])], state
+    for state in (State.COMMITTED, State.ABORTED, State.FORCED_COMMIT, State.PREPARING):
+        machine = reach(state)
+        machine.boot()
+        assert machine.core.recovered_rows() == [], state
+
+
+def test_what_the_resource_must_keep_is_told() -> None:
+    machine = reach(State.PREPARED, ResourceKind.EXTERNAL)
+    machine.boot()
+    assert machine.core.resource_branches() == [(T1, "gid")]
+    machine = reach(State.COMMITTED, ResourceKind.EXTERNAL)
+    machine.boot()
+    assert machine.core.resource_branches() == [(T1, "gid")], "the proof of the outcome can still be forgotten"
+
+
+LIVE = {
+    State.UNSEEN: [],
+    State.EXPIRED: [],
+    State.ENLISTING: [],
+    State.WAITING: [],
+    State.EXECUTING: [],
+    State.ACTIVE: ["branch_active"],
+    State.PREPARING: [],
+    State.ONE_PHASE: [],
+    State.PREPARED: ["branch_prepared"],
+    State.COMMITTING: ["branch_prepared"],
+    State.ABORTING: ["branch_prepared"],
+    State.COMMITTED: ["branch_finished"],
+    State.ABORTED: [],
+    State.READ_ONLY: [],
+    State.FORCED_COMMIT: ["branch_finished"],
+    State.FORCED_ABORT: ["branch_finished"],
+    State.PARKED: ["branch_prepared", "branch_parked"],
+}
+
+
+@pytest.mark.parametrize("state", State, ids=lambda state: state.name)
+def test_live_records(state: State) -> None:
+    machine = reach(state)
+    records = machine.core.live_records(T1)
+    assert [record.WhichOneof("kind") for record in records] == LIVE[state]
+    branch = machine.core._m.branches.get(T1)
+    assert bool(records) == (branch is not None and branch.logged)
+
+
+def test_live_records_say_what_a_queued_record_says() -> None:
+    """Between an operator's `forget` and the durable record nothing else is left to be written again."""
+    for state, outcome in ((State.FORCED_COMMIT, "COMMITTED"), (State.FORCED_ABORT, "ABORTED")):
+        driver = ParticipantDriver()
+        driver.machine = reach(state)
+        driver.run(Command("force T1 forget"))
+        (told,) = driver.run(Command("live T1"))
+        assert told == f"record branch_finished T1 order=1 {outcome}"
+
+
+def test_owners_with_live_records_are_counted() -> None:
+    assert reach(State.UNSEEN).core.live_owners() == 1, "identity and watermark"
+    assert reach(State.PREPARED).core.live_owners() == 2
+    assert reach(State.ABORTED).core.live_owners() == 1
+
+
+def test_replayed_call_takes_its_place_behind_the_others() -> None:
+    """The cleaner writes a branch's records again, oldest first, behind some that stay: the order of undo is that of the copies."""
+    driver = ParticipantDriver()
+    for line in ("participant atomic", "call a T1 debit", "enlisted T1 order=1", "sync", "call b T1 debit", "sync"):
+        driver.run(Command(line))
+    machine = driver.machine
+    copies = [record.SerializeToString() for record in machine.core.live_records(T1)]
+    machine.durable = [machine.durable[1], *copies]
+    driver.run(Command("crash"))
+    (undo,) = [append.apply for append in machine.appends]
+    assert [work.undo[0] for work in undo.works] == [b"undo a", b"undo b"]
+
+
+def test_nothing_is_served_before_what_was_unprepared_is_undone() -> None:
+    machine = reach(State.ACTIVE)
+    machine.boot()
+    machine.step(Start(2))
+    assert machine.effects == []
+    machine.sync()
+    assert [type(effect).__name__ for effect in machine.effects] == ["Started"]
+
+
+def test_local_work_that_does_not_run_cannot_be_done() -> None:
+    with pytest.raises(LocalProtocolError):
+        reach(State.PREPARED).step(LocalDone("nobody"))
+
+
+def test_branch_says_what_it_is() -> None:
+    assert repr(reach(State.PREPARED).core._m.branches[T1]) == f"<{T1} PREPARED>"
+
+
+def test_call_after_its_branch_was_dropped_is_new() -> None:
+    driver = ParticipantDriver()
+    driver.run(Command("participant atomic"))
+    assert driver.run(Command("call a T1 debit")) == ["say    enlists T1"]
+    assert driver.run(Command("enlisted T1 refused=NOT_ACTIVE")) == ["answer a refused NOT_ACTIVE"]
+    assert driver.run(Command("call b T1 debit")) == ["say    enlists T1"]
