@@ -18,6 +18,7 @@ SETTLE_SECONDS_MAX = 60.0
 
 
 def open_or_hand_over(book: Book, txn: Transaction) -> None:
+    """Give the decision to the only participant; with a key, make its record durable first."""
     (branch,) = txn.branches.values()
     if not branch.participant.ready or branch.incarnation != branch.participant.incarnation:
         # Nothing has been handed over, so this is still ours to decide.
@@ -44,6 +45,7 @@ def hand_over(book: Book, txn: Transaction, _: Any = None) -> None:
 
 
 def opened(book: Book, txn: Transaction, _: Any) -> None:
+    """The key's record is durable: hand over, or abort if the participant is gone."""
     (branch,) = txn.branches.values()
     if branch.participant.ready and branch.incarnation == branch.participant.incarnation:
         hand_over(book, txn)
@@ -52,6 +54,7 @@ def opened(book: Book, txn: Transaction, _: Any) -> None:
 
 
 def one_phase_vote(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Vote]) -> None:
+    """COMMITTED or READ_ONLY: it is committed. NO: it is aborted."""
     participant, vote = argument
     branch = branch_of(txn, participant)
     if vote.kind == participant_pb2.VOTE_KIND_NO:
@@ -75,6 +78,7 @@ def settle(book: Book, txn: Transaction) -> None:
 
 
 def settled(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Settlement]) -> None:
+    """COMMITTED: it is committed. ROLLED_BACK: aborted, when all say so. PREPARED: send ABORT. EXPIRED: nobody can tell."""
     participant, message = argument
     branch = branch_of(txn, participant)
     if branch.step is not BranchStep.SETTLE_OWED:
@@ -117,6 +121,7 @@ def settling_vote(book: Book, txn: Transaction, argument: tuple[Participant, par
 
 
 def settling_acknowledged(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Acknowledgement]) -> None:
+    """An ABORT of the settlement is carried out; or a Heuristic record is forced."""
     participant, message = argument
     branch = branch_of(txn, participant)
     if branch.step is not BranchStep.SETTLE_OWED:
@@ -134,6 +139,7 @@ def handed_over_timer(book: Book, txn: Transaction, _: Any) -> None:
 
 
 def settling_timer(book: Book, txn: Transaction, _: Any) -> None:
+    """Answer those who wait IN_DOUBT when it takes long; ask again."""
     _answer_in_doubt(book, txn)
     asked_for = book.now.monotonic - txn.began
     if txn.session is None and txn.claim is None and not txn.tickets and asked_for > SETTLE_SECONDS_MAX:

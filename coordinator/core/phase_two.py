@@ -22,6 +22,7 @@ ENDS = {
 
 
 def acknowledged(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Acknowledgement]) -> None:
+    """Count it; with the last one it is over. An acknowledgement against the decision forces a Heuristic record."""
     participant, message = argument
     branch = branch_of(txn, participant)
     if branch.step is not BranchStep.COMMIT_OWED:
@@ -84,6 +85,7 @@ def abandon(book: Book, txn: Transaction, argument: tuple[str, str]) -> None:
 
 
 def committing_timer(book: Book, txn: Transaction, _: Any) -> None:
+    """Repeat COMMIT where an acknowledgement is owed; at the deadline answer COMMITTED (pending)."""
     if txn.answer_to and txn.deadline <= book.now.monotonic:
         book.answer_all(txn)  # decided, but not acknowledged by all: COMMITTED (pending)
     for branch in txn.branches.values():
@@ -108,6 +110,7 @@ def narrowed(book: Book, txn: Transaction, over: list[Branch]) -> None:
 
 
 def committing_returned(book: Book, txn: Transaction, argument: Returned) -> None:
+    """Send COMMIT at once."""
     participant, _ = argument
     branch = branch_of(txn, participant)
     if branch.step is BranchStep.COMMIT_OWED:
