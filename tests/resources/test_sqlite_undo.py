@@ -271,7 +271,7 @@ STEP = st.tuples(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(seed=st.integers(0, 10**6), steps=st.lists(STEP, min_size=1, max_size=24))
 def test_undo_restores_exactly_in_any_interleaving_of_disjoint_branches(seed: int, steps: list[tuple[int, str, int, int]]) -> None:
     with tempfile.TemporaryDirectory() as directory:
