@@ -101,6 +101,7 @@ class History:
         self.driver = ParticipantDriver()
         self.driver.run(Command(f"participant {kind.value}"))
         self.promises = Promises()
+        self.asked: dict[str, int] = {}
         self.streams, self.epoch, self.incarnation, self.tickets = 1, 7, 1, 0
 
     @property
@@ -129,6 +130,9 @@ class History:
             return
         if verb == "force":
             self.promises.forced.add(transaction)
+        if verb == "prepare":
+            # A coordinator asks one incarnation for the vote, and never the next one again (rule 3).
+            template += f" incarnation={self.asked.setdefault(transaction, self.incarnation)}"
         self.tickets += 1
         self.run(
             template.format(
