@@ -19,6 +19,7 @@ from troth.errors import LogError, LogFailed, LogLocked, Reason
 from troth.log import schema, wal
 from troth.log.contract import LogIdentity
 
+PAGE_BYTES = 4096
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 _MAGIC = b"SQLite format 3\x00"
@@ -161,6 +162,7 @@ def _fill(building: Path, identity: LogIdentity) -> None:
     connection = sqlite3.connect(building, isolation_level=None)
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")

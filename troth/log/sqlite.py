@@ -15,19 +15,19 @@ import asyncio
 import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import aiosqlite
 
-from troth.errors import LogFailed, Reason
+from troth.errors import LogError, LogFailed, Reason
 from troth.log import files, schema
 from troth.log.contract import LogIdentity, StoredRecord, Written
 from troth.ready import Append
 
 Row = tuple[int, int, bytes]
 
-PAGE_BYTES = 4096
 CHECKPOINT_BYTES = 8 * 1024 * 1024
 """How much is written to the write-ahead log before it is moved into the file, estimated."""
 UNSYNCED_RECORDS_MAX = 4096
@@ -81,10 +81,11 @@ class LogConnection(sqlite3.Connection):
         self.broken = True
         self.execute("BEGIN IMMEDIATE")
         cursor = super().executemany(sql, parameters.rows)
+        cursor.close()  # an error's traceback may keep it, and an open cursor would keep the file open
         if parameters.drop_below:
             self.execute(schema.DROP_SQL, (parameters.drop_below,))
         self.execute("COMMIT")
-        self.written_bytes += _BATCH_PAGES * PAGE_BYTES + sum(len(body) for _, _, body in parameters.rows)
+        self.written_bytes += _BATCH_PAGES * files.PAGE_BYTES + sum(len(body) for _, _, body in parameters.rows)
         if self.written_bytes >= CHECKPOINT_BYTES:
             self.checkpoint("PASSIVE")
         self.broken = False
@@ -111,7 +112,7 @@ class SqliteLog:
         self._connection_type = connection_type
         self._connection: aiosqlite.Connection | None = None
         self._lock: files.FileLock | None = None
-        self._loaded: tuple[LogIdentity, list[StoredRecord]] | None = None
+        self._loaded: tuple[LogIdentity, list[StoredRecord]] | LogError | None = None
         self._last_seq = 0
         self._unsynced: list[Row] = []
         self._drop_below = 0
@@ -123,37 +124,46 @@ class SqliteLog:
         """See `Log.open`. Creates the directory (0700) and the file (0600) when they are not there."""
         assert self._state == "new", f"the log is {self._state}: a log is opened once"
         self._state = "opening"
-        opening = asyncio.ensure_future(aiosqlite.connect(self._path, isolation_level=None, timeout=0, factory=self._load))
+        connecting = aiosqlite.connect(self._path, isolation_level=None, timeout=0, factory=self._load)
+        opening = asyncio.ensure_future(connecting)
         try:
             self._connection = await asyncio.shield(opening)
         except asyncio.CancelledError:
             await asyncio.wait([opening])
-            self._connection = None if opening.exception() else opening.result()
+            self._connection = opening.result()
             await self._release()
             raise
-        except BaseException:
+        if isinstance(self._loaded, LogError):
             await self._release()
-            raise
+            raise self._loaded
         assert self._loaded is not None
         (identity, records), self._loaded = self._loaded, None
         self._last_seq = records[-1].seq if records else 0
         self._state = "open"
         return identity, records
 
-    def _load(self, *arguments: Any, **settings: Any) -> LogConnection:
-        """Everything that opening means. sqlite3 calls it to make the connection, so it runs whole on aiosqlite's thread."""
-        fresh = LogIdentity(self._role, self._name, secrets.token_hex(16), schema.FORMAT_VERSION)
-        self._lock = files.prepare(self._path, fresh)
-        connection = self._connection_type(*arguments, **settings)
+    def _load(self, *arguments: Any, **settings: Any) -> sqlite3.Connection:
+        """Everything that opening means. sqlite3 calls it to make the connection, so it runs whole on aiosqlite's thread.
+
+        It never raises: aiosqlite would not wait for the end of its thread then, and the thread would outlive the loop.
+        """
         try:
-            self._loaded = self._check_and_read(connection)
-        except sqlite3.Error as error:
-            connection.close()
-            raise files.from_error(self._path, error, "opened") from error
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+            fresh = LogIdentity(self._role, self._name, secrets.token_hex(16), schema.FORMAT_VERSION)
+            self._lock = files.prepare(self._path, fresh)
+            connection = self._connection_type(*arguments, **settings)
+            try:
+                self._loaded = self._check_and_read(connection)
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    connection.close()
+                raise
+            return connection
+        except LogError as error:
+            self._loaded = error
+        except Exception as error:
+            self._loaded = files.from_error(self._path, error, "opened")
+            self._loaded.__cause__ = error
+        return sqlite3.connect(":memory:")
 
     def _check_and_read(self, connection: LogConnection) -> tuple[LogIdentity, list[StoredRecord]]:
         for setting in _SETTINGS:
@@ -161,7 +171,7 @@ class SqliteLog:
         identity = schema.read_identity(connection.execute, self._path)
         schema.check_identity(identity, self._path, self._role, self._name)
         schema.check_structure(connection.execute, self._path)
-        records = schema.read_records(connection.execute(schema.SELECT_SQL), self._path)
+        records = schema.read_records(connection.execute(schema.SELECT_SQL).fetchall(), self._path)
         # From here on every frame of the write-ahead log is of this life: a torn end of the last one is gone.
         connection.checkpoint("TRUNCATE")
         return identity, records
