@@ -78,12 +78,11 @@ class Guard:
             yield
         finally:
             self._connection.authorizer = None
-        if self._denial is not None:
-            raise apsw.AuthError("not authorized")  # a statement that hid it, such as one inside a virtual table
         known = self._known[rules]
         if len(known) >= _KNOWN_MAX:
             known.clear()
-        known.add(sql)
+        if self._denial is None:
+            known.add(sql)
 
     def take_denial(self) -> Denial | None:
         """The first thing that was denied in the text that was just judged, once."""

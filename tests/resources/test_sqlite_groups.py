@@ -97,6 +97,16 @@ async def test_a_local_function_that_ends_the_transaction_is_told_so(bank: Bank)
     assert await bank.balances() == {"a": 101, "b": 100, "c": 100}
 
 
+async def test_old_records_are_dropped_with_the_last_part_of_a_batch(bank: Bank) -> None:
+    """What replaces them may stand in any part of it."""
+    assert bank.resource._log is not None
+    await bank.write(plain(), plain())
+    said: list[str] = []
+    bank.resource._log._file.connection.exec_trace = lambda cursor, sql, bindings: said.append(sql.split()[0]) or True
+    await bank.write(plain(), bank.execute("bad", OFFENCES[0]), plain(), drop_below=3)
+    assert [word for word in said if word in ("COMMIT", "DELETE")] == ["COMMIT", "DELETE", "COMMIT"]
+
+
 class FailingCommit:
     """Makes the next COMMIT fail."""
 
