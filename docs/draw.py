@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def said_of_members(owner: type) -> dict[str, str]:
     """What stands below each member of a class: the docstrings that Python itself drops."""
     (body,) = (node.body for node in ast.parse(inspect.getsource(owner)).body if isinstance(node, ast.ClassDef))
     said: dict[str, str] = {}
-    for statement, after in zip(body, body[1:], strict=False):
+    for statement, after in pairwise(body):
         name = _assigned(statement)
         if name and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             said[name] = inspect.cleandoc(str(after.value.value))
