@@ -15,7 +15,6 @@ import os
 import secrets
 import struct
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +23,7 @@ import apsw
 
 from troth.errors import LogDamaged, LogError, LogFailed, LogForeign, LogLocked, Reason
 from troth.log.contract import LogIdentity, StoredRecord
+from troth.log.schema import META_SQL, RECORDS_SQL, checksum
 
 _T = TypeVar("_T")
 
@@ -35,16 +35,6 @@ _FLOCK = "hhqqi4x"
 _CACHE_KIB = 65_536
 _CHECKPOINT_PAGES = 4_000
 _WAL_BYTES_KEPT = 64 * 1024 * 1024
-
-_TABLES = (
-    "CREATE TABLE IF NOT EXISTS troth_meta (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS troth_records (seq INTEGER PRIMARY KEY, crc INTEGER NOT NULL, body BLOB NOT NULL) STRICT",
-)
-
-
-def checksum(seq: int, body: bytes) -> int:
-    """What a record's row carries to prove that it is whole and in its place."""
-    return zlib.crc32(body, seq & 0xFFFFFFFF)
 
 
 class SqliteFile:
@@ -126,7 +116,7 @@ class SqliteFile:
 
     def _create(self, participant: str) -> None:
         self.connection.execute("BEGIN IMMEDIATE").fetchall()
-        for table in _TABLES:
+        for table in (META_SQL, RECORDS_SQL):  # word for word: `troth log` compares them
             self.connection.execute(table).fetchall()
         stamps = {"role": ROLE, "name": participant, "log_id": secrets.token_hex(16), "next_seq": "1"}
         for name, value in (stamps | {"format_version": str(FORMAT_VERSION)}).items():

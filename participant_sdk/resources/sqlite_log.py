@@ -15,13 +15,14 @@ import structlog
 
 from participant_sdk.resources.contract import OperationRegistry
 from participant_sdk.resources.sqlite_database import FATAL, Database, log_failed
-from participant_sdk.resources.sqlite_file import SqliteFile, checksum
+from participant_sdk.resources.sqlite_file import SqliteFile
 from participant_sdk.resources.sqlite_guard import Guard, Rules
 from participant_sdk.resources.sqlite_locks import RowLocks
 from participant_sdk.resources.sqlite_schema import Schema
 from participant_sdk.resources.sqlite_work import GroupLost, Limits, Worker
 from troth.errors import ConfigError, LogError, LogFailed, Reason, TrothError
 from troth.log.contract import LogIdentity, StoredRecord, Written
+from troth.log.schema import checksum
 from troth.ready import Append, Event
 from troth.v1 import record_pb2
 
