@@ -21,6 +21,8 @@ from participant_sdk.client import Aborted, Client, OutcomeUnknown, RequestError
 
 POINT_SECONDS = 25.0
 """How long a process may take to come by a point."""
+STORM_SECONDS = 180.0
+"""How long a storm may last."""
 STIR_SECONDS = 0.7
 VICTIMS = {"coordinator": "coordinator", "participant": "payments"}
 # What brings a process to a point that plain traffic does not reach.
@@ -54,40 +56,52 @@ class Storm:
     """What was told about transactions of one participant."""
     missed: list[str] = field(default_factory=list)
     """Points that the process did not come by."""
+    at: str = ""
+    """The point that the storm has come to."""
     _over: bool = False
 
     async def run(self, points: list[str]) -> Report:
         """Kill at each point in turn, under traffic; then stop everything and check the files."""
         self.cluster = Cluster(self.directory)
-        await self.cluster.start()
-        diary = Diary(self.directory / "told.csv")
-        services = {name: service.address for name, service in self.cluster.services.items()}
         try:
-            async with Front(self.cluster.coordinator.address, services, diary, Quiet()) as front:
-                traffic = [
-                    asyncio.create_task(front.place_all(self._endless())),
-                    asyncio.create_task(self._solos()),
-                ]
-                await self._kill_at(points, traffic)
-                self._over = True
-                await asyncio.gather(*traffic)
-            await settle(self.cluster.coordinator.address)
-            await self.cluster.stop()
+            async with asyncio.timeout(STORM_SECONDS):
+                await self.cluster.start()
+                await self._rage(points)
+                await self.cluster.stop()
+        except Exception as error:
+            error.add_note(f"the last point was {self.at}; the logs are in {self.directory}")
+            raise
         finally:
             self.cluster.kill()
-            diary.close()
         facts = read(self.directory)
         self._check_solos(facts)
         return judge(facts, self.orders)
+
+    async def _rage(self, points: list[str]) -> None:
+        diary = Diary(self.directory / "told.csv")
+        services = {name: service.address for name, service in self.cluster.services.items()}
+        async with Front(self.cluster.coordinator.address, services, diary, Quiet()) as front:
+            traffic = [asyncio.create_task(front.place_all(self._endless())), asyncio.create_task(self._solos())]
+            try:
+                await self._kill_at(points, traffic)
+                self._over = True
+                self.at = "(over: waiting for the last orders)"
+                await asyncio.gather(*traffic)
+            finally:
+                for task in traffic:
+                    task.cancel()
+        diary.close()
+        self.at = "(over: waiting for the last acknowledgements)"
+        await settle(self.cluster.coordinator.address)
 
     # ---- kills
 
     async def _kill_at(self, points: list[str], traffic: list[asyncio.Task[None]]) -> None:
         victim = self.cluster.processes[VICTIMS[points[0].partition(":")[0]]]
-        for point in points:
+        for self.at in points:
             victim.kill()
             await victim.ended()
-            await self._until_killed(victim, point)
+            await self._until_killed(victim, self.at)
             for task in traffic:
                 assert not task.done(), task.result()
         victim.kill()
