@@ -19,10 +19,11 @@ SLEW = 0.1
 class DurableClock:
     """Call `start` with the last durable reading, then `read` as often as you like."""
 
-    __slots__ = ("_at_ms", "_believable_ms", "_monotonic")
+    __slots__ = ("_believable_ms", "_gone_ms", "_monotonic", "_start_ms")
 
     def __init__(self) -> None:
-        self._at_ms = 0.0
+        self._start_ms = 0
+        self._gone_ms = 0.0  # since the start: adding small steps to the whole time would lose a part of each
         self._believable_ms = float(JUMP_MS_MAX)
         self._monotonic: float | None = None
 
@@ -31,7 +32,8 @@ class DurableClock:
 
         While the process was down nothing measured the time, so the wall clock is believed for that interval.
         """
-        self._at_ms = float(max(durable_ms, now.wall_ms))
+        self._start_ms = max(durable_ms, now.wall_ms)
+        self._gone_ms = 0.0
         self._monotonic = now.monotonic
 
     def read(self, now: Instant) -> int:
@@ -39,12 +41,14 @@ class DurableClock:
         assert self._monotonic is not None, "the clock was not started"
         passed_ms = max(0.0, (now.monotonic - self._monotonic) * 1000)
         self._monotonic = max(self._monotonic, now.monotonic)
-        self._believable_ms = min(JUMP_MS_MAX, self._believable_ms + SLEW * passed_ms)
-        behind_ms = now.wall_ms - (self._at_ms + passed_ms)
+        believable_ms = self._believable_ms + SLEW * passed_ms
+        wall_gone_ms = now.wall_ms - self._start_ms
+        behind_ms = wall_gone_ms - (self._gone_ms + passed_ms)
         if behind_ms > 0:
-            step_ms = min(behind_ms, self._believable_ms)
-            self._believable_ms -= step_ms
-            self._at_ms += passed_ms + step_ms
+            step_ms = min(behind_ms, believable_ms)
+            believable_ms -= step_ms
+            self._gone_ms += passed_ms + step_ms
         else:
-            self._at_ms = max(now.wall_ms, self._at_ms + (1 - SLEW) * passed_ms)
-        return int(self._at_ms)
+            self._gone_ms = max(wall_gone_ms, self._gone_ms + (1 - SLEW) * passed_ms)
+        self._believable_ms = min(JUMP_MS_MAX, believable_ms)
+        return self._start_ms + int(self._gone_ms)

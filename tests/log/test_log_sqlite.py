@@ -296,6 +296,35 @@ async def test_a_database_error_while_creating_is_told(tmp_path: Path, monkeypat
     assert await found(tmp_path / "log.db") == []
 
 
+class Coded(sqlite3.OperationalError):
+    """An error with a code of SQLite's."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("no")
+        self.sqlite_errorcode = code
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (sqlite3.SQLITE_BUSY_RECOVERY, Reason.LOG_LOCKED),
+        (sqlite3.SQLITE_CANTOPEN_ISDIR, Reason.LOG_READ_ONLY),
+        (sqlite3.SQLITE_READONLY_CANTINIT, Reason.LOG_READ_ONLY),
+        (sqlite3.SQLITE_CORRUPT_SEQUENCE, Reason.LOG_DAMAGED),
+        (sqlite3.SQLITE_NOTADB, Reason.LOG_DAMAGED),
+        (sqlite3.SQLITE_IOERR_READ, Reason.LOG_FAILED),
+        (sqlite3.SQLITE_FULL, Reason.LOG_FAILED),
+    ],
+)
+def test_sqlites_codes_while_opening(tmp_path: Path, code: int, reason: Reason) -> None:
+    assert files.from_error(tmp_path, Coded(code), "opened").reason is reason
+    assert files.from_error(tmp_path, Coded(code), "written").reason is Reason.LOG_FAILED
+
+
+def test_a_forbidden_file_is_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    assert files.from_error(tmp_path, PermissionError(errno.EACCES, "no"), "opened").reason is Reason.LOG_READ_ONLY
+
+
 # ---- failures
 
 
@@ -336,7 +365,7 @@ class Failing(LogConnection):
 
     def close(self) -> None:
         super().close()
-        if type(self).left < 0 and type(self) is FailingToClose:
+        if type(self).left <= 0 and type(self) is FailingToClose:
             raise sqlite3.OperationalError("disk I/O error")
 
 

@@ -1,0 +1,86 @@
+"""The outbox: what frames are made of."""
+
+from __future__ import annotations
+
+from troth.link import Outbox, Packed, to_wire, varint
+from troth.v1 import participant_pb2
+
+Frame = participant_pb2.SessionRequest
+
+
+def _vote(name: str) -> participant_pb2.Vote:
+    return participant_pb2.Vote(transaction_id=name, kind=participant_pb2.VOTE_KIND_YES)
+
+
+def _enlist(name: str) -> participant_pb2.Enlist:
+    return participant_pb2.Enlist(transaction_id=name)
+
+
+def _frames(outbox: Outbox[Frame]) -> list[Frame]:
+    frames = []
+    while (packed := outbox.drain()) is not None:
+        frames.append(Frame.FromString(packed.data))
+    return frames
+
+
+async def test_a_frame_is_what_protobuf_would_have_made_of_it() -> None:
+    outbox: Outbox[Frame] = Outbox(Frame, 1_000_000)
+    expected = Frame(reports_complete=True)
+    outbox.set("reports_complete", True)
+    for number in (1, 100, 5000, 70_000):
+        outbox.put("votes", _vote("v" * number))
+        outbox.put("enlists", _enlist("e" * number))
+        expected.votes.append(_vote("v" * number))
+        expected.enlists.append(_enlist("e" * number))
+    assert _frames(outbox) == [expected]
+    assert len(outbox) == 0
+
+
+async def test_a_frame_is_not_larger_than_its_limit_and_keeps_the_order() -> None:
+    outbox: Outbox[Frame] = Outbox(Frame, 200)
+    names = [f"t{number:020}" for number in range(40)]
+    for name in names:
+        outbox.put("votes", _vote(name))
+    outbox.put("enlists", _enlist("last"))
+    frames = _frames(outbox)
+    assert all(frame.ByteSize() <= 200 for frame in frames)
+    assert [vote.transaction_id for frame in frames for vote in frame.votes] == names
+    assert [enlist.transaction_id for enlist in frames[-1].enlists] == ["last"]
+    assert not any(frame.enlists for frame in frames[:-1])
+
+
+async def test_a_message_that_is_too_large_goes_alone() -> None:
+    outbox: Outbox[Frame] = Outbox(Frame, 100)
+    for name in ("small", "l" * 300, "small"):
+        outbox.put("votes", _vote(name))
+    assert [len(frame.votes) for frame in _frames(outbox)] == [1, 1, 1]
+
+
+async def test_it_counts_what_a_frame_has() -> None:
+    outbox: Outbox[Frame] = Outbox(Frame, 1000)
+    outbox.put("votes", _vote("a"))
+    outbox.put("votes", _vote("b"))
+    outbox.set("reports_complete", True)
+    packed = outbox.drain()
+    assert packed is not None
+    assert (packed.counts, packed.singular) == ({"votes": 2}, ("reports_complete",))
+    assert outbox.drain() is None
+
+
+async def test_what_is_dropped_is_not_sent() -> None:
+    outbox: Outbox[Frame] = Outbox(Frame, 1000)
+    outbox.put("votes", _vote("a"))
+    outbox.set("reports_complete", True)
+    outbox.clear()
+    assert outbox.drain() is None
+    outbox.put("votes", _vote("b"))
+    assert [vote.transaction_id for frame in _frames(outbox) for vote in frame.votes] == ["b"]
+
+
+def test_numbers_have_the_length_that_the_wire_format_gives_them() -> None:
+    assert [varint(number) for number in (0, 1, 127, 128, 300)] == [b"\0", b"\1", b"\x7f", b"\x80\x01", b"\xac\x02"]
+
+
+def test_grpc_is_given_bytes_for_both() -> None:
+    message = Frame(reports_complete=True)
+    assert to_wire(message) == to_wire(Packed(message.SerializeToString(), {}))
