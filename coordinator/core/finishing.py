@@ -89,7 +89,11 @@ def _settle_key(book: Book, txn: Transaction) -> None:
     elif txn.state in (State.ABORTED, State.EXPIRED):
         del book.keys[txn.claim.key]
     # Retries that waited for a settlement are looked at again: told of the commit, or run anew, the first as the holder.
-    book.again.extend(txn.joiners)
+    for event in txn.joiners:
+        session = book.sessions.get(event.session)
+        if session is not None:
+            session.live.pop(event.request.number, None)
+            book.again.append(event)
     txn.joiners = []
 
 

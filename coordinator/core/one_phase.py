@@ -6,7 +6,7 @@ from typing import Any
 
 from coordinator.core.book import ABORT, Book, cause_of
 from coordinator.core.events import Durable
-from coordinator.core.finishing import finish
+from coordinator.core.finishing import finish, is_expired
 from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
 from coordinator.core.phase_two import ENDS, report_heuristic
 from coordinator.core.steps import Returned, abort, away, branch_of, no_cause
@@ -91,10 +91,14 @@ def settled(book: Book, txn: Transaction, argument: tuple[Participant, participa
     elif message.kind == participant_pb2.SETTLEMENT_KIND_PREPARED:
         # A prepared participant asks, so to speak: nobody decided COMMIT, and nobody but us could (presumed abort).
         book.send_decision(participant, txn.id, branch.order, ABORT, acknowledge=True)
-    else:
+    elif is_expired(book, txn.first_attempt_ms):
         book.end_branches(txn)
         txn.cause = cause_of(Reason.EXPIRED, f"{participant.name} has forgotten {txn.id}", participant=participant.name)
         finish(book, txn, State.EXPIRED)
+    else:
+        # The participant has forgotten the branch, or never had it. It forgets a commit only when our log knows of it, and the log
+        # still has everything that began then: so it did not commit, and below the watermark it never will.
+        _settled_back(book, txn, branch)
 
 
 def _settled_back(book: Book, txn: Transaction, branch: Branch) -> None:

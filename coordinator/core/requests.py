@@ -293,6 +293,7 @@ def _join(book: Book, session: Session, event: events.Run, claim: record_pb2.Key
         done = book.finished[entry.transaction_id]
         book.answer(session, book.answer_finished(entry.transaction_id, done, number))
     elif entry.live.state is State.SETTLING:
+        session.live[number] = entry.live
         entry.live.joiners.append(event)
     elif entry.live.state in (State.COMMITTING, State.HEURISTIC) and not entry.live.wait_complete:
         book.answer(session, book.make_answer(entry.live, number, replayed=True))
@@ -342,7 +343,9 @@ def _end(
     transaction_id = transaction_id or f"{session.name}.{number}"
     txn = book.live.get(transaction_id)
     if txn is None:
-        _end_finished(book, session, number, transaction_id)
+        # A run that joined the holder of its key cannot end that one; it is answered with it.
+        if number not in session.live:
+            _end_finished(book, session, number, transaction_id, what)
         return
     if txn.state in (State.COMMITTING, State.HEURISTIC) and not txn.wait_complete:
         book.answer(session, book.make_answer(txn, number))
@@ -353,7 +356,7 @@ def _end(
     apply(book, txn, what, argument)
 
 
-def _end_finished(book: Book, session: Session, number: int, transaction_id: str) -> None:
+def _end_finished(book: Book, session: Session, number: int, transaction_id: str, what: Input) -> None:
     stored = session.answers.get(number)
     done = book.finished.get(transaction_id)
     if stored is not None:
@@ -362,6 +365,10 @@ def _end_finished(book: Book, session: Session, number: int, transaction_id: str
         answer = book.answer_finished(transaction_id, done, number)
         answer.replayed = False
         book.answer(session, answer)
+    elif what is Input.ABORT and session.keeps_answers and number >= session.answered_below:
+        # It never began here, and from now on its number is used: an abort from knowledge.
+        cause = cause_of(Reason.CLIENT_ABORT, "it was rolled back before it began")
+        book.refuse(session, number, transaction_id, cause)
     else:
         cause = cause_of(Reason.UNKNOWN_TRANSACTION, f"nothing is known of {transaction_id[:120]!r}")
         answer = client_pb2.Answer(number=number, transaction_id=transaction_id, outcome=common_pb2.OUTCOME_IN_DOUBT, cause=cause)

@@ -9,7 +9,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from participant_sdk.core.work import Execute, Executed, ExecuteRefused, LocalDone, LocalRun, Mode, Release, Undo, Undone, UndoFailed
+from participant_sdk.core.work import (
+    Execute,
+    Executed,
+    ExecuteRefused,
+    LocalDone,
+    LocalRun,
+    Mode,
+    Release,
+    Undo,
+    UndoFailed,
+    Undone,
+)
 from troth.errors import Reason
 from troth.v1 import common_pb2, record_pb2
 
@@ -43,6 +54,7 @@ class Bank:
     def __init__(self, accounts: dict[str, int]) -> None:
         self.rows = Rows(dict(accounts))
         self.row_locks: dict[str, str] = {}
+        self.violations: list[str] = []
 
     def recover_locks(self, transaction_id: str, rows: list[bytes]) -> None:
         """Take the row locks of an unfinished branch again."""
@@ -86,6 +98,8 @@ class Bank:
         account, amount = json.loads(operation.arguments)
         holder = self.row_locks.get(account, transaction_id)
         if operation.name == "read":
+            if holder != transaction_id:
+                self.violations.append(f"isolation: {transaction_id} read {account}, which {holder} has changed and not decided")
             done.results.values.add(integer=self.rows.accounts[account])
             return None
         if holder != transaction_id:

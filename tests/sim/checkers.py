@@ -152,6 +152,19 @@ def everyone_answered(scene: Scene, clients: list[Any]) -> Iterator[str]:
             yield f"AC5: {client.name} was never told of {attempt.transaction_id}"
 
 
+def nothing_expires(scene: Scene) -> Iterator[str]:
+    """Within the retention nobody is told EXPIRED: the log knows whatever participants have forgotten."""
+    for name, outcomes in scene.history.told.items():
+        if common_pb2.OUTCOME_EXPIRED in outcomes and not scene.coordinator.forgetful:
+            yield f"told: {name} was told expired, and nothing is so old"
+
+
+def isolation(scene: Scene) -> Iterator[str]:
+    """Nobody reads what is not decided."""
+    for process in scene.participants.values():
+        yield from process.bank.violations
+
+
 def recovery_repeats(scene: Scene) -> Iterator[str]:
     """A log read twice comes to the same."""
     for process in [scene.coordinator, *scene.participants.values()]:

@@ -172,6 +172,19 @@ class Client:
         if self.world.random.random() < 0.2:
             request.wait = common_pb2.WAIT_COMPLETE
         self._send(into.Run(self.session, request))
+        self._perhaps_abort(attempt)
+
+    def _perhaps_abort(self, attempt: Attempt) -> None:
+        """A client that changes its mind when it is too late: whoever decided first wins."""
+        if self.world.random.random() < 0.1:
+            self.world.reach("client abort against the commit")
+            request = client_pb2.AbortRequest(number=attempt.number)
+            session = self.session
+            self.world.after(self.world.random.uniform(0.0, 0.02), lambda: self._send_in(session, into.Abort(session, request)))
+
+    def _send_in(self, session: str, event: Any) -> None:
+        if session == self.session:
+            self._send(event)
 
     def _send_begin(self, attempt: Attempt) -> None:
         request = client_pb2.BeginRequest(
@@ -185,6 +198,7 @@ class Client:
         for name, count in attempt.acknowledged.items():
             request.acknowledged.add(participant=name, count=count)
         self._send(into.Commit(self.session, request))
+        self._perhaps_abort(attempt)
 
     # ---- hearing
 
@@ -285,6 +299,13 @@ class Client:
                 self._give_up(attempt)
 
         self._call(attempt, name, op, call_id, answer)
+        if not rest and self.world.random.random() < 0.1:
+            # A hasty client counts the last call before its answer: Prepare meets the running operation.
+            self.world.reach("Prepare against a running operation")
+            done[0] = True
+            attempt.acknowledged[name] = attempt.acknowledged.get(name, 0) + 1
+            self.world.after(self.world.random.uniform(0.0, 0.005), lambda: self._finish(attempt))
+            return
         if self.world.random.random() < 0.2:
             self.world.reach("repeated interactive call")
             self.world.after(self.world.random.uniform(0, 0.05), lambda: self._call(attempt, name, op, call_id, answer))
@@ -300,6 +321,8 @@ class Client:
             participant.later(delay, lambda: participant.call(context, op, answer))
 
     def _finish(self, attempt: Attempt) -> None:
+        if attempt.answered or attempt.transaction_id not in self.pending:
+            return
         if self.world.random.random() < 0.1:
             self._give_up(attempt)
             return

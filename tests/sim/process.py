@@ -71,7 +71,7 @@ class Process:
         self._held.clear()
         seqs, bodies = self.disk.read()
         self.core = self.make_core()
-        self._cleaner = Cleaner(self.core, slack_records=32)
+        self._cleaner = Cleaner(self.core, slack_records=2)
         self._guarded(lambda: self._recover(seqs, bodies))
 
     def _recover(self, seqs: list[int], bodies: list[bytes]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from coordinator.core import effects as out
@@ -23,7 +24,10 @@ from tests.sim.world import World
 from troth.ready import Core, Effect
 from troth.v1 import client_pb2, common_pb2, participant_pb2
 
-SETTINGS = CoreSettings(session_linger_seconds=2.0, retention_seconds=600.0, resend_first_seconds=0.2, resend_cap_seconds=5.0)
+SETTINGS = CoreSettings(
+    session_linger_seconds=2.0, retention_seconds=600.0, resend_first_seconds=0.2, resend_cap_seconds=5.0,
+    watermark_interval_seconds=0.2,
+)  # fmt: skip
 
 
 class CoordinatorProcess(Process):
@@ -35,6 +39,8 @@ class CoordinatorProcess(Process):
         super().__init__(world, "C", Disk())
         self.network = network
         self._core_class = core_class
+        self.forgetful = world.random.random() < 0.3
+        """Whether outcomes are dropped at once: what nobody may need any more must then be enough."""
         self._stream_number = 0
         self._session_number = 0
         self.streams: dict[int, Stream] = {}
@@ -47,7 +53,8 @@ class CoordinatorProcess(Process):
         self.streams.clear()
         self.clients.clear()
         self._session_number = 0
-        return self._core_class(SETTINGS, "c1", f"{self.world.random.getrandbits(32):08x}")
+        settings = replace(SETTINGS, retained_transactions_max=1) if self.forgetful else SETTINGS
+        return self._core_class(settings, "c1", f"{self.world.random.getrandbits(32):08x}")
 
     def died(self) -> None:
         """Everybody's stream breaks."""

@@ -15,7 +15,7 @@ from tests.sim.roles import CoordinatorProcess, ParticipantProcess
 from tests.sim.world import World
 
 ACCOUNTS = 4
-BALANCE = 100
+BALANCE = 40
 FAULT_SECONDS = 3.0
 PEACE_SECONDS = 120.0
 
@@ -105,7 +105,7 @@ def _judge(
     scene = checkers.Scene(coordinator, participants, history, money, expected)
     found = [
         *witness.violations, *checkers.agreement(scene), *checkers.never_reversed(scene, witness), *checkers.all_voted(scene, witness), *checkers.told_is_true(scene),
-        *checkers.exactly_once(scene), *checkers.conservation(scene), *checkers.nothing_left(scene),
+        *checkers.exactly_once(scene), *checkers.conservation(scene), *checkers.nothing_left(scene), *checkers.nothing_expires(scene), *checkers.isolation(scene),
         *checkers.everyone_answered(scene, clients), *checkers.nobody_broke_the_protocol(scene),
     ]  # fmt: skip
     if not found:
