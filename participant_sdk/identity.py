@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from google.protobuf.message import DecodeError
 
+from troth import failpoints
 from troth.errors import LogDamaged, ProtocolError, Reason
 from troth.log.contract import Log, LogIdentity, StoredRecord
 from troth.ready import Append
@@ -36,7 +37,7 @@ class IdentityLog:
         self.incarnation += 1
         known = [self._epoch_seen(coordinator, epoch) for coordinator, epoch in sorted(self._epochs.items())]
         drop_below = records[-1].seq + 1 if records else 0
-        await self._log.write([self._incarnation_started(), *known], sync=True, drop_below=drop_below)
+        await self._write([self._incarnation_started(), *known], drop_below)
         return identity
 
     async def see(self, coordinator: str, epoch: int) -> None:
@@ -45,12 +46,17 @@ class IdentityLog:
         if epoch < seen:
             raise stale_epoch(coordinator, epoch, seen)
         if epoch > seen:
-            await self._log.write([self._epoch_seen(coordinator, epoch)], sync=True)
+            await self._write([self._epoch_seen(coordinator, epoch)])
             self._epochs[coordinator] = epoch
 
     async def close(self) -> None:
         """Release the file."""
         await self._log.close()
+
+    async def _write(self, batch: Sequence[Append], drop_below: int = 0) -> None:
+        _hit("before-sync", batch)
+        await self._log.write(batch, sync=True, drop_below=drop_below)
+        _hit("after-sync", batch)
 
     def _replay(self, records: Sequence[StoredRecord]) -> None:
         for stored in records:
@@ -79,6 +85,13 @@ def stale_epoch(coordinator: str, epoch: int, seen: int) -> ProtocolError:
     return ProtocolError(
         f"coordinator {coordinator} has epoch {epoch}, but epoch {seen} of it was seen", reason=Reason.STALE_EPOCH
     )
+
+
+def _hit(moment: str, batch: Sequence[Append]) -> None:
+    """The failpoints that the engine has for its own log."""
+    for append in batch if failpoints.armed else ():
+        if append.record is not None:
+            failpoints.hit("participant", moment, append.record.WhichOneof("kind") or "none")
 
 
 def _damaged(seq: int) -> LogDamaged:
