@@ -82,7 +82,9 @@ class Promises:
         message = effect.message
         said = self.said.setdefault(getattr(message, "transaction_id", ""), set())
         if isinstance(message, participant_pb2.Vote):
-            said.add(participant_pb2.VoteKind.Name(message.kind)[10:])
+            # A vote has no EXPIRED of its own; whoever moved the watermark knows the outcome.
+            expired = message.cause.reason == "EXPIRED"
+            said.add("EXPIRED" if expired else participant_pb2.VoteKind.Name(message.kind)[10:])
         elif isinstance(message, participant_pb2.Settlement):
             said.add(participant_pb2.SettlementKind.Name(message.kind)[16:])
 
