@@ -187,8 +187,10 @@ def _check_common(book: Book, session: Session, request: client_pb2.RunRequest |
 
 
 def _check_age(book: Book, first_attempt_ms: int) -> None:
-    if first_attempt_ms > book.clock_ms + book.settings.skew_seconds * 1000:
-        ahead = (first_attempt_ms - book.clock_ms) // 1000
+    # After a jump (a virtual machine that was resumed, say) the durable clock lags behind the wall clock for a while.
+    latest_ms = max(book.clock_ms, book.now.wall_ms)
+    if first_attempt_ms > latest_ms + book.settings.skew_seconds * 1000:
+        ahead = (first_attempt_ms - latest_ms) // 1000
         raise RequestError(Reason.CLOCK_SKEW, f"first_attempt_ms is {ahead} s ahead of the coordinator's clock")
     if book.clock_ms - first_attempt_ms > book.settings.retention_seconds * 1000:
         raise RequestError(

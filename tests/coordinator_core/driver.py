@@ -86,7 +86,9 @@ class Driver:
 
     # ---- peers
 
-    def connect(self, name: str, stream: int, incarnation: int = 1, log_id: str = "", reports: Any = (), complete: bool = True) -> None:
+    def connect(
+        self, name: str, stream: int, incarnation: int = 1, log_id: str = "", reports: Any = (), complete: bool = True
+    ) -> None:
         """A participant's Hello, with what it lists."""
         hello = participant_pb2.Hello(participant=name, log_id=log_id or f"log-{name}", incarnation=incarnation)
         self.step(events.HelloReceived(name, stream, hello))

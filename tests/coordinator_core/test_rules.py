@@ -349,7 +349,9 @@ def test_commit_for_a_branch_never_seen_is_a_hazard_and_stays_until_it_is_forgot
     driver.sync()
     again = Driver(records=driver.log)
     done = participant_pb2.ACKNOWLEDGEMENT_KIND_DONE
-    again.say("a", participant_pb2.Acknowledgement(transaction_id=driver.id(1), kind=done))  # its acknowledgement was not written down: it is asked once more
+    again.say(
+        "a", participant_pb2.Acknowledgement(transaction_id=driver.id(1), kind=done)
+    )  # its acknowledgement was not written down: it is asked once more
     for each in (driver, again):
         each.get(driver.id(1))
         assert each.got() == ["0 HAZARD"]

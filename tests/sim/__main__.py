@@ -1,60 +1,207 @@
-"""`python -m tests.sim --seeds N [--seed S]`: run the simulator, show progress, and say what broke."""
+"""Run the simulator: `python -m tests.sim --seeds 10000`, `--seed S` to replay one, `--mutants` to test the tests.
+
+The last line says how it went: `sim: ok seeds=… violations=0`, or the seed that failed, the smallest workload that still fails, and the
+command that replays it. Exit status: 0 ok, 1 a violation, 3 something was not decided after all faults had ended (AC5), 4 a race that
+must be reached was not.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 
-from tests.sim.run import run
+from tests.sim.run import Result, run
+
+MUST_REACH = (
+    "client abort against the commit",
+    "client asked and was told",
+    "client resumed its session",
+    "crash after sync",
+    "crash before write",
+    "crash between effects",
+    "disk failed",
+    "enlist against the commit",
+    "Forget against a crashed END",
+    "key joined while running",
+    "key retry against a restarted coordinator",
+    "key retried after a commit",
+    "one-phase against a client's abort",
+    "one-phase against the timer",
+    "participant back after a long time",
+    "Prepare against a running operation",
+    "reconnected between decision and answer",
+    "repeated interactive call",
+    "retention passed while in doubt",
+    "stale welcome",
+    "two incarnations in one transaction",
+)
+"""Races that a sweep of `REACH_SEEDS` seeds has to come to: a simulator that does not get there proves nothing about them."""
+
+REACH_SEEDS = 10_000
+BLOCK = 50
+MUTANT_SEEDS_MAX = 3000
 
 
 def main(arguments: list[str]) -> int:
-    """Run seeds; the last line says how it went."""
-    parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
+    """Do what the arguments say; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.sim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=1000, help="how many seeds to run")
-    parser.add_argument("--seed", type=int, help="run this seed only, and print its trace if it fails")
     parser.add_argument("--first", type=int, default=1, help="the first seed")
-    parser.add_argument("--trace", action="store_true", help="print the trace even if nothing fails")
     parser.add_argument("--minutes", type=float, help="run for so long instead")
+    parser.add_argument("--seed", type=int, help="run this seed only, with its trace")
+    parser.add_argument("--transactions", type=int, help="with --seed: this many transactions only")
+    parser.add_argument("--trace", action="store_true", help="with --seed: print the trace even if nothing fails")
+    parser.add_argument("--mutants", action="store_true", help="run every mutant until it is caught")
+    parser.add_argument("--only", default="", help="with --mutants: only those whose name contains this")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     options = parser.parse_args(arguments)
+    if options.mutants:
+        return hunt(options.only, options.jobs)
     if options.seed is not None:
-        return replay(options.seed, always=options.trace)
-    return sweep(options.first, options.seeds, options.minutes)
+        return replay(options.seed, options.transactions, always=options.trace)
+    return sweep(options.first, options.seeds, options.minutes, options.jobs)
 
 
-def replay(seed: int, *, always: bool) -> int:
+def say(text: str) -> None:
+    """Talk goes to standard error."""
+    sys.stderr.write(text + "\n")
+
+
+def tell(text: str) -> None:
+    """The result goes to standard output."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def replay(seed: int, transactions: int | None, *, always: bool) -> int:
     """Run one seed with its trace."""
-    result = run(seed, tracing=True)
+    result = run(seed, tracing=True, transactions=transactions)
     if result.violations or always:
-        print("\n".join(result.trace))
-    print("\n".join(result.violations) or f"sim: ok seeds=1 transactions={result.transactions} violations=0")
-    return 1 if result.violations else 0
+        tell("\n".join(result.trace))
+    tell("\n".join(result.violations) or f"sim: ok seeds=1 transactions={result.transactions} violations=0")
+    return _status(result.violations)
 
 
-def sweep(first: int, count: int, minutes: float | None) -> int:
-    """Run many seeds; stop at the first that fails."""
+def _status(violations: list[str]) -> int:
+    if not violations:
+        return 0
+    return 3 if all(text.startswith("AC5") for text in violations) else 1
+
+
+# ---- sweeping
+
+
+def _run_block(block: range) -> list[Result]:
+    return [run(seed) for seed in block]
+
+
+def _blocks(first: int, count: int, minutes: float | None) -> Iterator[range]:
+    began = time.monotonic()
+    seed = first
+    while (time.monotonic() - began < minutes * 60) if minutes else seed < first + count:
+        size = BLOCK if minutes else min(BLOCK, first + count - seed)
+        yield range(seed, seed + size)
+        seed += size
+
+
+def sweep(first: int, count: int, minutes: float | None, jobs: int) -> int:
+    """Run many seeds; stop at the first block with one that fails."""
     began = time.monotonic()
     totals: Counter[str] = Counter()
     reached: Counter[str] = Counter()
-    seed = first
-    while (time.monotonic() - began < minutes * 60) if minutes else seed < first + count:
-        result = run(seed)
+    with ProcessPoolExecutor(jobs) as pool:
+        pending = []
+        for block in _blocks(first, count, minutes):
+            pending.append(pool.submit(_run_block, block))
+            while len(pending) > 2 * jobs:
+                failed = _add(pending.pop(0).result(), totals, reached, began)
+                if failed:
+                    pool.shutdown(cancel_futures=True)
+                    return _report(failed)
+        for future in pending:
+            failed = _add(future.result(), totals, reached, began)
+            if failed:
+                pool.shutdown(cancel_futures=True)
+                return _report(failed)
+    return _conclude(totals, reached)
+
+
+def _add(results: list[Result], totals: Counter[str], reached: Counter[str], began: float) -> Result | None:
+    for result in results:
         totals.update(seeds=1, transactions=result.transactions, crashes=result.crashes, faults=result.faults)
         reached.update(result.reached)
         if result.violations:
-            print(f"sim: seed {seed} failed:", *result.violations, sep="\n  ")
-            print(f"replay it with: python -m tests.sim --seed {seed}")
-            return 1
-        seed += 1
-        if totals["seeds"] % 500 == 0:
-            rate = totals["seeds"] / (time.monotonic() - began)
-            print(f"{totals['seeds']} seeds, {rate:.0f} a second", file=sys.stderr)
+            return result
+        if totals["seeds"] % 1000 == 0:
+            say(f"{totals['seeds']} seeds, {totals['seeds'] / (time.monotonic() - began):.0f} a second")
+    return None
+
+
+def _report(result: Result) -> int:
+    """Say what failed, and the smallest workload of the same seed that still fails."""
+    tell(f"sim: seed {result.seed} failed:\n  " + "\n  ".join(result.violations))
+    smallest = ""
+    for transactions in range(1, result.transactions):
+        if run(result.seed, transactions=transactions).violations:
+            smallest = f" --transactions {transactions}"
+            break
+    tell(f"replay it with: python -m tests.sim --seed {result.seed}{smallest}")
+    return _status(result.violations)
+
+
+def _conclude(totals: Counter[str], reached: Counter[str]) -> int:
     for name, times in sorted(reached.items()):
-        print(f"  {name}: {times}", file=sys.stderr)
-    print("sim: ok " + " ".join(f"{name}={totals[name]}" for name in ("seeds", "transactions", "crashes", "faults")) + " violations=0")
+        say(f"  {name}: {times}")
+    missed = [name for name in MUST_REACH if not reached[name]]
+    if missed and totals["seeds"] >= REACH_SEEDS:
+        tell("sim: never reached: " + ", ".join(missed))
+        return 4
+    tell(
+        "sim: ok " + " ".join(f"{name}={totals[name]}" for name in ("seeds", "transactions", "crashes", "faults")) + " violations=0"
+    )
     return 0
+
+
+# ---- mutants
+
+
+def _hunt_one(name: str) -> tuple[str, int, str]:
+    """Run one mutant until it is caught; returns its name, the seeds it took (0: it survived), and what caught it."""
+    from tests.sim.mutants import MUTANTS
+
+    mutant = next(mutant for mutant in MUTANTS if mutant.name == name)
+    with mutant.applied():
+        for seed in range(1, MUTANT_SEEDS_MAX + 1):
+            try:
+                violations = run(seed).violations
+            except Exception as error:  # a mutant may break anything, and an exception is as good as a violation
+                violations = [f"{type(error).__name__}: {error}"]
+            if violations:
+                return name, seed, violations[0]
+    return name, 0, ""
+
+
+def hunt(only: str, jobs: int) -> int:
+    """Run every mutant; a survivor is a hole in the checkers."""
+    from tests.sim.mutants import MUTANTS
+
+    names = [mutant.name for mutant in MUTANTS if only in mutant.name]
+    taken: list[int] = []
+    with ProcessPoolExecutor(jobs, max_tasks_per_child=1) as pool:
+        for name, seeds, caught in pool.map(_hunt_one, names):
+            say(f"  {f'killed by seed {seeds}' if seeds else 'SURVIVED':20} {name}: {caught[:120]}")
+            if seeds:
+                taken.append(seeds)
+    median = sorted(taken)[len(taken) // 2] if taken else 0
+    tell(f"mutants: killed={len(taken)}/{len(names)} median_seeds={median}")
+    return 0 if len(taken) == len(names) else 1
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ class Bank:
         """Take the row locks of an unfinished branch again."""
         for row in rows:
             assert self.row_locks.setdefault(row.decode(), transaction_id) == transaction_id
+
     # ---- work
 
     def apply(self, work: object, record: record_pb2.ParticipantRecord | None) -> tuple[object | None, bool]:

@@ -21,7 +21,11 @@ class Scene:
     """What the checkers look at when a run is over."""
 
     def __init__(
-        self, coordinator: CoordinatorProcess, participants: dict[str, ParticipantProcess], history: History, money: int,
+        self,
+        coordinator: CoordinatorProcess,
+        participants: dict[str, ParticipantProcess],
+        history: History,
+        money: int,
         expected: dict[str, dict[str, int]],
     ) -> None:
         self.coordinator = coordinator

@@ -65,7 +65,12 @@ class Client:
     """One client process; it never crashes, but it loses its connection."""
 
     def __init__(
-        self, world: World, name: str, coordinator: CoordinatorProcess, participants: dict[str, ParticipantProcess], history: History
+        self,
+        world: World,
+        name: str,
+        coordinator: CoordinatorProcess,
+        participants: dict[str, ParticipantProcess],
+        history: History,
     ) -> None:
         self.world = world
         self.name = name
@@ -96,7 +101,9 @@ class Client:
         self._connection += 1
         number = self._connection
         try:
-            self.stream, session = coordinator.connect(self.session, lambda f, m: self._hear(number, f, m), lambda: self._lost(number))
+            self.stream, session = coordinator.connect(
+                self.session, lambda f, m: self._hear(number, f, m), lambda: self._lost(number)
+            )
         except Exception as error:
             if type(error).__name__ not in ("Crashed", "DiskFailed"):
                 raise
@@ -242,7 +249,9 @@ class Client:
             self._end(attempt, answer.outcome, answer.cause, told=False)
 
     def _below(self) -> int:
-        open_numbers = [attempt.number for attempt in self.pending.values() if attempt.transaction_id.startswith(self.session + ".")]
+        open_numbers = [
+            attempt.number for attempt in self.pending.values() if attempt.transaction_id.startswith(self.session + ".")
+        ]
         return min([number for number in open_numbers if number not in self._answered], default=self._number + 1)
 
     def _ask(self, attempt: Attempt) -> None:
@@ -392,9 +401,7 @@ class Workload:
         client = self.world.random.choice(self.clients)
         first_attempt_ms = EPOCH_MS + int(began * 1000)
         timeout_ms = self.world.random.choice([50, 400, 2000])
-        attempt = client.start(
-            work, key=key, interactive=interactive, timeout_ms=timeout_ms, first_attempt_ms=first_attempt_ms
-        )
+        attempt = client.start(work, key=key, interactive=interactive, timeout_ms=timeout_ms, first_attempt_ms=first_attempt_ms)
         if attempt is None:
             return
         self.started += 1

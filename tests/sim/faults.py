@@ -43,11 +43,15 @@ class Faults:
         self.count += 1
         random = self.world.random
         process = random.choice(self.processes)
-        kind = random.choice(["crash", "crash", "pause", "cut", "cut both", "disk", "clock", "everything"])
+        kind = random.choice(["crash", "crash", "pause", "cut", "cut both", "disk", "clock", "everything", "absence"])
         self.world.reach(f"fault {kind}")
         self.world.say("*", f"FAULT {kind} {process.name}")
         if kind == "crash":
             self.crash(process)
+        elif kind == "absence":
+            self.crash(process)
+            process.long_absence = True
+            process.down_until = self.world.now + random.uniform(20.0, 80.0)
         elif kind == "everything":
             for each in self.processes:
                 self.crash(each)
@@ -72,8 +76,9 @@ class Faults:
     def watch(self) -> None:
         """Restart what is down, after a while; called again and again."""
         for process in self.processes:
-            if not process.alive:
+            if not process.alive and process.down_until <= self.world.now:
                 process.start()
+                process.long_absence = False
         self.world.after(self.world.random.uniform(0.05, 0.4), self.watch)
 
     def end(self) -> None:

@@ -242,6 +242,7 @@ def _lenient_commit(original: Any) -> Any:
 
 # ---- rule 5: never seen, rolled back, superseded
 
+
 def _any_stream(original: Any) -> Any:
     def take(self: Any, event: Any) -> None:
         original(self, replace(event, stream=self._m.stream))
@@ -314,7 +315,11 @@ _mutant("inquiries are not answered, reports neither", "8", (arrivals, "presume"
 
 # ---- rule 9: fences
 
-_mutant("an earlier incarnation's unprepared work survives its restart", "9", (participant_recovery, "_resume", lambda o: _not_undone(o)))
+_mutant(
+    "an earlier incarnation's unprepared work survives its restart",
+    "9",
+    (participant_recovery, "_resume", lambda o: _not_undone(o)),
+)
 
 
 def _not_undone(original: Any) -> Any:
@@ -453,7 +458,9 @@ def _all(original: Any) -> Any:
 
 
 _mutant("the cleaner copies nothing", "20", (core.CoordinatorCore, "live_records", _to(lambda self, owner: [])))
-_mutant("the cleaner of a participant copies nothing", "20", (participant_core.ParticipantCore, "live_records", _to(lambda s, o: [])))
+_mutant(
+    "the cleaner of a participant copies nothing", "20", (participant_core.ParticipantCore, "live_records", _to(lambda s, o: []))
+)
 _mutant("the decision names one participant too few", "20", (book.Book, "decided_record", lambda original: _one_less(original)))
 
 

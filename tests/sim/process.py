@@ -38,6 +38,8 @@ class Process:
         self.core: Core
         self.violations: list[str] = []
         self.crashes = 0
+        self.down_until = 0.0
+        self.long_absence = False
         self._held: deque[Callable[[], None]] = deque()
 
     # ---- to be given
@@ -191,14 +193,14 @@ class Process:
 
     def _begin_write(self) -> None:
         self.maybe_crash("before write")
+        copies, drop_below = self._cleaner.plan()
         batch = list(self._queued)
         self._queued.clear()
         self._writing = True
         delay = self.world.random.expovariate(1 / 0.002)
-        self.later(delay, lambda: self._finish_write(batch))
+        self.later(delay, lambda: self._finish_write(copies, batch, drop_below))
 
-    def _finish_write(self, batch: list[Append]) -> None:
-        copies, drop_below = self._cleaner.plan()
+    def _finish_write(self, copies: list[Append], batch: list[Append], drop_below: int) -> None:
         whole = copies + batch
         sync = any(append.force or append.apply is None for append in whole)
         seqs, events = self.disk.write(whole, sync=sync, drop_below=drop_below)

@@ -10,6 +10,7 @@ from typing import Any
 from coordinator.core import effects as out
 from coordinator.core import events as into
 from coordinator.core.core import CoordinatorCore
+from coordinator.core.model import State
 from coordinator.core.settings import CoreSettings
 from participant_sdk.core import effects as participant_out
 from participant_sdk.core import events as participant_into
@@ -28,6 +29,9 @@ SETTINGS = CoreSettings(
     session_linger_seconds=2.0, retention_seconds=600.0, resend_first_seconds=0.2, resend_cap_seconds=5.0,
     watermark_interval_seconds=0.2,
 )  # fmt: skip
+
+
+DECIDED = (State.DECIDING, State.COMMITTING)
 
 
 class CoordinatorProcess(Process):
@@ -56,19 +60,60 @@ class CoordinatorProcess(Process):
         settings = replace(SETTINGS, retained_transactions_max=1) if self.forgetful else SETTINGS
         return self._core_class(settings, "c1", f"{self.world.random.getrandbits(32):08x}")
 
+    def _step(self, event: Any, now: Any) -> None:
+        self._watch(event)
+        super()._step(event, now)
+
+    def _watch(self, event: Any) -> None:
+        """Count the races that a sweep has to come to."""
+        book = self.core._book
+        if isinstance(event, into.Run) and event.request.key:
+            entry = book.keys.get(event.request.key)
+            if entry is not None and entry.live is not None and entry.live.state is State.SETTLING:
+                self.world.reach("key retry against a restarted coordinator")
+        elif isinstance(event, into.Abort):
+            txn = book.live.get(f"{event.session}.{event.request.number}")
+            if txn is not None and txn.state is State.HANDED_OVER:
+                self.world.reach("one-phase against a client's abort")
+        elif isinstance(event, into.SessionOpened):
+            session = book.sessions.get(event.session)
+            if session is not None and any(txn.state in DECIDED for txn in session.live.values()):
+                self.world.reach("reconnected between decision and answer")
+        elif isinstance(event, into.Durable) and event.what == "horizon":
+            if any(txn.state is State.COMMITTING for txn in book.live.values()):
+                self.world.reach("retention passed while in doubt")
+
+    def _watch_effect(self, effect: Any) -> None:
+        if isinstance(effect, out.Send):
+            message: Any = effect.message
+            if effect.field == "enlisted" and message.refusal.reason == "ENLIST_CLOSED":
+                self.world.reach("enlist against the commit")
+            elif effect.field == "settles":
+                txn = self.core._book.live.get(message.transaction_id)
+                if txn is not None and txn.session is not None and txn.deadline <= self.world.now:
+                    self.world.reach("one-phase against the timer")
+        elif isinstance(effect, out.Answered) and effect.answer.cause.reason == "PARTICIPANT_RESTARTED":
+            self.world.reach("two incarnations in one transaction")
+
     def died(self) -> None:
         """Everybody's stream breaks."""
+        if any(append.record is not None and append.record.WhichOneof("kind") == "ended" for append in self._queued):
+            self.world.reach("Forget against a crashed END")
         for stream in [*self.streams.values(), *self.clients.values()]:
             stream.break_()
 
     # ---- participants
 
-    def accept(self, name: str, hello: participant_pb2.Hello, receive: Callable[[str, object], None], lost: Callable[[], None]) -> Stream:
+    def accept(
+        self, name: str, hello: participant_pb2.Hello, receive: Callable[[str, object], None], lost: Callable[[], None]
+    ) -> Stream:
         """A participant dials."""
         self._stream_number += 1
         number = self._stream_number
         life = self.life
-        mine = End("C", lambda field, message: self._hear(life, name, number, field, message), lambda: self._lose(life, name, number))
+        mine = End(
+            "C", lambda field, message: self._hear(life, name, number, field, message), lambda: self._lose(life, name, number)
+        )
         stream = Stream(self.network, mine, End(name, receive, lost))
         self.streams[number] = stream
         self.later(0.0, lambda: self.submit(into.HelloReceived(name, number, hello)))
@@ -122,6 +167,7 @@ class CoordinatorProcess(Process):
 
     def perform(self, effect: Effect) -> None:
         """Carry one effect out."""
+        self._watch_effect(effect)
         if self.world.tracing:
             self.world.say("C ->", effect)
         if isinstance(effect, out.Send):
@@ -186,6 +232,8 @@ class ParticipantProcess(Process):
 
     def recovered(self) -> None:
         """Row locks are taken again, then the core may begin."""
+        if self.long_absence and any(state.name == "PREPARED" for _, state in self.core.states()):
+            self.world.reach("participant back after a long time")
         for transaction_id, rows in self.core.recovered_rows():
             self.bank.recover_locks(transaction_id, list(rows))
         self._inbox.append(participant_into.Start(self.incarnation))

@@ -40,9 +40,7 @@ def run(seed: int, *, tracing: bool = False, transactions: int | None = None) ->
     coordinator = CoordinatorProcess(world, network)
     names = ["p1", "p2", "p3"]
     accounts = {name: [f"{name}/{i}" for i in range(ACCOUNTS)] for name in names}
-    participants = {
-        name: ParticipantProcess(world, name, dict.fromkeys(accounts[name], BALANCE), coordinator) for name in names
-    }
+    participants = {name: ParticipantProcess(world, name, dict.fromkeys(accounts[name], BALANCE), coordinator) for name in names}
     history, witness = History(), checkers.Witness()
     for participant in participants.values():
         participant.on_send = witness.participant_said
@@ -88,7 +86,10 @@ def _come_to_rest(
 
 
 def _judge(
-    coordinator: CoordinatorProcess, participants: dict[str, ParticipantProcess], clients: list[Client], history: History,
+    coordinator: CoordinatorProcess,
+    participants: dict[str, ParticipantProcess],
+    clients: list[Client],
+    history: History,
     witness: checkers.Witness,
 ) -> list[str]:
     expected = {}
