@@ -281,7 +281,7 @@ class Runtime:
             self._started.set_result(effect.incarnation)
 
     def _violated(self, event: Event, error: ProtocolError) -> None:
-        _log.warning("protocol error", participant=self._setup.name, event=type(event).__name__, error=str(error))
+        _log.warning("protocol error", participant=self._setup.name, event_kind=type(event).__name__, error=str(error))
         if isinstance(event, Connected):
             self._session.drop(event.stream, error)
         elif isinstance(event, Call | LocalWork | SchemaChange):
