@@ -8,7 +8,8 @@ a COMMIT decision durable. Actions: `kill`, `stop` (SIGSTOP) and `exit` (status 
     before-send, after-send    WHAT is the field of a frame, such as `prepares`; after-send is after the write to the stream
     on-receive                 WHAT is the field of a frame
 
-Nothing is checked in a process in which no failpoint is armed.
+Nothing is checked in a process in which no failpoint is armed. `observed` has a function called instead, for tests that crash
+what runs inside of their own process.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from troth.errors import ConfigError
@@ -32,6 +35,7 @@ class _Rule:
 
 
 _rules: dict[str, _Rule] = {}
+_observer: Callable[[str], None] | None = None
 armed = False
 """Whether any failpoint is armed; hot paths look at this first."""
 
@@ -47,7 +51,7 @@ def arm(rules: str) -> None:
                 f"{text!r} is not a failpoint", hint=f"Write ROLE:MOMENT:WHAT=kill|stop|exit[@N] in {VARIABLE}."
             )
         _rules[match["name"]] = _Rule(match["action"], int(match["nth"] or 1))
-    armed = bool(_rules)
+    armed = bool(_rules) or _observer is not None
 
 
 def arm_from_environment() -> None:
@@ -55,8 +59,25 @@ def arm_from_environment() -> None:
     arm(os.environ.get(VARIABLE, ""))
 
 
+@contextmanager
+def observed(observer: Callable[[str], None]) -> Iterator[None]:
+    """Let `observer` hear of every point that this process comes by, on whichever thread that is.
+
+    What it raises ends the engine that came by, as far as that can be done inside of a process: nothing more is written or said.
+    """
+    global armed, _observer
+    assert _observer is None, "the failpoints are observed already"
+    _observer, armed = observer, True
+    try:
+        yield
+    finally:
+        _observer, armed = None, bool(_rules)
+
+
 def hit(role: str, moment: str, what: str) -> None:
     """Say that the process has come to a point; it may not survive that."""
+    if _observer is not None:
+        _observer(f"{role}:{moment}:{what}")
     rule = _rules.get(f"{role}:{moment}:{what}") if armed else None
     if rule is None:
         return

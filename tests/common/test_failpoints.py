@@ -93,3 +93,19 @@ def test_stop_is_a_stop_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     failpoints.arm("a:b:c=stop")
     failpoints.hit("a", "b", "c")
     assert sent == [(os.getpid(), signal.SIGSTOP)]
+
+
+def test_an_observer_hears_of_every_point_until_it_is_gone(acts: list[str]) -> None:
+    heard: list[str] = []
+    with failpoints.observed(heard.append):
+        assert failpoints.armed
+        failpoints.arm("participant:after-sync:branch_prepared=kill")
+        failpoints.arm("")
+        assert failpoints.armed
+        failpoints.hit("participant", "after-sync", "branch_prepared")
+        with pytest.raises(AssertionError, match="observed already"), failpoints.observed(heard.append):
+            pass
+    assert not failpoints.armed
+    failpoints.hit("participant", "after-sync", "branch_prepared")
+    assert heard == ["participant:after-sync:branch_prepared"]
+    assert acts == []
