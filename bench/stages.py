@@ -191,21 +191,27 @@ def _contended(client: Client) -> Once:
     return once
 
 
+def transfer(client: Client) -> Once:
+    """Money moves from an account at the left to one at the right."""
+    chance = random.Random(1)
+
+    async def once() -> bool:
+        amount = chance.randrange(1, 100)
+        debit = call("left", "move", account=chance.randrange(ACCOUNTS), amount=-amount)
+        credit = call("right", "move", account=chance.randrange(ACCOUNTS), amount=amount)
+        try:
+            await client.run(debit, credit, timeout=30.0, attempts=20)
+        except Aborted:
+            return False
+        return True
+
+    return once
+
+
 async def sqlite(bench: Bench) -> None:
     """Real transfers between accounts in two SQLite files."""
     async with Cluster(bench.directory / "sqlite", PAIR, "sqlite") as cluster:
-        chance = random.Random(1)
-
-        async def once() -> bool:
-            amount = chance.randrange(1, 100)
-            debit = call("left", "move", account=chance.randrange(ACCOUNTS), amount=-amount)
-            credit = call("right", "move", account=chance.randrange(ACCOUNTS), amount=amount)
-            try:
-                await cluster.client.run(debit, credit, timeout=30.0, attempts=20)
-            except Aborted:
-                return False
-            return True
-
+        once = transfer(cluster.client)
         pids = {**bench.pids, **cluster.pids}
         for callers in (1, 128, 1024):
             bench.add(await measure(f"sqlite {callers}", callers, once, bench.span, pids, cluster.counts))

@@ -18,10 +18,13 @@ from google.protobuf.message import Message
 from participant_sdk.causes import error_of
 from troth.backoff import Backoff
 from troth.errors import ProtocolError, Reason, RemoteProtocolError, TrothError
-from troth.link import Link, Outbox
-from troth.v1 import common_pb2, participant_pb2, participant_pb2_grpc
+from troth.link import Link, Outbox, Packed, to_wire
+from troth.v1 import common_pb2, participant_pb2
 
 ROLE = "participant"
+METHOD = "/troth.v1.ParticipantService/Session"
+COMPLETE = participant_pb2.SessionRequest(reports_complete=True).SerializeToString()
+"""Added to the frame that carries the last of the reports."""
 PROTOCOL = common_pb2.ProtocolRange(lowest=1, highest=1)
 """The versions of the protocol that this software speaks."""
 GREETING_SECONDS = 10.0
@@ -134,10 +137,10 @@ class Session:
     async def run(self) -> None:
         """Connect, and connect again, until ended or cancelled. Raises the error of a Goodbye that is for good."""
         async with grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS) as channel:
-            stub = participant_pb2_grpc.ParticipantServiceStub(channel)
+            connect = channel.stream_stream(METHOD, to_wire, participant_pb2.SessionResponse.FromString)
             attempt = 0
             while not self._ending:
-                why = await self._stream(stub)
+                why = await self._stream(connect)
                 if self._ending:
                     return
                 attempt = 0 if self._opened else attempt + 1
@@ -145,12 +148,12 @@ class Session:
                 _log.info("not connected", participant=self._name, coordinator=self._address, why=why, next_try=delay)
                 await asyncio.sleep(delay)
 
-    async def _stream(self, stub: Any) -> str:
+    async def _stream(self, connect: Any) -> str:
         """One stream from its first frame to its last; returns why it ended."""
         self._streams += 1
         self._opened = False
         self._farewell = self._dropped = None
-        call = stub.Session()
+        call = connect()
         try:
             await self._greet_and_run(call)
             why = "the stream ended"
@@ -214,11 +217,11 @@ class Session:
     # ---- frames
 
     def _writer(self, call: Any) -> Any:
-        async def write(frame: participant_pb2.SessionRequest) -> None:
-            self._reports_waiting -= len(frame.reports)
+        async def write(frame: Packed) -> None:
+            self._reports_waiting -= frame.counts.get("reports", 0)
             if self._complete_due and not self._reports_waiting:
                 self._complete_due = False
-                frame.reports_complete = True
+                frame.data += COMPLETE
             await call.write(frame)
 
         return write

@@ -3,13 +3,19 @@
 Messages wait in an outbox, grouped by the field of the frame that they belong to. The writer drains the outbox whole at each
 write, so load makes frames larger instead of queues longer. Reading never waits for writing.
 
+A message is serialised once, when it is put into the outbox, and a frame is the concatenation of its parts: by protobuf's wire
+format that is the serialised frame. (Filling a frame message copies each message by serialising and parsing it, and then
+serialises the whole once more; that was a fifth of the coordinator's time.)
+
 Both sides use the same link: the frame types differ, and so does who opens the stream.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -18,21 +24,58 @@ from troth import failpoints
 
 Frame = TypeVar("Frame", bound=Message)
 
-FRAME_OVERHEAD_BYTES = 8
-"""Tag and length of one item of a frame, at most (five bytes of length would be 34 GiB)."""
+_LENGTH_DELIMITED = 2
+"""The wire type of a message inside a message."""
+
+
+def varint(number: int) -> bytes:
+    """A number in protobuf's variable-length form."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+_LENGTHS = tuple(varint(length) for length in range(4096))
+"""The lengths of nearly all messages, made once."""
+
+
+@cache
+def _tags(make_frame: type[Message]) -> Mapping[str, bytes]:
+    return {field.name: varint(field.number << 3 | _LENGTH_DELIMITED) for field in make_frame.DESCRIPTOR.fields}
+
+
+@dataclass(slots=True)
+class Packed:
+    """A serialised frame. More may be added to `data`: a serialised message of the same type."""
+
+    data: bytes
+    counts: dict[str, int]
+    """How many messages of each repeated field it has."""
+    singular: tuple[str, ...] = ()
+    """Its singular fields."""
+
+
+def to_wire(message: Packed | Message) -> bytes:
+    """For gRPC, in place of the generated serialiser."""
+    return message.data if isinstance(message, Packed) else message.SerializeToString()
 
 
 class Outbox(Generic[Frame]):
     """Messages that wait for the next frame, in the order of arrival within each field."""
 
-    __slots__ = ("_bytes_max", "_fields", "_items", "_make_frame", "_single", "_wake")
+    __slots__ = ("_bytes", "_bytes_max", "_fields", "_items", "_make_frame", "_single", "_tags", "_wake")
 
-    def __init__(self, make_frame: Callable[[], Frame], frame_bytes_max: int) -> None:
+    def __init__(self, make_frame: type[Frame], frame_bytes_max: int) -> None:
         self._make_frame = make_frame
+        self._tags = _tags(make_frame)
         self._bytes_max = frame_bytes_max
-        self._fields: dict[str, list[Message]] = {}
+        self._fields: dict[str, list[bytes]] = {}
         self._single: dict[str, Message | int | bool] = {}
         self._items = 0
+        self._bytes = 0
         self._wake = asyncio.Event()
 
     def __len__(self) -> int:
@@ -40,12 +83,17 @@ class Outbox(Generic[Frame]):
 
     def put(self, field: str, message: Message) -> None:
         """Add a message to a repeated field of the next frame."""
+        data = message.SerializeToString()
+        length = len(data)
+        part = self._tags[field] + (_LENGTHS[length] if length < 4096 else varint(length)) + data
         waiting = self._fields.get(field)
         if waiting is None:
             waiting = self._fields[field] = []
-        waiting.append(message)
+        waiting.append(part)
+        self._bytes += len(part)
+        if not self._items:
+            self._wake.set()
         self._items += 1
-        self._wake.set()
 
     def set(self, field: str, value: Message | int | bool) -> None:
         """Set a singular field of the next frame; a later value replaces one that still waits."""
@@ -57,46 +105,66 @@ class Outbox(Generic[Frame]):
         self._fields.clear()
         self._single.clear()
         self._items = 0
+        self._bytes = 0
 
     async def wait(self) -> None:
         """Return when there is something to drain."""
         await self._wake.wait()
 
-    def drain(self) -> Frame | None:
+    def drain(self) -> Packed | None:
         """The next frame, of at most `frame_bytes_max` bytes unless one message alone is larger; `None` when empty."""
         if not (self._items or self._single):
             self._wake.clear()
             return None
+        head, singular = self._drain_single()
+        parts = [head]
+        counts: dict[str, int] = {}
+        room = self._bytes_max - len(head)
+        for field in list(self._fields):
+            before = self._bytes
+            if moved := self._move(field, room, parts):
+                counts[field] = moved
+            room -= before - self._bytes
+            if field in self._fields:
+                break  # the frame is full: no other field may overtake the rest of this one
+        return Packed(b"".join(parts), counts, singular)
+
+    def _drain_single(self) -> tuple[bytes, tuple[str, ...]]:
+        if not self._single:
+            return b"", ()
         frame = self._make_frame()
+        singular = tuple(self._single)
         for field, value in self._single.items():
             _set(frame, field, value)
         self._single.clear()
-        room = self._bytes_max - frame.ByteSize()
-        for field in list(self._fields):
-            room -= self._move(frame, field, room)
-            if room <= 0:
-                break
-        return frame
+        return frame.SerializeToString(), singular
 
-    def _move(self, frame: Frame, field: str, room: int) -> int:
-        """Move what fits of one field into the frame; returns the bytes moved."""
+    def _move(self, field: str, room: int, parts: list[bytes]) -> int:
+        """Move what fits of one field; returns how many messages."""
         waiting = self._fields[field]
-        count, used = 0, 0
-        for message in waiting:
-            size = message.ByteSize() + FRAME_OVERHEAD_BYTES
-            # A frame holds at least one message, however large: an empty frame would never make progress.
-            if used + size > room and (count or frame.ByteSize()):
-                break
-            used += size
-            count += 1
-        getattr(frame, field).extend(waiting[:count])
+        if self._bytes <= room:
+            count = len(waiting)
+        else:
+            count = self._fitting(waiting, room, empty=len(parts) == 1 and not parts[0])
+        moved = waiting[:count]
+        parts.extend(moved)
+        self._bytes -= sum(map(len, moved))
         self._items -= count
         if count == len(waiting):
             del self._fields[field]
         else:
             del waiting[:count]
-            return max(used, room)  # the frame is full: no other field may overtake the rest of this one
-        return used
+        return count
+
+    @staticmethod
+    def _fitting(waiting: list[bytes], room: int, *, empty: bool) -> int:
+        used = 0
+        for count, part in enumerate(waiting):
+            used += len(part)
+            # A frame holds at least one message, however large: an empty frame would never make progress.
+            if used > room and (count or not empty):
+                return count
+        return len(waiting)
 
 
 def _set(frame: Message, field: str, value: Message | int | bool) -> None:
@@ -118,7 +186,7 @@ class Link(Generic[Frame]):
         self,
         role: str,
         outbox: Outbox[Frame],
-        write: Callable[[Frame], Awaitable[None]],
+        write: Callable[[Packed], Awaitable[None]],
         incoming: AsyncIterable[Message],
         receive: Callable[[Message], None],
     ) -> None:
@@ -157,9 +225,9 @@ class Link(Generic[Frame]):
         while True:
             frame = self._outbox.drain()
             if frame is not None:
-                self._hit("before-send", frame)
+                self._hit_packed("before-send", frame)
                 await self._write(frame)
-                self._hit("after-send", frame)
+                self._hit_packed("after-send", frame)
             elif self._ending:
                 return
             else:
@@ -169,3 +237,8 @@ class Link(Generic[Frame]):
         if failpoints.armed:
             for descriptor, _ in frame.ListFields():
                 failpoints.hit(self._role, moment, descriptor.name)
+
+    def _hit_packed(self, moment: str, frame: Packed) -> None:
+        if failpoints.armed:
+            for name in (*frame.singular, *frame.counts):
+                failpoints.hit(self._role, moment, name)

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from coordinator.services import status
 from coordinator.services.context import ShellCounters
 from troth.errors import Reason, RemoteProtocolError, TrothError
+from troth.link import to_wire
 
 log = structlog.get_logger("troth.guard")
 
@@ -58,7 +59,7 @@ class Guard(grpc.aio.ServerInterceptor):
         decode = self._decoder(handler.request_deserializer)
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                self._streaming(handler.stream_stream, lambda requests: requests), decode, handler.response_serializer
+                self._streaming(handler.stream_stream, lambda requests: requests), decode, to_wire
             )
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(

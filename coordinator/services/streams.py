@@ -39,7 +39,7 @@ class Stream(Generic[Frame]):
     def __init__(
         self,
         context: Context,
-        make_frame: Callable[[], Frame],
+        make_frame: type[Frame],
         goodbye: Callable[..., Message],
         write: Callable[[Any], Awaitable[None]],
         incoming: AsyncIterable[Any],

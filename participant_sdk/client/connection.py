@@ -12,9 +12,10 @@ from google.protobuf.message import Message
 
 from troth.backoff import Backoff
 from troth.errors import Reason, RemoteProtocolError, RequestError
-from troth.link import Link, Outbox
-from troth.v1 import client_pb2, client_pb2_grpc, common_pb2
+from troth.link import Link, Outbox, Packed, to_wire
+from troth.v1 import client_pb2, common_pb2
 
+METHOD = "/troth.v1.TransactionService/Connect"
 GREETING_SECONDS = 10.0
 """How long the coordinator may take to answer ClientHello."""
 REDIAL = Backoff(first_seconds=0.05, cap_seconds=2.0)
@@ -45,7 +46,7 @@ class Peer(Protocol):
     def welcomed(self, welcome: client_pb2.ClientWelcome) -> Outbox[client_pb2.ConnectRequest]:
         """The stream stands; returns the outbox to send from."""
 
-    def sending(self, frame: client_pb2.ConnectRequest) -> None:
+    def sending(self, frame: Packed) -> None:
         """A frame is about to be written; what rides along may be added."""
 
     def received(self, frame: client_pb2.ConnectResponse) -> None:
@@ -71,19 +72,19 @@ class Connection:
         """Connect, and connect again, until cancelled or refused for good."""
         try:
             async with grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS) as channel:
-                await self._dial_for_ever(client_pb2_grpc.TransactionServiceStub(channel))
+                await self._dial_for_ever(channel.stream_stream(METHOD, to_wire, client_pb2.ConnectResponse.FromString))
         except Exception as error:
             # A bug of ours: nobody must wait for a stream that will not come.
             self._peer.lost(Reason.INTERNAL, repr(error))
             self._peer.refused(RequestError(Reason.INTERNAL, f"the client's connection failed: {error!r}"))
             raise
 
-    async def _dial_for_ever(self, stub: Any) -> None:
+    async def _dial_for_ever(self, connect: Any) -> None:
         attempt = 0
         while True:
             self._greeted = False
             self._farewell = None
-            reason, message = await self._stream(stub)
+            reason, message = await self._stream(connect)
             self._peer.lost(reason, message)
             if self._farewell is not None and reason in REFUSED_FOR_GOOD:
                 self._peer.refused(RequestError(reason, message))
@@ -91,9 +92,9 @@ class Connection:
             attempt = 0 if self._greeted else attempt + 1
             await asyncio.sleep(REDIAL.delay_seconds(attempt, f"{self._address}/{id(self)}"))
 
-    async def _stream(self, stub: Any) -> tuple[Reason, str]:
+    async def _stream(self, connect: Any) -> tuple[Reason, str]:
         """One stream from its first frame to its last; returns why it ended."""
-        call = stub.Connect()
+        call = connect()
         why = "the stream ended"
         try:
             welcome = await self._greet(call)
@@ -133,7 +134,7 @@ class Connection:
         return welcome
 
     def _writer(self, call: Any) -> Any:
-        async def write(frame: client_pb2.ConnectRequest) -> None:
+        async def write(frame: Packed) -> None:
             self._peer.sending(frame)
             await call.write(frame)
 

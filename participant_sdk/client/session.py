@@ -23,7 +23,7 @@ from participant_sdk.client.connection import Connection
 from troth import __version__
 from troth.backoff import Backoff
 from troth.errors import Aborted, Reason, RequestError
-from troth.link import Outbox
+from troth.link import Outbox, Packed
 from troth.timers import Timers
 from troth.v1 import client_pb2, common_pb2
 
@@ -279,12 +279,12 @@ class Session:
         self._give_turns(self._pending_max - len(self._open))
         return outbox
 
-    def sending(self, frame: client_pb2.ConnectRequest) -> None:
+    def sending(self, frame: Packed) -> None:
         """Let the watermark of seen answers ride with a frame."""
         self.counters.frames_sent += 1
         below = self._answered_below()
         if self._stream is not None and below > self._stream.answered_below_sent:
-            frame.answered_below = below
+            frame.data += client_pb2.ConnectRequest(answered_below=below).SerializeToString()
             self._stream.answered_below_sent = below
 
     def received(self, frame: client_pb2.ConnectResponse) -> None:
@@ -306,7 +306,8 @@ class Session:
         if stream is None:
             return
         unsent: set[tuple[str, int]] = set()
-        while (frame := stream.outbox.drain()) is not None:
+        while (packed := stream.outbox.drain()) is not None:
+            frame = client_pb2.ConnectRequest.FromString(packed.data)
             requests: Iterable[Request] = (*frame.runs, *frame.begins, *frame.commits, *frame.aborts)
             unsent.update((type(request).__name__, request.number) for request in requests)
         for exchange in self._open.values():
