@@ -123,6 +123,8 @@ def _judge_report(book: Book, participant: Participant, report: participant_pb2.
     """Settle a listed branch whose transaction is not live; a live one is told by its own transition."""
     txn = book.live.get(report.transaction_id)
     if txn is not None and participant.name in txn.branches:
+        if report.state == participant_pb2.BRANCH_STATE_PREPARED and _is_abandoned(txn, txn.branches[participant.name]):
+            book.send_decision(participant, txn.id, report.order, COMMIT)
         return
     if report.state == participant_pb2.BRANCH_STATE_COMMITTED:
         _record_one_phase(book, participant, report)
@@ -186,9 +188,15 @@ def _inquiry(book: Book, participant: Participant, txn: Transaction | None, what
     branch = txn.branches.get(participant.name) if txn is not None else None
     if branch is None or txn is None:
         presume(book, participant, what.transaction_id, what.order)
-    elif branch.step is BranchStep.COMMIT_OWED:
-        book.send_decision(participant, txn.id, branch.order, COMMIT)
+    elif branch.step is BranchStep.COMMIT_OWED or _is_abandoned(txn, branch):
+        book.send_decision(participant, txn.id, branch.order or what.order, COMMIT)
     # Otherwise it is live and undecided: silence, and the decision follows by itself.
+
+
+def _is_abandoned(txn: Transaction, branch: Branch) -> bool:
+    """Whether nobody waits for a branch any more, or it was given up, although COMMIT was decided. Should it be in doubt after all,
+    it is told so: the decision stands, and its locks go."""
+    return branch.step is BranchStep.HEURISTIC and bool(txn.heuristic) and txn.heuristic[0].commit_decided
 
 
 def presume(book: Book, participant: Participant, transaction_id: str, order: int) -> None:
