@@ -1,8 +1,8 @@
 """Run the simulator: `python -m tests.sim --seeds 10000`, `--seed S` to replay one, `--mutants` to test the tests.
 
-The last line says how it went: `sim: ok seeds=… violations=0`, or the seed that failed, the smallest workload that still fails, and the
-command that replays it. Exit status: 0 ok, 1 a violation, 3 something was not decided after all faults had ended (AC5), 4 a race that
-must be reached was not.
+The last line says how it went: `sim: ok seeds=… violations=0`, or the seed that failed, the smallest workload that still fails, and
+the command that replays it. Exit status: 0 ok, 1 a violation, 3 something was not decided after all faults had ended (AC5), 4 a
+race that must be reached was not.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
+from tests.sim.hunt import hunt
 from tests.sim.run import Result, run
 
 MUST_REACH = (
@@ -44,7 +45,6 @@ MUST_REACH = (
 
 REACH_SEEDS = 10_000
 BLOCK = 50
-MUTANT_SEEDS_MAX = 3000
 
 
 def main(arguments: list[str]) -> int:
@@ -167,41 +167,6 @@ def _conclude(totals: Counter[str], reached: Counter[str]) -> int:
         "sim: ok " + " ".join(f"{name}={totals[name]}" for name in ("seeds", "transactions", "crashes", "faults")) + " violations=0"
     )
     return 0
-
-
-# ---- mutants
-
-
-def _hunt_one(name: str) -> tuple[str, int, str]:
-    """Run one mutant until it is caught; returns its name, the seeds it took (0: it survived), and what caught it."""
-    from tests.sim.mutants import MUTANTS
-
-    mutant = next(mutant for mutant in MUTANTS if mutant.name == name)
-    with mutant.applied():
-        for seed in range(1, MUTANT_SEEDS_MAX + 1):
-            try:
-                violations = run(seed).violations
-            except Exception as error:  # a mutant may break anything, and an exception is as good as a violation
-                violations = [f"{type(error).__name__}: {error}"]
-            if violations:
-                return name, seed, violations[0]
-    return name, 0, ""
-
-
-def hunt(only: str, jobs: int) -> int:
-    """Run every mutant; a survivor is a hole in the checkers."""
-    from tests.sim.mutants import MUTANTS
-
-    names = [mutant.name for mutant in MUTANTS if only in mutant.name]
-    taken: list[int] = []
-    with ProcessPoolExecutor(jobs, max_tasks_per_child=1) as pool:
-        for name, seeds, caught in pool.map(_hunt_one, names):
-            say(f"  {f'killed by seed {seeds}' if seeds else 'SURVIVED':20} {name}: {caught[:120]}")
-            if seeds:
-                taken.append(seeds)
-    median = sorted(taken)[len(taken) // 2] if taken else 0
-    tell(f"mutants: killed={len(taken)}/{len(names)} median_seeds={median}")
-    return 0 if len(taken) == len(names) else 1
 
 
 if __name__ == "__main__":

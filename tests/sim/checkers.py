@@ -91,10 +91,9 @@ def all_voted(scene: Scene, witness: Witness) -> Iterator[str]:
             continue
         for participant in attempt.work:
             vote = witness.votes.get((participant, name))
-            if vote not in (participant_pb2.VOTE_KIND_YES, participant_pb2.VOTE_KIND_READ_ONLY) and expected.get(participant):
-                # A YES can also be told by Hello: the report of a prepared branch is not a vote on the wire.
-                if vote == participant_pb2.VOTE_KIND_NO:
-                    yield f"AC3: {name} committed although {participant} voted NO"
+            # A YES need not be a vote on the wire: a Hello that reports a prepared branch tells it too.
+            if expected.get(participant) and vote == participant_pb2.VOTE_KIND_NO:
+                yield f"AC3: {name} committed although {participant} voted NO"
 
 
 def told_is_true(scene: Scene) -> Iterator[str]:
@@ -139,7 +138,7 @@ def conservation(scene: Scene) -> Iterator[str]:
 
 def nothing_left(scene: Scene) -> Iterator[str]:
     """AC5: once faults stop, everything is decided, and no branch or lock is left over."""
-    left = [txn for txn in scene.coordinator.core._book.live.values()]
+    left = list(scene.coordinator.core._book.live.values())
     if left:
         yield f"AC5: the coordinator still has {[(txn.id, txn.state.name, txn.owing()) for txn in left]}"
     for name, process in scene.participants.items():

@@ -1,7 +1,7 @@
 """The workload: clients that move money, place orders over several participants, read, and retry.
 
-A client keeps the rules of `participant_sdk.client`: it numbers its transactions, resumes its session, repeats what was not answered, and
-after a restart of the coordinator asks what became of what it had sent.
+A client keeps the rules of `participant_sdk.client`: it numbers its transactions, resumes its session, repeats what was not
+answered, and after a restart of the coordinator asks what became of what it had sent.
 """
 
 from __future__ import annotations

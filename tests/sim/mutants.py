@@ -481,8 +481,10 @@ _mutant(
 
 # ---- section 6: the resource's promises
 
-_mutant("row locks are not taken again at recovery", "6 (resource)", (participant_core.ParticipantCore, "recovered_rows", _to(lambda self: [])),
-    (locks.LockTable, "take", _to(_nothing)))  # fmt: skip
+_mutant(
+    "locks are not taken again at recovery", "6 (resource)",
+    (participant_core.ParticipantCore, "recovered_rows", _to(lambda self: [])), (locks.LockTable, "take", _to(_nothing)),
+)  # fmt: skip
 _mutant("locks are let go with the vote", "6 (resource)", (voting, "_vote_yes", lambda original: _let_go(original)))
 
 

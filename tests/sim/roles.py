@@ -80,7 +80,8 @@ class CoordinatorProcess(Process):
             if session is not None and any(txn.state in DECIDED for txn in session.live.values()):
                 self.world.reach("reconnected between decision and answer")
         elif isinstance(event, into.Durable) and event.what == "horizon":
-            if any(txn.state is State.COMMITTING for txn in book.live.values()):
+            in_doubt = any(txn.state is State.COMMITTING for txn in book.live.values())
+            if in_doubt:
                 self.world.reach("retention passed while in doubt")
 
     def _watch_effect(self, effect: Any) -> None:

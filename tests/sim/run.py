@@ -104,11 +104,13 @@ def _judge(
         expected[name] = changes
     money = len(participants) * ACCOUNTS * BALANCE
     scene = checkers.Scene(coordinator, participants, history, money, expected)
-    found = [
-        *witness.violations, *checkers.agreement(scene), *checkers.never_reversed(scene, witness), *checkers.all_voted(scene, witness), *checkers.told_is_true(scene),
-        *checkers.exactly_once(scene), *checkers.conservation(scene), *checkers.nothing_left(scene), *checkers.nothing_expires(scene), *checkers.isolation(scene),
-        *checkers.everyone_answered(scene, clients), *checkers.nobody_broke_the_protocol(scene),
+    checks = [
+        witness.violations, checkers.agreement(scene), checkers.never_reversed(scene, witness), checkers.all_voted(scene, witness),
+        checkers.told_is_true(scene), checkers.exactly_once(scene), checkers.conservation(scene), checkers.nothing_left(scene),
+        checkers.nothing_expires(scene), checkers.isolation(scene), checkers.everyone_answered(scene, clients),
+        checkers.nobody_broke_the_protocol(scene),
     ]  # fmt: skip
+    found = [text for check in checks for text in check]
     if not found:
         found.extend(checkers.recovery_repeats(scene))
     return found
