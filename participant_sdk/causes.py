@@ -51,6 +51,8 @@ def error_of(cause: common_pb2.Cause, transaction_id: str = "") -> TrothError:
     message = cause.message or "no explanation was given"
     if reason is None:
         reason, message = Reason.INTERNAL, f"{cause.reason or 'no reason'}: {message}"
+    # The coordinator's messages end with the hint; our errors add it themselves.
+    message = message.removesuffix(f" ({reason.hint})")
     if reason in REQUEST_REASONS:
         return RequestError(reason, message)
     return Aborted(

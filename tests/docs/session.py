@@ -77,8 +77,11 @@ class Shell:
         self.output = ""
 
     def _prepare(self) -> None:
-        """`. .venv-demo/bin/activate` gives this environment, with a command `troth` from the source tree."""
-        tools = self._directory / ".venv-demo" / "bin"
+        """`. .venv-demo/bin/activate` and `. .venv-test/bin/activate` give this environment, with `troth` from the source tree."""
+        for name in ("demo", "test"):
+            self._make_environment(self._directory / f".venv-{name}" / "bin")
+
+    def _make_environment(self, tools: Path) -> None:
         tools.mkdir(parents=True)
         (tools / "troth").write_text(f'#!/bin/sh\nexec {sys.executable} -m coordinator.cli "$@"\n')
         (tools / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
