@@ -170,12 +170,25 @@ def message(book: Book, event: events.FromParticipant) -> None:
         if txn is not None:
             apply(book, txn, Input.ENLIST, participant)
         else:
-            refuse_enlist(book, participant, what.transaction_id, Reason.UNKNOWN_TRANSACTION)
+            refuse_enlist(book, participant, what.transaction_id, _why_not_live(book, what.transaction_id))
     elif isinstance(what, participant_pb2.Settlement):
         if txn is not None:
             apply(book, txn, Input.SETTLED, (participant, what))
     else:
         _inquiry(book, participant, txn, what)
+
+
+def _why_not_live(book: Book, transaction_id: str) -> Reason:
+    """Why a transaction that is not live takes no branch; what aborted for a reason that may pass can be tried again."""
+    done = book.finished.get(transaction_id)
+    if done is not None and done.cause is not None:
+        return Reason.__members__.get(done.cause.reason, Reason.NOT_ACTIVE)
+    try:
+        parsed = TransactionId.parse(transaction_id)
+    except RequestError as error:
+        return error.reason
+    earlier = parsed.coordinator == book.coordinator and parsed.epoch < book.epoch
+    return Reason.COORDINATOR_RESTARTED if earlier else Reason.UNKNOWN_TRANSACTION
 
 
 def _speaker(book: Book, name: str, stream: int) -> Participant | None:
