@@ -31,6 +31,7 @@ from participant_sdk.client import (
     call,
 )
 from troth.backoff import Backoff
+from troth.errors import Reason
 
 IN_FLIGHT = 32
 ATTEMPT_SECONDS = 5.0
@@ -210,8 +211,13 @@ class Front:
                 return Told(order.name, done.transaction_id, "COMMITTED"), False
             except Aborted as aborted:
                 return _aborted(order, aborted), aborted.retryable
-            except (OutcomeUnknown, RequestError):
-                await asyncio.sleep(RETRY.delay_seconds(attempt, unknown.transaction_id))
+            except OutcomeUnknown as still:
+                if still.reason is Reason.EXPIRED:
+                    # Nobody can tell any more. The key allows at most one commit, so that running it again is safe.
+                    return Told(order.name, unknown.transaction_id, "UNKNOWN", still.reason.name), True
+            except RequestError:
+                pass  # the coordinator is away
+            await asyncio.sleep(RETRY.delay_seconds(attempt, unknown.transaction_id))
         return Told(order.name, unknown.transaction_id, "UNKNOWN", unknown.reason.name), False
 
 

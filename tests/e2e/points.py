@@ -22,6 +22,11 @@ NOT_REACHED = {
     "horizon": "time",
 }
 
+UNSEEN = {
+    # Set while the frame is being written, when it rides with reports.
+    "participant:before-send:reports_complete",
+}
+
 
 def _fields(descriptors: Iterable[Descriptor]) -> list[str]:
     names = {field.name for descriptor in descriptors for field in descriptor.fields}
@@ -33,7 +38,8 @@ def _kinds(descriptor: Descriptor) -> list[str]:
 
 
 def _points(role: str, moments: tuple[str, ...], names: Iterable[str]) -> list[str]:
-    return [f"{role}:{moment}:{name}" for name in names for moment in moments]
+    points = [f"{role}:{moment}:{name}" for name in names for moment in moments]
+    return [point for point in points if point not in UNSEEN]
 
 
 UP = (participant_pb2.SessionRequest.DESCRIPTOR,)
