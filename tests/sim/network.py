@@ -98,9 +98,18 @@ class Stream:
             # Later than everything sent before it on this stream; a broken stream's messages still arrive.
             at = max(target.last_arrival, world.now + network.delay())
             target.last_arrival = at + 1e-9
-            world.after(at - world.now, lambda: target.receive(field, message))
+            world.after(at - world.now, lambda: self._deliver(target, field, message))
         if copies == 2:
             world.reach("message repeated")
+
+    def _deliver(self, target: End, field: str, message: object) -> None:
+        """Hand a message over. What was in flight when the stream broke may take long: the peer has a newer stream by then."""
+        random = self.network.world.random
+        if self.broken and random.random() < 0.5:
+            self.network.world.reach("message of an earlier stream")
+            self.network.world.after(random.uniform(0.0, 1.0), lambda: target.receive(field, message))
+        else:
+            target.receive(field, message)
 
     def break_(self) -> None:
         """Break it; each end learns of it at its own time."""
