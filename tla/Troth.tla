@@ -44,7 +44,7 @@ VARIABLES
   acknowledged, \* acknowledged[t]: whose interactive calls, in which incarnation, the client saw answered
   told,         \* told[t]: outcomes that the client heard
   incarnation,  \* incarnation[p]
-  seen,         \* seen[p]: the highest epoch durable
+  seen,         \* seen[p]: the highest epoch it has greeted, durable
   hello,        \* hello[p]: whether this incarnation has greeted seen[p]
   branch,       \* branch[p][t]: the participant's volatile state
   durable,      \* durable[p][t]: the participant's log
@@ -313,16 +313,12 @@ AnswerPrepared(e, t, p) ==
     [] OTHER -> {}
 
 \* A branch in doubt asks for ever; it never decides alone.  The question itself is not kept in `messages`: whoever was
-\* in doubt once may have asked then, so an inquiry may arrive at any later time.
+\* in doubt once may have asked then, so an inquiry may arrive at any later time.  A live undecided transaction is silent.
 Inquiry(e, t, p) ==
   /\ e \in up /\ home[t] <= e /\ seen[p] >= e /\ Ended(t, p, "YES")
-  /\ \/ AnswerPrepared(e, t, p) # {}
-     \/ state[e][t] = "PREPARING" /\ step[e][t][p] = "VOTE_OWED"
+  /\ AnswerPrepared(e, t, p) # {}
   /\ Send(AnswerPrepared(e, t, p))
-  /\ IF state[e][t] = "PREPARING" /\ step[e][t][p] = "VOTE_OWED"
-     THEN SetStep(e, t, p, "PREPARED")
-     ELSE UNCHANGED step
-  /\ UNCHANGED <<log, up, state, home, order, members, belongs, client, participant, history>>
+  /\ UNCHANGED <<coordinator, client, participant, history>>
 
 \* A lost stream after the hand-over, or a client that asks (Get) and names the participants: ask them all.
 Settle(e, t) ==
