@@ -23,8 +23,11 @@ NOT_REACHED = {
 }
 
 UNSEEN = {
-    # Set while the frame is being written, when it rides with reports.
+    # It is put into the frame of the last reports while that is written; `reports` is killed at the same places.
     "participant:before-send:reports_complete",
+    "participant:after-send:reports_complete",
+    # The first frame is read before the link takes over.
+    "participant:on-receive:welcome",
 }
 
 

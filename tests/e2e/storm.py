@@ -111,7 +111,8 @@ class Storm:
 
     async def _until_killed(self, victim: Process, point: str) -> None:
         """Start the victim with the point armed, and see it killed there."""
-        stirring = asyncio.create_task(self._stir(victim, point.rpartition(":")[2]))
+        passed = asyncio.Event()
+        stirring = asyncio.create_task(self._stir(victim, point.rpartition(":")[2], passed))
         try:
             if await victim.start(f"{point}=kill"):
                 status = await asyncio.wait_for(victim.ended(), POINT_SECONDS)
@@ -119,17 +120,18 @@ class Storm:
         except TimeoutError:
             self.missed.append(point)
         finally:
-            stirring.cancel()
-            await asyncio.gather(stirring, return_exceptions=True)
+            # Never interrupted half-way: a process that is being stopped would be neither running nor revived.
+            passed.set()
+            await stirring
         for process in self.cluster.processes.values():
             if process is not victim and not process.running:
                 await self._revive(process)
 
-    async def _stir(self, victim: Process, what: str) -> None:
+    async def _stir(self, victim: Process, what: str, passed: asyncio.Event) -> None:
         """Let happen what brings the victim to the point."""
         inventory, orders = self.cluster.services["inventory"], self.cluster.services["orders"]
         coordinator = self.cluster.coordinator
-        while True:
+        while not passed.is_set():
             await asyncio.sleep(STIR_SECONDS)
             if what in RESTART_A_SERVICE and victim is coordinator:
                 await self._restart(orders)
