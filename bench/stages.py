@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 from collections.abc import Awaitable, Callable
@@ -96,10 +97,11 @@ async def textbook(bench: Bench) -> None:
 
 def one_shot(client: Client, names: list[str]) -> Once:
     """A transaction with one operation at each participant."""
-    calls = [call(name, "note", account=1, amount=2) for name in names]
+    numbers = itertools.count()
 
     async def once() -> bool:
-        await client.run(*calls, timeout=30.0)
+        account = next(numbers)
+        await client.run(*(call(name, "note", account=account, amount=2) for name in names), timeout=30.0)
         return True
 
     return once

@@ -22,6 +22,8 @@ WHOLE_RESOURCE = "*"
 """The lock key that conflicts with every other; the default of an operation that declares none."""
 LOCK_KEYS_MAX = 1000
 LOCK_KEY_CHARACTERS_MAX = 200
+BOUND_KEPT_MAX = 4096
+"""Operations whose arguments are kept from the look at their lock keys to their run."""
 
 Locks = Callable[..., Iterable[str]] | Sequence[str]
 """The lock keys of an operation: a function of its arguments (by name, any subset of them), or the keys themselves."""
@@ -114,6 +116,8 @@ class Registry:
     _specs: dict[str, OperationSpec] = field(default_factory=dict)
     _names: dict[Callable[..., Any], str] = field(default_factory=dict)
     _closed: bool = False
+    _bound: dict[tuple[str, bytes], BoundOperation] = field(default_factory=dict)
+    """What `keys` has decoded and `bind` has not asked for yet. Each is given out once: functions may change their arguments."""
 
     def add(self, function: Callable[..., Any], *, name: str = "", locks: Locks | None = None) -> OperationSpec:
         """Register a function. Raises `ConfigError` when it cannot be an operation; nothing has changed then."""
@@ -156,8 +160,12 @@ class Registry:
 
         Raises `RequestError` (UNKNOWN_OPERATION, BAD_ARGUMENTS).
         """
-        spec = self._specs[self.name_of(operation.name)]
-        return BoundOperation(spec, spec.bind(decode_arguments(operation.arguments)))
+        name, arguments = operation.name, operation.arguments
+        return self._bound.pop((name, arguments), None) or self._decode(name, arguments)
+
+    def _decode(self, name: str, arguments: bytes) -> BoundOperation:
+        spec = self._specs[self.name_of(name)]
+        return BoundOperation(spec, spec.bind(decode_arguments(arguments)))
 
     def keys(self, operations: Iterable[common_pb2.Operation]) -> tuple[str, ...]:
         """The lock keys of operations, sorted, each once; `("*",)` as soon as one needs the whole resource.
@@ -165,9 +173,12 @@ class Registry:
         Raises `RequestError` (UNKNOWN_OPERATION, BAD_ARGUMENTS, OPERATION_FAILED).
         """
         keys: set[str] = set()
+        if len(self._bound) >= BOUND_KEPT_MAX:
+            self._bound.clear()  # of operations that never ran: refused ones, and those that died waiting for locks
         for operation in operations:
-            bound = self.bind(operation)
+            bound = self._decode(operation.name, operation.arguments)
             keys.update(bound.spec.keys(bound.arguments))
+            self._bound[bound.name, operation.arguments] = bound
         return (WHOLE_RESOURCE,) if WHOLE_RESOURCE in keys else tuple(sorted(keys))
 
 

@@ -28,6 +28,10 @@ from troth.ready import Append, Core, Effect, Event, Instant
 LINGER_SECONDS = 0.02
 """How long an unforced append waits for a forced one to ride with."""
 
+TURN_EVENTS_MAX = 256
+"""Events of one turn. What they lead to is sent before the next turn, so that peers work on the first events of a large frame
+while this process works on the others; without that everybody waits in step for the slowest, on one core."""
+
 
 @dataclass(slots=True)
 class EngineCounters:
@@ -148,8 +152,9 @@ class Engine:
     def _turn(self) -> None:
         """One turn: everything that waits goes into the core, and what comes out is carried out."""
         now = self._clocks()
-        for _ in range(len(self._inbox)):
-            self._step(self._inbox.popleft(), now)
+        inbox = self._inbox
+        for _ in range(min(len(inbox), TURN_EVENTS_MAX)):
+            self._step(inbox.popleft(), now)
         deadline = self._core.deadline()
         if deadline is not None and deadline <= now.monotonic:
             self._core.tick(now)
@@ -182,10 +187,13 @@ class Engine:
     # ---- writing
 
     def _enqueue(self, appends: Sequence[Append], now: Instant) -> None:
+        if not appends:
+            return
         self._queued.extend(appends)
-        urgent = sum(1 for append in appends if append.force or append.apply is not None)
-        self._forced_queued += urgent
-        if self._queued and self._lingers_until is None:
+        for append in appends:
+            if append.force or append.apply is not None:
+                self._forced_queued += 1
+        if self._lingers_until is None:
             self._lingers_until = now.monotonic + LINGER_SECONDS
 
     def _linger_deadline(self) -> float | None:
@@ -206,8 +214,13 @@ class Engine:
     def _take_batch(self, *, all_of_it: bool) -> list[Append]:
         """The next batch. One with copies takes everything: the core has stepped on to the end of the queue, and its copies may
         say nothing that the log does not have by then."""
-        count = len(self._queued) if all_of_it else min(len(self._queued), self._batch_max)
-        batch = [self._queued.popleft() for _ in range(count)]
+        queued = self._queued
+        if all_of_it or len(queued) <= self._batch_max:
+            batch = list(queued)
+            queued.clear()
+            self._forced_queued = 0
+            return batch
+        batch = [queued.popleft() for _ in range(self._batch_max)]
         self._forced_queued -= sum(1 for append in batch if append.force or append.apply is not None)
         return batch
 
@@ -234,6 +247,7 @@ class Engine:
         if self.failed.done():
             return
         first: list[Event] = []
+        perform = self._perform
         for append, seq, event in zip(batch, seqs, events, strict=True):
             if event is not None:
                 first.append(event)
@@ -242,7 +256,7 @@ class Engine:
             if append.event is not None:
                 first.append(append.event)
             for effect in append.effects:
-                self._perform(effect)
+                perform(effect)
         self._inbox.extendleft(reversed(first))
 
     def _count(self, batch: Sequence[Append], seqs: Sequence[int], sync: bool) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -42,7 +41,6 @@ _LENGTHS = tuple(varint(length) for length in range(4096))
 """The lengths of nearly all messages, made once."""
 
 
-@cache
 def _tags(make_frame: type[Message]) -> Mapping[str, bytes]:
     return {field.name: varint(field.number << 3 | _LENGTH_DELIMITED) for field in make_frame.DESCRIPTOR.fields}
 
@@ -142,10 +140,8 @@ class Outbox(Generic[Frame]):
     def _move(self, field: str, room: int, parts: list[bytes]) -> int:
         """Move what fits of one field; returns how many messages."""
         waiting = self._fields[field]
-        if self._bytes <= room:
-            count = len(waiting)
-        else:
-            count = self._fitting(waiting, room, empty=len(parts) == 1 and not parts[0])
+        empty = len(parts) == 1 and not parts[0]
+        count = len(waiting) if self._bytes <= room else self._fitting(waiting, room, empty=empty)
         moved = waiting[:count]
         parts.extend(moved)
         self._bytes -= sum(map(len, moved))

@@ -86,7 +86,8 @@ def decode_arguments(data: bytes) -> dict[str, Any]:
         message.ParseFromString(data)
     except DecodeError:
         raise RequestError(Reason.BAD_ARGUMENTS, "the arguments are no Arguments message") from None
-    return {name: decode_value(value, name) for name, value in message.values.items()}
+    values = message.values
+    return {name: decode_value(values[name], name) for name in values}
 
 
 def encode_result(value: object, operation: str) -> common_pb2.Value:

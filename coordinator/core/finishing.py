@@ -139,6 +139,8 @@ def evicted(book: Book, through_ms: int, count: int) -> None:
             entry = book.keys.get(done.claim.key)
             if entry is not None and entry.transaction_id == transaction_id:
                 del book.keys[done.claim.key]
+    if count == EVICT_MAX:
+        evict(book)  # more are over: at a high rate one go an interval is not enough
 
 
 def is_expired(book: Book, first_attempt_ms: int) -> bool:

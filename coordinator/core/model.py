@@ -13,6 +13,8 @@ from troth.v1 import client_pb2, common_pb2, participant_pb2, record_pb2
 class State(Enum):
     """Where a transaction is. `coordinator.core.transitions` tells how it moves."""
 
+    __hash__ = object.__hash__  # members are singletons; Enum's own hash is a Python function, called at each look into the table
+
     ACTIVE = "ACTIVE"
     """Begun by an interactive client; branches may enlist."""
     PREPARING = "PREPARING"
@@ -51,6 +53,8 @@ OUTCOMES = {
 
 class BranchStep(Enum):
     """Where a branch is, as far as the coordinator knows."""
+
+    __hash__ = object.__hash__
 
     ENLISTED = "ENLISTED"
     """Known; nothing has been asked of it."""

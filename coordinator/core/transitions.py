@@ -69,6 +69,8 @@ from troth.errors import RemoteProtocolError
 class Input(Enum):
     """What can happen to a transaction. The comment names the handler's argument."""
 
+    __hash__ = object.__hash__
+
     ENLIST = "enlist"  # the participant
     COMMIT = "commit"  # the CommitRequest
     ABORT = "abort"  # the cause
