@@ -36,8 +36,7 @@ class Instant(NamedTuple):
     """Milliseconds since the Unix epoch; may jump, and is used only through `troth.clock.DurableClock`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(NamedTuple):
     """One record for the log, and all that waits for its durability.
 
     `record`   the record's message; `None` when only `apply` matters.

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
 from troth.v1 import client_pb2, common_pb2, participant_pb2
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Put a message into a participant's outbox.
 
     `field` names the repeated field of SessionResponse. If the stream is gone, or is no longer this one, the message is dropped:
@@ -58,8 +57,7 @@ class Begun:
     response: client_pb2.BeginResponse
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(NamedTuple):
     """Answer a run, commit or abort. May come again after the session was resumed; clients take repeats."""
 
     session: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from troth.v1 import admin_pb2, client_pb2, participant_pb2
 
@@ -36,8 +36,7 @@ class AnswersSeen:
     below: int
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """A one-shot transaction. The number is `request.number`; the id is `SESSION.NUMBER`."""
 
     session: str
@@ -119,8 +118,7 @@ class ParticipantLost:
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
-class FromParticipant:
+class FromParticipant(NamedTuple):
     """One message of a participant: Enlist, Vote, Acknowledgement, Inquiry or Settlement."""
 
     participant: str
@@ -150,8 +148,7 @@ class Administer:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Durable:
+class Durable(NamedTuple):
     """Made by the core itself and given back by the engine: what hung on an append is now durable."""
 
     what: str

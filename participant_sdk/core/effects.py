@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
@@ -18,8 +18,7 @@ class Started:
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Put a message into the outbox.
 
     `field` names the repeated field of SessionRequest. If the stream is no longer this one, the message is dropped: the
@@ -38,8 +37,7 @@ class ReportsComplete:
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """Answer a Call: the result, or why it did not happen."""
 
     ticket: Any
@@ -47,8 +45,7 @@ class Reply:
     cause: common_pb2.Cause | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Invoke:
+class Invoke(NamedTuple):
     """LOGGED and EXTERNAL: ask the resource for work. See each work for the event that answers it."""
 
     work: Execute | PrepareBranch | CommitBranch | Undo | ForgetBranch | LocalRun

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from troth.v1 import common_pb2, participant_pb2
 
@@ -44,8 +44,7 @@ class Disconnected:
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
-class FromCoordinator:
+class FromCoordinator(NamedTuple):
     """One message of the coordinator, other than Prepare, Welcome and Goodbye."""
 
     stream: int
@@ -58,8 +57,7 @@ class FromCoordinator:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class PrepareReceived:
+class PrepareReceived(NamedTuple):
     """A Prepare, whose operations the shell has looked up and decoded."""
 
     stream: int
@@ -70,8 +68,7 @@ class PrepareReceived:
     """Why it cannot run (UNKNOWN_OPERATION, BAD_ARGUMENTS): the vote is then NO."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One operation of an interactive transaction, called inside a service. Answered by `Reply` with the same ticket.
 
     The first call of a transaction enlists its branch; it waits until the coordinator has accepted. A call_id that was seen
@@ -124,8 +121,7 @@ class Stop:
     """The process is going down: what waits is refused with SHUTTING_DOWN, what runs finishes, nothing new begins."""
 
 
-@dataclass(frozen=True, slots=True)
-class Durable:
+class Durable(NamedTuple):
     """Made by the core itself and given back by the engine: the record of a step is durable."""
 
     transaction_id: str

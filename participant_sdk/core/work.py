@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from troth.v1 import common_pb2, record_pb2
 
@@ -50,8 +50,7 @@ class Mode(Enum):
 # ---- requests
 
 
-@dataclass(frozen=True, slots=True)
-class Execute:
+class Execute(NamedTuple):
     """Run operations for a branch, in order, all or none. Answered by `Executed` or `ExecuteRefused`.
 
     ATOMIC: the operations run in a savepoint of their own with a session attached. On success the log fills the record of
@@ -89,8 +88,7 @@ class PrepareBranch:
     """Oldest first."""
 
 
-@dataclass(frozen=True, slots=True)
-class CommitBranch:
+class CommitBranch(NamedTuple):
     """Commit a prepared branch; repeated after a crash.
 
     EXTERNAL: retried inside the resource for as long as it may help; answered by `Committed` or `CommitFailed`.
@@ -115,8 +113,7 @@ class Undo:
     """Oldest first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(NamedTuple):
     """ATOMIC only: the branch is committed, drop its row locks. Cannot fail; no event (`None`)."""
 
     transaction_id: str
@@ -147,8 +144,7 @@ Work = Execute | PrepareBranch | CommitBranch | Undo | Release | ForgetBranch | 
 # ---- answers (events of the core)
 
 
-@dataclass(frozen=True, slots=True)
-class Executed:
+class Executed(NamedTuple):
     """Execute or PrepareBranch succeeded."""
 
     transaction_id: str

@@ -181,8 +181,7 @@ async def test_a_full_disk_inside_an_operation_ends_the_log_even_if_it_is_hidden
 
 
 async def test_a_bug_of_ours_ends_the_log_too(bank: Bank) -> None:
-    append = plain()
-    object.__setattr__(append, "apply", "no work")
+    append = plain()._replace(apply="no work")
     with pytest.raises(LogFailed, match="AssertionError"):
         await bank.write(append)
 

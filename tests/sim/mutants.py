@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from coordinator.core import arrivals, book, core, deciding, finishing, model, one_phase, phase_two, recovery, requests, steps
@@ -110,7 +110,7 @@ def _no_event(what: str) -> Callable[[Any], Any]:
             if step == what and options.get("apply") is not None:
                 T[(branch.state, Kind.DURABLE_COMMITTED)](self, branch, None)
                 last = self.ready.appends[-1]
-                self.ready.appends[-1] = replace(last, event=None)
+                self.ready.appends[-1] = last._replace(event=None)
 
         return append
 
@@ -245,7 +245,7 @@ def _lenient_commit(original: Any) -> Any:
 
 def _any_stream(original: Any) -> Any:
     def take(self: Any, event: Any) -> None:
-        original(self, replace(event, stream=self._m.stream))
+        original(self, event._replace(stream=self._m.stream))
 
     return take
 
