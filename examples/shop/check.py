@@ -294,8 +294,8 @@ def _nothing_left(facts: Facts) -> Row:
 def read(directory: Path) -> Facts:
     """Read the files of a run that is over."""
     with tempfile.TemporaryDirectory() as scratch:
-        databases = {name: _open(directory / name / f"{name}.db", Path(scratch)) for name in SERVICES}
-        log = _open(directory / "coordinator" / "coordinator.db", Path(scratch))
+        databases = {name: open_copy(directory / name / f"{name}.db", Path(scratch)) for name in SERVICES}
+        log = open_copy(directory / "coordinator" / "coordinator.db", Path(scratch))
         orders, inventory, payments = (databases[name] for name in SERVICES)
         try:
             return Facts(
@@ -306,15 +306,15 @@ def read(directory: Path) -> Facts:
                 balances=dict(payments.execute("SELECT customer, balance_cents FROM accounts")),
                 charges=payments.execute("SELECT order_id, customer, amount_cents FROM charges").fetchall(),
                 told=_told(directory / "told.csv"),
-                coordinator=_coordinator_log(log),
-                participants={name: _participant_log(database) for name, database in databases.items()},
+                coordinator=coordinator_log(log),
+                participants={name: participant_log(database) for name, database in databases.items()},
             )
         finally:
             for connection in (*databases.values(), log):
                 connection.close()
 
 
-def _open(path: Path, scratch: Path) -> sqlite3.Connection:
+def open_copy(path: Path, scratch: Path) -> sqlite3.Connection:
     """A copy with all that belongs to it: looking must not change what is looked at."""
     copy = scratch / path.name
     for suffix in ("", "-wal", "-journal"):
@@ -333,7 +333,7 @@ def _told(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _coordinator_log(log: sqlite3.Connection) -> CoordinatorLog:
+def coordinator_log(log: sqlite3.Connection) -> CoordinatorLog:
     found = CoordinatorLog()
     records = log.execute("SELECT seq, body FROM troth_records ORDER BY seq").fetchall()
     for _, body in records:
@@ -357,7 +357,7 @@ def _take_coordinator_record(found: CoordinatorLog, record: record_pb2.Coordinat
             found.heuristic.append(f"{record.heuristic.transaction_id} at {record.heuristic.participant}")
 
 
-def _participant_log(database: sqlite3.Connection) -> ParticipantLog:
+def participant_log(database: sqlite3.Connection) -> ParticipantLog:
     """The branches, of which a transaction rolled back and done again may have several records: the last one holds."""
     found = ParticipantLog()
     branches: dict[str, set[str]] = defaultdict(set)

@@ -194,11 +194,12 @@ def _look_next(directory: Path) -> str:
     command = troth.relative_to(here) if troth.is_relative_to(here) else troth
     return (
         "What to look at next:\n"
-        f"  {shown}/told.csv                what each customer was told, attempt by attempt\n"
-        f"  {shown}/*.log                   what the processes said\n"
-        f"  {command} log dump {shown}/coordinator/coordinator.db   the coordinator's log, record by record\n"
-        "  examples/shop/payments.py     a service in full\n"
-        "  README.md                     make your own service a participant"
+        f"  {shown}/told.csv      what each customer was told, attempt by attempt\n"
+        f"  {shown}/*.log         what the processes said\n"
+        "  examples/shop/payments.py   a service in full\n"
+        "  README.md                   make your own service a participant\n"
+        "The coordinator's log, record by record:\n"
+        f"  {command} log dump {shown}/coordinator/coordinator.db"
     )
 
 
