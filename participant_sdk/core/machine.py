@@ -185,8 +185,7 @@ class Machine:
         self.timers.cancel(("ask", transaction_id))
         if branch.calls is not None:
             self.timers.cancel(("enlist", transaction_id))
-        self.leave_line(branch)
-        self.granted.extend(self.locks.release(transaction_id))
+        self.release_locks(branch)
 
     def leave_line(self, branch: Branch) -> None:
         """Wait for locks no longer."""
@@ -196,7 +195,9 @@ class Machine:
 
     def release_locks(self, branch: Branch) -> None:
         """Let others have the locks: what they do comes behind this branch in the log."""
-        self.granted.extend(self.locks.release(branch.transaction_id))
+        granted = self.locks.release(branch.transaction_id)
+        if granted:
+            self.granted.extend(granted)
 
     def keep(self, branch: Branch) -> None:
         """The log must hold records of it."""

@@ -19,31 +19,35 @@ def active(branch: Branch, call_id: str, work: record_pb2.BranchWork | None = No
 
 def prepared(branch: Branch, work: record_pb2.BranchWork | None = None) -> record_pb2.ParticipantRecord:
     """BranchPrepared; an atomic resource fills in the work."""
-    return record_pb2.ParticipantRecord(
-        branch_prepared=record_pb2.BranchPrepared(
-            transaction_id=branch.transaction_id,
-            order=branch.order,
-            incarnation=branch.incarnation,
-            work=work,
-            peers=branch.peers,
-            first_attempt_ms=branch.first_attempt_ms,
-        )
-    )
+    record = record_pb2.ParticipantRecord()
+    body = record.branch_prepared
+    body.transaction_id = branch.transaction_id
+    body.order = branch.order
+    body.incarnation = branch.incarnation
+    body.peers = branch.peers
+    body.first_attempt_ms = branch.first_attempt_ms
+    if work is not None:
+        body.work.CopyFrom(work)
+    return record
 
 
 def finished(branch: Branch, outcome: common_pb2.Outcome.ValueType) -> record_pb2.ParticipantRecord:
     """BranchFinished, forced or not."""
-    record = record_pb2.BranchFinished(
-        transaction_id=branch.transaction_id, order=branch.order, outcome=outcome, one_phase=branch.one_phase
-    )
+    record = record_pb2.ParticipantRecord()
+    body = record.branch_finished
+    body.transaction_id = branch.transaction_id
+    body.order = branch.order
+    body.outcome = outcome
+    if branch.one_phase:
+        body.one_phase = True
+        if branch.results:
+            body.results.ParseFromString(branch.results)
     if branch.forced is not None:
-        record.forced = True
-        record.who, record.why, record.forced_at_ms = branch.forced
+        body.forced = True
+        body.who, body.why, body.forced_at_ms = branch.forced
     if branch.resource_branch:
-        record.resource_branch = branch.resource_branch
-    if branch.one_phase and branch.results:
-        record.results.ParseFromString(branch.results)
-    return record_pb2.ParticipantRecord(branch_finished=record)
+        body.resource_branch = branch.resource_branch
+    return record
 
 
 def parked(branch: Branch) -> record_pb2.ParticipantRecord:
