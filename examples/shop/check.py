@@ -334,6 +334,7 @@ def _told(path: Path) -> list[dict[str, str]]:
 
 
 def coordinator_log(log: sqlite3.Connection) -> CoordinatorLog:
+    """The decisions, and what came of them."""
     found = CoordinatorLog()
     records = log.execute("SELECT seq, body FROM troth_records ORDER BY seq").fetchall()
     for _, body in records:

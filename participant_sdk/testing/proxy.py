@@ -263,7 +263,7 @@ class _Pump:
         self._reader = reader
         self._writer = writer
         self._chance = chance
-        self._held: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(CHUNKS_HELD_MAX)
+        self._held: asyncio.Queue[tuple[float, bytes | None]] = asyncio.Queue(CHUNKS_HELD_MAX)
 
     async def run(self) -> None:
         """Until the sender has ended and all of it was passed on."""
@@ -276,31 +276,34 @@ class _Pump:
 
     async def _take(self) -> None:
         now = asyncio.get_running_loop().time
-        while True:
+        data: bytes | None = b"anything"
+        while data:
             try:
                 data = await self._reader.read(CHUNK_BYTES)
             except OSError:
-                data = b""
-                self._connection.spoilt = True
+                data = None  # a reset, which travels as everything else does
             late = self._way.delay_seconds + self._chance.random() * self._way.jitter_seconds
             await self._held.put((now() + late, data))
-            if not data:
-                return
 
     async def _give(self) -> None:
-        while True:
+        data: bytes | None = b"anything"
+        while data:
             due, data = await self._held.get()
-            await self._wait(due, len(data))
-            if not data:
-                await self._end()
-                return
-            if self._way.drop or self._connection.is_gone(self._writer):
-                self._connection.spoilt = True
-                continue
-            with contextlib.suppress(OSError):
-                self._writer.write(data)
-                await self._writer.drain()
+            await self._wait(due, len(data or b""))
+            if data:
+                await self._pass_on(data)
+        await self._end(reset=data is None)
+
+    async def _pass_on(self, data: bytes) -> None:
+        if self._way.drop or self._connection.is_gone(self._writer):
+            self._connection.spoilt = True
+            return
+        try:
+            self._writer.write(data)
+            await self._writer.drain()
             self._way.carried_bytes += len(data)
+        except OSError:
+            await self._end(reset=True)
 
     async def _wait(self, due: float, size: int) -> None:
         now = asyncio.get_running_loop().time
@@ -310,10 +313,12 @@ class _Pump:
             await asyncio.sleep(due - now())
         await self._way.open.wait()
 
-    async def _end(self) -> None:
+    async def _end(self, *, reset: bool) -> None:
         """The sender has nothing more to say. When one of the ends is gone, the other must not learn it that way."""
         if self._connection.spoilt:
             await asyncio.Event().wait()  # until the connection is reset
+        if reset:
+            self._connection.reset()
         with contextlib.suppress(OSError, RuntimeError):
             if self._writer.can_write_eof():
                 self._writer.write_eof()

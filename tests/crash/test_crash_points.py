@@ -121,8 +121,9 @@ def test_the_planted_bug_is_found(tmp_path: Path) -> None:
     """The example, as its reader runs it."""
     installed = any(point.name == "troth" for point in entry_points(group="pytest11"))
     plugin = [] if installed else ["-p", "participant_sdk.testing.pytest_plugin"]
+    plugin += ["--basetemp", str(tmp_path / "base"), "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *plugin, "--basetemp", tmp_path / "base", "-p", "no:cacheprovider", "examples/planted_bug"],
+        [sys.executable, "-m", "pytest", *plugin, "examples/planted_bug"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -1,0 +1,78 @@
+"""A bank as a process: accounts, and an entry for each movement. What it was told shows in its tables, row by row."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import grpc
+from bank_terms import ACCOUNTS, METHOD, OPENING
+from service import COORDINATOR, DIRECTORY, run
+
+from participant_sdk import Database, Limits, Participant, Refuse, SqliteResource
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS accounts (
+    account TEXT NOT NULL PRIMARY KEY,
+    balance INTEGER NOT NULL CHECK (balance >= 0)
+) STRICT;
+CREATE TABLE IF NOT EXISTS entries (
+    id       INTEGER NOT NULL PRIMARY KEY,
+    transfer TEXT NOT NULL,
+    account  TEXT NOT NULL,
+    amount   INTEGER NOT NULL
+) STRICT;
+"""
+
+bank = Participant(
+    os.environ.get("BANK_NAME", "bank"),
+    resource=SqliteResource(DIRECTORY / "bank.db", schema=SCHEMA),
+    data_directory=DIRECTORY,
+    coordinator=COORDINATOR,
+    limits=Limits(lock_wait_seconds=0.5, local_wait_seconds=2.0, enlist_wait_seconds=0.5),
+)
+
+
+@bank.operation(locks=lambda account: [f"account/{account}"])
+def move(db: Database, *, transfer: str, account: str, amount: int) -> int:
+    """Change a balance, and note it; returns what it is then."""
+    row = db.one("SELECT balance FROM accounts WHERE account = ?", (account,))
+    if row is None or row[0] + amount < 0:
+        raise Refuse("NO_FUNDS", f"{account} has {row and row[0]}, and {transfer} moves {amount}")
+    balance: int = row[0] + amount
+    db.execute("UPDATE accounts SET balance = ? WHERE account = ?", (balance, account))
+    db.execute("INSERT INTO entries (transfer, account, amount) VALUES (?, ?, ?)", (transfer, account, amount))
+    return balance
+
+
+@bank.operation(locks=lambda account: [f"account/{account}"])
+def look(db: Database, *, account: str) -> int:
+    """A balance; changes nothing."""
+    row = db.one("SELECT balance FROM accounts WHERE account = ?", (account,))
+    assert row is not None, account
+    return int(row[0])
+
+
+def open_accounts(db: Database) -> None:
+    """Give everybody the opening balance, once."""
+    if db.one("SELECT 1 FROM accounts LIMIT 1") is None:
+        for number in range(ACCOUNTS):
+            db.execute("INSERT INTO accounts VALUES (?, ?)", (f"a{number:02}", OPENING))
+
+
+async def serve_move(request: bytes, context: object) -> bytes:
+    """The bank's own API, for callers inside an interactive transaction."""
+    balance: Any = await bank.branch().run(move, **json.loads(request))
+    return json.dumps(balance).encode()
+
+
+def register(server: grpc.aio.Server) -> None:
+    """Add the API to the server."""
+    service, _, method = METHOD[1:].partition("/")
+    handlers = {method: grpc.unary_unary_rpc_method_handler(serve_move)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+
+
+if __name__ == "__main__":
+    run(bank, register, open_accounts)
