@@ -95,6 +95,8 @@ RANGES: Mapping[str, Range] = {
     "resend_cap_seconds": Range(0.01, 3_600, "seconds"),
     "settle_answer_seconds": Range(0.01, 3_600, "seconds"),
     "watermark_interval_seconds": Range(0.01, 3_600, "seconds"),
+    "reports_max": Range(1, 100_000_000, "reports"),
+    "late_heuristics_max": Range(1, 1_000_000, "transactions"),
     "known_participants_max": Range(1, 1_000_000, "participants"),
     "drain_seconds": Range(0, DAY_SECONDS, "seconds"),
     "frame_bytes_max": Range(FRAME_OVERHEAD_BYTES + 1, 1_073_741_824, "bytes"),

@@ -16,6 +16,10 @@ from troth.errors import Reason, RequestError
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}\Z")
 NONCE_PATTERN = re.compile(r"[0-9a-f]{8,32}\Z")
 NAME_BYTES_MAX = 63
+NUMBER_DIGITS_MAX = 19
+"""Of each number in an id: all of them fit into 64 bits."""
+ID_BYTES_MAX = NAME_BYTES_MAX + 32 + 3 * NUMBER_DIGITS_MAX + 4
+"""Of a whole transaction id."""
 
 
 def check_name(kind: str, name: str) -> str:
@@ -58,7 +62,7 @@ class TransactionId:
 
 def _canonical_number(part: str, text: str) -> int:
     # One id has one text: no leading zeros, no signs, no other digits than ASCII, at most 64 bits.
-    if not (part.isascii() and part.isdigit()) or (len(part) > 1 and part[0] == "0") or len(part) > 19:
+    if not (part.isascii() and part.isdigit()) or (len(part) > 1 and part[0] == "0") or len(part) > NUMBER_DIGITS_MAX:
         raise _invalid(text)
     return int(part)
 

@@ -9,13 +9,22 @@ from __future__ import annotations
 from coordinator.core import effects, events
 from coordinator.core.book import ABORT, COMMIT, Book, cause_of
 from coordinator.core.deciding import refuse_enlist
-from coordinator.core.finishing import finish
-from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
+from coordinator.core.finishing import finish, reopen
+from coordinator.core.model import Branch, BranchStep, Finished, Participant, State, Transaction
 from coordinator.core.phase_two import ENDS, append_heuristic
+from coordinator.core.steps import TEXT_CHARACTERS_MAX, keep_results
 from coordinator.core.transitions import Input, apply
 from troth.errors import Reason, RemoteProtocolError, RequestError
 from troth.ids import TransactionId, check_name
 from troth.v1 import common_pb2, participant_pb2, record_pb2
+
+_KNOWN: dict[type, frozenset[int]] = {
+    participant_pb2.Vote: frozenset(participant_pb2.VoteKind.values()) - {0},
+    participant_pb2.Acknowledgement: frozenset(participant_pb2.AcknowledgementKind.values()) - {0},
+    participant_pb2.Settlement: frozenset(participant_pb2.SettlementKind.values()) - {0},
+    participant_pb2.BranchReport: frozenset(participant_pb2.BranchState.values()) - {0},
+}
+"""The values that mean something. What a later version adds must not be taken for one of them."""
 
 # ---- Hello
 
@@ -40,6 +49,7 @@ def hello(book: Book, event: events.HelloReceived) -> None:
     participant.software = event.hello.software
     participant.operations = frozenset(event.hello.operations)
     participant.reports.clear()
+    participant.questions.clear()
     if bound:
         book.ready.effects.append(effects.Welcomed(event.participant, event.stream))
     else:
@@ -63,7 +73,8 @@ def _refusal(book: Book, event: events.HelloReceived) -> common_pb2.Cause | None
             return cause_of(Reason.OVERLOADED, f"{len(book.participants)} participants are known")
         return None
     if known.log_id and known.log_id != event.hello.log_id:
-        message = f"the name {event.participant!r} belongs to the log {known.log_id}, not to {event.hello.log_id[:64]}"
+        # Told in part: whoever knows a log's whole id can pose as its participant.
+        message = f"the name {event.participant!r} belongs to the log {known.log_id[:8]}..., not to {event.hello.log_id[:8]}..."
         return cause_of(Reason.FOREIGN_LOG, message)
     if event.hello.incarnation < known.incarnation and known.log_id:
         message = f"incarnation {event.hello.incarnation} of {event.participant!r} is older than {known.incarnation}"
@@ -85,6 +96,7 @@ def lost(book: Book, event: events.ParticipantLost) -> None:
         participant.stream = 0
         participant.ready = False
         participant.reports.clear()
+        participant.questions.clear()
 
 
 def reports(book: Book, event: events.ReportsReceived) -> None:
@@ -95,16 +107,37 @@ def reports(book: Book, event: events.ReportsReceived) -> None:
     if participant.ready:
         _late_reports(book, participant, event)
         return
+    if len(participant.reports) + len(event.reports) > book.settings.reports_max:
+        _send_away(book, participant)
+        return
     for report in event.reports:
         participant.reports[report.transaction_id] = report
     if event.complete:
         participant.ready = True
         listed, participant.reports = participant.reports, {}
         for report in listed.values():
-            _judge_report(book, participant, report)
+            _take_report(book, participant, report)
+        ask(book, participant)
         for txn in [*participant.recovered.values(), *participant.unended.values()]:
             if txn.state is not State.ABORTED and txn.state is not State.COMMITTED:
                 apply(book, txn, Input.RETURNED, (participant, listed.get(txn.id)))
+
+
+def _send_away(book: Book, participant: Participant) -> None:
+    """End a stream that lists more branches than may be listed."""
+    cause = cause_of(Reason.OVERLOADED, f"{participant.name} lists more than {book.settings.reports_max} branches (reports_max)")
+    book.ready.effects.append(effects.Rejected(participant.name, participant.stream, cause))
+    participant.stream = 0
+    participant.reports.clear()
+    participant.questions.clear()
+
+
+def _take_report(book: Book, participant: Participant, report: participant_pb2.BranchReport) -> None:
+    """One that cannot be true must not keep the others from being heard. The branch, if there is one, asks again by itself."""
+    try:
+        _judge_report(book, participant, report)
+    except RemoteProtocolError:
+        book.counters.reports_refused += 1
 
 
 def _late_reports(book: Book, participant: Participant, event: events.ReportsReceived) -> None:
@@ -128,19 +161,50 @@ def _judge_report(book: Book, participant: Participant, report: participant_pb2.
         return
     if report.state == participant_pb2.BRANCH_STATE_COMMITTED:
         _record_one_phase(book, participant, report)
-    else:
+    elif report.state == participant_pb2.BRANCH_STATE_ACTIVE:
+        participant.questions[report.transaction_id] = report.order
+    elif report.state in _KNOWN[participant_pb2.BranchReport]:
         presume(book, participant, report.transaction_id, report.order)
+    else:
+        raise RemoteProtocolError(f"{participant.name} reports a branch in the unknown state {report.state}")
+
+
+def ask(book: Book, participant: Participant) -> None:
+    """Ask about unprepared branches of transactions that are not live (the model's `running_not_reported`)."""
+    for transaction_id, order in participant.questions.items():
+        question = participant_pb2.RollbackIfUnseen(transaction_id=transaction_id, order=order)
+        book.counters.settlements += book.send(participant, "settles", question)
+
+
+def _answered(book: Book, participant: Participant, txn: Transaction | None, what: participant_pb2.Settlement) -> None:
+    """What a participant says of one of its branches, because it was asked. It says nothing of the transaction, unless the branch was
+    all there was of it: then it is a one-phase commit, and the log has to know of it."""
+    order = participant.questions.pop(what.transaction_id)
+    if txn is not None and participant.name in txn.branches:
+        apply(book, txn, Input.SETTLED, (participant, what))
+    elif txn is not None and txn.state is State.SETTLING and what.kind == participant_pb2.SETTLEMENT_KIND_COMMITTED:
+        # A client asks about it too, and did not name this participant: where it committed decides.
+        book.add_recovered_branch(txn, participant.name, order, BranchStep.SETTLE_OWED)
+        apply(book, txn, Input.SETTLED, (participant, what))
+    elif what.kind == participant_pb2.SETTLEMENT_KIND_COMMITTED:
+        report = participant_pb2.BranchReport(transaction_id=what.transaction_id, order=order, results=what.results)
+        _record_one_phase(book, participant, report)
+    elif what.kind == participant_pb2.SETTLEMENT_KIND_PREPARED:
+        presume(book, participant, what.transaction_id, order)
 
 
 def _record_one_phase(book: Book, participant: Participant, report: participant_pb2.BranchReport) -> None:
     """A one-phase commit whose answer was lost with an earlier life of the coordinator: the log must know of it before the
     participant may forget it."""
+    participant.questions.pop(report.transaction_id, None)
     if report.transaction_id in book.finished:
         return
+    if report.transaction_id in book.live or not book.may_have_begun(_parse(participant, report.transaction_id)):
+        raise RemoteProtocolError(f"{participant.name} reports that it committed {report.transaction_id}, which was not its to commit")
     txn = Transaction(report.transaction_id, None, 0, State.SETTLING)
     txn.first_attempt_ms = book.clock_ms
     branch = Branch(participant, report.order, 0)
-    branch.results = report.results
+    keep_results(book, txn, branch, report.results)
     txn.branches[participant.name] = branch
     participant.recovered[txn.id] = txn
     book.live[txn.id] = txn
@@ -156,6 +220,9 @@ def message(book: Book, event: events.FromParticipant) -> None:
     if participant is None:
         return
     what = event.message
+    known = _KNOWN.get(type(what))
+    if known is not None and (kind := getattr(what, "kind", 0)) not in known:
+        raise RemoteProtocolError(f"{participant.name} sent a {type(what).__name__} of the unknown kind {kind}")
     txn = book.live.get(what.transaction_id)
     if isinstance(what, participant_pb2.Vote):
         book.counters.votes += 1
@@ -172,7 +239,9 @@ def message(book: Book, event: events.FromParticipant) -> None:
         else:
             refuse_enlist(book, participant, what.transaction_id, _why_not_live(book, what.transaction_id))
     elif isinstance(what, participant_pb2.Settlement):
-        if txn is not None:
+        if what.transaction_id in participant.questions:
+            _answered(book, participant, txn, what)
+        elif txn is not None:
             apply(book, txn, Input.SETTLED, (participant, what))
     else:
         _inquiry(book, participant, txn, what)
@@ -222,10 +291,7 @@ def presume(book: Book, participant: Participant, transaction_id: str, order: in
     if done is not None and done.outcome == common_pb2.OUTCOME_COMMITTED:
         book.send_decision(participant, transaction_id, order, COMMIT)
         return
-    try:
-        parsed = TransactionId.parse(transaction_id)
-    except RequestError as error:
-        raise RemoteProtocolError(f"{participant.name} asks about {error.message}") from None
+    parsed = _parse(participant, transaction_id)
     ours = parsed.coordinator == book.coordinator
     earlier = parsed.epoch < book.epoch or (parsed.epoch == book.epoch and parsed.nonce == book.nonce)
     if not (ours and earlier):
@@ -237,29 +303,54 @@ def presume(book: Book, participant: Participant, transaction_id: str, order: in
     book.send_decision(participant, transaction_id, order, ABORT, acknowledge=True)
 
 
+def _parse(participant: Participant, transaction_id: str) -> TransactionId:
+    try:
+        return TransactionId.parse(transaction_id)
+    except RequestError as error:
+        raise RemoteProtocolError(f"{participant.name} speaks of {error.message}") from None
+
+
 def _acknowledgement(book: Book, participant: Participant, txn: Transaction | None, what: participant_pb2.Acknowledgement) -> None:
+    participant.questions.pop(what.transaction_id, None)  # a parked branch answers a question so
     if txn is not None:
         apply(book, txn, Input.ACKNOWLEDGED, (participant, what))
         return
-    agreed = ENDS.get(what.kind) == common_pb2.OUTCOME_ABORTED
+    agreed = ENDS[what.kind] == common_pb2.OUTCOME_ABORTED
     done = book.finished.get(what.transaction_id)
     committed = done is not None and done.outcome == common_pb2.OUTCOME_COMMITTED
     if agreed is not committed or what.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_DONE:
         return  # as decided, or a repeat
     if what.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_EXPIRED:
         return  # it was finished and forgotten, and the log knows how
-    _late_heuristic(book, participant, what, committed=committed)
+    _check_late(book, participant, what.transaction_id, done)
+    _late_heuristic(book, participant, what, done, committed=committed)
 
 
-def _late_heuristic(book: Book, participant: Participant, what: participant_pb2.Acknowledgement, *, committed: bool) -> None:
+def _check_late(book: Book, participant: Participant, transaction_id: str, done: Finished | None) -> None:
+    """Raise `RemoteProtocolError` unless the participant may have had a branch in a transaction that is over."""
+    if (participant.name, transaction_id) in book.ordered:
+        book.ordered.remove((participant.name, transaction_id))
+        return  # an operator wanted it so, be it a transaction of another coordinator
+    if done is None:
+        its_own = book.may_have_begun(_parse(participant, transaction_id))
+    else:
+        # The record of an operator's abort names nobody.
+        its_own = participant.name in done.participants or "" in done.participants
+    if not its_own:
+        raise RemoteProtocolError(f"{participant.name} had no branch in {transaction_id[:160]}")
+    if book.late_heuristics >= book.settings.late_heuristics_max:
+        message = f"{book.late_heuristics} transactions that are over were contradicted; forget some (late_heuristics_max)"
+        raise RemoteProtocolError(message, reason=Reason.OVERLOADED)
+
+
+def _late_heuristic(
+    book: Book, participant: Participant, what: participant_pb2.Acknowledgement, done: Finished | None, *, committed: bool
+) -> None:
     """A branch of a transaction that is over turns out to have ended otherwise: keep it for an operator."""
-    txn = Transaction(what.transaction_id, None, 0, State.SETTLING)
-    txn.first_attempt_ms = book.clock_ms
-    branch = Branch(participant, 0, 0)
-    txn.branches[participant.name] = branch
-    book.live[txn.id] = txn
+    txn = reopen(book, what.transaction_id, done, State.SETTLING)
+    branch = txn.branches.setdefault(participant.name, Branch(participant, 0, 0))
     report = record_pb2.Heuristic(
-        transaction_id=txn.id, participant=participant.name, branch_outcome=ENDS[what.kind], why=what.detail,
-        commit_decided=committed,
+        transaction_id=txn.id, participant=participant.name, branch_outcome=ENDS[what.kind],
+        why=what.detail[:TEXT_CHARACTERS_MAX], commit_decided=committed,
     )  # fmt: skip
     append_heuristic(book, txn, branch, report)

@@ -26,6 +26,7 @@ from coordinator.core.settings import CoreSettings
 from troth.backoff import Backoff
 from troth.clock import DurableClock
 from troth.errors import Reason
+from troth.ids import TransactionId
 from troth.ready import Append, Instant, Ready
 from troth.timers import Timers
 from troth.v1 import client_pb2, common_pb2, participant_pb2, record_pb2
@@ -36,11 +37,29 @@ ABORT = participant_pb2.DECISION_KIND_ABORT
 _OWES_COMMIT = frozenset({BranchStep.YES, BranchStep.COMMIT_OWED, BranchStep.HEURISTIC})
 
 
+UNSEEN_RESULT_BYTES_MAX = 256 * 1024 * 1024
+"""Bytes of results that are kept until clients have acknowledged their answers, over all sessions."""
+
+
 def cause_of(reason: Reason, message: str, *, participant: str = "") -> common_pb2.Cause:
     """A cause with a stable reason."""
     return common_pb2.Cause(
         reason=reason.name, participant=participant, message=f"{message} ({reason.hint})", retryable=reason.retryable
     )
+
+
+def results_bytes(answer: client_pb2.Answer) -> int:
+    """Bytes of the results in an answer."""
+    return sum(len(one.results) for one in answer.results)
+
+
+def without_results(answer: client_pb2.Answer) -> client_pb2.Answer:
+    """The outcome alone."""
+    bare = client_pb2.Answer()
+    bare.CopyFrom(answer)
+    del bare.results[:]
+    bare.results_available = False
+    return bare
 
 
 class Book:
@@ -60,6 +79,8 @@ class Book:
         self.recorded = 0
         """How many entries of `finished` the log holds."""
         self.result_bytes = 0
+        self.unseen_bytes = 0
+        """Bytes of results in answers that clients have not acknowledged."""
         self.dropped_through_ms = 0
         self.keys: dict[str, KeyEntry] = {}
         self.participants: dict[str, Participant] = {}
@@ -67,6 +88,12 @@ class Book:
         self.timers: Timers[str] = Timers()
         self.resend = Backoff(settings.resend_first_seconds, settings.resend_cap_seconds)
         self.counters = Counters()
+        self.last_session = 0
+        """The highest session of this epoch: what a later one will number has not begun."""
+        self.ordered: set[tuple[str, str]] = set()
+        """Participant and transaction of each order of an operator that has not been answered."""
+        self.late_heuristics = 0
+        """Transactions that are kept only because a participant contradicted them after they were over."""
         self.draining = False
         self.evicting = False
         """Whether a Horizon record is on its way."""
@@ -78,6 +105,18 @@ class Book:
         if now is not self.now:
             self.now = now
             self.clock_ms = self.clock.read(now)
+
+    def may_have_begun(self, parsed: TransactionId) -> bool:
+        """Whether a transaction that is neither live nor retained may have been one of ours.
+
+        Of this epoch only what a session numbered that is over: a client may still begin what its open session, or one that
+        is yet to come, has not used.
+        """
+        if parsed.coordinator != self.coordinator or parsed.epoch > self.epoch:
+            return False
+        if parsed.epoch < self.epoch:
+            return True
+        return parsed.nonce == self.nonce and parsed.session <= self.last_session and parsed.session_prefix not in self.sessions
 
     # ---- records
 
@@ -154,6 +193,15 @@ class Book:
         participant.unended[branch.order] = txn
         return branch
 
+    def add_recovered_branch(self, txn: Transaction, name: str, order: int, step: BranchStep) -> Branch:
+        """A branch of an earlier epoch, or of one that is not known here: no watermark goes out while it is unfinished."""
+        participant = self.participants[name]
+        branch = Branch(participant, order, 0)
+        branch.step = step
+        txn.branches[name] = branch
+        participant.recovered[txn.id] = txn
+        return branch
+
     def end_branch(self, txn: Transaction, branch: Branch, step: BranchStep = BranchStep.OVER) -> None:
         """Nothing more is owed for a branch; the watermark may pass it."""
         branch.step = step
@@ -196,13 +244,29 @@ class Book:
         """Answer a client, and keep the answer until the client has acknowledged it."""
         session.live.pop(answer.number, None)
         if session.keeps_answers and answer.number >= session.answered_below:
-            session.answers[answer.number] = answer
+            self._keep(session, answer)
         self.ready.effects.append(effects.Answered(session.name, answer))
+
+    def _keep(self, session: Session, answer: client_pb2.Answer) -> None:
+        if answer.results:
+            self.unseen_bytes += results_bytes(answer)
+            if self.unseen_bytes > UNSEEN_RESULT_BYTES_MAX:
+                # The outcome is owed for ever; its results only as far as there is room.
+                self.unseen_bytes -= results_bytes(answer)
+                answer = without_results(answer)
+        self.drop_answer(session, answer.number)
+        session.answers[answer.number] = answer
+
+    def drop_answer(self, session: Session, number: int) -> None:
+        """Keep an answer no longer."""
+        answer = session.answers.pop(number, None)
+        if answer is not None and answer.results:
+            self.unseen_bytes -= results_bytes(answer)
 
     def answer_all(self, txn: Transaction) -> None:
         """Answer everybody who waits for a transaction whose outcome is known, or is told as in doubt."""
-        waiting, txn.answer_to = txn.answer_to, []
-        for session, number in waiting:
+        waiting, txn.answer_to = txn.answer_to, {}
+        for (_, number), session in waiting.items():
             self.answer(session, self.make_answer(txn, number, replayed=number != txn.number or session is not txn.session))
         tickets, txn.tickets = txn.tickets, []
         for ticket in tickets:
@@ -228,12 +292,15 @@ class Book:
         return answer
 
     def refuse(self, session: Session, number: int, transaction_id: str, cause: common_pb2.Cause) -> None:
-        """Answer a request of which nothing has run."""
+        """Answer a request of which nothing has run. Kept as far as there is room: a repeat would be judged anew."""
         self.counters.refused += 1
-        self.answer(
-            session,
-            client_pb2.Answer(number=number, transaction_id=transaction_id, outcome=common_pb2.OUTCOME_ABORTED, cause=cause),
+        refusal = client_pb2.Answer(
+            number=number, transaction_id=transaction_id, outcome=common_pb2.OUTCOME_ABORTED, cause=cause
         )
+        if session.has_room(self.settings.unseen_answers_max):
+            self.answer(session, refusal)
+        else:
+            self.ready.effects.append(effects.Answered(session.name, refusal))
 
     def answer_finished(self, transaction_id: str, done: Finished, number: int) -> client_pb2.Answer:
         """The answer of a finished transaction."""

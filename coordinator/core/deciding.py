@@ -9,8 +9,9 @@ from coordinator.core.events import Durable
 from coordinator.core.finishing import finish
 from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
 from coordinator.core.one_phase import open_or_hand_over
-from coordinator.core.steps import Returned, abort, arm, away, branch_of, no_cause, timeout
+from coordinator.core.steps import TEXT_CHARACTERS_MAX, Returned, abort, arm, away, branch_of, no_cause, timeout, too_large
 from troth.errors import Reason, RemoteProtocolError
+from troth.ids import NAME_BYTES_MAX
 from troth.v1 import client_pb2, common_pb2, participant_pb2
 
 
@@ -62,8 +63,8 @@ def commit(book: Book, txn: Transaction, request: client_pb2.CommitRequest) -> N
     counts = {item.participant: item.count for item in request.acknowledged}
     unknown = sorted(counts.keys() - txn.branches.keys())
     if unknown:
-        message = f"work of {', '.join(unknown)} was acknowledged, but no branch of it is known"
-        abort(book, txn, cause_of(Reason.OPERATION_COUNT, message, participant=unknown[0]))
+        message = f"work of {', '.join(unknown)[:TEXT_CHARACTERS_MAX]} was acknowledged, but no branch of it is known"
+        abort(book, txn, cause_of(Reason.OPERATION_COUNT, message, participant=unknown[0][:NAME_BYTES_MAX]))
         return
     for name, branch in txn.branches.items():
         branch.operation_count = counts.get(name, 0)
@@ -80,6 +81,8 @@ def vote(book: Book, txn: Transaction, argument: tuple[Participant, participant_
         book.end_branch(txn, branch)
         abort(book, txn, no_cause(participant, vote))
     elif vote.kind == participant_pb2.VOTE_KIND_READ_ONLY:
+        if too_large(book, txn, branch, vote.results):
+            return
         branch.results = vote.results
         # Its order is freed only with the transaction: a watermark past a live transaction's branch would make a repeated
         # Prepare look expired.
@@ -92,6 +95,8 @@ def vote(book: Book, txn: Transaction, argument: tuple[Participant, participant_
 
 
 def _voted_yes(book: Book, txn: Transaction, branch: Branch, results: bytes) -> None:
+    if too_large(book, txn, branch, results):
+        return
     branch.step = BranchStep.YES
     branch.results = results
     _count_vote(book, txn)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from coordinator.core.book import Book
 from coordinator.core.events import Durable
-from coordinator.core.model import Finished, State, Transaction
+from coordinator.core.model import Branch, BranchStep, Finished, Participant, State, Transaction
 from troth.v1 import common_pb2, record_pb2
 
 RESULT_BYTES_MAX = 64 * 1024 * 1024
@@ -95,6 +95,25 @@ def _settle_key(book: Book, txn: Transaction) -> None:
             session.live.pop(event.request.number, None)
             book.again.append(event)
     txn.joiners = []
+
+
+def reopen(book: Book, transaction_id: str, done: Finished | None, state: State) -> Transaction:
+    """A transaction that was over, and that a participant contradicts: kept for an operator.
+
+    What the log must still say of it (its participants, its key) is written from the new entry from now on.
+    """
+    txn = Transaction(transaction_id, None, 0, state)
+    txn.first_attempt_ms = book.clock_ms
+    txn.results_lost = txn.late = True
+    if done is not None:
+        txn.first_attempt_ms, txn.claim = done.first_attempt_ms, done.claim
+        for name in filter(None, done.participants):
+            branch = Branch(book.participants.setdefault(name, Participant(name)), 0, 0)
+            branch.step = BranchStep.OVER
+            txn.branches[name] = branch
+    book.late_heuristics += 1
+    book.live[transaction_id] = txn
+    return txn
 
 
 # ---- retention

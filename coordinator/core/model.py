@@ -92,8 +92,8 @@ class Transaction:
 
     __slots__ = (
         "answer_to", "attempt", "began", "branches", "cause", "claim", "deadline", "first_attempt_ms", "heuristic",
-        "hold_read_locks", "id", "interactive", "joiners", "missing", "number", "peers", "results_lost", "session",
-        "state", "tickets", "trace", "wait_complete", "watchers",
+        "hold_read_locks", "id", "interactive", "joiners", "late", "missing", "number", "peers", "results_lost",
+        "session", "state", "tickets", "trace", "wait_complete", "watchers",
     )  # fmt: skip
 
     def __init__(self, transaction_id: str, session: Session | None, number: int, state: State) -> None:
@@ -115,8 +115,8 @@ class Transaction:
         self.cause: common_pb2.Cause | None = None
         self.peers = b""
         self.trace: common_pb2.TraceContext | None = None
-        self.answer_to: list[tuple[Session, int]] = []
-        """Who is to be answered: session and number."""
+        self.answer_to: dict[tuple[str, int], Session] = {}
+        """Who is to be answered, by the session's name and the number."""
         self.joiners: list[Any] = []
         """Run events with the same key that run again if this settlement finds it rolled back."""
         self.tickets: list[Any] = []
@@ -124,6 +124,8 @@ class Transaction:
         self.watchers: list[Any] = []
         self.heuristic: list[record_pb2.Heuristic] = []
         self.results_lost = False
+        self.late = False
+        """Whether it was over, and is kept only because a participant contradicted it since."""
 
     @property
     def outcome(self) -> common_pb2.Outcome.ValueType:
@@ -165,6 +167,9 @@ class Participant:
     """Unfinished branches of this epoch by order. Insertion order is numeric order: the first one is the watermark."""
     recovered: dict[str, Transaction] = field(default_factory=dict)
     """Unfinished branches of earlier epochs by transaction; while there are any, no watermark goes out."""
+    questions: dict[str, int] = field(default_factory=dict)
+    """Unprepared branches, with their orders, that Hello listed of transactions that are not live. Each is asked about by
+    rollback-if-unseen, because it may be a one-phase commit that still runs; until it has answered no watermark goes out."""
     watermark_sent: int = 0
     reports: dict[str, participant_pb2.BranchReport] = field(default_factory=dict)
     """What an incomplete Hello has listed so far."""
@@ -191,6 +196,10 @@ class Session:
     live: dict[int, Transaction] = field(default_factory=dict)
     answers: dict[int, client_pb2.Answer] = field(default_factory=dict)
     answered_below: int = 1
+
+    def has_room(self, unseen_answers_max: int) -> bool:
+        """Whether the client leaves fewer answers unacknowledged than it may."""
+        return len(self.answers) + len(self.live) < unseen_answers_max
 
 
 @dataclass(slots=True)
@@ -236,11 +245,12 @@ class Counters:
 
     __slots__ = (
         "aborted", "acknowledgements", "committed", "decisions", "heuristic", "overloaded", "prepares", "refused",
-        "settlements", "started", "votes",
+        "reports_refused", "settlements", "started", "votes",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.started = self.committed = self.aborted = self.heuristic = self.refused = self.overloaded = 0
+        self.reports_refused = 0
         self.prepares = self.votes = self.decisions = self.acknowledgements = self.settlements = 0
 
     def as_dict(self) -> dict[str, int]:

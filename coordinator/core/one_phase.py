@@ -9,7 +9,7 @@ from coordinator.core.events import Durable
 from coordinator.core.finishing import finish, is_expired
 from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
 from coordinator.core.phase_two import ENDS, report_heuristic
-from coordinator.core.steps import Returned, abort, away, branch_of, no_cause
+from coordinator.core.steps import Returned, abort, away, branch_of, keep_results, no_cause
 from troth.errors import Reason, RemoteProtocolError
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
@@ -61,7 +61,7 @@ def one_phase_vote(book: Book, txn: Transaction, argument: tuple[Participant, pa
         book.end_branch(txn, branch)
         abort(book, txn, no_cause(participant, vote))
     elif vote.kind in (participant_pb2.VOTE_KIND_COMMITTED, participant_pb2.VOTE_KIND_READ_ONLY):
-        branch.results = vote.results
+        keep_results(book, txn, branch, vote.results)
         finish(book, txn, State.COMMITTED)
     else:
         raise RemoteProtocolError(f"{participant.name} voted YES on {txn.id}, whose decision it was handed")
@@ -84,7 +84,7 @@ def settled(book: Book, txn: Transaction, argument: tuple[Participant, participa
     if branch.step is not BranchStep.SETTLE_OWED:
         return  # a repeat
     if message.kind == participant_pb2.SETTLEMENT_KIND_COMMITTED:
-        branch.results = message.results
+        keep_results(book, txn, branch, message.results)
         finish(book, txn, State.COMMITTED)
     elif message.kind == participant_pb2.SETTLEMENT_KIND_ROLLED_BACK:
         _settled_back(book, txn, branch)
@@ -116,7 +116,7 @@ def settling_vote(book: Book, txn: Transaction, argument: tuple[Participant, par
     if branch.step is not BranchStep.SETTLE_OWED:
         return
     if vote.kind == participant_pb2.VOTE_KIND_COMMITTED:
-        branch.results = vote.results
+        keep_results(book, txn, branch, vote.results)
         finish(book, txn, State.COMMITTED)
     elif vote.kind == participant_pb2.VOTE_KIND_YES:
         book.send_decision(participant, txn.id, branch.order, ABORT, acknowledge=True)
@@ -169,7 +169,7 @@ def settling_returned(book: Book, txn: Transaction, argument: Returned) -> None:
     participant, report = argument
     branch = branch_of(txn, participant)
     if report is not None and report.state == participant_pb2.BRANCH_STATE_COMMITTED:
-        branch.results = report.results
+        keep_results(book, txn, branch, report.results)
         finish(book, txn, State.COMMITTED)
     elif txn.state is State.HANDED_OVER:
         settle(book, txn)

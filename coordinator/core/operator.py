@@ -255,6 +255,7 @@ def _force_branch(book: Book, txn: Transaction | None, request: admin_pb2.Resolv
         message = f"{request.participant} is not connected; on its machine, `troth log resolve` works offline"
         refusal = cause_of(Reason.PARTICIPANT_AWAY, message)
     else:
+        book.ordered.add((participant.name, request.transaction_id))
         _send_force(book, participant, request.transaction_id, kind, request.who, request.why)
         return admin_pb2.ResolveResponse(
             message=f"{request.participant} was ordered to end its branch of {request.transaction_id}."
@@ -288,6 +289,7 @@ def forgotten(book: Book, txn: Transaction, detail: tuple[str, str]) -> None:
     """The Forgotten record is durable: drop the transaction here and at the participants that still hold its branch."""
     if book.live.pop(txn.id, None) is None:
         return  # asked for twice
+    book.late_heuristics -= txn.late
     for branch in txn.branches.values():
         if branch.step is BranchStep.HEURISTIC:
             _send_force(book, branch.participant, txn.id, participant_pb2.FORCE_KIND_FORGET, *detail)
@@ -297,8 +299,8 @@ def forgotten(book: Book, txn: Transaction, detail: tuple[str, str]) -> None:
             book, txn.id,
             Finished(outcome, txn.first_attempt_ms, book.clock_ms, tuple(txn.branches), None, txn.claim, None, True),
         )  # fmt: skip
-        if txn.claim is not None:
-            entry = book.keys[txn.claim.key]
+        entry = book.keys.get(txn.claim.key) if txn.claim is not None else None
+        if entry is not None and entry.live is txn:
             entry.live, entry.finished_ms = None, book.clock_ms
 
 

@@ -8,7 +8,7 @@ from coordinator.core.book import COMMIT, Book
 from coordinator.core.events import Durable
 from coordinator.core.finishing import finish
 from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
-from coordinator.core.steps import Returned, arm, branch_of
+from coordinator.core.steps import TEXT_CHARACTERS_MAX, Returned, arm, branch_of
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
 ENDS = {
@@ -41,7 +41,7 @@ def report_heuristic(book: Book, txn: Transaction, branch: Branch, message: part
         transaction_id=txn.id,
         participant=branch.participant.name,
         branch_outcome=ENDS[message.kind],
-        why=message.detail or f"the participant answered {name}",
+        why=message.detail[:TEXT_CHARACTERS_MAX] or f"the participant answered {name}",
         commit_decided=txn.state is State.COMMITTING,
     )
     append_heuristic(book, txn, branch, report)

@@ -19,9 +19,8 @@ from typing import Any
 from google.protobuf.message import DecodeError, Message
 
 from coordinator.core.book import Book
-from coordinator.core.finishing import retain
-from coordinator.core.model import BranchStep, Finished, KeyEntry, Participant, State, Transaction
-from coordinator.core.requests import add_recovered_branch
+from coordinator.core.finishing import reopen, retain
+from coordinator.core.model import Branch, BranchStep, Finished, KeyEntry, Participant, State, Transaction, heuristic_outcome
 from troth.errors import LogDamaged, LogForeign, Reason
 from troth.ready import Instant
 from troth.v1 import common_pb2, record_pb2
@@ -113,7 +112,8 @@ class Replay:
             if name not in self._ended:
                 self._conclude_opened(opened)
         for name, reports in self._heuristic.items():
-            if name not in self._ended and name not in self._decided:
+            done = self.book.finished.get(name)
+            if name not in self.book.live and (done is None or done.outcome != heuristic_outcome(reports)):
                 self._conclude_heuristic(name, reports)
 
     def _conclude_ended(self, name: str, ended: record_pb2.Ended, at_ms: int) -> None:
@@ -149,7 +149,7 @@ class Replay:
             owed = index in owing and name not in over
             self.book.participants.setdefault(name, Participant(name))
             step = BranchStep.COMMIT_OWED if owed else BranchStep.OVER
-            branch = add_recovered_branch(self.book, txn, name, owing.get(index, 0), step)
+            branch = self.book.add_recovered_branch(txn, name, owing.get(index, 0), step)
             txn.missing += owed
             if not owed:
                 self.book.end_branch(txn, branch, BranchStep.HEURISTIC if name in over else BranchStep.OVER)
@@ -161,12 +161,15 @@ class Replay:
     def _conclude_opened(self, opened: record_pb2.KeyOpened) -> None:
         txn = self._revive(opened.transaction_id, State.SETTLING, opened.first_attempt_ms, opened.claim)
         self.book.participants.setdefault(opened.participant, Participant(opened.participant))
-        add_recovered_branch(self.book, txn, opened.participant, opened.order, BranchStep.SETTLE_OWED)
+        self.book.add_recovered_branch(txn, opened.participant, opened.order, BranchStep.SETTLE_OWED)
         txn.missing = 1
         self.book.arm_resend(txn)
 
     def _conclude_heuristic(self, name: str, reports: list[record_pb2.Heuristic]) -> None:
-        txn = self._revive(name, State.HEURISTIC, self.book.clock_ms, None)
+        txn = reopen(self.book, name, self.book.finished.get(name), State.HEURISTIC)
+        for report in reports:
+            participant = self.book.participants.setdefault(report.participant, Participant(report.participant))
+            txn.branches.setdefault(report.participant, Branch(participant, 0, 0)).step = BranchStep.HEURISTIC
         txn.heuristic.extend(reports)
 
 
@@ -207,7 +210,7 @@ def live_records(book: Book, owner: str) -> Sequence[Message]:
     if txn is not None:
         return _transaction_records(book, txn)
     done = book.finished.get(owner)
-    return [_ended_record(book, owner, done)] if done is not None and done.recorded else []
+    return _finished_records(book, owner, done) if done is not None and done.recorded else []
 
 
 def epoch_record(book: Book) -> record_pb2.EpochStarted:
@@ -240,6 +243,16 @@ def _transaction_records(book: Book, txn: Transaction) -> Sequence[Message]:
         )  # fmt: skip
         records.insert(0, _record(book, key_opened=opened))
     return records
+
+
+def _finished_records(book: Book, name: str, done: Finished) -> Sequence[Message]:
+    """Ended names one participant; of several, Decided tells: who was not among them cannot contradict it later."""
+    if len(done.participants) < 2 or done.outcome != common_pb2.OUTCOME_COMMITTED:
+        return [_ended_record(book, name, done)]
+    decided = record_pb2.Decided(
+        transaction_id=name, participants=done.participants, claim=done.claim, first_attempt_ms=done.first_attempt_ms
+    )
+    return [_record(book, done.at_ms, decided=decided), _ended_record(book, name, done)]
 
 
 def _ended_record(book: Book, name: str, done: Finished) -> Message:

@@ -14,13 +14,18 @@ from coordinator.core import effects, events
 from coordinator.core.book import Book, cause_of
 from coordinator.core.deciding import start
 from coordinator.core.finishing import is_expired
-from coordinator.core.model import Branch, BranchStep, KeyEntry, Session, State, Transaction
+from coordinator.core.model import BranchStep, KeyEntry, Session, State, Transaction
 from coordinator.core.one_phase import settle
 from coordinator.core.steps import abort
 from coordinator.core.transitions import Input, apply
 from troth.errors import Reason, RequestError
-from troth.ids import TransactionId
+from troth.ids import NUMBER_DIGITS_MAX, TransactionId
 from troth.v1 import client_pb2, common_pb2, record_pb2
+
+TRACE_BYTES_MAX = 1_024
+"""Of trace context; a longer one is dropped, as W3C's recommendation says."""
+TICKETS_MAX = 1_000
+"""Questions that wait for one settlement; further ones are answered IN_DOUBT at once."""
 
 INTERACTIVE_HASH = sha256(b"interactive").digest()
 """The body of every interactive transaction: its work is not known beforehand."""
@@ -34,6 +39,7 @@ def open_session(book: Book, event: events.SessionOpened) -> None:
     session = book.sessions.get(event.session)
     if session is None:
         unary = event.session.endswith(".0")
+        book.last_session = max(book.last_session, int(event.session.rpartition(".")[2]))
         book.sessions[event.session] = Session(event.session, keeps_answers=not unary)
         return
     session.connected = True
@@ -55,8 +61,10 @@ def end_session(book: Book, name: str) -> None:
     session = book.sessions.pop(name, None)
     if session is None:
         return
+    for number in list(session.answers):
+        book.drop_answer(session, number)
     for txn in list(session.live.values()):
-        txn.answer_to = [(waiting, number) for waiting, number in txn.answer_to if waiting is not session]
+        txn.answer_to = {key: waiting for key, waiting in txn.answer_to.items() if waiting is not session}
         if txn.state is State.ACTIVE and txn.session is session:
             abort(book, txn, cause_of(Reason.CLIENT_GONE, f"the client of {txn.id} was gone for too long"))
 
@@ -72,10 +80,10 @@ def see_answers(book: Book, event: events.AnswersSeen) -> None:
         return
     if event.below > session.answered_below + len(session.answers):
         for number in [number for number in session.answers if number < event.below]:
-            del session.answers[number]
+            book.drop_answer(session, number)
     else:
         for number in range(session.answered_below, event.below):
-            session.answers.pop(number, None)
+            book.drop_answer(session, number)
     session.answered_below = max(session.answered_below, event.below)
 
 
@@ -113,7 +121,7 @@ def run(book: Book, event: events.Run) -> None:
         return
     txn = _create(book, session, request, claim)
     txn.wait_complete = request.wait == common_pb2.WAIT_COMPLETE
-    txn.answer_to.append((session, request.number))
+    txn.answer_to[session.name, request.number] = session
     for work in request.branches:
         branch = book.add_branch(txn, book.participants[work.participant])
         branch.operations = work.operations
@@ -157,7 +165,7 @@ def _create(
     txn.began = book.now.monotonic
     txn.deadline = txn.began + request.timeout_ms / 1000
     txn.hold_read_locks = request.hold_read_locks
-    if request.HasField("trace"):
+    if request.HasField("trace") and request.trace.ByteSize() <= TRACE_BYTES_MAX:
         txn.trace = request.trace
     book.live[txn.id] = txn
     session.live[request.number] = txn
@@ -172,8 +180,8 @@ def _create(
 
 def _check_common(book: Book, session: Session, request: client_pb2.RunRequest | client_pb2.BeginRequest) -> None:
     settings = book.settings
-    if request.number == 0:
-        raise RequestError(Reason.INVALID_ARGUMENT, "number is 0; numbers begin at 1")
+    if not 0 < request.number < 10**NUMBER_DIGITS_MAX:
+        raise RequestError(Reason.INVALID_ARGUMENT, f"number is {request.number}; numbers begin at 1 and have 19 digits at most")
     if book.draining:
         raise RequestError(Reason.DRAINING, "the coordinator takes no new transactions")
     if not 0 < request.timeout_ms <= settings.timeout_ms_max:
@@ -182,16 +190,20 @@ def _check_common(book: Book, session: Session, request: client_pb2.RunRequest |
         raise RequestError(Reason.INVALID_KEY, f"the key is longer than {settings.key_bytes_max} bytes")
     if request.first_attempt_ms:
         _check_age(book, request.first_attempt_ms)
-    if len(session.answers) + len(session.live) >= settings.unseen_answers_max:
+    if not session.has_room(settings.unseen_answers_max):
         raise RequestError(Reason.OVERLOADED, f"{len(session.answers)} answers are not acknowledged by the client")
 
 
-def _check_age(book: Book, first_attempt_ms: int) -> None:
+def _check_skew(book: Book, first_attempt_ms: int) -> None:
     # After a jump (a virtual machine that was resumed, say) the durable clock lags behind the wall clock for a while.
     latest_ms = max(book.clock_ms, book.now.wall_ms)
     if first_attempt_ms > latest_ms + book.settings.skew_seconds * 1000:
         ahead = (first_attempt_ms - latest_ms) // 1000
         raise RequestError(Reason.CLOCK_SKEW, f"first_attempt_ms is {ahead} s ahead of the coordinator's clock")
+
+
+def _check_age(book: Book, first_attempt_ms: int) -> None:
+    _check_skew(book, first_attempt_ms)
     if book.clock_ms - first_attempt_ms > book.settings.retention_seconds * 1000:
         raise RequestError(
             Reason.EXPIRED, f"the first attempt is older than the retention of {book.settings.retention_seconds:g} s"
@@ -234,7 +246,7 @@ def _check_branch(book: Book, work: client_pb2.BranchRequest) -> None:
         )
     payload = 0
     for operation in work.operations:
-        payload += len(operation.arguments)
+        payload += len(operation.arguments) + len(operation.name)
         if participant.operations and operation.name not in participant.operations:
             raise RequestError(Reason.UNKNOWN_OPERATION, f"participant {work.participant!r} offers no {operation.name[:80]!r}")
     if payload > settings.payload_bytes_max:
@@ -301,7 +313,7 @@ def _join(book: Book, session: Session, event: events.Run, claim: record_pb2.Key
         book.answer(session, book.make_answer(entry.live, number, replayed=True))
     else:
         session.live[number] = entry.live
-        entry.live.answer_to.append((session, number))
+        entry.live.answer_to[session.name, number] = session
     return True
 
 
@@ -343,6 +355,10 @@ def _end(
     if session is None:
         return
     transaction_id = transaction_id or f"{session.name}.{number}"
+    if number not in session.live and number not in session.answers and not session.has_room(book.settings.unseen_answers_max):
+        message = f"{len(session.answers)} answers are not acknowledged by the client"
+        _answer_unknown(book, session, number, transaction_id, cause_of(Reason.OVERLOADED, message))
+        return
     txn = book.live.get(transaction_id)
     if txn is None:
         # A run that joined the holder of its key cannot end that one; it is answered with it.
@@ -352,8 +368,7 @@ def _end(
     if txn.state in (State.COMMITTING, State.HEURISTIC) and not txn.wait_complete:
         book.answer(session, book.make_answer(txn, number))
         return
-    if (session, number) not in txn.answer_to:
-        txn.answer_to.append((session, number))
+    txn.answer_to[session.name, number] = session
     session.live[number] = txn
     apply(book, txn, what, argument)
 
@@ -373,8 +388,13 @@ def _end_finished(book: Book, session: Session, number: int, transaction_id: str
         book.refuse(session, number, transaction_id, cause)
     else:
         cause = cause_of(Reason.UNKNOWN_TRANSACTION, f"nothing is known of {transaction_id[:120]!r}")
-        answer = client_pb2.Answer(number=number, transaction_id=transaction_id, outcome=common_pb2.OUTCOME_IN_DOUBT, cause=cause)
-        book.ready.effects.append(effects.Answered(session.name, answer))
+        _answer_unknown(book, session, number, transaction_id, cause)
+
+
+def _answer_unknown(book: Book, session: Session, number: int, transaction_id: str, cause: common_pb2.Cause) -> None:
+    """An answer that is not kept, because nothing is known."""
+    answer = client_pb2.Answer(number=number, transaction_id=transaction_id, outcome=common_pb2.OUTCOME_IN_DOUBT, cause=cause)
+    book.ready.effects.append(effects.Answered(session.name, answer))
 
 
 # ---- asking
@@ -385,7 +405,7 @@ def get(book: Book, event: events.Get) -> None:
     request = event.request
     txn = book.live.get(request.transaction_id)
     done = book.finished.get(request.transaction_id)
-    if txn is not None and txn.state is State.SETTLING:
+    if txn is not None and txn.state is State.SETTLING and len(txn.tickets) < TICKETS_MAX:
         txn.tickets.append(event.ticket)
     elif txn is not None:
         book.ready.effects.append(effects.Got(event.ticket, book.make_answer(txn, 0)))
@@ -421,13 +441,17 @@ def _judge_unknown(
     if not (request.participants and request.first_attempt_ms):
         message = f"nothing is known of {parsed}; name its participants and first_attempt_ms to have it settled"
         return common_pb2.OUTCOME_IN_DOUBT, cause_of(Reason.UNKNOWN_TRANSACTION, message)
-    if parsed.epoch == book.epoch and parsed.session_prefix in book.sessions:
+    if not book.may_have_begun(parsed):
         # Its client could still begin it: that would make liars of us.
-        message = f"{parsed} has not begun, and its session is open"
+        message = f"{parsed} has not begun, and its session is open or yet to come"
         return common_pb2.OUTCOME_IN_DOUBT, cause_of(Reason.UNKNOWN_TRANSACTION, message)
     _check_room(book, "")
+    _check_skew(book, request.first_attempt_ms)
+    if len(request.participants) > book.settings.participants_max:
+        message = f"{len(request.participants)} participants; at most {book.settings.participants_max} are allowed"
+        raise RequestError(Reason.TOO_MANY_PARTICIPANTS, message)
     unknown = [name for name in request.participants if name not in book.participants]
-    if unknown or len(request.participants) > book.settings.participants_max:
+    if unknown:
         message = f"no participant {', '.join(unknown)[:200]!r} has ever connected"
         return common_pb2.OUTCOME_IN_DOUBT, cause_of(Reason.UNKNOWN_PARTICIPANT, message)
     return common_pb2.OUTCOME_IN_DOUBT, None
@@ -441,16 +465,6 @@ def _settle_for(book: Book, event: events.Get) -> None:
     txn.began = txn.deadline = book.now.monotonic
     txn.tickets.append(event.ticket)
     for name in dict.fromkeys(request.participants):
-        add_recovered_branch(book, txn, name, 0, BranchStep.SETTLE_OWED)
+        book.add_recovered_branch(txn, name, 0, BranchStep.SETTLE_OWED)
     book.live[txn.id] = txn
     settle(book, txn)
-
-
-def add_recovered_branch(book: Book, txn: Transaction, name: str, order: int, step: BranchStep) -> Branch:
-    """A branch of an earlier epoch, or of one that is not known here: no watermark goes out while it is unfinished."""
-    participant = book.participants[name]
-    branch = Branch(participant, order, 0)
-    branch.step = step
-    txn.branches[name] = branch
-    participant.recovered[txn.id] = txn
-    return branch

@@ -43,5 +43,10 @@ class CoreSettings:
     """How long a question about an unknown transaction waits for participants before it is answered IN_DOUBT."""
     watermark_interval_seconds: float = 1.0
     """How often participants are told what they may forget."""
+    reports_max: int = 200_000
+    """Unfinished branches that a participant may list in one Hello; more end its stream as OVERLOADED."""
+    late_heuristics_max: int = 1_000
+    """Transactions that are kept because a participant contradicted them after they were over; more such reports are refused
+    until an operator has forgotten some. The participant keeps its branch, and reports it again with its next Hello."""
     known_participants_max: int = 10_000
     """Participant names that are remembered; a Hello of a new one past it is refused OVERLOADED."""

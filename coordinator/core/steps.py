@@ -14,6 +14,12 @@ Returned = tuple[Participant, participant_pb2.BranchReport | None]
 """A participant whose Hello is complete, and what it listed of the transaction."""
 
 
+TEXT_CHARACTERS_MAX = 1_000
+"""Of what a participant says for people; it is kept for the retention."""
+CODE_CHARACTERS_MAX = 200
+"""Of an application's own code."""
+
+
 def branch_of(txn: Transaction, participant: Participant) -> Branch:
     """The participant's branch; raises `RemoteProtocolError` when it has none."""
     branch = txn.branches.get(participant.name)
@@ -44,12 +50,33 @@ def away(book: Book, txn: Transaction, participant: Participant) -> None:
 
 
 def no_cause(participant: Participant, vote: participant_pb2.Vote) -> common_pb2.Cause:
-    """The cause of a NO vote, with who gave it."""
-    cause = common_pb2.Cause()
-    cause.CopyFrom(vote.cause)
-    cause.participant = participant.name
-    cause.reason = cause.reason or Reason.REFUSED.name
-    return cause
+    """The cause of a NO vote, with who gave it; cut to what is kept for the retention."""
+    told = vote.cause
+    return common_pb2.Cause(
+        reason=told.reason[:CODE_CHARACTERS_MAX] or Reason.REFUSED.name,
+        participant=participant.name,
+        code=told.code[:CODE_CHARACTERS_MAX],
+        message=told.message[:TEXT_CHARACTERS_MAX],
+        retryable=told.retryable,
+    )
+
+
+def keep_results(book: Book, txn: Transaction, branch: Branch, results: bytes) -> None:
+    """Keep what a committed branch returned, unless it is over the limit: its commit stands without it."""
+    if len(results) <= book.settings.payload_bytes_max:
+        branch.results = results
+    else:
+        txn.results_lost = True
+
+
+def too_large(book: Book, txn: Transaction, branch: Branch, results: bytes) -> bool:
+    """Abort, if a branch that is not committed returned more than the limit; says whether it did."""
+    limit, name = book.settings.payload_bytes_max, branch.participant.name
+    if len(results) <= limit:
+        return False
+    message = f"{name} returned {len(results)} bytes of results; at most {limit} are allowed"
+    abort(book, txn, cause_of(Reason.PAYLOAD_TOO_LARGE, message, participant=name))
+    return True
 
 
 def timeout(book: Book, txn: Transaction, _: Any = None) -> None:

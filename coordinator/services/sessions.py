@@ -15,6 +15,7 @@ import structlog
 from google.protobuf.message import Message
 
 from coordinator.core import effects, events
+from coordinator.core.book import without_results
 from coordinator.services import status
 from coordinator.services.context import Context
 from coordinator.services.streams import Stream, check_protocol, first_frame
@@ -133,6 +134,8 @@ class Sessions:
         batch.extend(events.Abort(name, request) for request in frame.aborts)
         if any(event.request.number == 0 for event in batch):
             raise RemoteProtocolError("a request without a number", reason=Reason.INVALID_ARGUMENT)
+        _check_own(name, [(request.transaction_id, request.number) for request in frame.commits])
+        _check_own(name, [(request.transaction_id, request.number) for request in frame.aborts])
         batch.extend(events.Get(_GetTicket(session), request) for request in frame.gets)
         if frame.answered_below:
             batch.append(events.AnswersSeen(name, frame.answered_below))
@@ -156,11 +159,7 @@ class Sessions:
         """An answer that fits into a frame: an outcome without its results is better than none at all."""
         if not answer.results or answer.ByteSize() <= self._context.config.shell.frame_bytes_max - ANSWER_OVERHEAD_BYTES:
             return answer
-        bare = client_pb2.Answer()
-        bare.CopyFrom(answer)
-        del bare.results[:]
-        bare.results_available = False
-        return bare
+        return without_results(answer)
 
     def violated(self, event: Any, error: ProtocolError) -> None:
         """The core refused an event of a session as illegal: whoever waits for its answer must not wait for ever."""
@@ -188,6 +187,14 @@ class Sessions:
         for session in self._sessions.values():
             if session.expiry is not None:
                 session.expiry.cancel()
+
+
+def _check_own(session: str, named: list[tuple[str, int]]) -> None:
+    """A session ends its own transactions only."""
+    for transaction_id, number in named:
+        if transaction_id and transaction_id != f"{session}.{number}":
+            message = f"{transaction_id[:160]!r} is not the transaction {number} of this session"
+            raise RemoteProtocolError(message, reason=Reason.INVALID_ARGUMENT)
 
 
 class _GetTicket:
