@@ -15,13 +15,15 @@ from participant_sdk.core.branches import FINISHED, Branch, Forced, State
 from participant_sdk.core.finishing import roll_back
 from participant_sdk.core.machine import Machine
 from troth.errors import LogDamaged, LogForeign, Reason, RemoteProtocolError
+from troth.ids import ID_BYTES_MAX, NUMBER_DIGITS_MAX
 from troth.v1 import common_pb2, record_pb2
 
 
 def new_branch(transaction_id: str) -> Branch:
     """A branch of which nothing is known. Raises `RemoteProtocolError` for what is no transaction id."""
     parts = transaction_id.split(".")
-    if len(parts) != 5 or not (parts[1].isascii() and parts[1].isdigit() and len(parts[1]) < 20):
+    well_formed = len(parts) == 5 and parts[1].isascii() and parts[1].isdigit() and len(parts[1]) <= NUMBER_DIGITS_MAX
+    if not well_formed or len(transaction_id) > ID_BYTES_MAX:
         raise RemoteProtocolError(f"{transaction_id[:120]!r} is not a transaction id")
     return Branch(transaction_id, parts[0], int(parts[1]))
 
