@@ -177,8 +177,8 @@ def ask(book: Book, participant: Participant) -> None:
 
 
 def _answered(book: Book, participant: Participant, txn: Transaction | None, what: participant_pb2.Settlement) -> None:
-    """What a participant says of one of its branches, because it was asked. It says nothing of the transaction, unless the branch was
-    all there was of it: then it is a one-phase commit, and the log has to know of it."""
+    """What a participant says of one of its branches, because it was asked. It says nothing of the transaction, unless the
+    branch was all there was of it: then it is a one-phase commit, and the log has to know of it."""
     order = participant.questions.pop(what.transaction_id)
     if txn is not None and participant.name in txn.branches:
         apply(book, txn, Input.SETTLED, (participant, what))
@@ -200,7 +200,9 @@ def _record_one_phase(book: Book, participant: Participant, report: participant_
     if report.transaction_id in book.finished:
         return
     if report.transaction_id in book.live or not book.may_have_begun(_parse(participant, report.transaction_id)):
-        raise RemoteProtocolError(f"{participant.name} reports that it committed {report.transaction_id}, which was not its to commit")
+        raise RemoteProtocolError(
+            f"{participant.name} reports that it committed {report.transaction_id}, which was not its to commit"
+        )
     txn = Transaction(report.transaction_id, None, 0, State.SETTLING)
     txn.first_attempt_ms = book.clock_ms
     branch = Branch(participant, report.order, 0)

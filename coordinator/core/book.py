@@ -294,9 +294,7 @@ class Book:
     def refuse(self, session: Session, number: int, transaction_id: str, cause: common_pb2.Cause) -> None:
         """Answer a request of which nothing has run. Kept as far as there is room: a repeat would be judged anew."""
         self.counters.refused += 1
-        refusal = client_pb2.Answer(
-            number=number, transaction_id=transaction_id, outcome=common_pb2.OUTCOME_ABORTED, cause=cause
-        )
+        refusal = client_pb2.Answer(number=number, transaction_id=transaction_id, outcome=common_pb2.OUTCOME_ABORTED, cause=cause)
         if session.has_room(self.settings.unseen_answers_max):
             self.answer(session, refusal)
         else:

@@ -180,7 +180,9 @@ class CoordinatorCore:
         book.timers.set(HOUSEKEEPING, book.now.monotonic + book.settings.watermark_interval_seconds)
         for participant in book.participants.values():
             below = participant.watermark()
-            if participant.ready and not participant.recovered and below > participant.watermark_sent:
+            if participant.questions:
+                arrivals.ask(book, participant)
+            elif participant.ready and not participant.recovered and below > participant.watermark_sent:
                 participant.watermark_sent = below
                 watermark = participant_pb2.Watermark(epoch=book.epoch, below=below)
                 book.ready.effects.append(effects.SendWatermark(participant.name, participant.stream, watermark))

@@ -103,6 +103,7 @@ _REPORTED = {
     State.EXECUTING: _ACTIVE,
     State.ACTIVE: _ACTIVE,
     State.PREPARING: _ACTIVE,
+    State.ONE_PHASE: _ACTIVE,
     State.PREPARED: _PREPARED,
     # The decision is known, but it is not durable: if this process died now, it would be in doubt again.
     State.COMMITTING: _PREPARED,
@@ -116,12 +117,14 @@ _REPORTED = {
 def report(branch: Branch) -> participant_pb2.BranchReport | None:
     """What Hello says about a branch; `None` when nobody waits for that.
 
-    A one-phase commit that still runs is not reported: whatever might be answered, the decision is the participant's. It says
-    COMMITTED, unasked, when it knows. Of finished branches only one-phase commits are reported, which nobody else may know of.
+    A one-phase commit that still runs is ACTIVE: the coordinator asks about it (RollbackIfUnseen awaits what runs), and lets no
+    watermark pass it until then. Of finished branches only one-phase commits are reported, which nobody else may know of.
     """
     state = _REPORTED.get(branch.state)
-    if state is None or (branch.one_phase and branch.state in (State.PREPARING, State.COMMITTING)):
+    if state is None:
         return None
+    if branch.one_phase and branch.state is State.COMMITTING:
+        state = _ACTIVE
     if branch.state is State.COMMITTED and not branch.one_phase:
         return None
     return participant_pb2.BranchReport(

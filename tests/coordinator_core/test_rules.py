@@ -569,3 +569,39 @@ def test_a_one_phase_commit_that_ran_on_is_reported_after_hello() -> None:
     report = participant_pb2.BranchReport(transaction_id=driver.id(1), state=participant_pb2.BRANCH_STATE_COMMITTED)
     driver.step(events.ReportsReceived("a", 9, [report], False))
     assert driver.outcomes() == ["1 COMMITTED"]
+
+
+def test_a_one_phase_commit_that_still_runs_pins_the_watermark_of_the_next_life() -> None:
+    # Found by the TLA+ model (running_not_reported): nothing pinned it, the participant forgot it, and a young question was
+    # answered EXPIRED although it had committed.
+    first = Driver()
+    first.run(1, "a")
+    driver = Driver(records=first.log, connect=False)
+    running = participant_pb2.BranchReport(transaction_id=first.id(1), order=1, state=participant_pb2.BRANCH_STATE_ACTIVE)
+    driver.connect("a", 1, reports=[running])
+    assert driver.sent() == ["a.settles"]
+    driver.wait(3.0)
+    assert driver.take(effects.SendWatermark) == [] and set(driver.sent()) == {"a.settles"}
+    driver.settle("a", first.id(1), "COMMITTED")
+    driver.wait(1.5)
+    assert driver.take(effects.SendWatermark) == [], "Ended is not durable"
+    driver.sync()
+    driver.wait(1.5)
+    assert [effect.watermark.epoch for effect in driver.take(effects.SendWatermark)] == [2]
+    driver.get(first.id(1))
+    assert driver.got() == ["0 COMMITTED"]
+
+
+def test_what_one_participant_says_because_of_its_hello_concludes_nothing_for_the_others() -> None:
+    # The model's finding 4: b enlisted too late, a committed in one phase; b's rollback is right for b alone.
+    first = Driver()
+    first.run(1, "a")
+    driver = Driver(records=first.log)
+    driver.lose("b")
+    orphan = participant_pb2.BranchReport(transaction_id=first.id(1), order=1, state=participant_pb2.BRANCH_STATE_ACTIVE)
+    driver.connect("b", 9, reports=[orphan])
+    driver.settle("b", first.id(1), "ROLLED_BACK")
+    driver.get(first.id(1), "a", WALL_MS)
+    assert driver.got() == []
+    driver.settle("a", first.id(1), "COMMITTED")
+    assert driver.got() == ["0 COMMITTED"]
