@@ -1,6 +1,6 @@
 """A process with one or more participants, as a service author would write it, and a plain API beside it.
 
-    python -m bench.participant --directory DIR --coordinator ADDRESS --names left [--resource sqlite]
+python -m bench.participant --directory DIR --coordinator ADDRESS --names left [--resource sqlite]
 """
 
 from __future__ import annotations
@@ -107,9 +107,7 @@ Make = Callable[[str, Path, str], Participant]
 async def work(directory: Path, coordinator: str, names: list[str], make: Make) -> None:
     """Serve until SIGTERM."""
     async with AsyncExitStack() as stack:
-        participants = []
-        for name in names:
-            participants.append(await stack.enter_async_context(make(name, directory, coordinator)))
+        participants = [await stack.enter_async_context(make(name, directory, coordinator)) for name in names]
         if make is sqlite_participant:
             await participants[0].local(open_accounts)
         await asyncio.gather(*(one.wait_connected() for one in participants))

@@ -27,7 +27,7 @@ def table(bench: Bench, console: Console) -> None:
 
 
 _NUMBERS = (
-    "rate/s", "×echo", "p50 ms", "p99", "p99.9", "other", "messages", "forced", "syncs", "CPU µs", "peak MiB",
+    "rate/s", "/echo", "p50 ms", "p99", "p99.9", "other", "messages", "forced", "syncs", "CPU µs", "peak MiB",
 )  # fmt: skip
 
 
