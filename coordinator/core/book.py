@@ -109,14 +109,17 @@ class Book:
     def may_have_begun(self, parsed: TransactionId) -> bool:
         """Whether a transaction that is neither live nor retained may have been one of ours.
 
-        Of this epoch only what a session numbered that is over: a client may still begin what its open session, or one that
-        is yet to come, has not used.
+        Of this epoch only what a session numbered that is over, and the numbers that an open one has used: a client may still
+        begin what its open session, or one that is yet to come, has not used.
         """
         if parsed.coordinator != self.coordinator or parsed.epoch > self.epoch:
             return False
         if parsed.epoch < self.epoch:
             return True
-        return parsed.nonce == self.nonce and parsed.session <= self.last_session and parsed.session_prefix not in self.sessions
+        if parsed.nonce != self.nonce or parsed.session > self.last_session:
+            return False
+        session = self.sessions.get(parsed.session_prefix)
+        return session is None or parsed.number < session.answered_below or parsed.number in session.answers
 
     # ---- records
 

@@ -438,6 +438,9 @@ def _judge_unknown(
         return common_pb2.OUTCOME_IN_DOUBT, cause_of(Reason.UNKNOWN_TRANSACTION, message)
     if request.first_attempt_ms and is_expired(book, request.first_attempt_ms):
         return common_pb2.OUTCOME_EXPIRED, cause_of(Reason.EXPIRED, f"{parsed} is older than what is kept")
+    owed = _owed_refusal(book, parsed)
+    if owed is not None:
+        return common_pb2.OUTCOME_ABORTED, owed
     if not (request.participants and request.first_attempt_ms):
         message = f"nothing is known of {parsed}; name its participants and first_attempt_ms to have it settled"
         return common_pb2.OUTCOME_IN_DOUBT, cause_of(Reason.UNKNOWN_TRANSACTION, message)
@@ -455,6 +458,15 @@ def _judge_unknown(
         message = f"no participant {', '.join(unknown)[:200]!r} has ever connected"
         return common_pb2.OUTCOME_IN_DOUBT, cause_of(Reason.UNKNOWN_PARTICIPANT, message)
     return common_pb2.OUTCOME_IN_DOUBT, None
+
+
+def _owed_refusal(book: Book, parsed: TransactionId) -> common_pb2.Cause | None:
+    """Why a transaction was refused before it began, as long as its client has not acknowledged that."""
+    session = book.sessions.get(parsed.session_prefix)
+    answer = session.answers.get(parsed.number) if session is not None else None
+    if answer is None or answer.outcome != common_pb2.OUTCOME_ABORTED or answer.transaction_id != str(parsed):
+        return None
+    return answer.cause
 
 
 def _settle_for(book: Book, event: events.Get) -> None:

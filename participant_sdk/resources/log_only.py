@@ -34,7 +34,7 @@ from participant_sdk.core.work import (
     Undo,
     Undone,
 )
-from participant_sdk.drivers import Invoked, Jobs, Submit, merged_work, until_done
+from participant_sdk.drivers import Invoked, Jobs, Submit, until_done
 from participant_sdk.registry import BoundOperation, Registry
 from troth.v1 import common_pb2, record_pb2
 from troth.values import decode_arguments, encode_result
@@ -118,7 +118,8 @@ class LogResource:
         if isinstance(work, Execute):
             self._execute(work)
         elif isinstance(work, PrepareBranch):
-            self._submit(Executed(work.transaction_id, "", merged_work(work.works), True))
+            # The answer is added to the works of the calls, which say all there is.
+            self._submit(Executed(work.transaction_id, "", record_pb2.BranchWork(), True))
         elif isinstance(work, CommitBranch):
             if self.kind is ResourceKind.EXTERNAL:
                 self._finish(work, self._on_commit, Committed(work.transaction_id))

@@ -1,0 +1,325 @@
+"""The workload: the real client, and callers who run transactions, are cancelled, give up, ask, and try again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from participant_sdk.client import Aborted, AlreadyCommitted, Client, Committed, HeuristicOutcome, OutcomeUnknown, RequestError, call
+from participant_sdk.client.session import Exchange, Session
+from participant_sdk.client.transaction import Transaction
+from tests.sim.clients import ABORTED, COMMITTED, Attempt, History, Work, Workload
+from tests.sim_engine.loop import EPOCH_MS, OUTSIDE, EngineWorld
+from tests.sim_engine.network import Network
+from tests.sim_engine.process import Process
+from tests.sim_engine.roles import ADDRESS, ParticipantProcess
+from troth.errors import Reason, TrothError
+from troth.v1 import common_pb2
+
+
+@dataclass(eq=False)
+class Action:
+    """What one caller wants done once."""
+
+    work: Work
+    key: str
+    interactive: bool
+    first_attempt_ms: int
+    timeout: float
+    history: History
+    ids: list[str] = field(default_factory=list)
+    """The transactions that the client opened for it."""
+    over: bool = False
+    """Whether the caller knows what became of it, or can never know."""
+    client: str = ""
+    lives: int = 0
+    on_end: Callable[[int, str], None] = lambda outcome, why: None
+
+
+ACTION: ContextVar[Action | None] = ContextVar("action", default=None)
+
+
+class WatchedSession(Session):
+    """The client's session, which notes the transactions that it opens."""
+
+    def open(self, field: str, request: Any, deadline: float) -> Exchange:
+        """See `Session.open`."""
+        exchange = super().open(field, request, deadline)
+        action = ACTION.get()
+        if action is not None:
+            action.ids.append(exchange.transaction_id)
+            action.history.attempts[exchange.transaction_id] = Attempt(
+                exchange.transaction_id, exchange.number, action.work, action.key, action.interactive,
+                action.first_attempt_ms, int(action.timeout * 1000),
+            )  # fmt: skip
+        return exchange
+
+
+class ServiceFailed(Exception):
+    """A service did not do what it was asked."""
+
+
+class GaveUp(Exception):
+    """The caller changed its mind."""
+
+
+class ClientProcess(Process):
+    """A process with one client and many callers."""
+
+    def __init__(
+        self, world: EngineWorld, network: Network, name: str, participants: dict[str, ParticipantProcess], history: History
+    ) -> None:
+        super().__init__(world, network, name)
+        self.participants = participants
+        self.history = history
+        self.client: Client | None = None
+        self.actions: list[Action] = []
+        self.pending_max = world.random.choice([2, 1000])
+        self.grace_seconds = world.random.choice([0.2, 1.0, 5.0])
+        self.cancel_chance = 0.0
+
+    async def main(self) -> None:
+        """Keep a client."""
+        async with Client(f"{ADDRESS}:1", grace_seconds=self.grace_seconds, pending_max=self.pending_max) as client:
+            self.client = client
+            await asyncio.Event().wait()
+
+    def died(self) -> None:
+        """Its callers are gone, and wait for nothing."""
+        self.client = None
+
+    def open_actions(self) -> list[Action]:
+        """Actions of the present life whose callers still wait, or ask."""
+        return [action for action in self.actions if not action.over and self.life is not None and action.lives == self.lives]
+
+    # ---- one action
+
+    def begin(self, action: Action) -> bool:
+        """Let a caller begin; `False` while the process is down."""
+        if self.client is None or self.life is None:
+            return False
+        action.client, action.lives = self.name, self.lives
+        self.actions.append(action)
+        task = self.spawn(self._carry_out(action))
+        if task is not None:
+            task.add_done_callback(lambda task: self._never_began(action) if task.cancelled() else None)
+        random = self.world.random
+        if task is not None and random.random() < self.cancel_chance:
+            delay = random.choice([0.0, 0.001, 0.005, 0.02, 0.3]) * random.random()
+            self.world.after(delay, lambda: self._cancel(task))
+        return True
+
+    def _never_began(self, action: Action) -> None:
+        """The caller was cancelled before its first step."""
+        action.over = True
+
+    def _cancel(self, task: asyncio.Task[Any]) -> None:
+        if not task.done():
+            self.world.reach("caller cancelled")
+            task.cancel()
+
+    async def _carry_out(self, action: Action) -> None:
+        ACTION.set(action)
+        assert self.client is not None
+        try:
+            committed = await (self._interactive if action.interactive else self._run)(self.client, action)
+            self._told(action, committed.transaction_id, COMMITTED, "")
+            self._end(action, COMMITTED, "")
+        except AlreadyCommitted as already:
+            self._told(action, already.outcome.transaction_id, COMMITTED, "")
+            self._nothing_of(action)
+            self._end(action, COMMITTED, "")
+        except (Aborted, RequestError) as error:
+            if isinstance(error, Aborted) and error.transaction_id:
+                self._told(action, error.transaction_id, ABORTED, str(error))
+            self._nothing_of(action)
+            self._end(action, ABORTED, error.reason.name)
+        except (ServiceFailed, GaveUp) as error:
+            self._nothing_of(action)
+            self._end(action, ABORTED, type(error).__name__)
+        except OutcomeUnknown as unknown:
+            self.world.reach("outcome unknown")
+            await self._ask(action, [unknown.transaction_id or action.ids[-1]])
+        except HeuristicOutcome as heuristic:
+            self._told(action, heuristic.transaction_id, common_pb2.OUTCOME_HAZARD, str(heuristic))
+            self._end(action, ABORTED, "HEURISTIC")
+        except asyncio.CancelledError:
+            # The caller is cancelled, and somebody else asks later what became of it all.
+            self.spawn(self._ask(action, list(action.ids)))
+        except Exception as error:
+            self.world.unexpected.append(f"{self.name}: a caller got {type(error).__name__}: {error}")
+            action.over = True
+
+    async def _run(self, client: Client, action: Action) -> Committed:
+        random = self.world.random
+        calls = [call(name, op.name, **_arguments(op)) for name, ops in action.work.items() for op in ops]
+        return await client.run(
+            *calls,
+            timeout=action.timeout,
+            key=action.key or None,
+            wait=random.choice(["logged", "logged", "complete"]),
+            first_attempt_ms=action.first_attempt_ms,
+            hold_read_locks=random.random() < 0.1,
+            attempts=random.choice([1, 1, 3]),
+        )
+
+    async def _interactive(self, client: Client, action: Action) -> Committed:
+        wait = self.world.random.choice(["logged", "complete"])
+        tx = client.transaction(
+            timeout=action.timeout, key=action.key or None, wait=wait, first_attempt_ms=action.first_attempt_ms
+        )  # fmt: skip
+        async with tx:
+            for name, ops in action.work.items():
+                for op in ops:
+                    await self._service(tx, name, op)
+            if self.world.random.random() < 0.1:
+                raise GaveUp
+        assert tx.outcome is not None
+        return tx.outcome
+
+    async def _service(self, tx: Transaction, name: str, op: common_pb2.Operation) -> None:
+        """One call of a service's API; repeated once, under the same id, when its answer does not come."""
+        random = self.world.random
+        context = tx.context()
+        calling = asyncio.ensure_future(self._call(name, context, op))
+        if random.random() < 0.05:
+            self.world.reach("Prepare against a running operation")
+            calling.add_done_callback(lambda task: task.cancelled() or task.exception())
+            tx.acknowledge(name, 1)
+            return
+        try:
+            async with asyncio.timeout(random.choice([0.05, 2.0])):
+                counts = await calling
+        except (TimeoutError, ServiceFailed):
+            self.world.reach("repeated interactive call")
+            try:
+                async with asyncio.timeout(2.0):
+                    counts = await self._call(name, context, op)
+            except TimeoutError:
+                raise ServiceFailed("no answer") from None
+        for participant, count in counts.items():
+            tx.acknowledge(participant, count)
+
+    async def _call(self, name: str, context: common_pb2.TransactionContext, op: common_pb2.Operation) -> dict[str, int]:
+        """A unary call of a service."""
+        process, network, loop = self.participants[name], self.network, self.world.loop
+        answer: asyncio.Future[dict[str, int]] = loop.create_future()
+        serving: list[asyncio.Task[Any]] = []
+
+        def back(counts: dict[str, int] | None, error: str) -> None:
+            def arrive() -> None:
+                if answer.done():
+                    return
+                if counts is not None:
+                    answer.set_result(counts)
+                else:
+                    answer.set_exception(ServiceFailed(error))
+
+            network.at(network.arrival(name, self.name), arrive)
+
+        def served(task: asyncio.Task[dict[str, int]]) -> None:
+            error = "cancelled" if task.cancelled() else task.exception()
+            if error is not None and not isinstance(error, TrothError | str):
+                self.world.unexpected.append(f"{name}: a service failed with {error!r}")
+            back(None if error is not None else task.result(), str(error))
+
+        def arrived() -> None:
+            life = process.life
+            if life is None or not process.ready_to_serve():
+                back(None, "the service is down")
+                return
+            life.on_end.append(lambda: back(None, "the service died"))
+            task = loop.spawn(life, process.serve(context, op.name, _arguments(op)))
+            serving.append(task)
+            task.add_done_callback(served, context=OUTSIDE)
+
+        network.at(network.arrival(self.name, name), arrived)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            network.at(network.arrival(self.name, name), lambda: [task.cancel() for task in serving if process.life])
+            raise
+
+    # ---- what callers learn
+
+    def _told(self, action: Action, transaction_id: str, outcome: int, why: str) -> None:
+        self.world.say(self.name, f"TOLD {transaction_id} {outcome} {why}")
+        self.history.tell(transaction_id, outcome)
+        if outcome == COMMITTED and transaction_id in action.ids:
+            for other in action.ids:
+                if other != transaction_id:
+                    self.history.tell(other, ABORTED)
+        elif outcome == COMMITTED and not action.key:
+            self.world.unexpected.append(f"{self.name}: told of {transaction_id}, and asked about {action.ids}")
+
+    def _nothing_of(self, action: Action) -> None:
+        for transaction_id in action.ids:
+            self.history.tell(transaction_id, ABORTED)
+
+    def _end(self, action: Action, outcome: int, why: str) -> None:
+        action.over = True
+        action.on_end(outcome, why)
+
+    async def _ask(self, action: Action, transaction_ids: list[str]) -> None:
+        """Ask until every one of them is known."""
+        outcome = ABORTED
+        for transaction_id in transaction_ids:
+            outcome = await self._ask_one(action, transaction_id)
+        self._end(action, outcome, "asked")
+
+    async def _ask_one(self, action: Action, transaction_id: str) -> int:
+        assert self.client is not None
+        while True:
+            try:
+                await self.client.get(
+                    transaction_id, participants=list(action.work), first_attempt_ms=action.first_attempt_ms, timeout=3.0
+                )  # fmt: skip
+            except Aborted as aborted:
+                self._told(action, transaction_id, ABORTED, f"by get: {aborted}")
+                return ABORTED
+            except OutcomeUnknown as unknown:
+                if unknown.reason is Reason.EXPIRED:
+                    self._told(action, transaction_id, common_pb2.OUTCOME_EXPIRED, "by get")
+                    return common_pb2.OUTCOME_EXPIRED
+                await asyncio.sleep(self.world.random.uniform(0.2, 1.0))
+            else:
+                self.world.reach("client asked and was told")
+                self.history.tell(transaction_id, COMMITTED)
+                return COMMITTED
+
+
+def _arguments(op: common_pb2.Operation) -> dict[str, Any]:
+    account, amount = json.loads(op.arguments)
+    return {"account": account} if op.name == "read" else {"account": account, "amount": amount}
+
+
+class EngineWorkload(Workload):
+    """Draws transactions as the other level does, and gives them to callers."""
+
+    world: EngineWorld
+    clients: list[ClientProcess]  # type: ignore[assignment]  # other clients
+
+    def _attempt(self, work: Work, key: str, interactive: bool, began: float, retries: int) -> None:
+        random = self.world.random
+        client = random.choice(self.clients)
+        timeout = random.choice([0.05, 0.4, 2.0])
+        action = Action(work, key, interactive, EPOCH_MS + int(began * 1000), timeout, client.history)
+
+        def ended(outcome: int, why: str) -> None:
+            retry = outcome == ABORTED and retries < 3
+            again = key and outcome in (COMMITTED, ABORTED) and retries < 3 and random.random() < 0.3
+            if retry or again:
+                self.world.reach("key retried after a commit" if again and outcome == COMMITTED else "retry after an abort")
+                self.world.after(random.uniform(0.0, 0.2), lambda: self._attempt(work, key, interactive, began, retries + 1))
+
+        action.on_end = ended
+        if not client.begin(action):
+            return
+        self.started += 1
+        if key and not interactive and random.random() < 0.3:
+            self.world.reach("key joined while running")
+            self.world.after(random.uniform(0.0, 0.05), lambda: self._attempt(work, key, False, began, 3))

@@ -1,0 +1,239 @@
+"""One run of the second level: the daemon, three services, two client processes; faults; then peace, and judgement."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import grpc.aio
+import structlog
+
+from participant_sdk.client import session as client_session
+from tests.sim import checkers
+from tests.sim.clients import History, Work
+from tests.sim.run import ACCOUNTS, BALANCE, Result
+from tests.sim_engine.client import ClientProcess, EngineWorkload, WatchedSession
+from tests.sim_engine.faults import Faults
+from tests.sim_engine.loop import LIFE, EngineWorld, VirtualTime
+from tests.sim_engine.network import Network
+from tests.sim_engine.process import Process
+from tests.sim_engine.roles import CoordinatorProcess, ParticipantProcess
+from troth.backoff import Backoff
+from troth.errors import TrothError
+from troth.log.cleaner import Cleaner
+
+FAULT_SECONDS = 3.0
+PEACE_SECONDS = 120.0
+CLOCKS = (
+    "troth.engine.time",
+    "coordinator.services.context.time",
+    "coordinator.services.admin.time",
+    "participant_sdk.client.checks.time",
+)
+"""Where production code reads the clocks of the machine."""
+
+
+class Run:
+    """What one seed makes."""
+
+    def __init__(self, seed: int, *, tracing: bool) -> None:
+        self.world = world = EngineWorld(seed, tracing=tracing)
+        self.network = network = Network(world)
+        self.history, self.witness = History(), checkers.Witness()
+        self.coordinator = CoordinatorProcess(world, network)
+        self.coordinator.on_answer = lambda answer: self.witness.told(answer.transaction_id, answer.outcome)
+        names = ["p1", "p2", "p3"]
+        self.accounts = {name: [f"{name}/{i}" for i in range(ACCOUNTS)] for name in names}
+        ledger = world.random.choice(["", "", "p3", "p2"])
+        self.participants = {name: self._participant(name, ledger=name == ledger) for name in names}
+        self.clients = [ClientProcess(world, network, f"k{i}", self.participants, self.history) for i in range(2)]
+        self.processes: list[Process] = [self.coordinator, *self.participants.values(), *self.clients]
+        self.faults = Faults(world, network, self.processes)
+        self.workload = EngineWorkload(world, self.clients, self.accounts)  # type: ignore[arg-type]  # other clients
+
+    def _participant(self, name: str, *, ledger: bool) -> ParticipantProcess:
+        accounts = dict.fromkeys(self.accounts[name], BALANCE)
+        participant = ParticipantProcess(self.world, self.network, name, accounts, ledger=ledger)
+        participant.on_send = self.witness.participant_said
+        return participant
+
+    # ---- the run
+
+    def go(self, transactions: int | None) -> None:
+        """Faults, then peace."""
+        world = self.world
+        for process in self.processes:
+            process.start()
+        world.run_until(0.5)
+        self.faults.watch()
+        self.faults.begin(FAULT_SECONDS)
+        self.workload.schedule(transactions or world.random.randint(4, 12), FAULT_SECONDS * 0.8)
+        for participant in self.participants.values():
+            self._look(participant)
+        world.run_until(world.now + FAULT_SECONDS + 1e-3)
+        end = world.now + PEACE_SECONDS
+        while world.now < end:
+            world.run_until(world.now + 2.0)
+            if self.at_rest():
+                world.run_until(world.now + 2.0)
+                return
+
+    def _look(self, participant: ParticipantProcess) -> None:
+        """Local reads of a service, some of which are cancelled."""
+        if self.faults.over:
+            return
+        random = self.world.random
+        if participant.ready_to_serve():
+            task = participant.spawn(self._looked(participant, random.choice(self.accounts[participant.name])))
+            if task is not None and random.random() < 0.3:
+                self.world.after(random.uniform(0.0, 0.01), task.cancel)
+        self.world.after(random.uniform(0.05, 0.5), lambda: self._look(participant))
+
+    async def _looked(self, participant: ParticipantProcess, account: str) -> None:
+        try:
+            await participant.look(account)
+        except TrothError:
+            self.world.reach("local read refused")
+
+    def at_rest(self) -> bool:
+        """Whether nothing is open."""
+        busy = any(not one.alive or one.core.states() for one in self.participants.values())
+        waiting = any(client.open_actions() for client in self.clients)
+        return not (busy or waiting) and self.coordinator.at_rest()
+
+    # ---- the judgement
+
+    def judge(self) -> list[str]:
+        """All violations."""
+        for process in (self.coordinator, *self.participants.values()):
+            if not process.alive:
+                return [f"AC5: {process.name} is down after all faults have ended"]
+        coordinator: Any = self.coordinator
+        participants: Any = self.participants
+        expected = {name: changes_owed(attempt.work) for name, attempt in self.history.attempts.items()}
+        money = len(self.participants) * ACCOUNTS * BALANCE
+        scene = checkers.Scene(coordinator, participants, self.history, money, expected)
+        witness = self.witness
+        found = [
+            *self.world.unexpected, *witness.violations, *checkers.agreement(scene), *checkers.never_reversed(scene, witness),
+            *checkers.all_voted(scene, witness), *checkers.told_is_true(scene), *checkers.exactly_once(scene), *checkers.conservation(scene),
+            *checkers.nothing_left(scene), *checkers.nothing_expires(scene), *checkers.isolation(scene), *self._callers(), *self._once(scene),
+        ]  # fmt: skip
+        return found or list(checkers.recovery_repeats(scene))
+
+    def _callers(self) -> Iterator[str]:
+        """Every caller was told something, or its process died."""
+        for client in self.clients:
+            for action in client.open_actions():
+                yield f"AC5: {client.name} was never told of {action.ids}, {action.key!r}, {'interactive' if action.interactive else 'one-shot'}"
+
+    def _once(self, scene: checkers.Scene) -> Iterator[str]:
+        """What one caller wanted done once was done at most once, in however many transactions its client tried it."""
+        for client in self.clients:
+            for action in client.actions:
+                stands = [name for name in action.ids if scene.applied(name)]
+                if len(stands) > 1:
+                    yield f"exactly once: one call committed {stands}"
+
+
+def changes_owed(work: Work) -> dict[str, int]:
+    """What a transaction changes at each participant, where it changes anything."""
+    changes: dict[str, int] = {}
+    for participant, operations in work.items():
+        for op in operations:
+            _, amount = json.loads(op.arguments)
+            sign = {"credit": 1, "debit": -1, "read": 0}[op.name]
+            if sign:
+                changes[participant] = changes.get(participant, 0) + sign * amount
+    return changes
+
+
+def run(seed: int, *, tracing: bool = False, transactions: int | None = None) -> Result:
+    """Run one seed."""
+    one = Run(seed, tracing=tracing)
+    violations: list[str] = []
+    with _replaced(one):
+        try:
+            one.go(transactions)
+            violations = one.judge()
+        except AssertionError as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            violations.append(f"assertion: {error} at {where.name}:{where.lineno}")
+        finally:
+            one.world.loop.dispose()
+    crashes = sum(process.crashes for process in one.processes)
+    count = one.faults.count + crashes
+    return Result(seed, one.workload.started, crashes, count, violations, one.world.reached, one.world.trace)
+
+
+# ---- what is replaced
+
+
+class SeededBackoff:
+    """In place of the client's back-off between dials, which differs between objects of one process."""
+
+    def __init__(self, world: EngineWorld, backoff: Backoff) -> None:
+        self._world = world
+        self._backoff = backoff
+
+    def delay_seconds(self, attempt: int, what: str) -> float:
+        """See `Backoff`."""
+        return self._backoff.delay_seconds(attempt, "redial") * self._world.random.uniform(0.7, 1.0)
+
+
+@contextmanager
+def _replaced(one: Run) -> Iterator[None]:
+    """Clocks, network, and what is logged; and times that would make a run long without making it different."""
+    world = one.world
+    clock = VirtualTime(world)
+    redial = SeededBackoff(world, Backoff(0.02, 0.5))
+    with ExitStack() as stack:
+        for name in CLOCKS:
+            stack.enter_context(patch(name, clock))
+        stack.enter_context(patch.object(grpc.aio, "insecure_channel", one.network.insecure_channel))
+        stack.enter_context(patch.object(grpc.aio, "server", one.network.server))
+        stack.enter_context(patch("coordinator.server.reflection.enable_server_reflection", lambda names, server: None))
+        stack.enter_context(patch("participant_sdk.client.client.Session", WatchedSession))
+        stack.enter_context(patch("participant_sdk.client.connection.REDIAL", redial))
+        stack.enter_context(patch("participant_sdk.session.REDIAL", Backoff(0.02, 0.5)))
+        stack.enter_context(patch.object(client_session, "RESEND", Backoff(0.3, 2.0)))
+        stack.enter_context(patch.object(client_session, "WATERMARK_SECONDS", 0.1))
+        stack.enter_context(patch.dict(Cleaner.__init__.__kwdefaults__, slack_records=2))
+        stack.enter_context(_logging(world))
+        stack.enter_context(patch.object(sys, "unraisablehook", lambda unraisable: None))
+        world.loop.set_exception_handler(lambda loop, context: _unexpected(world, context))
+        yield
+
+
+def _unexpected(world: EngineWorld, context: dict[str, Any]) -> None:
+    life = LIFE.get()
+    if life is None or life.alive:
+        world.unexpected.append(f"loop: {context.get('message')}: {context.get('exception')!r}")
+
+
+@contextmanager
+def _logging(world: EngineWorld) -> Iterator[None]:
+    """What is logged goes into the trace; an error that nobody expected is a violation."""
+
+    def hear(logger: Any, method: str, event: dict[str, Any]) -> Any:
+        life = LIFE.get()
+        world.say(life.name if life else "?", f"LOG {method} {event}")
+        text = str(event.get("event"))
+        if text in ("protocol violation", "protocol error", "malformed frame"):
+            world.unexpected.append(f"protocol: {life.name if life else '?'}: {event.get('error')} ({event.get('event_kind')})")
+        elif method in ("error", "critical") and event.get("reason") != "LOG_FAILED":
+            world.unexpected.append(f"logged: {event}")
+        raise structlog.DropEvent
+
+    before = structlog.get_config()
+    level = 0 if world.tracing else 30
+    structlog.configure(processors=[hear], wrapper_class=structlog.make_filtering_bound_logger(level))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
