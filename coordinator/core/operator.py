@@ -278,11 +278,25 @@ def _forget(book: Book, request: admin_pb2.ForgetTransactionRequest) -> Message:
     refusal = _check_reason(request.who, request.why)
     if refusal is None and (txn is None or txn.state is not State.HEURISTIC):
         refusal = cause_of(Reason.NOT_ACTIVE, "only a heuristic outcome can be forgotten; nothing else needs it")
+    if refusal is None and txn is not None:
+        refusal = _still_owed(book, txn)
     if refusal is not None or txn is None:
         return admin_pb2.ForgetTransactionResponse(refusal=refusal)
     record = record_pb2.Forgotten(transaction_id=txn.id, who=request.who, why=request.why)
     book.append(txn.id, force=True, event=events.Durable("forgotten", txn.id, (request.who, request.why)), forgotten=record)
     return admin_pb2.ForgetTransactionResponse()
+
+
+def _still_owed(book: Book, txn: Transaction) -> common_pb2.Cause | None:
+    """Forgetting never drops a decision that somebody has not acknowledged (rule 18): who was abandoned, and is away, may still hold
+    the branch in doubt. Once it is back, its Hello has settled that; once another log has its name, it will not come back."""
+    for report in txn.heuristic:
+        participant = book.participants.get(report.participant)
+        given_up = bool(report.who) and report.commit_decided and participant is not None
+        if given_up and participant is not None and participant.log_id and not participant.ready:
+            message = f"{participant.name} is away, and may still hold the branch: forget it when it is back, or replace it first"
+            return cause_of(Reason.PARTICIPANT_AWAY, message)
+    return None
 
 
 def forgotten(book: Book, txn: Transaction, detail: tuple[str, str]) -> None:

@@ -49,3 +49,29 @@ def test_it_is_told_commit_when_it_asks() -> None:
     assert driver.sent() == ["b.COMMIT"]
     driver.acknowledge("b", 1)
     assert driver.txn(1).state.name == "HEURISTIC", "people look first"
+
+
+def forget(driver: Driver) -> str:
+    """Ask to forget transaction 1; returns the reason of the refusal, if any."""
+    request = admin_pb2.ForgetTransactionRequest(transaction_id=driver.id(1), who="ann", why="repaired")
+    driver.step(events.Administer("ticket", request))
+    driver.sync()
+    (answer,) = driver.take(effects.Administered)
+    return str(answer.response.refusal.reason)
+
+
+def test_it_cannot_be_forgotten_while_it_may_still_be_in_doubt() -> None:
+    driver = abandoned()
+    driver.take(effects.Administered)
+    assert forget(driver) == "PARTICIPANT_AWAY"
+    driver.connect("b", 9, reports=[prepared(driver)])
+    driver.acknowledge("b", 1)
+    assert forget(driver) == "" and not driver.book.live
+
+
+def test_it_can_be_forgotten_when_another_log_has_the_name() -> None:
+    driver = abandoned()
+    driver.step(events.Administer("t", admin_pb2.ReplaceParticipantRequest(participant="b", who="ann", why="scrapped")))
+    driver.sync()
+    driver.take(effects.Administered)
+    assert forget(driver) == ""

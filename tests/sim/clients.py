@@ -212,9 +212,11 @@ class Client:
     def _hear(self, number: int, field: str, message: Any) -> None:
         if field == "got":
             self._hear_got(*message)
+        elif number != self._connection:
+            return  # of an earlier stream, and perhaps of an earlier session with the same numbers
         elif field == "begun":
             self._hear_begun(message)
-        elif number == self._connection:
+        else:
             self._hear_answer(message)
 
     def _hear_begun(self, message: client_pb2.BeginResponse) -> None:
