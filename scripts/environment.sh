@@ -72,3 +72,6 @@ troth_environment() {
   fi
   exec 9>&-
 }
+
+# The environment of everything that developers do.
+troth_test_environment() { troth_environment test "sqlite,coordinator,fast" dev; }

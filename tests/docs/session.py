@@ -99,7 +99,9 @@ class Shell:
         """Type one command; wait for its end, or for its start when it runs beside us, and for what it must print."""
         began = len(self.output)
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{step.command.replace(ADDRESS, self.address)}\necho done-{number}\n".encode())
+        # The mark has a line to itself, also when somebody in the background is in the middle of one.
+        mark = f"printf '\\ndone-{number}\\n'"
+        self._process.stdin.write(f"{step.command.replace(ADDRESS, self.address)}\n{mark}\n".encode())
         self._process.stdin.flush()
         deadline = time.monotonic() + SECONDS_MAX
         while missing := self._missing(self.output[began:], [*step.prints], f"done-{number}"):
