@@ -3,12 +3,14 @@
 scripts/bench                        everything: about four minutes
 scripts/bench --quick                the same with short measurements: about a minute
 scripts/bench --json bench.json      everything in a file, too
+scripts/bench --growth               long logs, restarts, many of everything, overload: some minutes (--quick: one)
 scripts/bench --only echo,log        some stages: echo, textbook, log, sqlite, wide
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 import tempfile
@@ -16,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import report, stages
+from bench import growth, report, stages
 from bench.measure import Span
 from bench.processes import ROOT
 from bench.service import run_loop
@@ -37,6 +39,8 @@ def main() -> int:
     base = options.directory or ROOT / "var"
     base.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="bench-", dir=base))
+    if options.growth:
+        return _grow(options, directory, talk)
     bench = stages.Bench(
         directory, QUICK if options.quick else FULL, lambda name: talk.rule(name), lambda one: talk.print(report.line(one)),
     )  # fmt: skip
@@ -49,18 +53,32 @@ def main() -> int:
     return 0
 
 
-def _tell(bench: stages.Bench, json: Path | None) -> None:
+def _grow(options: argparse.Namespace, directory: Path, talk: Console) -> int:
+    sizes = growth.QUICK if options.quick else growth.Sizes()
+    grown = growth.Growth(directory, sizes, lambda line: talk.print(line, highlight=False))
+    try:
+        run_loop(growth.run(grown))
+    finally:
+        if not options.keep:
+            shutil.rmtree(directory, ignore_errors=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps(grown.figures, indent=2) + "\n")
+    return 0
+
+
+def _tell(bench: stages.Bench, file: Path | None) -> None:
     console = Console(width=None if sys.stdout.isatty() else 220)
     report.table(bench, console)
     report.targets(bench, console)
-    if json is not None:
-        report.write_json(bench, json)
+    if file is not None:
+        report.write_json(bench, file)
     sys.stdout.write(report.last_line(bench) + "\n")
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="short measurements")
+    parser.add_argument("--growth", action="store_true", help="long logs, restarts, many of everything, overload")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to FILE")
     parser.add_argument("--only", default="", metavar="STAGES", help="comma-separated stages")
     parser.add_argument("--directory", type=Path, help="where the files go (default: var/ of the clone); deleted afterwards")

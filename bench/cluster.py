@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -38,8 +39,18 @@ def participant_process(directory: Path, coordinator: str, names: list[str], res
 class Cluster:
     """Use it as an async context manager. `groups` has the participants' names, one list for each process."""
 
-    def __init__(self, directory: Path, groups: list[list[str]], resource: str = "log", settings: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        groups: list[list[str]],
+        resource: str = "log",
+        settings: tuple[str, ...] = (),
+        before_participants: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
         self._groups = groups
+        self._before_participants = before_participants
+        self.ready_seconds: list[float] = []
+        """How long each participant's process took from its start until it was connected."""
         self._resource = resource
         self._directory = directory
         self._stack = AsyncExitStack()
@@ -61,22 +72,34 @@ class Cluster:
 
     async def _start(self) -> None:
         self._stack.push_async_callback(self.coordinator.stop)
+        began = time.perf_counter()
         await self.coordinator.start()
+        self._before_participants(time.perf_counter() - began)
         address = self.coordinator.address
         for names in self._groups:
             one = participant_process(self._directory / names[0], address, names, self._resource)
             self.participants.append(one)
             self._stack.push_async_callback(one.stop)
             await one.spawn()
-        await asyncio.gather(*(one.ready() for one in self.participants))
+        began = time.perf_counter()
+        await asyncio.gather(*(self._ready(one, began) for one in self.participants))
         self.client = await self._stack.enter_async_context(Client(address, pending_max=20_000))
         channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(address))
         self._status = admin_pb2_grpc.AdminServiceStub(channel).GetStatus
         plain = [await self._channel(one, None) for one in self.participants]
         self._counters = [method(one, "Counters") for one in plain]
+        self._releases = [method(one, "Release") for one in plain]
         self.plain_calls = [method(one, "Plain") for one in plain]
         within = [await self._channel(one, self.client) for one in self.participants]
         self.work_calls = [method(one, "Work") for one in within]
+
+    async def _ready(self, one: Process, began: float) -> None:
+        await one.ready()
+        self.ready_seconds.append(time.perf_counter() - began)
+
+    async def release(self) -> None:
+        """Let all operations `wait` go on."""
+        await asyncio.gather(*(one(b"") for one in self._releases))
 
     async def _channel(self, one: Process, client: Client | None) -> grpc.aio.Channel:
         interceptors: Any = client.interceptors() if client is not None else None

@@ -20,6 +20,8 @@ from participant_sdk.resources.log_only import LogBranch
 
 ACCOUNTS = 20_000
 OPENING_CENTS = 1_000_000_000
+RELEASED = asyncio.Event()
+"""Lets all operations `wait` of this process go on."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS accounts (
     account       INTEGER NOT NULL PRIMARY KEY,
@@ -45,6 +47,10 @@ def log_participant(name: str, directory: Path, coordinator: str) -> Participant
     def look(branch: LogBranch, *, account: int) -> int:
         branch.read_only()
         return account
+
+    @one.operation(locks=[])
+    async def wait(branch: LogBranch) -> None:
+        await RELEASED.wait()
 
     @one.operation(locks=[])
     def refuse(branch: LogBranch) -> None:
@@ -98,7 +104,11 @@ def handlers(first: Participant, others: list[Participant]) -> dict[str, Handler
         every = [asdict(one.counters) for one in (first, *others)]
         return json.dumps({name: sum(one[name] for one in every) for name in every[0]}).encode()
 
-    return {"Work": work, "Plain": plain, "Counters": counters}
+    async def release(request: bytes, context: Any) -> bytes:
+        RELEASED.set()
+        return b""
+
+    return {"Work": work, "Plain": plain, "Counters": counters, "Release": release}
 
 
 Make = Callable[[str, Path, str], Participant]

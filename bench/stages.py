@@ -74,7 +74,8 @@ async def echo(bench: Bench) -> None:
 async def textbook(bench: Bench) -> None:
     """The baseline: a unary RPC for each message, a sync for each record."""
     async with AsyncExitStack() as stack:
-        addresses, pids = [], bench.pids
+        addresses: list[str] = []
+        pids = bench.pids
         for name in ("left", "right", "coordinator"):
             directory = bench.directory / "textbook" / name
             command = ["-m", "bench.textbook", "--directory", str(directory)]
