@@ -87,11 +87,11 @@ class SqliteFile:
                 "synchronous = FULL",
                 "foreign_keys = ON",
                 f"cache_size = -{_CACHE_KIB}",
-                f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
                 f"journal_size_limit = {_WAL_BYTES_KEPT}",
                 "temp_store = MEMORY",
             ):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
+            connection.set_wal_hook(_checkpoint)
             connection.execute("BEGIN IMMEDIATE").fetchall()
             connection.execute("COMMIT").fetchall()
         except BaseException:
@@ -161,6 +161,16 @@ class SqliteFile:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _checkpoint(connection: apsw.Connection, database: str, pages: int) -> int:
+    """Move the write-ahead log into the file now and then, in the COMMIT that filled it; an error is that COMMIT's.
+
+    SQLite's automatic checkpoint keeps its errors to itself and tries again, on a file that may have lied.
+    """
+    if pages >= _CHECKPOINT_PAGES:
+        connection.wal_checkpoint(database, apsw.SQLITE_CHECKPOINT_PASSIVE)
+    return apsw.SQLITE_OK
 
 
 def _lock(path: Path) -> int | None:

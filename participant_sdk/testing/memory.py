@@ -20,6 +20,7 @@ from participant_sdk.causes import error_of
 from participant_sdk.session import Owner
 from troth.engine import Engine
 from troth.errors import ProtocolError, Reason, RequestError, TrothError
+from troth.log.contract import Log
 from troth.log.memory import Disk, MemoryLog
 from troth.ready import Effect
 from troth.v1 import client_pb2, common_pb2, participant_pb2
@@ -152,10 +153,19 @@ class MemoryCoordinator:
         self._life += 1
         self._nonce = secrets.token_hex(8)
         self._core = CoordinatorCore(self._settings, NAME, self._nonce)
-        log = MemoryLog(self._disk, role="coordinator", name=NAME)
-        self._engine = Engine("coordinator", self._core, log, self._performer(self._life))
+        self._engine = Engine("coordinator", self._core, self.make_log(), self._performer(self._life))
         await self._engine.start()
         self.up.set()
+
+    def make_log(self) -> Log:
+        """The log of the next life; a subclass may have it in a file."""
+        return MemoryLog(self._disk, role="coordinator", name=NAME)
+
+    @property
+    def failed(self) -> asyncio.Future[TrothError]:
+        """Gets the error when the engine fails. Valid while it is up."""
+        assert self._engine is not None, "the coordinator is down"
+        return self._engine.failed
 
     async def stop(self) -> None:
         """Make durable what is under way, and end."""
