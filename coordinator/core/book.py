@@ -142,9 +142,9 @@ class Book:
 
     # ---- messages to participants
 
-    def send(self, participant: Participant, field: str, message: ToParticipant) -> bool:
-        """Send to a participant that is ready; otherwise Hello settles it."""
-        if not participant.ready:
+    def send(self, participant: Participant, field: str, message: ToParticipant, *, early: bool = False) -> bool:
+        """Send to a participant that is ready; otherwise Hello settles it. What Hello does not settle may be sent `early`."""
+        if not (participant.ready or (early and participant.stream)):
             return False
         self.ready.effects.append(effects.Send(participant.name, participant.stream, field, message))
         return True

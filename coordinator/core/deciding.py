@@ -43,7 +43,7 @@ def enlist(book: Book, txn: Transaction, participant: Participant) -> None:
             refuse_enlist(book, participant, txn.id, Reason.TOO_MANY_PARTICIPANTS)
             return
         branch = book.add_branch(txn, participant)
-    book.send(participant, "enlisted", participant_pb2.Enlisted(transaction_id=txn.id, order=branch.order))
+    book.send(participant, "enlisted", participant_pb2.Enlisted(transaction_id=txn.id, order=branch.order), early=True)
 
 
 def enlist_closed(book: Book, txn: Transaction, participant: Participant) -> None:
@@ -54,7 +54,7 @@ def enlist_closed(book: Book, txn: Transaction, participant: Participant) -> Non
 def refuse_enlist(book: Book, participant: Participant, transaction_id: str, reason: Reason) -> None:
     """Tell a participant that the transaction takes no branch of it."""
     cause = cause_of(reason, f"transaction {transaction_id} takes no new branch", participant=participant.name)
-    book.send(participant, "enlisted", participant_pb2.Enlisted(transaction_id=transaction_id, refusal=cause))
+    book.send(participant, "enlisted", participant_pb2.Enlisted(transaction_id=transaction_id, refusal=cause), early=True)
 
 
 def commit(book: Book, txn: Transaction, request: client_pb2.CommitRequest) -> None:

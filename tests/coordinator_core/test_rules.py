@@ -605,3 +605,11 @@ def test_what_one_participant_says_because_of_its_hello_concludes_nothing_for_th
     assert driver.got() == []
     driver.settle("a", first.id(1), "COMMITTED")
     assert driver.got() == ["0 COMMITTED"]
+
+
+def test_an_enlist_that_rides_with_hello_is_answered_at_once() -> None:
+    driver = Driver()
+    driver.begin(1)
+    driver.connect("a", 9, complete=False)
+    driver.enlist("a", 1)
+    assert "a.enlisted" in driver.sent()

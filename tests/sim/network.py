@@ -56,6 +56,7 @@ class End:
         self.receive = receive
         self.lost = lost
         self.last_arrival = 0.0
+        self.late_until = 0.0
 
 
 HANDSHAKE = frozenset({"reports", "complete", "welcome"})
@@ -103,11 +104,15 @@ class Stream:
             world.reach("message repeated")
 
     def _deliver(self, target: End, field: str, message: object) -> None:
-        """Hand a message over. What was in flight when the stream broke may take long: the peer has a newer stream by then."""
-        random = self.network.world.random
-        if self.broken and random.random() < 0.5:
-            self.network.world.reach("message of an earlier stream")
-            self.network.world.after(random.uniform(0.0, 1.0), lambda: target.receive(field, message))
+        """Hand a message over. What was in flight when the stream broke may take long: the peer has a newer stream by then. What was
+        sent behind it comes behind it all the same."""
+        world = self.network.world
+        if self.broken and target.late_until <= world.now and world.random.random() < 0.5:
+            target.late_until = world.now + world.random.uniform(0.0, 1.0)
+        if target.late_until > world.now:
+            world.reach("message of an earlier stream")
+            target.late_until += 1e-9
+            world.after(target.late_until - world.now, lambda: target.receive(field, message))
         else:
             target.receive(field, message)
 

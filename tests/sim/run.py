@@ -76,12 +76,14 @@ def _come_to_rest(
 ) -> None:
     """Peace: let time pass until nothing is open, or until it is clear that something never will be closed."""
     end = world.now + PEACE_SECONDS
+    quiet = 0
     while world.now < end:
         world.run_until(world.now + 2.0)
         open_work = any(client.pending or client.asking for client in clients)
         busy = any(not process.alive or process.core.states() for process in participants.values())
-        if not (open_work or busy) and coordinator.alive and not coordinator.core.open_transactions():
-            world.run_until(world.now + 2.0)
+        rests = not (open_work or busy) and coordinator.alive and not coordinator.core.open_transactions()
+        quiet = quiet + 1 if rests else 0
+        if quiet == 2:  # a client may have been about to try again
             return
 
 
