@@ -40,6 +40,12 @@ class Process:
         """Whether it has been started and has not ended."""
         return self._process is not None and self._process.returncode is None
 
+    @property
+    def pid(self) -> int:
+        """The id of the process that was started last."""
+        assert self._process is not None, f"{self.name} was never started"
+        return self._process.pid
+
     async def start(self, failpoints: str = "") -> bool:
         """Start it and wait until it is ready. Returns False when it was killed before that.
 
