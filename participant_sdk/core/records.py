@@ -26,6 +26,7 @@ def prepared(branch: Branch, work: record_pb2.BranchWork | None = None) -> recor
     body.incarnation = branch.incarnation
     body.peers = branch.peers
     body.first_attempt_ms = branch.first_attempt_ms
+    body.one_phase = branch.one_phase
     if work is not None:
         body.work.CopyFrom(work)
     return record

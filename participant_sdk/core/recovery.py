@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from participant_sdk.core.branches import FINISHED, Branch, Forced, State
-from participant_sdk.core.finishing import roll_back
+from participant_sdk.core.finishing import begin_commit, roll_back
 from participant_sdk.core.machine import Machine
 from troth.errors import LogDamaged, LogForeign, Reason, RemoteProtocolError
 from troth.ids import ID_BYTES_MAX, NUMBER_DIGITS_MAX
@@ -125,6 +125,7 @@ def _replay_prepared(m: Machine, record: record_pb2.BranchPrepared) -> str:
     branch.works = (*(item for item in branch.works if item[0]), ("", record.work))
     branch.incarnation, branch.peers = record.incarnation, record.peers
     branch.first_attempt_ms = record.first_attempt_ms
+    branch.one_phase = record.one_phase
     branch.results = record.work.results.SerializeToString()
     branch.resource_branch = record.work.resource_branch
     return branch.transaction_id
@@ -167,7 +168,7 @@ _REPLAY: dict[str, Callable[[Machine, Any], str]] = {
 
 
 def _resume(m: Machine, branch: Branch) -> None:
-    """Take the locks again; undo what was not prepared, newest first."""
+    """Take the locks again; undo what was not prepared, newest first; go on with a commit that is the participant's own decision."""
     if branch.state in FINISHED or not branch.works:
         return
     keys = [key for _, work in branch.works for key in work.keys]
@@ -176,3 +177,6 @@ def _resume(m: Machine, branch: Branch) -> None:
     if branch.state is State.ACTIVE:
         m.recovering.add(branch.transaction_id)
         roll_back(m, branch, m.cause(Reason.PARTICIPANT_RESTARTED, "its unprepared work is undone"))
+    elif branch.state is State.PREPARED and branch.one_phase:
+        # The resource may have committed already: nobody may roll it back any more.
+        begin_commit(m, branch)

@@ -165,6 +165,7 @@ def run(seed: int, *, tracing: bool = False, transactions: int | None = None) ->
             where = traceback.extract_tb(error.__traceback__)[-1]
             violations.append(f"assertion: {error} at {where.name}:{where.lineno}")
         finally:
+            one.world._tracing = False
             one.world.loop.dispose()
     crashes = sum(process.crashes for process in one.processes)
     count = one.faults.count + crashes

@@ -665,6 +665,7 @@ class BranchPrepared(_message.Message):
     WORK_FIELD_NUMBER: _builtins.int
     PEERS_FIELD_NUMBER: _builtins.int
     FIRST_ATTEMPT_MS_FIELD_NUMBER: _builtins.int
+    ONE_PHASE_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     order: _builtins.int
@@ -675,6 +676,8 @@ class BranchPrepared(_message.Message):
     """A serialised Peers message."""
     first_attempt_ms: _builtins.int
     """Milliseconds since the Unix epoch when the first attempt began."""
+    one_phase: _builtins.bool
+    """Whether the decision was handed over with Prepare: the participant commits by itself, also after a crash."""
     @_builtins.property
     def work(self) -> Global___BranchWork:
         """The work that is not in earlier BranchActive records."""
@@ -688,10 +691,11 @@ class BranchPrepared(_message.Message):
         work: Global___BranchWork | None = ...,
         peers: _builtins.bytes = ...,
         first_attempt_ms: _builtins.int = ...,
+        one_phase: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_attempt_ms", b"first_attempt_ms", "incarnation", b"incarnation", "order", b"order", "peers", b"peers", "transaction_id", b"transaction_id", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_attempt_ms", b"first_attempt_ms", "incarnation", b"incarnation", "one_phase", b"one_phase", "order", b"order", "peers", b"peers", "transaction_id", b"transaction_id", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
