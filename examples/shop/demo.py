@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Coroutine
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 
@@ -124,15 +125,14 @@ async def _until_failure(work: Coroutine[Any, Any, None], chaos: Chaos) -> None:
 
 
 async def _place(orders: list[Order], chaos: Chaos, display: Display, directory: Path, *, kills: bool) -> None:
-    diary = Diary(directory / "told.csv")
     services = {name: service.address for name, service in chaos.cluster.services.items()}
     address = chaos.cluster.coordinator.address
-    blow = asyncio.create_task(_last_blow(chaos, display, len(orders))) if kills else None
-    async with Front(address, services, diary, display) as front:
-        await front.place_all(orders)
-    diary.close()
-    if blow is not None:
-        await blow
+    with closing(Diary(directory / "told.csv")) as diary:
+        blow = asyncio.create_task(_last_blow(chaos, display, len(orders))) if kills else None
+        async with Front(address, services, diary, display) as front:
+            await front.place_all(orders)
+        if blow is not None:
+            await blow
     await settle(address)
 
 

@@ -9,6 +9,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import grpc
+
+from troth.v1 import admin_pb2, admin_pb2_grpc
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 COORDINATOR = "coordinator"
@@ -45,6 +49,11 @@ class Process:
         """The id of the process that was started last."""
         assert self._process is not None, f"{self.name} was never started"
         return self._process.pid
+
+    @property
+    def serving(self) -> bool:
+        """Whether it has said, since it was started, where it listens."""
+        return self.running and self._address_file.exists()
 
     async def start(self, failpoints: str = "") -> bool:
         """Start it and wait until it is ready. Returns False when it was killed before that.
@@ -157,6 +166,17 @@ class Cluster:
             command = [sys.executable, str(HERE / f"{name}.py")]
             self.services[name] = Process(name, command, self.directory / name, environment)
         await asyncio.gather(*(self.services[name].start(armed.get(name, "")) for name in SERVICES))
+        await self._all_known()
+
+    async def _all_known(self) -> None:
+        """Wait until the coordinator has seen every service once: before that it calls their names unknown."""
+        async with grpc.aio.insecure_channel(self.coordinator.address) as channel, asyncio.timeout(READY_SECONDS):
+            admin = admin_pb2_grpc.AdminServiceStub(channel)
+            while True:
+                listed = await admin.ListParticipants(admin_pb2.ListParticipantsRequest(), wait_for_ready=True)
+                if {one.participant for one in listed.participants if one.connected} >= set(SERVICES):
+                    return
+                await asyncio.sleep(LOOK_SECONDS)
 
     async def stop(self) -> None:
         """Stop everything in order: the services first, since they have more to say."""

@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,19 +80,18 @@ class Storm:
         return judge(facts, self.orders)
 
     async def _rage(self, points: list[str]) -> None:
-        diary = Diary(self.directory / "told.csv")
         services = {name: service.address for name, service in self.cluster.services.items()}
-        async with Front(self.cluster.coordinator.address, services, diary, Quiet()) as front:
-            traffic = [asyncio.create_task(front.place_all(self._endless())), asyncio.create_task(self._solos())]
-            try:
-                await self._kill_at(points, traffic)
-                self._over = True
-                self.at = "(over: waiting for the last orders)"
-                await asyncio.gather(*traffic)
-            finally:
-                for task in traffic:
-                    task.cancel()
-        diary.close()
+        with closing(Diary(self.directory / "told.csv")) as diary:
+            async with Front(self.cluster.coordinator.address, services, diary, Quiet()) as front:
+                traffic = [asyncio.create_task(front.place_all(self._endless())), asyncio.create_task(self._solos())]
+                try:
+                    await self._kill_at(points, traffic)
+                    self._over = True
+                    self.at = "(over: waiting for the last orders)"
+                    await asyncio.gather(*traffic)
+                finally:
+                    for task in traffic:
+                        task.cancel()
         self.at = "(over: waiting for the last acknowledgements)"
         await settle(self.cluster.coordinator.address)
 
@@ -150,7 +150,8 @@ class Storm:
     async def _end_in_order(self, process: Process, victim: Process) -> None:
         """With SIGTERM, so that it says Goodbye; the victim itself does not survive that."""
         if process is victim:
-            process.signal(signal.SIGTERM)
+            if process.serving:  # before that it knows no order
+                process.signal(signal.SIGTERM)
         else:
             await process.stop()
             await self._revive(process)
