@@ -56,7 +56,7 @@ def _record_end(book: Book, txn: Transaction, was_decided: bool) -> None:
 def _retain(book: Book, txn: Transaction) -> None:
     results = None
     if txn.state is State.COMMITTED and txn.claim is not None and not txn.results_lost:
-        results = {name: branch.results for name, branch in txn.branches.items()}
+        results = {name: branch.results for name, branch in txn.branches.items() if branch.results}
         size = sum(map(len, results.values()))
         if book.result_bytes + size > RESULT_BYTES_MAX:
             results = None

@@ -75,6 +75,15 @@ def settle(book: Book, txn: Transaction) -> None:
         branch.step = BranchStep.SETTLE_OWED
         book.send_settle(txn, branch)
     book.arm_resend(txn)
+    answer_in_time(book, txn, txn.began)
+
+
+def answer_in_time(book: Book, txn: Transaction, asked: float) -> None:
+    """Let the timer fire when whoever asked then is to be told that it is in doubt, unless the next repeat comes first."""
+    at, due = max(txn.deadline, asked + book.settings.settle_answer_seconds), book.timers.due(txn.id)
+    # Without a timer nothing is asked: a contradiction is being written down, and its record answers.
+    if due is not None and book.now.monotonic < at < due:
+        book.timers.set(txn.id, at)
 
 
 def settled(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Settlement]) -> None:
@@ -155,6 +164,7 @@ def settling_timer(book: Book, txn: Transaction, _: Any) -> None:
         if branch.step is BranchStep.SETTLE_OWED:
             book.send_settle(txn, branch)
     book.arm_resend(txn)
+    answer_in_time(book, txn, txn.began)
 
 
 def _answer_in_doubt(book: Book, txn: Transaction) -> None:

@@ -15,7 +15,7 @@ from coordinator.core.book import Book, cause_of
 from coordinator.core.deciding import start
 from coordinator.core.finishing import is_expired
 from coordinator.core.model import BranchStep, KeyEntry, Session, State, Transaction
-from coordinator.core.one_phase import settle
+from coordinator.core.one_phase import answer_in_time, settle
 from coordinator.core.steps import abort
 from coordinator.core.transitions import Input, apply
 from troth.errors import Reason, RequestError
@@ -407,6 +407,7 @@ def get(book: Book, event: events.Get) -> None:
     done = book.finished.get(request.transaction_id)
     if txn is not None and txn.state is State.SETTLING and len(txn.tickets) < TICKETS_MAX:
         txn.tickets.append(event.ticket)
+        answer_in_time(book, txn, book.now.monotonic)
     elif txn is not None:
         book.ready.effects.append(effects.Got(event.ticket, book.make_answer(txn, 0)))
     elif done is not None:
