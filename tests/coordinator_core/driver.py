@@ -19,22 +19,30 @@ NONCE = "0123abcd"
 
 
 class Driver:
-    """One coordinator with the clients' session `self.session` and the participants a, b and c connected."""
+    """One coordinator with the clients' session `self.session` and the participants a, b and c connected.
+
+    Without `connect` nobody is there; without `serve` even its epoch's record waits.
+    """
 
     def __init__(
-        self, settings: CoreSettings | None = None, records: list[bytes] | None = None, *, connect: bool = True, at: float = 0.0
-    ) -> None:
+        self, settings: CoreSettings | None = None, records: list[bytes] | None = None, *, connect: bool = True, at: float = 0.0,
+        nonce: str = NONCE, serve: bool = True,
+    ) -> None:  # fmt: skip
         self.now = at
-        self.core = CoordinatorCore(settings or CoreSettings(), "c1", NONCE)
+        self.wall_ahead_ms = 0
+        self.core = CoordinatorCore(settings or CoreSettings(resend_first_seconds=0.5), "c1", nonce)
         self.log: list[bytes] = list(records or [])
         self.forced = 0
         self.waiting: list[Append] = []
         self.out: list[Any] = []
         self.core.recover(self.log, self.instant())
+        self.session = self.core.unary_session[:-1] + "1"
+        self._take()
+        if not serve:
+            return
         self.sync()
         self.out.clear()
         self.forced = 0
-        self.session = self.core.unary_session[:-1] + "1"
         if connect:
             self.step(events.SessionOpened(self.session))
             for number, name in enumerate("abc", 1):
@@ -49,8 +57,8 @@ class Driver:
         return self.core._book
 
     def instant(self) -> Instant:
-        """Both clocks, in step."""
-        return Instant(self.now, WALL_MS + int(self.now * 1000))
+        """Both clocks, in step unless the wall clock has jumped."""
+        return Instant(self.now, WALL_MS + int(self.now * 1000) + self.wall_ahead_ms)
 
     def step(self, event: Any) -> None:
         """One event; records wait."""
@@ -76,13 +84,17 @@ class Driver:
     def sync(self) -> None:
         """Make everything that waits durable, and what follows from it."""
         while self.waiting:
-            batch, self.waiting = self.waiting, []
-            for append in batch:
-                self.log.append(append.record.SerializeToString())
-                self.forced += append.force
-                self.out.extend(append.effects)
-                if append.event is not None:
-                    self.step(append.event)
+            self.sync_batch()
+
+    def sync_batch(self) -> None:
+        """Make what waits now durable; what follows from it may wait again."""
+        batch, self.waiting = self.waiting, []
+        for append in batch:
+            self.log.append(append.record.SerializeToString())
+            self.forced += append.force
+            self.out.extend(append.effects)
+            if append.event is not None:
+                self.step(append.event)
 
     # ---- peers
 

@@ -1,5 +1,5 @@
-"""Asked about a transaction that its open session numbered, and that was refused before it began: its number is used, so there is an
-answer (the engine's simulator, seeds 2, 3 and 40: the question was answered IN_DOUBT for as long as the session lived)."""
+"""Asked about a transaction that its open session numbered, and that was refused before it began: its number is used, so there
+is an answer (the engine's simulator, seeds 2, 3 and 40: the question was answered IN_DOUBT for as long as the session lived)."""
 
 from __future__ import annotations
 
