@@ -1,5 +1,8 @@
 """Run the simulator: `python -m tests.sim --seeds 10000`, `--seed S` to replay one, `--mutants` to test the tests.
 
+`--level core` (the default) drives the pure cores under a small synchronous shell. `--level engine` drives the whole asyncio code in
+virtual time: the daemon, the participant's runtime, the client; see tests/sim_engine.
+
 The last line says how it went: `sim: ok seeds=… violations=0`, or the seed that failed, the smallest workload that still fails, and
 the command that replays it. Exit status: 0 ok, 1 a violation, 3 something was not decided after all faults had ended (AC5), 4 a
 race that must be reached was not.
@@ -16,34 +19,9 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 from tests.sim.hunt import hunt
-from tests.sim.run import Result, run
+from tests.sim.levels import Level, level_named
+from tests.sim.run import Result
 
-MUST_REACH = (
-    "client abort against the commit",
-    "client asked and was told",
-    "client resumed its session",
-    "crash after sync",
-    "crash before write",
-    "crash between effects",
-    "disk failed",
-    "enlist against the commit",
-    "Forget against a crashed END",
-    "key joined while running",
-    "key retry against a restarted coordinator",
-    "key retried after a commit",
-    "one-phase against a client's abort",
-    "one-phase against the timer",
-    "participant back after a long time",
-    "Prepare against a running operation",
-    "reconnected between decision and answer",
-    "repeated interactive call",
-    "retention passed while in doubt",
-    "stale welcome",
-    "two incarnations in one transaction",
-)
-"""Races that a sweep of `REACH_SEEDS` seeds has to come to: a simulator that does not get there proves nothing about them."""
-
-REACH_SEEDS = 10_000
 BLOCK = 50
 
 
@@ -52,6 +30,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.sim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--level", choices=("core", "engine"), default="core", help="what to drive")
     parser.add_argument("--seeds", type=int, default=1000, help="how many seeds to run")
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--minutes", type=float, help="run for so long instead")
@@ -62,11 +41,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", default="", help="with --mutants: only those whose name contains this")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     options = parser.parse_args(arguments)
+    level = level_named(options.level)
     if options.mutants:
-        return hunt(options.only, options.jobs)
+        return hunt(level, options.only, options.jobs)
     if options.seed is not None:
-        return replay(options.seed, options.transactions, always=options.trace)
-    return sweep(options.first, options.seeds, options.minutes, options.jobs)
+        return replay(level, options.seed, options.transactions, always=options.trace)
+    return sweep(level, options.first, options.seeds, options.minutes, options.jobs)
 
 
 def say(text: str) -> None:
@@ -80,9 +60,9 @@ def tell(text: str) -> None:
     sys.stdout.flush()
 
 
-def replay(seed: int, transactions: int | None, *, always: bool) -> int:
+def replay(level: Level, seed: int, transactions: int | None, *, always: bool) -> int:
     """Run one seed with its trace."""
-    result = run(seed, tracing=True, transactions=transactions)
+    result = level.run(seed, tracing=True, transactions=transactions)
     if result.violations or always:
         tell("\n".join(result.trace))
     tell("\n".join(result.violations) or f"sim: ok seeds=1 transactions={result.transactions} violations=0")
@@ -98,7 +78,8 @@ def _status(violations: list[str]) -> int:
 # ---- sweeping
 
 
-def _run_block(block: range) -> list[Result]:
+def _run_block(level: str, block: range) -> list[Result]:
+    run = level_named(level).run
     return [run(seed) for seed in block]
 
 
@@ -111,7 +92,7 @@ def _blocks(first: int, count: int, minutes: float | None) -> Iterator[range]:
         seed += size
 
 
-def sweep(first: int, count: int, minutes: float | None, jobs: int) -> int:
+def sweep(level: Level, first: int, count: int, minutes: float | None, jobs: int) -> int:
     """Run many seeds; stop at the first block with one that fails."""
     began = time.monotonic()
     totals: Counter[str] = Counter()
@@ -119,18 +100,18 @@ def sweep(first: int, count: int, minutes: float | None, jobs: int) -> int:
     with ProcessPoolExecutor(jobs) as pool:
         pending = []
         for block in _blocks(first, count, minutes):
-            pending.append(pool.submit(_run_block, block))
+            pending.append(pool.submit(_run_block, level.name, block))
             while len(pending) > 2 * jobs:
                 failed = _add(pending.pop(0).result(), totals, reached, began)
                 if failed:
                     pool.shutdown(cancel_futures=True)
-                    return _report(failed)
+                    return _report(level, failed)
         for future in pending:
             failed = _add(future.result(), totals, reached, began)
             if failed:
                 pool.shutdown(cancel_futures=True)
-                return _report(failed)
-    return _conclude(totals, reached)
+                return _report(level, failed)
+    return _conclude(level, totals, reached)
 
 
 def _add(results: list[Result], totals: Counter[str], reached: Counter[str], began: float) -> Result | None:
@@ -144,23 +125,23 @@ def _add(results: list[Result], totals: Counter[str], reached: Counter[str], beg
     return None
 
 
-def _report(result: Result) -> int:
+def _report(level: Level, result: Result) -> int:
     """Say what failed, and the smallest workload of the same seed that still fails."""
     tell(f"sim: seed {result.seed} failed:\n  " + "\n  ".join(result.violations))
     smallest = ""
     for transactions in range(1, result.transactions):
-        if run(result.seed, transactions=transactions).violations:
+        if level.run(result.seed, transactions=transactions).violations:
             smallest = f" --transactions {transactions}"
             break
-    tell(f"replay it with: python -m tests.sim --seed {result.seed}{smallest}")
+    tell(f"replay it with: python -m tests.sim --level {level.name} --seed {result.seed}{smallest}")
     return _status(result.violations)
 
 
-def _conclude(totals: Counter[str], reached: Counter[str]) -> int:
+def _conclude(level: Level, totals: Counter[str], reached: Counter[str]) -> int:
     for name, times in sorted(reached.items()):
         say(f"  {name}: {times}")
-    missed = [name for name in MUST_REACH if not reached[name]]
-    if missed and totals["seeds"] >= REACH_SEEDS:
+    missed = [name for name in level.must_reach if not reached[name]]
+    if missed and totals["seeds"] >= level.reach_seeds:
         tell("sim: never reached: " + ", ".join(missed))
         return 4
     tell(

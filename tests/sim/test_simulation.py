@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.sim.__main__ import REACH_SEEDS
+from tests.sim.levels import REACH_SEEDS
 from tests.sim.run import run
 
 

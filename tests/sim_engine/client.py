@@ -46,6 +46,15 @@ ACTION: ContextVar[Action | None] = ContextVar("action", default=None)
 class WatchedSession(Session):
     """The client's session, which notes the transactions that it opens."""
 
+    def welcomed(self, welcome: Any) -> Any:
+        """See `Session.welcomed`."""
+        loop: Any = asyncio.get_running_loop()
+        if welcome.resumed:
+            loop.world.reach("client resumed its session")
+        if any(exchange.request is not None for exchange in self._open.values()):
+            loop.world.reach("unanswered request at a reconnect")
+        return super().welcomed(welcome)
+
     def open(self, field: str, request: Any, deadline: float) -> Exchange:
         """See `Session.open`."""
         exchange = super().open(field, request, deadline)

@@ -94,7 +94,7 @@ class VirtualLoop(base_events.BaseEventLoop):
 
     def __init__(self, world: EngineWorld) -> None:
         super().__init__()
-        self._world = world
+        self.world = world
         self._clock_resolution = 1e-9
         self.rounds = 0
         self.rounds_max = ROUNDS_MAX
@@ -105,7 +105,7 @@ class VirtualLoop(base_events.BaseEventLoop):
 
     def time(self) -> float:
         """Virtual seconds."""
-        return self._world.now
+        return self.world.now
 
     def spawn(self, life: Life, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Begin a task in a life."""
@@ -124,7 +124,7 @@ class VirtualLoop(base_events.BaseEventLoop):
         self._take_due()
         if not self._ready:
             assert self._scheduled, "nothing is ready and nothing will ever be"
-            self._world.now = self._scheduled[0]._when  # type: ignore[attr-defined]  # as the base class does
+            self.world.now = self._scheduled[0]._when  # type: ignore[attr-defined]  # as the base class does
             self._take_due()
         if len(self._ready) > 1:
             self._mix()
@@ -135,7 +135,7 @@ class VirtualLoop(base_events.BaseEventLoop):
                 self._run_handle(handle)
 
     def _count_round(self) -> None:
-        world = self._world
+        world = self.world
         world.now += STEP_SECONDS
         self.rounds += 1
         if world.now > self._moment + 0.01:
@@ -145,7 +145,7 @@ class VirtualLoop(base_events.BaseEventLoop):
         assert self.rounds < self.rounds_max, "livelock: the run does not come to rest"
 
     def _take_due(self) -> None:
-        scheduled, end = self._scheduled, self._world.now + self._clock_resolution
+        scheduled, end = self._scheduled, self.world.now + self._clock_resolution
         while scheduled and (scheduled[0]._cancelled or scheduled[0]._when < end):  # type: ignore[attr-defined]  # as above
             handle = heapq.heappop(scheduled)
             handle._scheduled = False  # type: ignore[attr-defined]  # as the base class does
@@ -156,7 +156,7 @@ class VirtualLoop(base_events.BaseEventLoop):
         """Draw the order between lives; keep it within each."""
         lives = {id(life): life for life in (_life(handle) for handle in self._ready)}
         if len(lives) > 1:
-            ranks = dict(zip(lives, self._world.random.sample(range(len(lives)), len(lives)), strict=True))
+            ranks = dict(zip(lives, self.world.random.sample(range(len(lives)), len(lives)), strict=True))
             self._ready = deque(sorted(self._ready, key=lambda handle: ranks[id(_life(handle))]))
 
     def _run_handle(self, handle: asyncio.Handle) -> None:

@@ -89,6 +89,7 @@ class Half:
     async def write(self, data: bytes) -> None:
         """Send one frame; waits while too many are unread."""
         while len(self._frames) + self._flying >= WINDOW_FRAMES and self.write_error is None:
+            self._network.world.reach("writer waited for the reader")
             room = self._network.world.loop.create_future()
             self._writers.append(room)
             await room

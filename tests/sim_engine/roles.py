@@ -86,8 +86,7 @@ class CoordinatorProcess(Process):
         self.on_answer: Callable[[client_pb2.Answer], None] = lambda answer: None
         self._going_down: asyncio.Event | None = None
         settings = replace(SETTINGS, retained_transactions_max=1) if self.forgetful else SETTINGS
-        small = world.random.random() < 0.3
-        shell = replace(SHELL, frame_bytes_max=800) if small else SHELL
+        shell = replace(SHELL, frame_bytes_max=world.random.choice([400, 800])) if world.random.random() < 0.3 else SHELL
         self._config = Config(shell, settings)
 
     @property

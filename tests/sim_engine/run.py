@@ -27,6 +27,29 @@ from troth.backoff import Backoff
 from troth.errors import TrothError
 from troth.log.cleaner import Cleaner
 
+MUST_REACH = (
+    "caller cancelled",
+    "client asked and was told",
+    "client resumed its session",
+    "coordinator stopped in order",
+    "coordinator's log failed",
+    "crash at an await",
+    "crash between write and sync",
+    "hook called again",
+    "key joined while running",
+    "key retried after a commit",
+    "local read refused",
+    "outcome unknown",
+    "participant stopped in order",
+    "participant's log failed",
+    "Prepare against a running operation",
+    "repeated interactive call",
+    "stream broken",
+    "unanswered request at a reconnect",
+    "writer waited for the reader",
+)
+"""What a sweep of `REACH_SEEDS` seeds has to come to."""
+REACH_SEEDS = 500
 FAULT_SECONDS = 3.0
 PEACE_SECONDS = 120.0
 CLOCKS = (

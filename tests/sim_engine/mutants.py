@@ -1,0 +1,306 @@
+"""Known-bad changes to the engine, the link, the log's cleaner, the shells and the client. The checkers must catch every one.
+
+What the cores can do wrong is in `tests.sim.mutants`; these are changes around them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from coordinator.services.participants import ParticipantService
+from coordinator.services.sessions import Sessions
+from participant_sdk.client import client as client_module
+from participant_sdk.client.session import Lost
+from participant_sdk.client.session import Session as ClientSession
+from participant_sdk.client.transaction import Transaction
+from participant_sdk.core.core import ParticipantCore
+from participant_sdk.resources import log_only
+from participant_sdk.resources.log_only import LogResource
+from participant_sdk.runtime import Runtime
+from tests.sim.mutants import Mutant, Patch
+from troth.engine import Engine
+from troth.errors import Aborted, Reason
+from troth.link import Outbox
+from troth.log.cleaner import Cleaner
+from troth.log.memory import MemoryLog
+
+MUTANTS: list[Mutant] = []
+
+
+def _mutant(name: str, rule: str, *patches: Patch) -> None:
+    assert name not in {mutant.name for mutant in MUTANTS}
+    MUTANTS.append(Mutant(name, rule, patches))
+
+
+def _nothing(original: Any) -> Any:
+    return lambda *arguments, **options: None
+
+
+# ---- the engine
+
+
+def _effects_first(original: Any) -> Any:
+    async def write(self: Any, copies: Any, batch: Any, drop_below: int) -> None:
+        for append in batch:
+            for effect in append.effects:
+                self._perform(effect)
+        await original(self, copies, [append._replace(effects=()) for append in batch], drop_below)
+
+    return write
+
+
+def _events_first(original: Any) -> Any:
+    async def write(self: Any, copies: Any, batch: Any, drop_below: int) -> None:
+        self._inbox.extend(append.event for append in batch if append.event is not None)
+        await original(self, copies, [append._replace(event=None) for append in batch], drop_below)
+
+    return write
+
+
+def _never_synced(original: Any) -> Any:
+    async def write(self: Any, batch: Any, *, sync: bool, drop_below: int = 0) -> Any:
+        return await original(self, batch, sync=False, drop_below=drop_below)
+
+    return write
+
+
+def _released_though_failed(original: Any) -> Any:
+    async def write(self: Any, batch: Any, *, sync: bool, drop_below: int = 0) -> Any:
+        try:
+            return await original(self, batch, sync=sync, drop_below=drop_below)
+        except Exception:
+            self._state = "open"
+            return type("Written", (), {"seqs": [1] * len(batch), "events": [None] * len(batch)})
+
+    return write
+
+
+def _dropped_while_writing(original: Any) -> Any:
+    def submit_all(self: Any, events: Any) -> None:
+        if self._writing is None or len(events) != 1:
+            original(self, events)
+
+    return submit_all
+
+
+def _cancels_the_writer(original: Any) -> Any:
+    async def ask(self: Any, make_event: Any) -> Any:
+        try:
+            return await original(self, make_event)
+        except asyncio.CancelledError:
+            if self._engine._writing is not None:
+                self._engine._writing.cancel()
+            raise
+
+    return ask
+
+
+def _last_lost(original: Any) -> Any:
+    def take(self: Any, *, all_of_it: bool) -> Any:
+        batch = original(self, all_of_it=all_of_it)
+        return batch[:-1] if len(batch) > 1 else batch
+
+    return take
+
+
+def _refused_released(original: Any) -> Any:
+    def release(self: Any, batch: Any, seqs: Any, events: Any) -> None:
+        original(self, batch, [1] * len(batch), events)
+
+    return release
+
+
+_mutant("effects happen before the record is durable", "1", (Engine, "_write", _effects_first))
+_mutant("a record's event happens before it is durable", "1", (Engine, "_write", _events_first))
+_mutant("nothing is ever synced", "1", (MemoryLog, "write", _never_synced))
+_mutant("a failed log is ignored: what was to be written is dropped", "17", (Engine, "_fail", _nothing))
+_mutant("a failed write is taken for a success", "17", (MemoryLog, "write", _released_though_failed))
+_mutant("an event that arrives during a write is dropped", "13", (Engine, "submit_all", _dropped_while_writing))
+_mutant("a caller that is cancelled cancels the writer", "15", (Runtime, "ask", _cancels_the_writer))
+_mutant("the last record of a batch is lost", "1", (Engine, "_take_batch", _last_lost))
+_mutant("an append whose work refused is released all the same", "1", (Engine, "_release", _refused_released))
+_mutant(
+    "unforced records wait for ever for a forced one", "going on",
+    (Engine, "_linger_deadline", lambda original: lambda self: None),
+)  # fmt: skip
+
+
+# ---- the link
+
+
+def _drops_one(original: Any) -> Any:
+    def drain(self: Any) -> Any:
+        for waiting in self._fields.values():
+            if len(waiting) > 1:
+                self._bytes -= len(waiting.pop())
+                self._items -= 1
+        return original(self)
+
+    return drain
+
+
+def _drops_the_rest(original: Any) -> Any:
+    def move(self: Any, field: str, room: int, parts: Any) -> Any:
+        count = original(self, field, room, parts)
+        for part in self._fields.pop(field, ()):
+            self._bytes -= len(part)
+            self._items -= 1
+        return count
+
+    return move
+
+
+def _no_wake(original: Any) -> Any:
+    def put(self: Any, field: str, message: Any) -> None:
+        awake = self._wake.is_set()
+        original(self, field, message)
+        if not awake:
+            self._wake.clear()
+
+    return put
+
+
+_mutant("a frame with several messages of a field loses the last", "the link", (Outbox, "drain", _drops_one))
+_mutant("what does not fit into a frame is lost", "the link", (Outbox, "_move", _drops_the_rest))
+_mutant("a message does not wake the writer", "the link", (Outbox, "put", _no_wake))
+
+
+# ---- the cleaner
+
+
+def _copies_nothing(original: Any) -> Any:
+    def plan(self: Any) -> Any:
+        copies, drop_below = original(self)
+        return [], drop_below
+
+    return plan
+
+
+_mutant("the cleaner drops the head without copies", "20", (Cleaner, "plan", _copies_nothing))
+
+
+# ---- the client
+
+
+def _not_resent(original: Any) -> Any:
+    def welcomed(self: Any, welcome: Any) -> Any:
+        outbox = original(self, welcome)
+        outbox.clear()
+        return outbox
+
+    return welcomed
+
+
+def _nothing_was_sent(original: Any) -> Any:
+    def lost(self: Any, reason: Any, message: str) -> None:
+        original(self, reason, message)
+        for exchange in self._open.values():
+            exchange.sent = False
+
+    return lost
+
+
+async def _aborted(self: Any, asked: Any, deadline: float) -> Any:
+    raise Aborted(Reason.COORDINATOR_RESTARTED, "the session is gone", transaction_id=asked.transaction_id)
+
+
+def _expired_as_never_sent(original: Any) -> Any:
+    def expire(self: Any, exchange: Any) -> None:
+        exchange.over = Reason.TIMEOUT
+        self._close(exchange, Lost.DEADLINE_NEVER_SENT)
+
+    return expire
+
+
+def _numbers_again(original: Any) -> Any:
+    def welcomed(self: Any, welcome: Any) -> Any:
+        outbox = original(self, welcome)
+        self._next_number = 1
+        return outbox
+
+    return welcomed
+
+
+def _always_resumed(original: Any) -> Any:
+    def welcomed(self: Any, welcome: Any) -> Any:
+        self._identity.name = welcome.session
+        welcome.resumed = True
+        return original(self, welcome)
+
+    return welcomed
+
+
+def _no_timers(original: Any) -> Any:
+    def resend(self: Any, exchange: Any) -> None:
+        exchange.resends += 1
+        self._arm(exchange)
+
+    return resend
+
+
+def _counts_twice(original: Any) -> Any:
+    def acknowledge(self: Any, participant: str, operations: int = 1) -> None:
+        original(self, participant, operations)
+        if sum(self._acknowledged.values()) > 1:
+            self._acknowledged.pop(participant)
+
+    return acknowledge
+
+
+_mutant(
+    "unanswered requests are not sent again", "15",
+    (ClientSession, "welcomed", _not_resent), (ClientSession, "_resend", _no_timers),
+)  # fmt: skip
+_mutant(
+    "answers are acknowledged before they came", "15",
+    (ClientSession, "_answered_below", lambda original: lambda self: self._next_number),
+)  # fmt: skip
+_mutant("what was sent counts as never sent when the session is gone", "7", (ClientSession, "lost", _nothing_was_sent))
+_mutant("a session that is gone is told as an abort", "7", (client_module.Client, "settle", lambda original: _aborted))
+_mutant("a deadline that came is told as an abort", "7", (ClientSession, "_expire", _expired_as_never_sent))
+_mutant("a session that is resumed numbers from 1 again", "15", (ClientSession, "welcomed", _numbers_again))
+_mutant("a new session is taken for the old one", "15", (ClientSession, "welcomed", _always_resumed))
+_mutant("an acknowledged operation is not counted", "4", (Transaction, "acknowledge", _counts_twice))
+
+
+# ---- the daemon's services
+
+
+def _resumed_in_silence(original: Any) -> Any:
+    def open_(self: Any, name: str) -> Any:
+        session, resumed = original(self, name)
+        if resumed:
+            session.put = lambda field, message: None
+        return session, resumed
+
+    return open_
+
+
+_mutant("a resumed session is told nothing", "15", (Sessions, "_open", _resumed_in_silence))
+_mutant("a participant is never welcomed again", "8", (ParticipantService, "welcomed", _nothing))
+
+
+# ---- the participant's shell
+
+
+def _tried_once(original: Any) -> Any:
+    async def until_done(what: str, attempt_once: Any) -> None:
+        await attempt_once()
+
+    return until_done
+
+
+def _hook_behind_the_answer(original: Any) -> Any:
+    def finish(self: Any, work: Any, hook: Any, answer: Any) -> None:
+        self._submit(answer)
+        if hook is not None:
+            self._jobs.start(self._call_hook(hook, work.transaction_id, work.works))
+
+    return finish
+
+
+_mutant("a hook that failed is not called again", "6 (resource)", (log_only, "until_done", _tried_once))
+_mutant("a branch is committed before its hook has succeeded", "6 (resource)", (LogResource, "_finish", _hook_behind_the_answer))
+_mutant("row locks are not taken again at recovery", "6 (resource)", (ParticipantCore, "recovered_rows", lambda original: lambda self: ()))
+_mutant("votes and acknowledgements are lost in the runtime", "13", (Runtime, "opened", _nothing))
