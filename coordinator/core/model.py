@@ -127,6 +127,9 @@ class Transaction:
         self.late = False
         """Whether it was over, and is kept only because a participant contradicted it since."""
 
+    def __repr__(self) -> str:
+        return f"<{self.id} {self.state.value}>"
+
     @property
     def outcome(self) -> common_pb2.Outcome.ValueType:
         """What is told of it now."""

@@ -35,8 +35,8 @@ class CoreSettings:
     """Client sessions at once."""
     unseen_answers_max: int = 50_000
     """Answers that one session may leave unacknowledged before its new transactions are refused OVERLOADED."""
-    resend_first_seconds: float = 0.5
-    """First delay before a message is repeated."""
+    resend_first_seconds: float = 5.0
+    """First delay before a message is repeated. A live stream loses nothing: a short delay only makes an overload worse."""
     resend_cap_seconds: float = 30.0
     """Longest delay between repeats."""
     settle_answer_seconds: float = 2.0

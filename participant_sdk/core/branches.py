@@ -92,7 +92,7 @@ class Kind(IntEnum):
     DURABLE_PARKED = 23
 
 
-INQUIRY = Backoff(1.0, 30.0)
+INQUIRY = Backoff(5.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True)

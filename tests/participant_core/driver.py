@@ -30,6 +30,7 @@ from participant_sdk.core.work import (
     Undone,
 )
 from tests.transcripts import Command, describe, short, transaction_id
+from troth.backoff import Backoff
 from troth.errors import ProtocolError, Reason
 from troth.ready import Append, Instant, Ready
 from troth.v1 import common_pb2, participant_pb2, record_pb2
@@ -128,7 +129,7 @@ class Machinery:
     """Core, engine and log. Nothing happens by itself but what a core does in one step."""
 
     def __init__(self, kind: ResourceKind = ResourceKind.ATOMIC, **settings: Any) -> None:
-        self.settings = {"participant": "pay", "resource": kind, **settings}
+        self.settings = {"participant": "pay", "resource": kind, "inquiry": Backoff(1.0, 30.0), **settings}
         self.now = 1000.0
         self.resource = Resource()
         self.durable: list[bytes] = []

@@ -22,6 +22,7 @@ from tests.sim.disk import Disk
 from tests.sim.network import End, Network, Stream
 from tests.sim.process import Process
 from tests.sim.world import World
+from troth.backoff import Backoff
 from troth.ready import Core, Effect
 from troth.v1 import client_pb2, common_pb2, participant_pb2
 
@@ -229,7 +230,7 @@ class ParticipantProcess(Process):
         self.incarnation += 1
         self.stream = None
         self._tickets.clear()
-        return ParticipantCore(Config(self.name, ResourceKind.ATOMIC, lock_wait_seconds=0.3))
+        return ParticipantCore(Config(self.name, ResourceKind.ATOMIC, lock_wait_seconds=0.3, inquiry=Backoff(1.0, 30.0)))
 
     def recovered(self) -> None:
         """Row locks are taken again, then the core may begin."""
