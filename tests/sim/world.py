@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import re
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -10,6 +11,9 @@ from collections.abc import Callable
 from troth.ready import Instant
 
 EPOCH_MS = 1_800_000_000_000
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""Of an object that has no text of its own; it differs from run to run."""
 
 
 class World:
@@ -38,7 +42,7 @@ class World:
     def say(self, who: str, what: object) -> None:
         """Add a line to the trace."""
         if self._tracing:
-            text = " ".join(str(what).split())
+            text = _ADDRESS.sub("", " ".join(str(what).split()))
             self.trace.append(f"{self.now:9.4f} {who:<4} {text[:400]}")
 
     @property
