@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import heapq
-import re
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 
