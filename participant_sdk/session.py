@@ -17,8 +17,9 @@ from google.protobuf.message import Message
 
 from participant_sdk.causes import error_of
 from troth.backoff import Backoff
-from troth.errors import ProtocolError, Reason, RemoteProtocolError, TrothError
-from troth.link import Link, Outbox, Packed, to_wire
+from troth.errors import ProtocolError, Reason, RemoteProtocolError, RequestError, TrothError
+from troth.ids import check_name
+from troth.link import Link, Outbox, Packed, from_wire, to_wire
 from troth.v1 import common_pb2, participant_pb2
 
 ROLE = "participant"
@@ -137,7 +138,7 @@ class Session:
     async def run(self) -> None:
         """Connect, and connect again, until ended or cancelled. Raises the error of a Goodbye that is for good."""
         async with grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS) as channel:
-            connect = channel.stream_stream(METHOD, to_wire, participant_pb2.SessionResponse.FromString)
+            connect: Any = channel.stream_stream(METHOD, to_wire)
             attempt = 0
             while not self._ending:
                 why = await self._stream(connect)
@@ -181,7 +182,7 @@ class Session:
     async def _greet_and_run(self, call: Any) -> None:
         async with asyncio.timeout(GREETING_SECONDS):
             await call.write(participant_pb2.SessionRequest(hello=self._owner.hello()))
-            first = await call.read()
+            first = await _read(call)
         welcome = self._welcome(first)
         await self._owner.accept(welcome)
         outbox = self._make_outbox(welcome)
@@ -189,16 +190,17 @@ class Session:
         self._outbox, self._link, self._opened = outbox, link, True
         self._owner.opened(self._streams, welcome)
         # Welcome is handled; whatever else the first frame brought is not to be lost.
+        assert first is not None
         self._receive(first)
         if self._ending:
             link.end()
         await link.run()
 
-    def _welcome(self, frame: Any) -> participant_pb2.Welcome:
-        if frame is not grpc.aio.EOF and frame.HasField("goodbye"):
+    def _welcome(self, frame: participant_pb2.SessionResponse | None) -> participant_pb2.Welcome:
+        if frame is not None and frame.HasField("goodbye"):
             self._farewell = frame.goodbye.cause
             raise _Farewell(frame.goodbye.cause)
-        if frame is grpc.aio.EOF or not frame.HasField("welcome"):
+        if frame is None or not frame.HasField("welcome"):
             raise RemoteProtocolError("the first frame was not Welcome")
         welcome: participant_pb2.Welcome = frame.welcome
         if not PROTOCOL.lowest <= welcome.protocol_version <= PROTOCOL.highest:
@@ -207,6 +209,10 @@ class Session:
                 f"{PROTOCOL.lowest} to {PROTOCOL.highest}",
                 reason=Reason.VERSION_MISMATCH,
             )
+        try:
+            check_name("coordinator", welcome.coordinator)
+        except RequestError as error:
+            raise RemoteProtocolError(error.message) from None
         return welcome
 
     def _make_outbox(self, welcome: participant_pb2.Welcome) -> Outbox[participant_pb2.SessionRequest]:
@@ -227,7 +233,7 @@ class Session:
         return write
 
     async def _frames(self, call: Any) -> AsyncIterator[Message]:
-        while (frame := await call.read()) is not grpc.aio.EOF:
+        while (frame := await _read(call)) is not None:
             yield frame
             while self._owner.backlog() > BACKLOG_EVENTS_MAX:  # noqa: ASYNC110 - only under overload; nobody signals its end
                 await asyncio.sleep(BACKLOG_PAUSE_SECONDS)
@@ -237,6 +243,12 @@ class Session:
         self._owner.received(self._streams, frame)
         if frame.HasField("goodbye"):
             self._farewell = frame.goodbye.cause
+
+
+async def _read(call: Any) -> participant_pb2.SessionResponse | None:
+    """The next frame; `None` at the end of the stream."""
+    raw = await call.read()
+    return None if raw is grpc.aio.EOF else from_wire(participant_pb2.SessionResponse, raw)
 
 
 def _is_cancelling() -> bool:

@@ -17,9 +17,10 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from troth import failpoints
+from troth.errors import RemoteProtocolError
 
 Frame = TypeVar("Frame", bound=Message)
 
@@ -62,6 +63,17 @@ class Packed:
 def to_wire(message: Packed | Message) -> bytes:
     """For gRPC, in place of the generated serialiser."""
     return message.data if isinstance(message, Packed) else message.SerializeToString()
+
+
+def from_wire(kind: type[Frame], raw: bytes) -> Frame:
+    """The frame that a peer sent. gRPC's own decoding hides what went wrong behind a `None`.
+
+    Raises `RemoteProtocolError`.
+    """
+    try:
+        return kind.FromString(raw)
+    except DecodeError:
+        raise RemoteProtocolError(f"a frame does not decode: it is no {kind.DESCRIPTOR.name}") from None
 
 
 class Outbox(Generic[Frame]):

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from troth.backoff import Backoff
 from troth.errors import Reason, RemoteProtocolError, RequestError
-from troth.link import Link, Outbox, Packed, to_wire
+from troth.link import Link, Outbox, Packed, from_wire, to_wire
 from troth.v1 import client_pb2, common_pb2
 
 METHOD = "/troth.v1.TransactionService/Connect"
@@ -72,7 +72,7 @@ class Connection:
         """Connect, and connect again, until cancelled or refused for good."""
         try:
             async with grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS) as channel:
-                await self._dial_for_ever(channel.stream_stream(METHOD, to_wire, client_pb2.ConnectResponse.FromString))
+                await self._dial_for_ever(channel.stream_stream(METHOD, to_wire))
         except Exception as error:
             # A bug of ours: nobody must wait for a stream that will not come.
             self._peer.lost(Reason.INTERNAL, repr(error))
@@ -124,11 +124,11 @@ class Connection:
         """Exchange the first frames; `None` when the coordinator said goodbye instead."""
         async with asyncio.timeout(GREETING_SECONDS):
             await call.write(client_pb2.ConnectRequest(hello=self._peer.hello()))
-            frame = await call.read()
-        if frame is not grpc.aio.EOF and frame.HasField("goodbye"):
+            frame = await _read(call)
+        if frame is not None and frame.HasField("goodbye"):
             self._farewell = frame.goodbye.cause
             return None
-        if frame is grpc.aio.EOF or not frame.HasField("welcome"):
+        if frame is None or not frame.HasField("welcome"):
             raise RemoteProtocolError("the first frame was not ClientWelcome")
         welcome: client_pb2.ClientWelcome = frame.welcome
         return welcome
@@ -148,8 +148,14 @@ class Connection:
 
 
 async def _frames(call: Any) -> AsyncIterator[Message]:
-    while (frame := await call.read()) is not grpc.aio.EOF:
+    while (frame := await _read(call)) is not None:
         yield frame
+
+
+async def _read(call: Any) -> client_pb2.ConnectResponse | None:
+    """The next frame; `None` at the end of the stream."""
+    raw = await call.read()
+    return None if raw is grpc.aio.EOF else from_wire(client_pb2.ConnectResponse, raw)
 
 
 def _is_cancelling() -> bool:

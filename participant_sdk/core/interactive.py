@@ -150,7 +150,7 @@ def not_accepted(m: Machine, b: Branch, cause: common_pb2.Cause) -> None:
 
 def learn_order(m: Machine, b: Branch, e: participant_pb2.Enlisted) -> None:
     """A repeated answer: learn the order, if it was not known."""
-    if not b.order:
+    if e.order and not b.order:
         b.order = e.order
         if b.state is State.ABORTED:
             m.index(b)
