@@ -53,7 +53,7 @@ class ShellSettings:
     frame_bytes_max: int = 4_194_304
     """Bytes of one message of gRPC, either way."""
     outbox_items_max: int = 50_000
-    """Messages that wait for one peer; past it the stream is ended and Hello settles the rest."""
+    """Messages that may wait for a peer that does not read; past it the stream is ended and Hello settles the rest."""
     calls_max: int = 25_000
     """Calls and streams at once; gRPC refuses more."""
     hello_seconds: float = 10.0

@@ -13,7 +13,7 @@ from coordinator.services import status
 from coordinator.services.context import Context
 from coordinator.services.guard import Malformed
 from troth.errors import Reason, RemoteProtocolError, TrothError
-from troth.link import Frame, Link, Outbox
+from troth.link import Frame, Link, Outbox, Packed
 from troth.v1 import common_pb2
 
 PROTOCOL_VERSION = 1
@@ -32,8 +32,10 @@ class Contextual(Protocol):
 class Stream(Generic[Frame]):
     """Frames both ways until the peer leaves, or `end` was called.
 
-    A peer that does not read is not waited for: past `outbox_items_max` its stream is ended, and what it was owed is derived
-    from the core's state when it comes back.
+    A peer that does not read is not waited for: when more than `outbox_items_max` messages wait and none has moved for
+    `goodbye_seconds`, its stream is ended, and what it was owed is derived from the core's state when it comes back. Many
+    messages alone end no stream: after a long absence a peer is owed whatever it is owed, and ending the stream would only
+    make the same again.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class Stream(Generic[Frame]):
         self._goodbye = goodbye
         self._receive = receive
         self.outbox = Outbox(make_frame, context.config.shell.frame_bytes_max)
-        self._link = Link("coordinator", self.outbox, write, incoming, self._take)
+        self._write = write
+        self._link = Link("coordinator", self.outbox, self._move, incoming, self._take)
+        self._moved_at = asyncio.get_running_loop().time()
         self._limit = asyncio.timeout(None)
         self._running = False
         self.ending = False
@@ -59,9 +63,16 @@ class Stream(Generic[Frame]):
         if self.ending:
             return
         self.outbox.put(field, message)
-        if len(self.outbox) > self._context.config.shell.outbox_items_max:
+        if len(self.outbox) > self._context.config.shell.outbox_items_max and self._is_stuck():
             self._context.counters.overloaded_streams += 1
             self.end(status.cause(Reason.OVERLOADED, f"{len(self.outbox)} messages wait for this peer, which does not read"))
+
+    def _is_stuck(self) -> bool:
+        return asyncio.get_running_loop().time() - self._moved_at > self._context.config.shell.goodbye_seconds
+
+    async def _move(self, frame: Packed) -> None:
+        await self._write(frame)
+        self._moved_at = asyncio.get_running_loop().time()
 
     def end(self, cause: common_pb2.Cause) -> None:
         """Drop what waits, say Goodbye, and end the stream; a peer that does not read gets `goodbye_seconds`."""
