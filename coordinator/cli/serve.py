@@ -30,7 +30,11 @@ troth serve --name c1 --data-directory var/c1 --listen 127.0.0.1:0
 """
 
 GC_ALLOCATIONS = 50_000
-"""Objects that are made and kept between two collections of the youngest generation."""
+"""Objects that are made and kept between two collections of the youngest generation.
+
+Nearly everything here is freed without the collector. A full collection walks over all that is retained, for some 100 ms; with
+Python's defaults that is often, under load and above all in recovery.
+"""
 
 
 @click.command(cls=Command, examples=EXAMPLES)
@@ -46,9 +50,11 @@ def serve(**options: Any) -> int:
 
 async def run(config: Config) -> int:
     """Run one daemon and return the exit code. Raises `TrothError` when it cannot start."""
+    gc.set_threshold(GC_ALLOCATIONS, 20, 100)
     daemon = make_daemon(config)
     await daemon.start()
-    _settle_garbage_collector()
+    gc.collect()
+    gc.freeze()  # what was loaded and recovered stays: a collection need not look at it again
     stop = asyncio.Event()
     _on_signals(stop, daemon)
     render.tell(f"troth: serving on {daemon.address} (coordinator {config.shell.name}, epoch {daemon.epoch})")
@@ -60,16 +66,6 @@ async def run(config: Config) -> int:
         return await _abandon(daemon)
     render.tell("troth: stopped")
     return OK
-
-
-def _settle_garbage_collector() -> None:
-    """What was loaded and recovered stays, and open transactions make few cycles: look for garbage less often.
-
-    A full collection walks over everything that is retained, for some 100 ms; with Python's defaults under load that is often.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_ALLOCATIONS, 20, 100)
 
 
 async def _failed_before(what: Any, daemon: Daemon) -> bool:
