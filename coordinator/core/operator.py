@@ -225,7 +225,10 @@ def _check_reason(who: str, why: str) -> common_pb2.Cause | None:
 
 
 def _force_abort(book: Book, txn: Transaction, request: admin_pb2.ResolveRequest) -> Message:
-    ended = record_pb2.Ended(transaction_id=txn.id, outcome=common_pb2.OUTCOME_ABORTED, who=request.who, why=request.why)
+    ended = record_pb2.Ended(
+        transaction_id=txn.id, outcome=common_pb2.OUTCOME_ABORTED, who=request.who, why=request.why,
+        first_attempt_ms=txn.first_attempt_ms,
+    )  # fmt: skip
     # The record is for people; an undecided transaction needs none to be aborted.
     book.append(txn.id, force=False, ended=ended)
     cause = cause_of(Reason.OPERATOR_ABORT, f"{request.who} aborted it: {request.why}")
@@ -288,8 +291,8 @@ def _forget(book: Book, request: admin_pb2.ForgetTransactionRequest) -> Message:
 
 
 def _still_owed(book: Book, txn: Transaction) -> common_pb2.Cause | None:
-    """Forgetting never drops a decision that somebody has not acknowledged (rule 18): who was abandoned, and is away, may still hold
-    the branch in doubt. Once it is back, its Hello has settled that; once another log has its name, it will not come back."""
+    """Forgetting never drops a decision that somebody has not acknowledged (rule 18): who was abandoned, and is away, may still
+    hold the branch in doubt. Once it is back, its Hello has settled that; once another log has its name, it will not come back."""
     for report in txn.heuristic:
         participant = book.participants.get(report.participant)
         given_up = bool(report.who) and report.commit_decided and participant is not None
@@ -313,9 +316,12 @@ def forgotten(book: Book, txn: Transaction, detail: tuple[str, str]) -> None:
             book, txn.id,
             Finished(outcome, txn.first_attempt_ms, book.clock_ms, tuple(txn.branches), None, txn.claim, None, True),
         )  # fmt: skip
-        entry = book.keys.get(txn.claim.key) if txn.claim is not None else None
-        if entry is not None and entry.live is txn:
+    entry = book.keys.get(txn.claim.key) if txn.claim is not None else None
+    if txn.claim is not None and entry is not None and entry.live is txn:
+        if txn.id in book.finished:
             entry.live, entry.finished_ms = None, book.clock_ms
+        else:
+            del book.keys[txn.claim.key]  # COMMIT was never decided, and whoever forgot it saw to what was done
 
 
 def _replace(book: Book, request: admin_pb2.ReplaceParticipantRequest) -> Message:

@@ -5,6 +5,7 @@ Recovery looks at every state that a crash can leave, not only at what was queue
     Decided, no Ended           COMMITTING: COMMIT goes to every participant that owed an acknowledgement
     Decided, Heuristic          COMMITTING or HEURISTIC, with what was reported
     KeyOpened, nothing else     SETTLING: the only participant is asked, by rollback-if-unseen
+    KeyOpened, Heuristic        HEURISTIC, and the key stays with it
     Ended                       retained, with its key
     nothing                     it was undecided, and is thereby aborted
 
@@ -85,10 +86,11 @@ class Replay:
     def _forgotten(self, forgotten: record_pb2.Forgotten, at_ms: int) -> str:
         name = forgotten.transaction_id
         decided = self._decided.pop(name, None)
+        self._opened.pop(name, None)
         if self._heuristic.pop(name, None) is not None and decided is not None:
             self._decided[name] = decided
             ended = record_pb2.Ended(transaction_id=name, outcome=common_pb2.OUTCOME_COMMITTED)
-            self._ended[name] = (ended, at_ms)
+            self._ended.setdefault(name, (ended, at_ms))
         return name
 
     def _horizon(self, horizon: record_pb2.Horizon, _: int) -> str:
@@ -103,7 +105,8 @@ class Replay:
         book.now = now
         book.clock.start(self.last_ms, now)
         book.clock_ms = book.clock.read(now)
-        for name, (ended, at_ms) in self._ended.items():
+        # In the order in which they ended, which is that of eviction; the cleaner writes old ones behind new ones.
+        for name, (ended, at_ms) in sorted(self._ended.items(), key=lambda item: item[1][1]):
             self._conclude_ended(name, ended, at_ms)
         for name, decided in self._decided.items():
             if name not in self._ended:
@@ -161,9 +164,14 @@ class Replay:
     def _conclude_opened(self, opened: record_pb2.KeyOpened) -> None:
         txn = self._revive(opened.transaction_id, State.SETTLING, opened.first_attempt_ms, opened.claim)
         self.book.participants.setdefault(opened.participant, Participant(opened.participant))
-        self.book.add_recovered_branch(txn, opened.participant, opened.order, BranchStep.SETTLE_OWED)
-        txn.missing = 1
-        self.book.arm_resend(txn)
+        branch = self.book.add_recovered_branch(txn, opened.participant, opened.order, BranchStep.SETTLE_OWED)
+        txn.heuristic.extend(self._heuristic.get(txn.id, []))
+        if txn.heuristic:
+            txn.state = State.HEURISTIC
+            self.book.end_branch(txn, branch, BranchStep.HEURISTIC)
+        else:
+            txn.missing = 1
+            self.book.arm_resend(txn)
 
     def _conclude_heuristic(self, name: str, reports: list[record_pb2.Heuristic]) -> None:
         txn = reopen(self.book, name, self.book.finished.get(name), State.HEURISTIC)
@@ -207,8 +215,9 @@ def live_records(book: Book, owner: str) -> Sequence[Message]:
     if kind == "participant":
         return _participant_records(book, name)
     txn = book.live.get(owner)
-    if txn is not None:
+    if txn is not None and not (txn.late and not txn.heuristic):
         return _transaction_records(book, txn)
+    # Over; or contradicted since, and until that is written down the log says what it said before.
     done = book.finished.get(owner)
     return _finished_records(book, owner, done) if done is not None and done.recorded else []
 
@@ -235,7 +244,7 @@ def _transaction_records(book: Book, txn: Transaction) -> Sequence[Message]:
     records: list[Message] = [_record(book, heuristic=report) for report in txn.heuristic]
     if txn.state in (State.COMMITTING, State.DECIDING) or (txn.heuristic and txn.heuristic[0].commit_decided):
         records.insert(0, _record(book, decided=book.decided_record(txn)))
-    elif txn.claim is not None and txn.state in (State.HANDED_OVER, State.SETTLING):
+    elif txn.claim is not None and _holds_opened_key(book, txn, txn.claim.key):
         (branch,) = txn.branches.values()
         opened = record_pb2.KeyOpened(
             transaction_id=txn.id, claim=txn.claim, participant=branch.participant.name, order=branch.order,
@@ -243,6 +252,12 @@ def _transaction_records(book: Book, txn: Transaction) -> Sequence[Message]:
         )  # fmt: skip
         records.insert(0, _record(book, key_opened=opened))
     return records
+
+
+def _holds_opened_key(book: Book, txn: Transaction, key: str) -> bool:
+    """Whether a keyed one-phase commit holds its key: until it is settled, and while people look at how it ended."""
+    entry = book.keys.get(key)
+    return entry is not None and entry.live is txn and txn.state in (State.HANDED_OVER, State.SETTLING, State.HEURISTIC)
 
 
 def _finished_records(book: Book, name: str, done: Finished) -> Sequence[Message]:
@@ -256,8 +271,9 @@ def _finished_records(book: Book, name: str, done: Finished) -> Sequence[Message
 
 
 def _ended_record(book: Book, name: str, done: Finished) -> Message:
+    only = done.participants[0] if len(done.participants) == 1 else ""
     ended = record_pb2.Ended(
         transaction_id=name, outcome=done.outcome, claim=done.claim, first_attempt_ms=done.first_attempt_ms,
-        participant=done.participants[0] if done.participants else "",
+        participant=only,
     )  # fmt: skip
     return _record(book, done.at_ms, ended=ended)

@@ -95,7 +95,8 @@ def _is_repeat(book: Book, session: Session, number: int) -> bool:
     if answer is not None:
         book.ready.effects.append(effects.Answered(session.name, answer))
     # A transaction that nobody has asked about since it was aborted has no answer yet; its number is used all the same.
-    return answer is not None or number in session.live or f"{session.name}.{number}" in book.finished
+    transaction_id = f"{session.name}.{number}"
+    return answer is not None or number in session.live or transaction_id in book.finished or transaction_id in book.live
 
 
 # ---- beginning
@@ -309,7 +310,7 @@ def _join(book: Book, session: Session, event: events.Run, claim: record_pb2.Key
     elif entry.live.state is State.SETTLING:
         session.live[number] = entry.live
         entry.live.joiners.append(event)
-    elif entry.live.state in (State.COMMITTING, State.HEURISTIC) and not entry.live.wait_complete:
+    elif _is_told_at_once(entry.live):
         book.answer(session, book.make_answer(entry.live, number, replayed=True))
     else:
         session.live[number] = entry.live
@@ -365,12 +366,17 @@ def _end(
         if number not in session.live:
             _end_finished(book, session, number, transaction_id, what)
         return
-    if txn.state in (State.COMMITTING, State.HEURISTIC) and not txn.wait_complete:
+    if _is_told_at_once(txn):
         book.answer(session, book.make_answer(txn, number))
         return
     txn.answer_to[session.name, number] = session
     session.live[number] = txn
     apply(book, txn, what, argument)
+
+
+def _is_told_at_once(txn: Transaction) -> bool:
+    """Whether whoever asks to end an open transaction, or joins it, waits for nothing any more."""
+    return txn.state is State.HEURISTIC or (txn.state is State.COMMITTING and not txn.wait_complete)
 
 
 def _end_finished(book: Book, session: Session, number: int, transaction_id: str, what: Input) -> None:

@@ -35,7 +35,7 @@ class Driver:
         self.forced = 0
         self.waiting: list[Append] = []
         self.out: list[Any] = []
-        self.core.recover(self.log, self.instant())
+        self.owners = list(self.core.recover(self.log, self.instant()))
         self.session = self.core.unary_session[:-1] + "1"
         self._take()
         if not serve:
@@ -91,6 +91,7 @@ class Driver:
         batch, self.waiting = self.waiting, []
         for append in batch:
             self.log.append(append.record.SerializeToString())
+            self.owners.append(append.owner)
             self.forced += append.force
             self.out.extend(append.effects)
             if append.event is not None:
