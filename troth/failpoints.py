@@ -1,7 +1,8 @@
 """Named crash points, for tests and for the demo.
 
 `TROTH_FAILPOINTS="coordinator:after-sync:decided=kill@3"` makes the process kill itself (SIGKILL) the third time it has made
-a COMMIT decision durable. Actions: `kill`, `stop` (SIGSTOP) and `exit` (status 70, without any clean-up). A name is `ROLE:MOMENT:WHAT`:
+a COMMIT decision durable. Actions: `kill`, `stop` (SIGSTOP) and `exit` (status 70, without any clean-up). A name is
+`ROLE:MOMENT:WHAT`:
 
     before-sync, after-sync    WHAT is the kind of a record, such as `decided` or `branch_prepared`
     after-apply                WHAT is `operation`: executed, but the record is not durable
