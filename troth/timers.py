@@ -16,7 +16,7 @@ Key = TypeVar("Key", bound=Hashable)
 class Timers(Generic[Key]):
     """At most one timer a key; each fires at the end of its slot, never early."""
 
-    __slots__ = ("_slot_of", "_slots", "_order", "_slot_seconds")
+    __slots__ = ("_order", "_slot_of", "_slot_seconds", "_slots")
 
     def __init__(self, slot_seconds: float = 0.05) -> None:
         self._slot_seconds = slot_seconds

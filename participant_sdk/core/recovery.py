@@ -168,7 +168,7 @@ _REPLAY: dict[str, Callable[[Machine, Any], str]] = {
 
 
 def _resume(m: Machine, branch: Branch) -> None:
-    """Take the locks again; undo what was not prepared, newest first; go on with a commit that is the participant's own decision."""
+    """Take the locks again; undo what was not prepared, newest first; go on with a commit that is its own decision."""
     if branch.state in FINISHED or not branch.works:
         return
     keys = [key for _, work in branch.works for key in work.keys]

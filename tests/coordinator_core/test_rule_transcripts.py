@@ -8,7 +8,8 @@ import pytest
 
 from coordinator.core.transitions import TABLE
 from tests.coordinator_core.scripted import CoordinatorDriver
-from tests.sim.mutants import MUTANTS, Mutant
+from tests.sim.mutant import Mutant
+from tests.sim.mutants import MUTANTS
 from tests.transcripts import check
 
 TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))

@@ -1,7 +1,7 @@
 """Run the simulator: `python -m tests.sim --seeds 10000`, `--seed S` to replay one, `--mutants` to test the tests.
 
-`--level core` (the default) drives the pure cores under a small synchronous shell. `--level engine` drives the whole asyncio code in
-virtual time: the daemon, the participant's runtime, the client; see tests/sim_engine.
+`--level core` (the default) drives the pure cores under a small synchronous shell. `--level engine` drives the whole asyncio
+code in virtual time: the daemon, the participant's runtime, the client; see tests/sim_engine.
 
 The last line says how it went: `sim: ok seeds=… violations=0`, or the seed that failed, the smallest workload that still fails, and
 the command that replays it. Exit status: 0 ok, 1 a violation, 3 something was not decided after all faults had ended (AC5), 4 a

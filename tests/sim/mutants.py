@@ -5,9 +5,7 @@ A mutant replaces one entry of a table or one function of a core. It names the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from coordinator.core import arrivals, book, core, deciding, finishing, model, one_phase, phase_two, recovery, requests, steps
@@ -23,51 +21,9 @@ from participant_sdk.core.branches import Kind
 from participant_sdk.core.branches import State as P
 from participant_sdk.core.transitions import TABLE as T
 from tests.sim import process
+from tests.sim.mutant import Mutant, Patch, nothing, to
 from troth.errors import Reason
 from troth.v1 import common_pb2, participant_pb2
-
-Patch = tuple[Any, Any, Callable[[Any], Any]]
-"""Where, what, and what to make of the original."""
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One known-bad change."""
-
-    name: str
-    rule: str
-    patches: tuple[Patch, ...]
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The change, for as long as the block lasts."""
-        with ExitStack() as stack:
-            for where, what, change in self.patches:
-                if isinstance(where, dict):
-                    before = where.get(what)
-                    where[what] = change(before)
-                    stack.callback(_restore_item, where, what, before)
-                else:
-                    before = where.__dict__[what]
-                    setattr(where, what, change(getattr(where, what)))
-                    stack.callback(setattr, where, what, before)
-            yield
-
-
-def _restore_item(where: dict[Any, Any], what: Any, before: Any) -> None:
-    if before is None:
-        del where[what]
-    else:
-        where[what] = before
-
-
-def _to(value: Any) -> Callable[[Any], Any]:
-    return lambda original: value
-
-
-def _nothing(*arguments: Any, **options: Any) -> None:
-    """Do nothing."""
-
 
 MUTANTS: list[Mutant] = []
 
@@ -119,7 +75,7 @@ def _no_event(what: str) -> Callable[[Any], Any]:
 
 _mutant(
     "speak COMMIT before the decision is durable", "1",
-    (deciding, "_decide", _decide_and_tell), (C, (State.COMMITTING, Input.DECIDED), _to(steps.late)),
+    (deciding, "_decide", _decide_and_tell), (C, (State.COMMITTING, Input.DECIDED), to(steps.late)),
 )  # fmt: skip
 _mutant("answer the client before the decision is durable", "1", (deciding, "_decide", _decide_and_answer))
 _mutant("acknowledge before the outcome is durable", "1", (machine.Machine, "append", _no_event("committed")))
@@ -139,7 +95,7 @@ def _released_at_once(original: Any) -> Any:
 _mutant(
     "release what waits for durability when the write begins", "1",
     (process.Process, "_begin_write", _released_at_once),
-    *((C, (state, Input.DECIDED), _to(steps.late)) for state in State if state is not State.DECIDING),
+    *((C, (state, Input.DECIDED), to(steps.late)) for state in State if state is not State.DECIDING),
 )  # fmt: skip
 
 
@@ -152,10 +108,10 @@ def _abort_again(b: Book, txn: Transaction, cause: Any) -> None:
     steps.abort(b, txn, cause)
 
 
-_mutant("a timer decides against a decision that is being written", "2", (C, (State.DECIDING, Input.TIMER), _to(_abort_again)))
-_mutant("a client's abort reverses a decision that is being written", "2", (C, (State.DECIDING, Input.ABORT), _to(_abort_again)))
-_mutant("a timer decides what was handed over", "2", (C, (State.HANDED_OVER, Input.TIMER), _to(_abort_again)))
-_mutant("a client's abort decides what was handed over", "2", (C, (State.HANDED_OVER, Input.ABORT), _to(_abort_again)))
+_mutant("a timer decides against a decision that is being written", "2", (C, (State.DECIDING, Input.TIMER), to(_abort_again)))
+_mutant("a client's abort reverses a decision that is being written", "2", (C, (State.DECIDING, Input.ABORT), to(_abort_again)))
+_mutant("a timer decides what was handed over", "2", (C, (State.HANDED_OVER, Input.TIMER), to(_abort_again)))
+_mutant("a client's abort decides what was handed over", "2", (C, (State.HANDED_OVER, Input.ABORT), to(_abort_again)))
 _mutant("one missing vote is overlooked", "2", (deciding, "_count_vote", lambda original: _count_to_one(original)))
 
 
@@ -218,15 +174,15 @@ _mutant(
     (voting, "_vote_on_calls", _count_ignored),
     (C, (State.PREPARING, Input.RETURNED), _restart_overlooked), (C, (State.ACTIVE, Input.RETURNED), _restart_overlooked),
 )  # fmt: skip
-_mutant("a repeated call runs again", "4", (interactive, "_known", _to(lambda m, b, e: False)))
+_mutant("a repeated call runs again", "4", (interactive, "_known", to(lambda m, b, e: False)))
 _mutant(
     "Prepare overtakes a running operation", "4",
-    (T, (P.EXECUTING, Kind.PREPARE), _to(voting.prepare_calls)),
+    (T, (P.EXECUTING, Kind.PREPARE), to(voting.prepare_calls)),
 )  # fmt: skip
 _mutant(
     "a count that differs is overlooked by the coordinator and the participant", "4",
     (voting, "_vote_on_calls", _count_ignored), (C, (State.ACTIVE, Input.COMMIT), lambda original: _lenient_commit(original)),
-    (interactive, "_known", _to(lambda m, b, e: False)),
+    (interactive, "_known", to(lambda m, b, e: False)),
 )  # fmt: skip
 
 
@@ -268,32 +224,32 @@ def _abort_while_live(original: Any) -> Any:
 
 
 _mutant("abort is presumed of a live transaction", "6", (arrivals, "_inquiry", _abort_while_live))
-_mutant("abort is presumed of every transaction that is asked about", "6", (arrivals, "_inquiry", _to(_always_abort)))
+_mutant("abort is presumed of every transaction that is asked about", "6", (arrivals, "_inquiry", to(_always_abort)))
 _mutant(
     "a decision is dropped at the first acknowledgement", "6",
-    (phase_two, "count_acknowledgement", _to(lambda b, txn: finishing.finish(b, txn, State.COMMITTED))),
+    (phase_two, "count_acknowledgement", to(lambda b, txn: finishing.finish(b, txn, State.COMMITTED))),
 )  # fmt: skip
 _mutant(
     "abort is answered to a client from absence", "7",
-    (requests, "_judge_unknown", _to(lambda b, p, r: (common_pb2.OUTCOME_ABORTED, cause_of(Reason.COORDINATOR_RESTARTED, "m")))),
+    (requests, "_judge_unknown", to(lambda b, p, r: (common_pb2.OUTCOME_ABORTED, cause_of(Reason.COORDINATOR_RESTARTED, "m")))),
 )  # fmt: skip
 _mutant(
     "RollbackIfUnseen does not wait for the running operation", "7",
-    (T, (P.ONE_PHASE, Kind.SETTLE), _to(lambda m, b, e: m.settle(b, participant_pb2.SETTLEMENT_KIND_ROLLED_BACK))),
-    (T, (P.PREPARING, Kind.SETTLE), _to(lambda m, b, e: m.settle(b, participant_pb2.SETTLEMENT_KIND_ROLLED_BACK))),
+    (T, (P.ONE_PHASE, Kind.SETTLE), to(lambda m, b, e: m.settle(b, participant_pb2.SETTLEMENT_KIND_ROLLED_BACK))),
+    (T, (P.PREPARING, Kind.SETTLE), to(lambda m, b, e: m.settle(b, participant_pb2.SETTLEMENT_KIND_ROLLED_BACK))),
 )  # fmt: skip
 _mutant(
     "RollbackIfUnseen leaves no tombstone, and frames of a superseded stream are taken", "5, 7",
-    (T, (P.UNSEEN, Kind.SETTLE), _to(lambda m, b, e: m.settle(b, participant_pb2.SETTLEMENT_KIND_ROLLED_BACK))),
+    (T, (P.UNSEEN, Kind.SETTLE), to(lambda m, b, e: m.settle(b, participant_pb2.SETTLEMENT_KIND_ROLLED_BACK))),
     (participant_core.ParticipantCore, "_prepare_received", lambda original: _any_stream(original)),
 )  # fmt: skip
 _mutant(
     "a committed branch is told as rolled back", "7",
-    (T, (P.COMMITTED, Kind.SETTLE), _to(lambda m, b, e: m.settle(b, participant_pb2.SETTLEMENT_KIND_ROLLED_BACK))),
+    (T, (P.COMMITTED, Kind.SETTLE), to(lambda m, b, e: m.settle(b, participant_pb2.SETTLEMENT_KIND_ROLLED_BACK))),
 )  # fmt: skip
 _mutant(
     "a participant in doubt decides alone", "8",
-    (T, (P.PREPARED, Kind.ASK), _to(lambda m, b, e: f.roll_back(m, b, m.cause(Reason.TIMEOUT, "mutant")))),
+    (T, (P.PREPARED, Kind.ASK), to(lambda m, b, e: f.roll_back(m, b, m.cause(Reason.TIMEOUT, "mutant")))),
 )  # fmt: skip
 
 
@@ -309,9 +265,9 @@ def _active_too(original: Any) -> Any:
 _mutant("a prepared branch is undone at recovery", "3, 8", (participant_recovery, "_resume", _active_too))
 _mutant(
     "a participant in doubt does not ask, and does not report", "8",
-    (T, (P.PREPARED, Kind.ASK), _to(_nothing)), (records, "report", _to(lambda branch: None)),
+    (T, (P.PREPARED, Kind.ASK), to(nothing)), (records, "report", to(lambda branch: None)),
 )  # fmt: skip
-_mutant("inquiries are not answered, reports neither", "8", (arrivals, "presume", _to(_nothing)))
+_mutant("inquiries are not answered, reports neither", "8", (arrivals, "presume", to(nothing)))
 
 # ---- rule 9: fences
 
@@ -345,7 +301,7 @@ def _without_record(b: Book, txn: Transaction) -> None:
 
 _mutant(
     "one-phase commit without the key's record", "11",
-    (one_phase, "open_or_hand_over", _to(_without_record)), (deciding, "open_or_hand_over", _to(_without_record)),
+    (one_phase, "open_or_hand_over", to(_without_record)), (deciding, "open_or_hand_over", to(_without_record)),
 )  # fmt: skip
 
 
@@ -359,7 +315,7 @@ def _claim_dropped(original: Any) -> Any:
 
 
 _mutant("the decision does not carry the key", "10", (book.Book, "decided_record", _claim_dropped))
-_mutant("a retry does not join", "10", (requests, "_join", _to(lambda b, session, event, claim: False)))
+_mutant("a retry does not join", "10", (requests, "_join", to(lambda b, session, event, claim: False)))
 _mutant(
     "a retry does not wait for the settlement of its key", "11",
     (requests, "_join", lambda original: _impatient(original)),
@@ -377,10 +333,10 @@ def _impatient(original: Any) -> Any:
     return join
 
 
-_mutant("recovery forgets keys that were opened", "11", (recovery.Replay, "_conclude_opened", _to(_nothing)))
+_mutant("recovery forgets keys that were opened", "11", (recovery.Replay, "_conclude_opened", to(nothing)))
 _mutant(
     "a key is taken from a holder whose decision was handed over", "10",
-    (requests, "_take_over", _to(lambda b, claim: None)), (requests, "_join", lambda original: _never_handed(original)),
+    (requests, "_take_over", to(lambda b, claim: None)), (requests, "_join", lambda original: _never_handed(original)),
 )  # fmt: skip
 
 
@@ -399,11 +355,11 @@ def _never_handed(original: Any) -> Any:
 
 _mutant(
     "COMMIT is not repeated", "14",
-    (C, (State.COMMITTING, Input.TIMER), _to(_nothing)), (C, (State.COMMITTING, Input.RETURNED), _to(_nothing)),
-    (arrivals, "_inquiry", _to(_nothing)),
+    (C, (State.COMMITTING, Input.TIMER), to(nothing)), (C, (State.COMMITTING, Input.RETURNED), to(nothing)),
+    (arrivals, "_inquiry", to(nothing)),
 )  # fmt: skip
-_mutant("recovery forgets decisions", "14", (recovery.Replay, "_conclude_decided", _to(_nothing)))
-_mutant("Prepare is not repeated, and no deadline ends it", "13", (C, (State.PREPARING, Input.TIMER), _to(_nothing)))
+_mutant("recovery forgets decisions", "14", (recovery.Replay, "_conclude_decided", to(nothing)))
+_mutant("Prepare is not repeated, and no deadline ends it", "13", (C, (State.PREPARING, Input.TIMER), to(nothing)))
 _mutant("a repeated one-phase Prepare runs again", "13", (T, (P.COMMITTED, Kind.PREPARE), lambda original: _run_again))
 
 
@@ -415,7 +371,7 @@ def _run_again(m: Any, b: Any, e: Any) -> None:
         voting.run_prepare(m, b)
 
 
-_mutant("a number that was used runs again", "15", (requests, "_is_repeat", _to(lambda b, session, number: False)))
+_mutant("a number that was used runs again", "15", (requests, "_is_repeat", to(lambda b, session, number: False)))
 _mutant(
     "answers are not kept for a client that comes back", "15",
     (book.Book, "answer", lambda original: _not_kept(original)),
@@ -430,7 +386,7 @@ def _not_kept(original: Any) -> Any:
     return answer
 
 
-_mutant("the watermark passes what is not finished", "19", (model.Participant, "watermark", _to(lambda self: self.next_order)))
+_mutant("the watermark passes what is not finished", "19", (model.Participant, "watermark", to(lambda self: self.next_order)))
 _mutant(
     "Forget goes out before Ended is durable", "19",
     (finishing, "_record_end", lambda original: _forgotten_early(original)),
@@ -457,9 +413,9 @@ def _all(original: Any) -> Any:
     return forget
 
 
-_mutant("the cleaner copies nothing", "20", (core.CoordinatorCore, "live_records", _to(lambda self, owner: [])))
+_mutant("the cleaner copies nothing", "20", (core.CoordinatorCore, "live_records", to(lambda self, owner: [])))
 _mutant(
-    "the cleaner of a participant copies nothing", "20", (participant_core.ParticipantCore, "live_records", _to(lambda s, o: []))
+    "the cleaner of a participant copies nothing", "20", (participant_core.ParticipantCore, "live_records", to(lambda s, o: []))
 )
 _mutant("the decision names one participant too few", "20", (book.Book, "decided_record", lambda original: _one_less(original)))
 
@@ -476,14 +432,14 @@ def _one_less(original: Any) -> Any:
 
 _mutant(
     "a one-phase commit that only its participant knows is not written down", "19",
-    (arrivals, "_record_one_phase", _to(_nothing)),
+    (arrivals, "_record_one_phase", to(nothing)),
 )  # fmt: skip
 
 # ---- section 6: the resource's promises
 
 _mutant(
     "locks are not taken again at recovery", "6 (resource)",
-    (participant_core.ParticipantCore, "recovered_rows", _to(lambda self: [])), (locks.LockTable, "take", _to(_nothing)),
+    (participant_core.ParticipantCore, "recovered_rows", to(lambda self: [])), (locks.LockTable, "take", to(nothing)),
 )  # fmt: skip
 _mutant("locks are let go with the vote", "6 (resource)", (voting, "_vote_yes", lambda original: _let_go(original)))
 
@@ -496,10 +452,10 @@ def _let_go(original: Any) -> Any:
     return vote_yes
 
 
-_mutant("work is undone oldest first", "6 (resource)", (f, "_works", _to(lambda b: tuple(w for _, w in reversed(b.works)))))
-_mutant("an abort undoes nothing", "6 (resource)", (f, "_works", _to(lambda b: ())))
-_mutant("a branch that changed rows votes READ_ONLY", "6 (resource)", (voting, "_vote_yes", _to(voting._vote_read_only)))
+_mutant("work is undone oldest first", "6 (resource)", (f, "_works", to(lambda b: tuple(w for _, w in reversed(b.works)))))
+_mutant("an abort undoes nothing", "6 (resource)", (f, "_works", to(lambda b: ())))
+_mutant("a branch that changed rows votes READ_ONLY", "6 (resource)", (voting, "_vote_yes", to(voting._vote_read_only)))
 _mutant(
     "an operation that refused is voted YES", "6 (resource)",
-    (T, (P.PREPARING, Kind.EXECUTE_REFUSED), _to(lambda m, b, e: voting._vote_yes(m, b))),
+    (T, (P.PREPARING, Kind.EXECUTE_REFUSED), to(lambda m, b, e: voting._vote_yes(m, b))),
 )  # fmt: skip

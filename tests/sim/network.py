@@ -104,8 +104,8 @@ class Stream:
             world.reach("message repeated")
 
     def _deliver(self, target: End, field: str, message: object) -> None:
-        """Hand a message over. What was in flight when the stream broke may take long: the peer has a newer stream by then. What was
-        sent behind it comes behind it all the same."""
+        """Hand a message over. What was in flight when the stream broke may take long: the peer has a newer stream by then. What
+        was sent behind it comes behind it all the same."""
         world = self.network.world
         if self.broken and target.late_until <= world.now and world.random.random() < 0.5:
             target.late_until = world.now + world.random.uniform(0.0, 1.0)
