@@ -69,6 +69,14 @@ class SqliteFile:
         rows = self.connection.execute("SELECT value FROM troth_meta WHERE name = ?", (name,)).fetchall()
         return str(rows[0][0]) if rows else None
 
+    def _number(self, name: str, otherwise: int) -> int:
+        text = self.meta(name)
+        if text is None:
+            return otherwise
+        if not (text.isascii() and text.isdigit()):
+            raise self._damaged(f"the stamp {name} is {text[:40]!r}, which is no number")
+        return int(text)
+
     def set_meta(self, name: str, value: str) -> None:
         """Stamp the file, in the open transaction or one of its own."""
         self.connection.execute("INSERT OR REPLACE INTO troth_meta VALUES (?, ?)", (name, value)).fetchall()
@@ -103,7 +111,7 @@ class SqliteFile:
         tables = {name for (name,) in self.connection.execute("SELECT name FROM sqlite_schema")}
         if "troth_meta" not in tables:
             self._create(participant)
-        version = int(self.meta("format_version") or 0)
+        version = self._number("format_version", 0)
         if version > FORMAT_VERSION:
             raise LogForeign(Reason.LOG_TOO_NEW, f"{self.path} has format {version}; this is {FORMAT_VERSION}")
         identity = LogIdentity(self.meta("role") or "", self.meta("name") or "", self.meta("log_id") or "", version)
@@ -127,12 +135,14 @@ class SqliteFile:
         records: list[StoredRecord] = []
         rows = self.connection.execute("SELECT seq, crc, body FROM troth_records ORDER BY seq")
         for seq, crc, body in rows:
+            if not isinstance(seq, int):  # the definition of the table itself is damaged
+                raise self._damaged("a record has no number")
             if records and seq != records[-1].seq + 1:
                 raise self._damaged(f"record {records[-1].seq + 1} is missing")
             if not isinstance(body, bytes) or checksum(seq, body) != crc:
                 raise self._damaged(f"record {seq} has a wrong checksum")
             records.append(StoredRecord(seq, body))
-        stamped = int(self.meta("next_seq") or 1)
+        stamped = self._number("next_seq", 1)
         if records and records[-1].seq + 1 < stamped:
             raise self._damaged(f"records {records[-1].seq + 1} to {stamped - 1} are missing")
         return records, records[-1].seq + 1 if records else stamped
@@ -154,6 +164,8 @@ class SqliteFile:
             raise self._damaged(str(error)) from error
         except apsw.ReadOnlyError as error:
             raise LogError(Reason.LOG_READ_ONLY, f"{self.path} cannot be written") from error
+        except UnicodeError as error:
+            raise self._damaged("a text in it is not UTF-8") from error
         except apsw.Error as error:
             raise LogFailed(Reason.LOG_FAILED, f"{self.path}: {type(error).__name__}: {error}") from error
 

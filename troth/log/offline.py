@@ -167,7 +167,7 @@ def _note(found: _Found, look: Callable[[], None]) -> None:
         found.problems.append(Problem(error.place, error.what))
     except LogForeign as error:
         found.problems.append(Problem("its identity", error.message))
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeError) as error:
         found.problems.append(Problem("its pages", str(error)))
 
 
