@@ -66,7 +66,7 @@ class CoordinatorCore:
                 apply(book, txn, Input.TIMER)
             elif name == HOUSEKEEPING:
                 self._keep_house()
-            elif name.startswith("session/"):
+            else:
                 requests.end_session(book, name.removeprefix("session/"))
 
     def deadline(self) -> float | None:

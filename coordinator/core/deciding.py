@@ -146,13 +146,10 @@ def preparing_timer(book: Book, txn: Transaction, _: Any) -> None:
 
 
 def active_returned(book: Book, txn: Transaction, argument: Returned) -> None:
-    """Abort if another incarnation came back; otherwise go on."""
-    participant, report = argument
+    """Abort if another incarnation came back. If the same one no longer has the branch, the commit's count tells."""
+    participant, _ = argument
     if branch_of(txn, participant).incarnation != participant.incarnation:
         away(book, txn, participant)
-    elif report is None:
-        # The same incarnation no longer has the branch, or never saw the answer to its Enlist; the commit's count tells.
-        return
 
 
 def preparing_returned(book: Book, txn: Transaction, argument: Returned) -> None:

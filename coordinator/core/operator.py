@@ -304,8 +304,7 @@ def _still_owed(book: Book, txn: Transaction) -> common_pb2.Cause | None:
 
 def forgotten(book: Book, txn: Transaction, detail: tuple[str, str]) -> None:
     """The Forgotten record is durable: drop the transaction here and at the participants that still hold its branch."""
-    if book.live.pop(txn.id, None) is None:
-        return  # asked for twice
+    del book.live[txn.id]
     book.late_heuristics -= txn.late
     for branch in txn.branches.values():
         if branch.step is BranchStep.HEURISTIC:

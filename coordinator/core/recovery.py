@@ -232,9 +232,7 @@ def _record(book: Book, at_ms: int = 0, **kind: Message) -> record_pb2.Coordinat
 
 
 def _participant_records(book: Book, name: str) -> Sequence[Message]:
-    participant = book.participants.get(name)
-    if participant is None:
-        return []
+    participant = book.participants[name]
     bound = record_pb2.ParticipantBound(participant=name, log_id=participant.log_id, incarnation=participant.incarnation)
     return [_record(book, participant_bound=bound)]
 

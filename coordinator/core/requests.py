@@ -58,9 +58,7 @@ def lose_session(book: Book, event: events.SessionLost) -> None:
 
 def end_session(book: Book, name: str) -> None:
     """The client did not come back: what it had not asked to commit is aborted, everything else goes on."""
-    session = book.sessions.pop(name, None)
-    if session is None:
-        return
+    session = book.sessions.pop(name)
     for number in list(session.answers):
         book.drop_answer(session, number)
     for txn in list(session.live.values()):
@@ -89,7 +87,7 @@ def see_answers(book: Book, event: events.AnswersSeen) -> None:
 
 def _is_repeat(book: Book, session: Session, number: int) -> bool:
     """Whether a number was used before; if so it is answered, or will be."""
-    if session.keeps_answers and number < session.answered_below:
+    if session.keeps_answers and 0 < number < session.answered_below:
         return True
     answer = session.answers.get(number)
     if answer is not None:

@@ -152,7 +152,7 @@ def _kept(txn: Transaction) -> Any:
 
 
 @given(st.lists(STEP, max_size=30))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_log_can_be_recovered_wherever_it_ends_and_as_often_as_one_likes(steps: list[Step]) -> None:
     driver = settled(steps)
     for length in range(len(driver.log) + 1):
@@ -162,7 +162,7 @@ def test_a_log_can_be_recovered_wherever_it_ends_and_as_often_as_one_likes(steps
 
 
 @given(st.lists(STEP, max_size=30), st.integers(0, 60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_the_cleaner_loses_nothing(steps: list[Step], dropped: int) -> None:
     first = settled(steps)
     driver = recovered(first.log, first.now)
@@ -171,7 +171,7 @@ def test_the_cleaner_loses_nothing(steps: list[Step], dropped: int) -> None:
 
 
 @given(st.lists(STEP, max_size=30))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_what_a_running_coordinator_would_write_again_is_all_that_it_knows(steps: list[Step]) -> None:
     driver = settled(steps)
     assert durable(recovered(copies(driver, driver.owners), driver.now)) == durable(driver)
@@ -186,14 +186,14 @@ def coarse(driver: Driver) -> dict[str, Any]:
 
 
 @given(st.lists(STEP, max_size=30))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_next_life_goes_on_from_the_log_alone(steps: list[Step]) -> None:
     driver = settled(steps)
     assert coarse(recovered(driver.log, driver.now)) == coarse(driver)
 
 
 @given(st.lists(STEP, max_size=30))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_the_cleaner_may_come_while_records_are_on_their_way(steps: list[Step]) -> None:
     """Its copies stand before them, in one batch."""
     driver = history(steps)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from coordinator.core import effects, events
+from coordinator.core.model import BranchStep
 from tests.coordinator_core.driver import Driver
 from troth.v1 import admin_pb2, common_pb2, participant_pb2
 
@@ -80,8 +81,27 @@ def test_each_participant_may_contradict_an_operators_abort_even_after_cleaning(
     driver = Driver(records=cleaned(first))
     acknowledge(driver, name, first.id(1), participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_COMMIT)
     driver.sync()
-    driver.get(first.id(1))
-    assert driver.got() == ["0 MIXED"]
+    for life in (driver, Driver(records=driver.log), Driver(records=cleaned(driver))):
+        life.get(first.id(1))
+        assert life.got() == ["0 MIXED"]
+        assert life.book.live[first.id(1)].branches[name].step is BranchStep.HEURISTIC
+
+
+def test_forgetting_what_was_decided_keeps_its_key_with_the_decision() -> None:
+    driver = Driver()
+    driver.run(1, "ab", key="k")
+    driver.vote("a", 1)
+    driver.vote("b", 1)
+    driver.sync()
+    driver.acknowledge("a", 1)
+    driver.acknowledge("b", 1, "HAZARD")
+    driver.sync()
+    driver.step(events.Administer("t", admin_pb2.ForgetTransactionRequest(transaction_id=driver.id(1), **BECAUSE)))
+    driver.sync()
+    for life in (driver, Driver(records=driver.log), Driver(records=cleaned(driver))):
+        life.out.clear()
+        life.run(2, "ab", key="k")
+        assert life.outcomes() == ["2 COMMITTED"]
 
 
 def test_the_cleaner_may_come_while_a_contradiction_is_written_down() -> None:
