@@ -108,7 +108,8 @@ class Participant:
 
         `locks`  what the operation *reads* and must not change before the outcome: a function of the operation's arguments
                  (by name, any of them) that returns keys, or a list of keys. Rows that it changes are locked anyway. Without
-                 it the whole resource is locked, which is always right and never fast.
+                 it the whole resource is locked, which is always right and never fast. The function must leave the arguments
+                 as they are: the operation gets the same objects.
         `name`   the name that clients use; the function's own by default.
 
         Raises `ConfigError` when the function cannot be an operation.
