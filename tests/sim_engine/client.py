@@ -35,8 +35,8 @@ class Action:
     """The transactions that the client opened for it."""
     over: bool = False
     """Whether the caller knows what became of it, or can never know."""
-    client: str = ""
     lives: int = 0
+    """The life of the client's process in which it began."""
     on_end: Callable[[int, str], None] = lambda outcome, why: None
 
 
@@ -111,7 +111,7 @@ class ClientProcess(Process):
         """Let a caller begin; `False` while the process is down."""
         if self.client is None or self.life is None:
             return False
-        action.client, action.lives = self.name, self.lives
+        action.lives = self.lives
         self.actions.append(action)
         task = self.spawn(self._carry_out(action))
         if task is not None:

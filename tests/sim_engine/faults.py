@@ -94,6 +94,9 @@ class Faults:
             process.stop()
         elif kind == "disk" and process.disks:
             random.choice(process.disks).fail_soon(random.choice(["input/output error", "no space left on device"]))
+            if random.random() < 0.5:
+                # A machine whose disk fails often goes down soon after: what the process took for written shows then.
+                self.world.after(random.uniform(0.0, 0.3), lambda: process.crash("after its disk failed"))
         elif kind == "slow disk" and process.disks:
             random.choice(process.disks).mean_latency = 0.3
         else:

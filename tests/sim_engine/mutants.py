@@ -14,11 +14,10 @@ from participant_sdk.client import client as client_module
 from participant_sdk.client.session import Lost
 from participant_sdk.client.session import Session as ClientSession
 from participant_sdk.client.transaction import Transaction
-from participant_sdk.core.core import ParticipantCore
 from participant_sdk.resources import log_only
 from participant_sdk.resources.log_only import LogResource
 from participant_sdk.runtime import Runtime
-from tests.sim.mutants import Mutant, Patch
+from tests.sim.mutant import Mutant, Patch
 from troth.engine import Engine
 from troth.errors import Aborted, Reason
 from troth.link import Outbox
@@ -104,11 +103,12 @@ def _last_lost(original: Any) -> Any:
     return take
 
 
-def _refused_released(original: Any) -> Any:
-    def release(self: Any, batch: Any, seqs: Any, events: Any) -> None:
-        original(self, batch, [1] * len(batch), events)
+def _only_forced(original: Any) -> Any:
+    def start_write(self: Any, now: Any) -> None:
+        if self._forced_queued or self._closing is not None:
+            original(self, now)
 
-    return release
+    return start_write
 
 
 _mutant("effects happen before the record is durable", "1", (Engine, "_write", _effects_first))
@@ -119,11 +119,7 @@ _mutant("a failed write is taken for a success", "17", (MemoryLog, "write", _rel
 _mutant("an event that arrives during a write is dropped", "13", (Engine, "submit_all", _dropped_while_writing))
 _mutant("a caller that is cancelled cancels the writer", "15", (Runtime, "ask", _cancels_the_writer))
 _mutant("the last record of a batch is lost", "1", (Engine, "_take_batch", _last_lost))
-_mutant("an append whose work refused is released all the same", "1", (Engine, "_release", _refused_released))
-_mutant(
-    "unforced records wait for ever for a forced one", "going on",
-    (Engine, "_linger_deadline", lambda original: lambda self: None),
-)  # fmt: skip
+_mutant("unforced records wait for ever for a forced one", "going on", (Engine, "_start_write", _only_forced))
 
 
 # ---- the link
@@ -302,5 +298,4 @@ def _hook_behind_the_answer(original: Any) -> Any:
 
 _mutant("a hook that failed is not called again", "6 (resource)", (log_only, "until_done", _tried_once))
 _mutant("a branch is committed before its hook has succeeded", "6 (resource)", (LogResource, "_finish", _hook_behind_the_answer))
-_mutant("row locks are not taken again at recovery", "6 (resource)", (ParticipantCore, "recovered_rows", lambda original: lambda self: ()))
 _mutant("votes and acknowledgements are lost in the runtime", "13", (Runtime, "opened", _nothing))

@@ -51,10 +51,10 @@ class Network:
         self.mean_delay, self.break_chance = 0.0005, 0.0
         self.cuts.clear()
 
-    def notice_at(self) -> float:
+    def notice_at(self, *, late: bool = True) -> float:
         """When an end learns that the other one is gone."""
         random = self.world.random
-        return self.world.now + random.uniform(0.0, 2.0 if random.random() < 0.1 else 0.01)
+        return self.world.now + random.uniform(0.0, 2.0 if late and random.random() < 0.1 else 0.01)
 
     # ---- what the code calls
 
@@ -173,14 +173,14 @@ class Stream:
         network.streams[self] = None
         dialler.on_end.append(self.dialler_gone)
 
-    def break_(self) -> None:
-        """The network breaks it."""
+    def break_(self, *, late: bool = True) -> None:
+        """The network breaks it; with `late` an end may learn of it much later."""
         if self.over:
             return
         self.network.world.reach("stream broken")
         self._over()
-        self.network.at(self.network.notice_at(), self._tell_dialler, "the connection broke")
-        self.network.at(self.network.notice_at(), self._tell_server)
+        self.network.at(self.network.notice_at(late=late), self._tell_dialler, "the connection broke")
+        self.network.at(self.network.notice_at(late=late), self._tell_server)
 
     def dialler_gone(self) -> None:
         """The dialler cancelled, or died."""
@@ -251,7 +251,7 @@ class Channel:
     async def __aexit__(self, *_: object) -> None:
         """Nothing is held."""
 
-    def stream_stream(self, method: str, serialize: Callable[[Any], bytes], deserialize: Callable[[bytes], Any]) -> Any:
+    def stream_stream(self, method: str, serialize: Callable[[Any], bytes], deserialize: Callable[[bytes], Any] = bytes) -> Any:
         """The multi-callable of a method."""
 
         def dial() -> Call:

@@ -157,6 +157,7 @@ class ParticipantProcess(Process):
     def __init__(self, world: EngineWorld, network: Network, name: str, accounts: dict[str, int], *, ledger: bool) -> None:
         super().__init__(world, network, name)
         self.participant: Participant | None = None
+        self.incarnation = 0
         self.on_send: Callable[[str, str, Any], None] = lambda name, field, message: None
         self._going_down: asyncio.Event | None = None
         self._sdk = WorldDisk(world)
@@ -217,6 +218,7 @@ class ParticipantProcess(Process):
         participant = self._make()
         async with participant:
             self.participant = participant
+            self._began()
             self._going_down = stop = asyncio.Event()
             stopping = asyncio.ensure_future(stop.wait())
             serving = asyncio.ensure_future(participant.serve())
@@ -225,6 +227,14 @@ class ParticipantProcess(Process):
                 self.world.reach("participant's log failed")
                 serving.result()
             serving.cancel()
+
+    def _began(self) -> None:
+        """Each life has an incarnation of its own, higher than all before."""
+        assert self.participant is not None and self.participant._runtime is not None
+        incarnation = self.participant._runtime.hello().incarnation
+        if incarnation <= self.incarnation:
+            self.world.unexpected.append(f"{self.name} is incarnation {incarnation}, and was {self.incarnation} before")
+        self.incarnation = incarnation
 
     def stop(self) -> None:
         """SIGTERM."""

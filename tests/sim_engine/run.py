@@ -21,6 +21,7 @@ from tests.sim_engine.client import ClientProcess, EngineWorkload, WatchedSessio
 from tests.sim_engine.faults import Faults
 from tests.sim_engine.loop import LIFE, EngineWorld, VirtualTime
 from tests.sim_engine.network import Network
+from tests.sim_engine.probe import Probe
 from tests.sim_engine.process import Process
 from tests.sim_engine.roles import CoordinatorProcess, ParticipantProcess
 from troth.backoff import Backoff
@@ -78,6 +79,7 @@ class Run:
         self.processes: list[Process] = [self.coordinator, *self.participants.values(), *self.clients]
         self.faults = Faults(world, network, self.processes)
         self.workload = EngineWorkload(world, self.clients, self.accounts)  # type: ignore[arg-type]  # other clients
+        self.probe = Probe(self.coordinator, self.participants, self.clients[0])
 
     def _participant(self, name: str, *, ledger: bool) -> ParticipantProcess:
         accounts = dict.fromkeys(self.accounts[name], BALANCE)
@@ -104,6 +106,7 @@ class Run:
             world.run_until(world.now + 2.0)
             if self.at_rest():
                 world.run_until(world.now + 2.0)
+                self.probe.go()
                 return
 
     def _look(self, participant: ParticipantProcess) -> None:
@@ -125,9 +128,10 @@ class Run:
 
     def at_rest(self) -> bool:
         """Whether nothing is open."""
-        busy = any(not one.alive or one.core.states() for one in self.participants.values())
+        busy = any(one.alive and one.core.states() for one in self.participants.values())
         waiting = any(client.open_actions() for client in self.clients)
-        return not (busy or waiting) and self.coordinator.at_rest()
+        up = all(process.alive for process in self.processes)
+        return up and not (busy or waiting) and self.coordinator.at_rest()
 
     # ---- the judgement
 
@@ -145,7 +149,7 @@ class Run:
         found = [
             *self.world.unexpected, *witness.violations, *checkers.agreement(scene), *checkers.never_reversed(scene, witness),
             *checkers.all_voted(scene, witness), *checkers.told_is_true(scene), *checkers.exactly_once(scene), *checkers.conservation(scene),
-            *checkers.nothing_left(scene), *checkers.nothing_expires(scene), *checkers.isolation(scene), *self._callers(), *self._once(scene),
+            *checkers.nothing_left(scene), *checkers.nothing_expires(scene), *checkers.isolation(scene), *self._callers(), *self._once(scene), *self.probe.violations,
         ]  # fmt: skip
         return found or list(checkers.recovery_repeats(scene))
 
