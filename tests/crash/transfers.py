@@ -96,6 +96,18 @@ class Clerks:
     async def _clerk(self) -> None:
         while not self.over.is_set():
             await self.make(self._invent())
+            if self._made % 10 == 0:
+                await self._ask_about_the_past()
+
+    async def _ask_about_the_past(self) -> None:
+        """About a transaction of a life long gone that never was: the coordinator can only settle it with the banks."""
+        name = f"c1.1.00000000.1.{self._made}"
+        first_attempt_ms = time.time_ns() // 1_000_000
+        try:
+            await self._client.get(name, participants=tuple(self._banks), first_attempt_ms=first_attempt_ms, timeout=1.0)
+        except (Aborted, OutcomeUnknown, RequestError):
+            return
+        raise AssertionError("a transaction that never was is committed")
 
     async def make(self, transfer: Transfer) -> None:
         """Make one transfer: try, ask, try again; and write down what was told."""
