@@ -76,6 +76,7 @@ class Engine:
         self._clocks = clocks
         self._batch_max = batch_max
         self._inbox: deque[Event] = deque()
+        self._released = 0
         self._queued: deque[Append] = deque()
         self._forced_queued = 0
         self._lingers_until: float | None = None
@@ -153,7 +154,9 @@ class Engine:
         """One turn: everything that waits goes into the core, and what comes out is carried out."""
         now = self._clocks()
         inbox = self._inbox
-        for _ in range(min(len(inbox), TURN_EVENTS_MAX)):
+        # What was released is taken whole: the cleaner, asked below, must find that the core knows what the log holds.
+        count, self._released = max(TURN_EVENTS_MAX, self._released), 0
+        for _ in range(min(len(inbox), count)):
             self._step(inbox.popleft(), now)
         deadline = self._core.deadline()
         if deadline is not None and deadline <= now.monotonic:
@@ -257,6 +260,7 @@ class Engine:
                 first.append(append.event)
             for effect in append.effects:
                 perform(effect)
+        self._released = len(first)
         self._inbox.extendleft(reversed(first))
 
     def _count(self, batch: Sequence[Append], seqs: Sequence[int], sync: bool) -> None:

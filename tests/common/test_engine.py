@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 from scripted_core import ILLEGAL, Do, GateLog, ScriptedCore, append, name_of
 
-from troth import failpoints
+from troth import engine, failpoints
 from troth.engine import Engine, read_clocks
 from troth.errors import LogDamaged, LogFailed, ProtocolError, Reason
 from troth.log import cleaner
@@ -399,6 +399,18 @@ async def test_cleaning_takes_the_whole_queue_and_puts_copies_first(start: Start
     assert (owners, sync, drop_below) == (["a", "g", "h", "i"], True, 7)
     assert [name_of(stored.body) for stored in rig.log.stored] == ["a", "g", "h", "i"]
     assert rig.engine.counters.forced_records == 9
+
+
+async def test_the_cleaner_is_asked_when_the_core_knows_what_the_log_holds(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    # More events are released by one batch than a turn takes from the inbox: they are stepped all the same before the next plan.
+    rig = await start(Rig())
+    many = 2 * engine.TURN_EVENTS_MAX
+    seen_at_plan: list[int] = []
+    monkeypatch.setattr(rig.engine._cleaner, "plan", lambda: (seen_at_plan.append(rig.core.seen.count("durable")), ([], 0))[1])
+    appends = tuple(append(str(number), event="durable") for number in range(many))
+    rig.engine.submit(Do((*appends, append("last", event=Do((append("next", "done"),))))))
+    await rig.until_done("done")
+    assert seen_at_plan == [0, many]
 
 
 async def test_failpoints_are_hit_around_the_sync(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
