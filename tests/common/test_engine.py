@@ -408,7 +408,7 @@ async def test_the_cleaner_is_asked_when_the_core_knows_what_the_log_holds(start
     seen_at_plan: list[int] = []
     monkeypatch.setattr(rig.engine._cleaner, "plan", lambda: (seen_at_plan.append(rig.core.seen.count("durable")), ([], 0))[1])
     appends = tuple(append(str(number), event="durable") for number in range(many))
-    rig.engine.submit(Do((*appends, append("last", event=Do((append("next", "done"),))))))
+    rig.engine.submit(Do((append("first", event=Do((append("next", "done"),))), *appends)))
     await rig.until_done("done")
     assert seen_at_plan == [0, many]
 
