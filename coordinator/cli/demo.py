@@ -28,4 +28,4 @@ def demo(arguments: tuple[str, ...]) -> int:
             USAGE, "NO_CHECKOUT", f"the demo is not installed: there is no {DEMO}",
             "Clone the repository and run ./scripts/demo there.",
         )  # fmt: skip
-    return subprocess.run([sys.executable, str(DEMO), *arguments], cwd=CHECKOUT, check=False).returncode
+    return subprocess.run([sys.executable, str(DEMO), *arguments], check=False).returncode
