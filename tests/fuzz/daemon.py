@@ -32,14 +32,13 @@ class Daemon:
         self.address = ""
 
     def __enter__(self) -> Self:
-        address = self._directory / "address"
-        while not address.exists():
-            assert self.process.poll() is None, self.said()
+        while "troth: serving on" not in self.said():
             try:
-                self.process.wait(0.05)
+                code = self.process.wait(0.05)
             except subprocess.TimeoutExpired:
                 continue
-        self.address = address.read_text().strip()
+            raise AssertionError(f"exit {code}: {self.said()}")
+        self.address = (self._directory / "address").read_text().strip()
         return self
 
     def __exit__(self, *_: object) -> None:

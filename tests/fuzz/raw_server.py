@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ class RawServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no ty
         self._hold_last = hold_last
         self._server = grpc.aio.server()
         self.streams = 0
+        self._more = asyncio.Condition()
         self.address = ""
 
     async def __aenter__(self) -> Self:
@@ -30,6 +32,11 @@ class RawServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no ty
     async def __aexit__(self, *_: object) -> None:
         await self._server.stop(grace=None)
 
+    async def has_streams(self, count: int) -> None:
+        """Wait until so many streams have been opened."""
+        async with self._more:
+            await self._more.wait_for(lambda: self.streams >= count)
+
     def service(self, handler_call_details: Any) -> Any:
         """Every method is the same to it."""
         if handler_call_details.method not in METHODS:
@@ -39,7 +46,9 @@ class RawServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no ty
     async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         script = self._scripts[min(self.streams, len(self._scripts) - 1)]
         last = self.streams >= len(self._scripts) - 1
-        self.streams += 1
+        async with self._more:
+            self.streams += 1
+            self._more.notify_all()
         await anext(aiter(requests))
         for frame in script:
             yield frame

@@ -11,6 +11,7 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from troth.log.schema import checksum
 from troth.ready import Append, Instant
 from troth.v1 import common_pb2, record_pb2
 
-POSITIONS = int(250 * (FACTOR or 1))
+POSITIONS = int(120 * (FACTOR or 1))
 SCHEMA = "CREATE TABLE accounts (id TEXT PRIMARY KEY NOT NULL, balance INTEGER NOT NULL)"
 RECORDS = 24
 
@@ -55,7 +56,7 @@ async def filled(path: Path, *, closed: bool) -> list[bytes]:
     await resource.close()
     if not closed:
         copy_files(path.with_name("kept.db"), path)
-    return [stored.body for stored in loaded(path if closed else variant(path, "", path.read_bytes()))]
+    return bodies(path if closed else variant(path))
 
 
 def copy_files(source: Path, target: Path) -> None:
@@ -66,12 +67,18 @@ def copy_files(source: Path, target: Path) -> None:
             shutil.copy(source_file, target_file)
 
 
-def variant(source: Path, suffix: str, content: bytes) -> Path:
-    """A copy with other content in one of its files."""
+def variant(source: Path, suffix: str = "", content: bytes | None = None) -> Path:
+    """A copy, with other content in one of its files."""
     target = source.with_name("variant.db")
     copy_files(source, target)
-    target.with_name(target.name + suffix).write_bytes(content)
+    if content is not None:
+        target.with_name(target.name + suffix).write_bytes(content)
     return target
+
+
+def bodies(path: Path) -> list[bytes]:
+    """The records that opening finds."""
+    return [stored.body for stored in loaded(path)]
 
 
 def loaded(path: Path) -> list[StoredRecord]:
@@ -90,12 +97,10 @@ def loaded(path: Path) -> list[StoredRecord]:
 def judged(path: Path, whole: list[bytes]) -> int | None:
     """How many records were found, or `None` for a refusal. Fails when one in the middle is missing or changed."""
     verified = found = None
-    try:
+    with suppress(LogError):
         verified = offline.verify(path)
-    except LogError:
-        pass
     try:
-        found = [stored.body for stored in loaded(path)]
+        found = bodies(path)
     except LogError:
         return None
     assert found == whole[: len(found)]

@@ -38,8 +38,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def until_streams(server: RawServer, count: int) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while server.streams < count:
-            await asyncio.sleep(0.01)  # the server is in this loop; there is nothing to wait for but its count
+        await server.has_streams(count)
 
 
 def participant_of(server: RawServer, directory: Path) -> Participant:

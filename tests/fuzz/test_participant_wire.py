@@ -135,7 +135,7 @@ def test_noise_changes_nothing_for_honest_branches(kind: ResourceKind, steps: li
     scene.prepare(LATER, 10**6)
     scene.machine.advance(60.0)
     scene.settle()
-    assert [one.kind for one in scene.said_of(LATER)][0] in (participant_pb2.VOTE_KIND_YES, participant_pb2.VOTE_KIND_NO)
+    assert scene.said_of(LATER)[0].kind in (participant_pb2.VOTE_KIND_YES, participant_pb2.VOTE_KIND_NO)
     after_restart(scene)
 
 

@@ -156,7 +156,8 @@ HELLO.protocol.lowest = HELLO.protocol.highest = 1
 CLIENT_HELLO = client_pb2.ClientHello()
 CLIENT_HELLO.protocol.lowest = CLIENT_HELLO.protocol.highest = 1
 NO_FRAMES = {
-    "garbage": b"\xff" * 30, "a length that lies": b"\x0a\xff\xff\xff\xff\x07abc", "text that is not UTF-8": b"\x0a\x04\x12\x02\xff\xfe",
+    "garbage": b"\xff" * 30, "a length that lies": b"\x0a\xff\xff\xff\xff\x07abc",
+    "text that is not UTF-8": b"\x0a\x04\x12\x02\xff\xfe",
     "half a message": b"\x0a\x10\x0a\x04", "too large": b"\x0a" + b"x" * 2_000_001,
 }  # fmt: skip
 
