@@ -1,7 +1,7 @@
 """Which records force an outcome in the log of a process that does not run, and what that will do.
 
-What must be *done* in a resource cannot be done by writing a record: a branch whose work would have to be undone is rolled back by
-its own process. So an offline abort is refused where there is work to undo.
+What must be *done* in a resource cannot be done by writing a record. So in a participant's log the record is an order, and its
+process carries it out at the next start, before it serves.
 """
 
 from __future__ import annotations
@@ -32,17 +32,14 @@ def make_plan(dumped: offline.Dumped, transaction_id: str, action: str, who: str
         problem = dumped.problems[0]
         raise Failure(3, "LOG_DAMAGED", f"{problem.place}: {problem.what}", "Nothing is forced in a damaged log.")
     found: dict[str, Any] = {}
-    works: list[record_pb2.BranchWork] = []
     for record in dumped.records:
         kind = record.message.WhichOneof("kind") or ""
         body: Any = getattr(record.message, kind, None)
         if getattr(body, "transaction_id", "") == transaction_id:
             found.setdefault(kind, []).append(body)
-            if kind in ("branch_active", "branch_prepared"):
-                works.append(body.work)
     if dumped.identity.role == "coordinator":
         return _coordinator_plan(found, transaction_id, action, who, why)
-    return _participant_plan(found, works, transaction_id, action, who, why)
+    return _participant_plan(found, transaction_id, action, who, why)
 
 
 def _refuse(reason: str, message: str, hint: str = "") -> Failure:
@@ -79,32 +76,19 @@ def _coordinator_plan(found: dict[str, Any], transaction_id: str, action: str, w
     ])  # fmt: skip
 
 
-def _participant_plan(
-    found: dict[str, Any], works: Sequence[record_pb2.BranchWork], transaction_id: str, action: str, who: str, why: str
-) -> Plan:
+def _participant_plan(found: dict[str, Any], transaction_id: str, action: str, who: str, why: str) -> Plan:
     if "branch_prepared" not in found or "branch_finished" in found:
         raise _refuse(
             "NOT_ACTIVE", f"no branch of {transaction_id} is in doubt here",
             "What is not prepared is rolled back at the participant's next start.",
         )  # fmt: skip
+    if "force_ordered" in found:
+        raise _refuse("NOT_ACTIVE", f"the branch of {transaction_id} was ordered to end before", "Start the participant.")
     if action == "abandon":
         raise _refuse("INVALID_ARGUMENT", "abandon is for a coordinator's log", "Use commit or abort.")
-    if any(work.resource_branch for work in works):
-        raise _refuse(
-            "NOT_ACTIVE", f"the branch of {transaction_id} is held by a database of its own",
-            "Finish it there, and start the participant.",
-        )  # fmt: skip
-    if action == "abort" and any(work.undo for work in works):
-        raise _refuse(
-            "NOT_ACTIVE", f"the branch of {transaction_id} has work to undo, which only its own process can do",
-            "Start the participant and use `troth txn resolve ID abort --participant NAME`.",
-        )  # fmt: skip
     outcome = common_pb2.OUTCOME_COMMITTED if action == "commit" else common_pb2.OUTCOME_ABORTED
-    finished = record_pb2.BranchFinished(
-        transaction_id=transaction_id, order=found["branch_prepared"][-1].order, outcome=outcome, who=who, why=why,
-        forced=True,
-    )  # fmt: skip
-    return Plan([record_pb2.ParticipantRecord(branch_finished=finished)], [
-        f"the branch in doubt ends with {action}, whatever the coordinator decided;",
+    order = record_pb2.ForceOrdered(transaction_id=transaction_id, outcome=outcome, who=who, why=why)
+    return Plan([record_pb2.ParticipantRecord(force_ordered=order)], [
+        f"at its next start the participant ends the branch in doubt with {action}, whatever the coordinator decided;",
         "if that contradicts the decision the transaction becomes MIXED, which people must repair.",
     ])  # fmt: skip

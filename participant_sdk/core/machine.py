@@ -34,6 +34,8 @@ class Machine:
         self.external = config.resource is ResourceKind.EXTERNAL
         self.now = 0.0
         self.wall_ms = 0
+        self.orders: dict[str, record_pb2.ForceOrdered] = {}
+        """Orders that recovery has read and not carried out yet."""
         self.incarnation = 0
         """Of this process; before `Start`, the highest one in the log."""
         self.incarnation_asked = 0

@@ -12,11 +12,11 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from participant_sdk.core.branches import FINISHED, Branch, Forced, State
-from participant_sdk.core.finishing import begin_commit, roll_back
+from participant_sdk.core.finishing import begin_commit, force_abort, force_commit, roll_back
 from participant_sdk.core.machine import Machine
 from troth.errors import LogDamaged, LogForeign, Reason, RemoteProtocolError
 from troth.ids import ID_BYTES_MAX, NUMBER_DIGITS_MAX
-from troth.v1 import common_pb2, record_pb2
+from troth.v1 import common_pb2, participant_pb2, record_pb2
 
 
 def new_branch(transaction_id: str) -> Branch:
@@ -67,6 +67,9 @@ def recover(m: Machine, bodies: Sequence[bytes]) -> Sequence[str]:
     m.forget_finished()
     for branch in list(m.branches.values()):
         _resume(m, branch)
+    for order in m.orders.values():
+        _obey(m, order)
+    m.orders.clear()
     return owners
 
 
@@ -155,11 +158,17 @@ def _replay_parked(m: Machine, record: record_pb2.BranchParked) -> str:
     return branch.transaction_id
 
 
+def _replay_order(m: Machine, record: record_pb2.ForceOrdered) -> str:
+    m.orders[record.transaction_id] = record
+    return record.transaction_id
+
+
 _REPLAY: dict[str, Callable[[Machine, Any], str]] = {
     "incarnation_started": _replay_incarnation,
     "epoch_seen": _replay_epoch,
     "forgotten_below": _replay_watermark,
     "schema_changed": _replay_schema,
+    "force_ordered": _replay_order,
     "branch_active": _replay_active,
     "branch_prepared": _replay_prepared,
     "branch_finished": _replay_finished,
@@ -180,3 +189,15 @@ def _resume(m: Machine, branch: Branch) -> None:
     elif branch.state is State.PREPARED and branch.one_phase:
         # The resource may have committed already: nobody may roll it back any more.
         begin_commit(m, branch)
+
+
+def _obey(m: Machine, order: record_pb2.ForceOrdered) -> None:
+    """End a branch that is still in doubt, or parked, by an order that was written while the process did not run (rule 18)."""
+    branch = m.branches.get(order.transaction_id)
+    if branch is None or branch.state not in (State.PREPARED, State.PARKED):
+        return  # carried out before, or overtaken by the decision
+    force = participant_pb2.Force(transaction_id=order.transaction_id, who=order.who, why=order.why)
+    if order.outcome == common_pb2.OUTCOME_COMMITTED:
+        force_commit(m, branch, force)
+    else:
+        force_abort(m, branch, force)

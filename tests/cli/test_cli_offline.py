@@ -156,24 +156,18 @@ async def test_a_coordinator_stops_waiting_offline(troth: Any, tmp_path: Path) -
     assert (await troth(*at, "abandon", "--why", "test", "--yes")).code == 1
 
 
-async def test_a_participant_is_forced_offline(troth: Any, tmp_path: Path) -> None:
-    path = tmp_path / "payments.db"
-    await make_log(path, "participant", "payments", prepared())
-    at = ("log", "resolve", str(path), TRANSACTION)
-    assert (await troth(*at, "abandon", "--why", "test", "--yes")).code == 1
-    assert (await troth(*at, "commit", "--why", "told by phone", "--yes")).code == 0
-    record = (await troth("log", "dump", str(path), "--json")).json()["records"][1]
-    assert (record["kind"], record["outcome"], record["forced"], record["order"]) == ("branch_finished", "COMMITTED", True, 9)
-    assert (await troth(*at, "abort", "--why", "test", "--yes")).code == 1
-
-
-@pytest.mark.parametrize("work", [{"undo": [b"x"]}, {"resource_branch": "gid"}])
-async def test_what_must_be_undone_is_not_forced_offline(troth: Any, tmp_path: Path, work: dict[str, Any]) -> None:
+@pytest.mark.parametrize("work", [{}, {"undo": [b"x"]}, {"resource_branch": "gid"}])
+@pytest.mark.parametrize("action, outcome", [("commit", "COMMITTED"), ("abort", "ABORTED")])
+async def test_a_participant_is_ordered_offline(troth: Any, tmp_path: Path, action: str, outcome: str, work: dict[str, Any]) -> None:
     path = tmp_path / "payments.db"
     await make_log(path, "participant", "payments", prepared(**work))
-    refused = await troth("log", "resolve", str(path), TRANSACTION, "abort", "--why", "test", "--yes", "--json")
-    assert refused.code == 1
-    assert refused.json()["error"]["reason"] == "NOT_ACTIVE"
+    at = ("log", "resolve", str(path), TRANSACTION)
+    assert (await troth(*at, "abandon", "--why", "test", "--yes")).code == 1
+    assert (await troth(*at, action, "--why", "told by phone", "--yes")).code == 0
+    record = (await troth("log", "dump", str(path), "--json")).json()["records"][1]
+    assert (record["kind"], record["outcome"], record["why"]) == ("force_ordered", outcome, "told by phone")
+    again = await troth(*at, "abort", "--why", "test", "--yes", "--json")
+    assert again.code == 1 and again.json()["error"]["reason"] == "NOT_ACTIVE"
 
 
 # ---- messages as JSON

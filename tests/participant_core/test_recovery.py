@@ -11,7 +11,7 @@ from tests.participant_core.driver import Machinery, ParticipantDriver
 from tests.participant_core.test_table import T1, reach
 from tests.transcripts import Command
 from troth.errors import LocalProtocolError, LogDamaged, LogForeign
-from troth.v1 import record_pb2
+from troth.v1 import common_pb2, record_pb2
 
 
 def test_record_that_is_none_stops_the_process() -> None:
@@ -160,3 +160,25 @@ def test_call_after_its_branch_was_dropped_is_new() -> None:
     assert driver.run(Command("call a T1 debit")) == ["say    enlists T1"]
     assert driver.run(Command("enlisted T1 refused=NOT_ACTIVE")) == ["answer a refused NOT_ACTIVE"]
     assert driver.run(Command("call b T1 debit")) == ["say    enlists T1"]
+
+
+@pytest.mark.parametrize("kind", ResourceKind)
+@pytest.mark.parametrize(
+    "outcome, state",
+    [(common_pb2.OUTCOME_COMMITTED, State.FORCED_COMMIT), (common_pb2.OUTCOME_ABORTED, State.FORCED_ABORT)],
+)
+def test_an_order_that_was_written_offline_is_carried_out_at_the_next_start(
+    kind: ResourceKind, outcome: common_pb2.Outcome.ValueType, state: State
+) -> None:
+    driver = ParticipantDriver()
+    for line in f"participant {kind.value}\nprepare T1 order=1 operations=debit\nanswer\nsync\ncrash".splitlines():
+        driver.run(Command(line))
+    machine = driver.machine
+    order = record_pb2.ForceOrdered(transaction_id=T1, outcome=outcome, who="ann", why="told by phone")
+    machine.durable.append(record_pb2.ParticipantRecord(force_ordered=order).SerializeToString())
+    for _ in range(2):  # and once more: it is carried out once
+        machine.boot()
+        machine.drain()
+        assert machine.core.states() == [(T1, state)]
+    finished = record_pb2.ParticipantRecord.FromString(machine.durable[-1]).branch_finished
+    assert (finished.forced, finished.who, finished.why) == (True, "ann", "told by phone")

@@ -459,6 +459,7 @@ class ParticipantRecord(_message.Message):
     FORGOTTEN_BELOW_FIELD_NUMBER: _builtins.int
     BRANCH_PARKED_FIELD_NUMBER: _builtins.int
     SCHEMA_CHANGED_FIELD_NUMBER: _builtins.int
+    FORCE_ORDERED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def incarnation_started(self) -> Global___IncarnationStarted:
         """The participant started."""
@@ -491,6 +492,10 @@ class ParticipantRecord(_message.Message):
     def schema_changed(self) -> Global___SchemaChanged:
         """A statement of the schema was run through the SDK."""
 
+    @_builtins.property
+    def force_ordered(self) -> Global___ForceOrdered:
+        """An operator's order, written while the process did not run; carried out at its next start."""
+
     def __init__(
         self,
         *,
@@ -502,12 +507,13 @@ class ParticipantRecord(_message.Message):
         forgotten_below: Global___ForgottenBelow | None = ...,
         branch_parked: Global___BranchParked | None = ...,
         schema_changed: Global___SchemaChanged | None = ...,
+        force_ordered: Global___ForceOrdered | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["branch_active", b"branch_active", "branch_finished", b"branch_finished", "branch_parked", b"branch_parked", "branch_prepared", b"branch_prepared", "epoch_seen", b"epoch_seen", "forgotten_below", b"forgotten_below", "incarnation_started", b"incarnation_started", "kind", b"kind", "schema_changed", b"schema_changed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["branch_active", b"branch_active", "branch_finished", b"branch_finished", "branch_parked", b"branch_parked", "branch_prepared", b"branch_prepared", "epoch_seen", b"epoch_seen", "force_ordered", b"force_ordered", "forgotten_below", b"forgotten_below", "incarnation_started", b"incarnation_started", "kind", b"kind", "schema_changed", b"schema_changed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_active", b"branch_active", "branch_finished", b"branch_finished", "branch_parked", b"branch_parked", "branch_prepared", b"branch_prepared", "epoch_seen", b"epoch_seen", "forgotten_below", b"forgotten_below", "incarnation_started", b"incarnation_started", "kind", b"kind", "schema_changed", b"schema_changed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_active", b"branch_active", "branch_finished", b"branch_finished", "branch_parked", b"branch_parked", "branch_prepared", b"branch_prepared", "epoch_seen", b"epoch_seen", "force_ordered", b"force_ordered", "forgotten_below", b"forgotten_below", "incarnation_started", b"incarnation_started", "kind", b"kind", "schema_changed", b"schema_changed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["incarnation_started", "epoch_seen", "branch_active", "branch_prepared", "branch_finished", "forgotten_below", "branch_parked", "schema_changed"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["incarnation_started", "epoch_seen", "branch_active", "branch_prepared", "branch_finished", "forgotten_below", "branch_parked", "schema_changed", "force_ordered"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -760,6 +766,40 @@ class BranchFinished(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BranchFinished: _TypeAlias = BranchFinished  # noqa: Y015
+
+@_typing.final
+class ForceOrdered(_message.Message):
+    """ForceOrdered ends a branch in doubt by an operator's order. It is written offline, by `troth log resolve`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    transaction_id: _builtins.str
+    """The transaction."""
+    outcome: _common_pb2.Outcome.ValueType
+    """COMMITTED or ABORTED."""
+    who: _builtins.str
+    """Who ordered it."""
+    why: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        transaction_id: _builtins.str = ...,
+        outcome: _common_pb2.Outcome.ValueType = ...,
+        who: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForceOrdered: _TypeAlias = ForceOrdered  # noqa: Y015
 
 @_typing.final
 class BranchParked(_message.Message):
