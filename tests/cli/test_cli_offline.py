@@ -158,7 +158,9 @@ async def test_a_coordinator_stops_waiting_offline(troth: Any, tmp_path: Path) -
 
 @pytest.mark.parametrize("work", [{}, {"undo": [b"x"]}, {"resource_branch": "gid"}])
 @pytest.mark.parametrize("action, outcome", [("commit", "COMMITTED"), ("abort", "ABORTED")])
-async def test_a_participant_is_ordered_offline(troth: Any, tmp_path: Path, action: str, outcome: str, work: dict[str, Any]) -> None:
+async def test_a_participant_is_ordered_offline(
+    troth: Any, tmp_path: Path, action: str, outcome: str, work: dict[str, Any]
+) -> None:
     path = tmp_path / "payments.db"
     await make_log(path, "participant", "payments", prepared(**work))
     at = ("log", "resolve", str(path), TRANSACTION)
