@@ -9,7 +9,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from participant_sdk.client import Aborted, AlreadyCommitted, Client, Committed, HeuristicOutcome, OutcomeUnknown, RequestError, call
+from participant_sdk.client import (
+    Aborted,
+    AlreadyCommitted,
+    Client,
+    Committed,
+    HeuristicOutcome,
+    OutcomeUnknown,
+    RequestError,
+    call,
+)
 from participant_sdk.client.session import Exchange, Session
 from participant_sdk.client.transaction import Transaction
 from tests.sim.clients import ABORTED, COMMITTED, Attempt, History, Work, Workload

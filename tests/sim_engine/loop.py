@@ -2,8 +2,8 @@
 
 Nothing is waited for: when no callback is ready, time jumps to the next timer. A life is a context variable, so tasks, timers and
 the callbacks of futures belong to the life that made them. A life that has ended is not run any more: nothing is cancelled, no
-`finally` is reached, exactly as in a process that was killed. What is ready at the same moment in different lives runs in an order that
-the seed draws; within a life the order is asyncio's.
+`finally` is reached, exactly as in a process that was killed. What is ready at the same moment in different lives runs in an
+order that the seed draws; within a life the order is asyncio's.
 """
 
 from __future__ import annotations
@@ -181,11 +181,13 @@ class VirtualLoop(base_events.BaseEventLoop):
 
     def dispose(self) -> None:
         """Drop all tasks, quietly: what their `finally` blocks do touches nothing that anybody looks at."""
+        asyncio._set_running_loop(self)  # what begins tasks on its way out begins them here, and they are dropped too
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for task in self.tasks:
                 if not task.done():
                     _close(task.get_coro())
+        asyncio._set_running_loop(None)
         self.tasks.clear()
         self._ready.clear()
         self._scheduled.clear()

@@ -1,6 +1,8 @@
 """Known-bad changes to the engine, the link, the log's cleaner, the shells and the client. The checkers must catch every one.
 
-What the cores can do wrong is in `tests.sim.mutants`; these are changes around them.
+What the cores can do wrong is in `tests.sim.mutants`; these are changes around them. Two changes that were tried are not here,
+because they break no promise: events of durable records that wait behind the inbox come later and do no harm (every wait is a
+state of its own), and branches that Hello lists after the end of its list are asked about by their participant.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ from participant_sdk.client import client as client_module
 from participant_sdk.client.session import Lost
 from participant_sdk.client.session import Session as ClientSession
 from participant_sdk.client.transaction import Transaction
+from participant_sdk.identity import IdentityLog
 from participant_sdk.resources import log_only
 from participant_sdk.resources.log_only import LogResource
 from participant_sdk.runtime import Runtime
 from tests.sim.mutant import Mutant, Patch
 from troth.engine import Engine
-from troth.errors import Aborted, Reason
+from troth.errors import Aborted, OutcomeUnknown, Reason
 from troth.link import Outbox
 from troth.log.cleaner import Cleaner
 from troth.log.memory import MemoryLog
@@ -149,10 +152,9 @@ def _drops_the_rest(original: Any) -> Any:
 
 def _no_wake(original: Any) -> Any:
     def put(self: Any, field: str, message: Any) -> None:
-        awake = self._wake.is_set()
+        self._items += 1  # as if something waited already
         original(self, field, message)
-        if not awake:
-            self._wake.clear()
+        self._items -= 1
 
     return put
 
@@ -167,7 +169,7 @@ _mutant("a message does not wake the writer", "the link", (Outbox, "put", _no_wa
 
 def _copies_nothing(original: Any) -> Any:
     def plan(self: Any) -> Any:
-        copies, drop_below = original(self)
+        _, drop_below = original(self)
         return [], drop_below
 
     return plan
@@ -244,6 +246,25 @@ def _counts_twice(original: Any) -> Any:
     return acknowledge
 
 
+def _always_commits(original: Any) -> Any:
+    async def leave(self: Any, kind: Any, error: Any, traceback: Any) -> None:
+        await original(self, None, None, None)
+
+    return leave
+
+
+def _retries_the_unknown(original: Any) -> Any:
+    async def run(self: Any, work: Any, terms: Any) -> Any:
+        try:
+            return await original(self, work, terms)
+        except OutcomeUnknown:
+            return await original(self, work, terms)
+
+    return run
+
+
+_mutant("an exception in a transaction's block commits", "client", (Transaction, "__aexit__", _always_commits))
+_mutant("what may have committed is run again", "7", (client_module.Client, "_run", _retries_the_unknown))
 _mutant(
     "unanswered requests are not sent again", "15",
     (ClientSession, "welcomed", _not_resent), (ClientSession, "_resend", _no_timers),
@@ -296,6 +317,11 @@ def _hook_behind_the_answer(original: Any) -> Any:
     return finish
 
 
+async def _writes_nothing(self: Any, batch: Any, drop_below: int = 0) -> None:
+    """It is not durable."""
+
+
+_mutant("the identity log writes nothing", "9", (IdentityLog, "_write", lambda original: _writes_nothing))
 _mutant("a hook that failed is not called again", "6 (resource)", (log_only, "until_done", _tried_once))
 _mutant("a branch is committed before its hook has succeeded", "6 (resource)", (LogResource, "_finish", _hook_behind_the_answer))
 _mutant("votes and acknowledgements are lost in the runtime", "13", (Runtime, "opened", _nothing))

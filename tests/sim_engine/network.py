@@ -1,8 +1,8 @@
 """Streams and calls between lives: what gRPC's channel, call and server are to the code, on frames of bytes in virtual time.
 
-A stream keeps order and loses nothing while it stands, as TCP does; a cut holds frames back. When it breaks, what is in flight is lost
-or delivered, and each end learns of the break at its own time: the dialler by `AioRpcError`, the server's handler by cancellation, as
-grpc.aio has it. Writing waits when too much is unread (flow control).
+A stream keeps order and loses nothing while it stands, as TCP does; a cut holds frames back. When it breaks, what is in flight is
+lost or delivered, and each end learns of the break at its own time: the dialler by `AioRpcError`, the server's handler by
+cancellation, as grpc.aio has it. Writing waits when too much is unread (flow control).
 """
 
 from __future__ import annotations

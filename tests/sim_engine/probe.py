@@ -1,7 +1,7 @@
 """AC4: when nothing is wrong any more, everybody votes YES and everything commits, and soon.
 
-What a resend heals is not seen by the other checkers, so the probe looks at the time as well: it is over before any resend. Then the client
-loses its stream while its requests are on the way: that alone may abort nothing.
+What a resend heals is not seen by the other checkers, so the probe looks at the time as well: it is over before any resend. Then
+the client loses its stream while its requests are on the way: that alone may abort nothing.
 """
 
 from __future__ import annotations

@@ -22,14 +22,12 @@ class Process:
         self.life: Life | None = None
         self.lives = 0
         self.crashes = 0
-        self.exits = 0
         self.skew_ms = 0
         self.crash_mean_steps = 0.0
         """How many steps a life takes on average before it dies; 0 for no such end."""
         self.slow_mean_steps = 0.0
         """How many steps it takes between two short stops; 0 for none."""
         self.down_until = 0.0
-        self.violations: list[str] = []
 
     async def main(self) -> None:
         """One life."""
@@ -63,7 +61,6 @@ class Process:
         except BaseException as error:
             self.world.unexpected.append(f"{self.name} ended by {type(error).__name__}: {error}")
         if life.alive:
-            self.exits += 1
             self._over(life)
 
     def crash(self, why: str) -> None:

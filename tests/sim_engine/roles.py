@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -274,8 +273,3 @@ class ParticipantProcess(Process):
         """Whether calls of the service's API are taken."""
         return self.life is not None and self._going_down is not None
 
-
-async def ended_quietly(work: Any) -> None:
-    """Await, and let no cancellation out."""
-    with contextlib.suppress(asyncio.CancelledError):
-        await work

@@ -146,18 +146,21 @@ class Run:
         money = len(self.participants) * ACCOUNTS * BALANCE
         scene = checkers.Scene(coordinator, participants, self.history, money, expected)
         witness = self.witness
-        found = [
-            *self.world.unexpected, *witness.violations, *checkers.agreement(scene), *checkers.never_reversed(scene, witness),
-            *checkers.all_voted(scene, witness), *checkers.told_is_true(scene), *checkers.exactly_once(scene), *checkers.conservation(scene),
-            *checkers.nothing_left(scene), *checkers.nothing_expires(scene), *checkers.isolation(scene), *self._callers(), *self._once(scene), *self.probe.violations,
+        checks = [
+            self.world.unexpected, witness.violations, checkers.agreement(scene), checkers.never_reversed(scene, witness),
+            checkers.all_voted(scene, witness), checkers.told_is_true(scene), checkers.exactly_once(scene),
+            checkers.conservation(scene), checkers.nothing_left(scene), checkers.nothing_expires(scene), checkers.isolation(scene),
+            self._callers(), self._once(scene), self.probe.violations,
         ]  # fmt: skip
+        found = [text for check in checks for text in check]
         return found or list(checkers.recovery_repeats(scene))
 
     def _callers(self) -> Iterator[str]:
         """Every caller was told something, or its process died."""
         for client in self.clients:
             for action in client.open_actions():
-                yield f"AC5: {client.name} was never told of {action.ids}, {action.key!r}, {'interactive' if action.interactive else 'one-shot'}"
+                kind = "interactive" if action.interactive else "one-shot"
+                yield f"AC5: {client.name} was never told of {action.ids}, {kind}, key {action.key!r}"
 
     def _once(self, scene: checkers.Scene) -> Iterator[str]:
         """What one caller wanted done once was done at most once, in however many transactions its client tried it."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from participant_sdk import LogBranch, LogResource, Participant
+from participant_sdk.resources.log_only import LoggedOperation
 from participant_sdk.testing.cluster import Cluster
 
 
@@ -13,7 +15,10 @@ async def test_a_hook_is_told_each_interactive_operation_once(tmp_path: Path) ->
     told: list[list[str]] = []
 
     def make() -> Participant:
-        resource = LogResource(on_commit=lambda transaction_id, operations: told.append([one.arguments["to"] for one in operations]))
+        def deliver(transaction_id: str, operations: Sequence[LoggedOperation]) -> None:
+            told.append([one.arguments["to"] for one in operations])
+
+        resource = LogResource(on_commit=deliver)
         participant = Participant("mail", resource=resource, data_directory=tmp_path, coordinator="memory")
 
         @participant.operation(locks=[])
@@ -22,9 +27,8 @@ async def test_a_hook_is_told_each_interactive_operation_once(tmp_path: Path) ->
 
         return participant
 
-    async with Cluster(make) as cluster:
-        async with cluster.transaction() as tx:
-            for to in ("ann", "bob"):
-                with tx.call():
-                    await cluster["mail"].branch().run("send", to=to)
+    async with Cluster(make) as cluster, cluster.transaction() as tx:
+        for to in ("ann", "bob"):
+            with tx.call():
+                await cluster["mail"].branch().run("send", to=to)
     assert told == [["ann", "bob"]]
