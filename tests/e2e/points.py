@@ -12,7 +12,7 @@ NOT_REACHED = {
     # The greeting is exchanged before the link takes over; `timestamp` is a field for later.
     "hello": "not by the link",
     "timestamp": "nobody keeps such a clock yet",
-    # What only an operator or a fault brings about: tests/integration does that.
+    # What only an operator or a fault brings about: other tests do that.
     "heuristic": "operators",
     "forgotten": "operators",
     "forces": "operators",
@@ -20,6 +20,7 @@ NOT_REACHED = {
     "schema_changed": "a new release of the service",
     # After an hour of retention.
     "horizon": "time",
+    "force_ordered": "written offline",
 }
 
 UNSEEN = {
