@@ -54,7 +54,8 @@ async def serves(daemon: Daemon, directory: Path) -> None:
 
     async with bank, Client(daemon.address) as client:
         await bank.wait_connected()
-        done = await client.run(call(name, "note", text="honest"), timeout=SECONDS)
+        # Connected is not ready: the coordinator may still be reading what Hello lists, and says so (PARTICIPANT_AWAY, retryable).
+        done = await client.run(call(name, "note", text="honest"), timeout=SECONDS, attempts=20)
         assert done.results == {name: ["honest"]}
     assert daemon.process.poll() is None
 
