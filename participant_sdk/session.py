@@ -19,7 +19,7 @@ from participant_sdk.causes import error_of
 from troth.backoff import Backoff
 from troth.errors import ProtocolError, Reason, RemoteProtocolError, RequestError, TrothError
 from troth.ids import check_name
-from troth.link import Link, Outbox, Packed, from_wire, to_wire
+from troth.link import CHANNEL_OPTIONS, Link, Outbox, Packed, from_wire, to_wire
 from troth.v1 import common_pb2, participant_pb2
 
 ROLE = "participant"
@@ -37,19 +37,6 @@ BACKLOG_EVENTS_MAX = 50_000
 BACKLOG_PAUSE_SECONDS = 0.005
 FRAME_BYTES_DEFAULT = 1024 * 1024
 """The size of frames to a coordinator that announces none."""
-RECEIVE_BYTES_MAX = 64 * 1024 * 1024
-"""The largest frame that is accepted; coordinators send frames of at most `frame_bytes_max`."""
-CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
-    # A connection that died silently is noticed; the server must allow pings at this rate.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    # Our own back-off paces the attempts; gRPC's grows to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-)
 
 _log = structlog.get_logger("participant_sdk.session")
 

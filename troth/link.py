@@ -75,6 +75,21 @@ def from_wire(kind: type[Frame], raw: bytes) -> Frame:
     except DecodeError:
         raise RemoteProtocolError(f"a frame does not decode: it is no {kind.DESCRIPTOR.name}") from None
 
+RECEIVE_BYTES_MAX = 64 * 1024 * 1024
+"""The largest frame that is accepted; coordinators send frames of at most `frame_bytes_max`."""
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
+    # A connection that died silently is noticed; the server must allow pings at this rate.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Our own back-off paces the attempts; gRPC's grows to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+"""How either kind of peer dials the coordinator."""
+
 
 class Outbox(Generic[Frame]):
     """Messages that wait for the next frame, in the order of arrival within each field."""

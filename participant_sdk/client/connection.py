@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from troth.backoff import Backoff
 from troth.errors import Reason, RemoteProtocolError, RequestError
-from troth.link import Link, Outbox, Packed, from_wire, to_wire
+from troth.link import CHANNEL_OPTIONS, Link, Outbox, Packed, from_wire, to_wire
 from troth.v1 import client_pb2, common_pb2
 
 METHOD = "/troth.v1.TransactionService/Connect"
@@ -20,21 +20,8 @@ GREETING_SECONDS = 10.0
 """How long the coordinator may take to answer ClientHello."""
 REDIAL = Backoff(first_seconds=0.05, cap_seconds=2.0)
 """The wait between two attempts to connect."""
-RECEIVE_BYTES_MAX = 64 * 1024 * 1024
-"""The largest frame that is accepted; coordinators send frames of at most `frame_bytes_max`."""
 REFUSED_FOR_GOOD = frozenset({Reason.VERSION_MISMATCH})
 """Goodbyes after which no attempt follows. After any other the client comes back: it lives longer than most troubles."""
-CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
-    # A connection that died silently is noticed; the server must allow pings at this rate.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    # Our own back-off paces the attempts; gRPC's grows to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-)
 
 
 class Peer(Protocol):
