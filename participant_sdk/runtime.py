@@ -63,8 +63,8 @@ _log = structlog.get_logger("participant_sdk")
 class SessionLike(Protocol):
     """A session, over gRPC or in memory; see `participant_sdk.session.Session`."""
 
-    def send(self, stream: int, field: str, message: Any) -> None:
-        """Put a message into the next frame."""
+    def send(self, stream: int, field: str, message: Any, *, patient: bool = False) -> None:
+        """Put a message into the next frame; one that is `patient` lets that frame wait for others."""
 
     def send_reports_complete(self, stream: int) -> None:
         """Mark the end of the reports."""
@@ -266,7 +266,7 @@ class Runtime:
 
     def _perform(self, effect: Effect) -> None:
         if isinstance(effect, Send):
-            self._session.send(effect.stream, effect.field, effect.message)
+            self._session.send(effect.stream, effect.field, effect.message, patient=effect.patient)
         elif isinstance(effect, Reply):
             _answer(effect.ticket, effect.result, _error(effect.cause, None), decode=True)
         elif isinstance(effect, Invoke):

@@ -93,11 +93,11 @@ class Session:
 
     # ---- sending
 
-    def send(self, stream: int, field: str, message: Message) -> None:
+    def send(self, stream: int, field: str, message: Message, *, patient: bool = False) -> None:
         """Put a message into the next frame; dropped when the stream is no longer this one."""
         if self._outbox is not None and stream == self._streams:
             self._reports_waiting += field == "reports"
-            self._outbox.put(field, message)
+            self._outbox.put(field, message, patient=patient)
 
     def send_reports_complete(self, stream: int) -> None:
         """Mark the frame that carries the last of the reports that were sent before."""

@@ -28,6 +28,9 @@ from troth.ready import Append, Core, Effect, Event, Instant
 LINGER_SECONDS = 0.02
 """How long an unforced append waits for a forced one to ride with."""
 
+PATIENCE_SECONDS = 0.004
+"""How long a forced append waits for another to ride with, when nobody waits for it."""
+
 TURN_EVENTS_MAX = 256
 """Events of one turn. What they lead to is sent before the next turn, so that peers work on the first events of a large frame
 while this process works on the others; without that everybody waits in step for the slowest, on one core."""
@@ -78,7 +81,7 @@ class Engine:
         self._inbox: deque[Event] = deque()
         self._released = 0
         self._queued: deque[Append] = deque()
-        self._forced_queued = 0
+        self._urgent_queued = 0
         self._lingers_until: float | None = None
         self._cleaner = Cleaner(core)
         self._wake = asyncio.Event()
@@ -193,11 +196,16 @@ class Engine:
         if not appends:
             return
         self._queued.extend(appends)
+        linger = LINGER_SECONDS
         for append in appends:
             if append.force or append.apply is not None:
-                self._forced_queued += 1
-        if self._lingers_until is None:
-            self._lingers_until = now.monotonic + LINGER_SECONDS
+                if append.patient:
+                    linger = PATIENCE_SECONDS
+                else:
+                    self._urgent_queued += 1
+        until = now.monotonic + linger
+        if self._lingers_until is None or until < self._lingers_until:
+            self._lingers_until = until
 
     def _linger_deadline(self) -> float | None:
         return None if self._writing is not None else self._lingers_until
@@ -206,7 +214,7 @@ class Engine:
         if self._writing is not None or not self._queued:
             return
         lingered = self._lingers_until is not None and self._lingers_until <= now.monotonic
-        urgent = self._forced_queued or lingered or self._closing is not None
+        urgent = self._urgent_queued or lingered or self._closing is not None
         if urgent or len(self._queued) >= self._batch_max:
             copies, drop_below = self._cleaner.plan()
             batch = self._take_batch(all_of_it=drop_below > 0)
@@ -221,10 +229,10 @@ class Engine:
         if all_of_it or len(queued) <= self._batch_max:
             batch = list(queued)
             queued.clear()
-            self._forced_queued = 0
+            self._urgent_queued = 0
             return batch
         batch = [queued.popleft() for _ in range(self._batch_max)]
-        self._forced_queued -= sum(1 for append in batch if append.force or append.apply is not None)
+        self._urgent_queued -= sum(1 for append in batch if not append.patient and (append.force or append.apply is not None))
         return batch
 
     async def _write(self, copies: list[Append], batch: list[Append], drop_below: int) -> None:

@@ -44,6 +44,7 @@ class Append(NamedTuple):
     `force`    whether a promise hangs on it. An unforced append rides with the next forced one, or goes after a linger.
     `effects`  released once the record is durable.
     `event`    stepped into the core once the record is durable, before anything else happens.
+    `patient`  nobody waits for it: though forced, it rides with the next batch, or goes after `engine.PATIENCE_SECONDS`.
     `apply`    work that the log carries out in the same local transaction, in a savepoint of its own. Its result is an event
                that the log returns and that is stepped into the core once durable. If the work refuses, the record and the
                effects of this append are dropped, and the event says so; the rest of the batch goes on. Only logs that
@@ -56,6 +57,7 @@ class Append(NamedTuple):
     effects: tuple[Effect, ...] = ()
     event: Event | None = None
     apply: Any = None
+    patient: bool = False
 
 
 @dataclass(slots=True)

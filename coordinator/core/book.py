@@ -142,11 +142,13 @@ class Book:
 
     # ---- messages to participants
 
-    def send(self, participant: Participant, field: str, message: ToParticipant, *, early: bool = False) -> bool:
+    def send(
+        self, participant: Participant, field: str, message: ToParticipant, *, early: bool = False, patient: bool = False
+    ) -> bool:
         """Send to a participant that is ready; otherwise Hello settles it. What Hello does not settle may be sent `early`."""
         if not (participant.ready or (early and participant.stream)):
             return False
-        self.ready.effects.append(effects.Send(participant.name, participant.stream, field, message))
+        self.ready.effects.append(effects.Send(participant.name, participant.stream, field, message, patient))
         return True
 
     def send_prepare(self, txn: Transaction, branch: Branch, *, one_phase: bool = False) -> None:
@@ -173,14 +175,13 @@ class Book:
 
     def send_decision(
         self, participant: Participant, transaction_id: str, order: int, kind: participant_pb2.DecisionKind.ValueType,
-        *, acknowledge: bool = False,
+        *, acknowledge: bool = False, urgent: bool = False,
     ) -> None:  # fmt: skip
-        """Tell how a branch ends."""
-        self.counters.decisions += self.send(
-            participant,
-            "decisions",
-            participant_pb2.Decision(transaction_id=transaction_id, order=order, kind=kind, acknowledge=acknowledge),
+        """Tell how a branch ends; `urgent` when somebody waits for the acknowledgement."""
+        message = participant_pb2.Decision(
+            transaction_id=transaction_id, order=order, kind=kind, acknowledge=acknowledge, urgent=urgent
         )
+        self.counters.decisions += self.send(participant, "decisions", message, patient=not urgent)
 
     def send_settle(self, txn: Transaction, branch: Branch) -> None:
         """Ask, by rollback-if-unseen, what became of a branch."""

@@ -128,7 +128,7 @@ def decided(book: Book, txn: Transaction, _: Any) -> None:
         if branch.step is BranchStep.YES:
             branch.step = BranchStep.COMMIT_OWED
             txn.missing += 1
-            book.send_decision(branch.participant, txn.id, branch.order, COMMIT)
+            book.send_decision(branch.participant, txn.id, branch.order, COMMIT, urgent=txn.wait_complete)
     if not txn.wait_complete:
         book.answer_all(txn)
     arm(book, txn)

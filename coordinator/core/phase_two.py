@@ -90,7 +90,7 @@ def committing_timer(book: Book, txn: Transaction, _: Any) -> None:
         book.answer_all(txn)  # decided, but not acknowledged by all: COMMITTED (pending)
     for branch in txn.branches.values():
         if branch.step is BranchStep.COMMIT_OWED:
-            book.send_decision(branch.participant, txn.id, branch.order, COMMIT)
+            book.send_decision(branch.participant, txn.id, branch.order, COMMIT, urgent=txn.wait_complete)
     _narrow(book, txn)
     arm(book, txn)
 
@@ -114,4 +114,4 @@ def committing_returned(book: Book, txn: Transaction, argument: Returned) -> Non
     participant, _ = argument
     branch = branch_of(txn, participant)
     if branch.step is BranchStep.COMMIT_OWED:
-        book.send_decision(participant, txn.id, branch.order, COMMIT)
+        book.send_decision(participant, txn.id, branch.order, COMMIT, urgent=txn.wait_complete)

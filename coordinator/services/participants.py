@@ -57,10 +57,10 @@ class ParticipantStream:
             batch.extend(events.FromParticipant(name, number, message) for message in field)
         self._context.submit_all(batch)
 
-    def put(self, field: str, message: Message) -> None:
+    def put(self, field: str, message: Message, *, patient: bool = False) -> None:
         """Queue a message; the first frame carries Welcome, so what comes before it is held back."""
         if self.welcomed:
-            self.stream.put(field, message)
+            self.stream.put(field, message, patient=patient)
         elif not self.stream.ending:
             self._held.append((field, message))
 
@@ -126,7 +126,7 @@ class ParticipantService(participant_pb2_grpc.ParticipantServiceServicer):
         """Put a message into a participant's outbox."""
         one = self._streams.get(effect.stream)
         if one is not None:
-            one.put(effect.field, effect.message)
+            one.put(effect.field, effect.message, patient=effect.patient)
 
     def send_watermark(self, effect: effects.SendWatermark) -> None:
         """Put the watermark into the next frame."""

@@ -58,11 +58,11 @@ class Stream(Generic[Frame]):
         self._running = False
         self.ending = False
 
-    def put(self, field: str, message: Message) -> None:
+    def put(self, field: str, message: Message, *, patient: bool = False) -> None:
         """Queue a message; a peer for which too many wait is sent away."""
         if self.ending:
             return
-        self.outbox.put(field, message)
+        self.outbox.put(field, message, patient=patient)
         if len(self.outbox) > self._context.config.shell.outbox_items_max and self._is_stuck():
             self._context.counters.overloaded_streams += 1
             self.end(status.cause(Reason.OVERLOADED, f"{len(self.outbox)} messages wait for this peer, which does not read"))

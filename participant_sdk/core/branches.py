@@ -211,6 +211,8 @@ class Branch:
     """Whether its present outcome is known to be durable."""
     logged: bool = False
     """Whether the log must hold records of it."""
+    patient: bool = False
+    """Whether nobody waits for the acknowledgement of its commit."""
 
     def __init__(self, transaction_id: str, coordinator: str, epoch: int) -> None:
         self.transaction_id = transaction_id

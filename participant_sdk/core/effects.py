@@ -28,6 +28,8 @@ class Send(NamedTuple):
     stream: int
     field: str
     message: Message
+    patient: bool = False
+    """Nobody waits for it: it may wait a little for others to travel with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,7 @@ def defer_force_forget(m: Machine, b: Branch, e: Any) -> None:
 
 def commit(m: Machine, b: Branch, e: Any) -> None:
     """Carry out the decision; it is acknowledged when it is durable here."""
+    b.patient = not e.urgent
     begin_commit(m, b)
 
 
@@ -81,8 +82,8 @@ def begin_commit(m: Machine, b: Branch) -> None:
 
 def _append_committed(m: Machine, b: Branch) -> None:
     release = Release(b.transaction_id) if m.atomic else None
-    m.append(records.finished(b, common_pb2.OUTCOME_COMMITTED), b, "committed", apply=release)
-    if m.atomic:
+    m.append(records.finished(b, common_pb2.OUTCOME_COMMITTED), b, "committed", apply=release, patient=b.patient)
+    if not m.external:
         # The resource works in the order of the log: whoever gets the locks now comes behind, and finds it committed.
         m.release_locks(b)
 
@@ -110,7 +111,7 @@ def committed_durable(m: Machine, b: Branch, e: Any) -> None:
         say_one_phase(m, b)
     else:
         b.results = b""  # the coordinator has them since the vote
-        m.acknowledge(b, DONE)
+        m.acknowledge(b, DONE, patient=b.patient)
 
 
 def say_one_phase(m: Machine, b: Branch) -> None:

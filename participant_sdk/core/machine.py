@@ -74,17 +74,18 @@ class Machine:
 
     # ---- the world
 
-    def send(self, field: str, message: Message) -> None:
+    def send(self, field: str, message: Message, *, patient: bool = False) -> None:
         """Speak to the coordinator; without a session it is not said, and the next session's reports settle it."""
         if self.stream:
-            self.ready.effects.append(Send(self.stream, field, message))
+            self.ready.effects.append(Send(self.stream, field, message, patient))
 
     def append(
-        self, record: record_pb2.ParticipantRecord, branch: Branch, step: str = "", *, force: bool = True, apply: Any = None
-    ) -> None:
+        self, record: record_pb2.ParticipantRecord, branch: Branch, step: str = "",
+        *, force: bool = True, apply: Any = None, patient: bool = False,
+    ) -> None:  # fmt: skip
         """Write a record of a branch; the core hears `Durable(step)` when it is durable."""
         event = Durable(branch.transaction_id, step) if step else None
-        self.ready.appends.append(Append(record, branch.transaction_id, force, (), event, apply))
+        self.ready.appends.append(Append(record, branch.transaction_id, force, (), event, apply, patient))
 
     def invoke(self, work: Any) -> None:
         """Ask a resource that is not ATOMIC for work."""
@@ -102,11 +103,14 @@ class Machine:
             vote = participant_pb2.Vote(transaction_id=branch.transaction_id, kind=kind, results=branch.results, cause=cause)
             self.ready.effects.append(Send(self.stream, "votes", vote))
 
-    def acknowledge(self, branch: Branch, kind: participant_pb2.AcknowledgementKind.ValueType, detail: str = "") -> None:
+    def acknowledge(
+        self, branch: Branch, kind: participant_pb2.AcknowledgementKind.ValueType, detail: str = "", *, patient: bool = False
+    ) -> None:
         """Acknowledge a decision or an operator's order."""
         self.send(
             "acknowledgements",
             participant_pb2.Acknowledgement(transaction_id=branch.transaction_id, kind=kind, detail=detail),
+            patient=patient,
         )
 
     def settle(self, branch: Branch, kind: participant_pb2.SettlementKind.ValueType) -> None:

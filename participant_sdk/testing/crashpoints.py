@@ -225,9 +225,9 @@ class _Observer:
 class _CrashSession(MemorySession):
     """A session that comes by the points of sending."""
 
-    def send(self, stream: int, field: str, message: Any) -> None:
+    def send(self, stream: int, field: str, message: Any, *, patient: bool = False) -> None:
         failpoints.hit("participant", "before-send", field)
-        super().send(stream, field, message)
+        super().send(stream, field, message, patient=patient)
         failpoints.hit("participant", "after-send", field)
 
     def deliver(self, **fields: Any) -> None:

@@ -52,7 +52,7 @@ class MemorySession:
 
     # ---- what the participant uses
 
-    def send(self, stream: int, field: str, message: Any) -> None:
+    def send(self, stream: int, field: str, message: Any, *, patient: bool = False) -> None:
         """Give a message to the coordinator, unless the stream is gone."""
         if self._number and stream == self._stream:
             self._coordinator.hear(self.name, self._number, field, _copy(message))

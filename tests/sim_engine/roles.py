@@ -143,11 +143,11 @@ class WatchedSession(Session):
 
     on_send: Callable[[str, Any], None] = staticmethod(lambda field, message: None)
 
-    def send(self, stream: int, field: str, message: Any) -> None:
+    def send(self, stream: int, field: str, message: Any, *, patient: bool = False) -> None:
         """See `Session.send`."""
         if self._outbox is not None and stream == self._streams:
             self.on_send(field, message)
-        super().send(stream, field, message)
+        super().send(stream, field, message, patient=patient)
 
 
 class ParticipantProcess(Process):

@@ -714,6 +714,7 @@ class Decision(_message.Message):
     ORDER_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGE_FIELD_NUMBER: _builtins.int
+    URGENT_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     order: _builtins.int
@@ -722,6 +723,10 @@ class Decision(_message.Message):
     """Commit or abort."""
     acknowledge: _builtins.bool
     """Whether an ABORT must be acknowledged when it is durable."""
+    urgent: _builtins.bool
+    """Whether somebody waits for the acknowledgement of a COMMIT. Otherwise its record and the acknowledgement may wait a few
+    milliseconds for others to go with.
+    """
     def __init__(
         self,
         *,
@@ -729,10 +734,11 @@ class Decision(_message.Message):
         order: _builtins.int = ...,
         kind: Global___DecisionKind.ValueType = ...,
         acknowledge: _builtins.bool = ...,
+        urgent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "kind", b"kind", "order", b"order", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "kind", b"kind", "order", b"order", "transaction_id", b"transaction_id", "urgent", b"urgent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
