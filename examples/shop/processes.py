@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,6 +40,8 @@ class Process:
         self._environment = environment
         self._process: asyncio.subprocess.Process | None = None
         self._log = directory.with_suffix(".log")
+        self._place = socket.socket()
+        weakref.finalize(self, self._place.close)
 
     @property
     def running(self) -> bool:
@@ -68,7 +72,7 @@ class Process:
         assert not self.running, f"{self.name} is running"
         self.directory.mkdir(parents=True, exist_ok=True)
         self._address_file.unlink(missing_ok=True)
-        listen = self.address or "127.0.0.1:0"
+        listen = self.address or self._take_place()
         with self._log.open("ab") as log:
             # A session of its own: Ctrl-C goes to the one who started us, who then stops everything in order.
             self._process = await asyncio.create_subprocess_exec(
@@ -124,6 +128,18 @@ class Process:
     def unexpected_end(self, status: int) -> ProcessFailed:
         """The error for an end that nobody ordered."""
         return ProcessFailed(f"{self.name} ended by itself, with status {status}{self._last_words()}")
+
+    def _take_place(self) -> str:
+        """Take a free port, and keep it also while the process is down.
+
+        Otherwise somebody who dials anything then may be given this port for the connection, and the process could not come back.
+        On Linux a socket that does not listen keeps everybody out but who sets SO_REUSEADDR as well, as a server does.
+        """
+        if sys.platform == "linux":
+            self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._place.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{self._place.getsockname()[1]}"
+        return self.address or "127.0.0.1:0"
 
     @property
     def _address_file(self) -> Path:

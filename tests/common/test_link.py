@@ -84,3 +84,13 @@ def test_numbers_have_the_length_that_the_wire_format_gives_them() -> None:
 def test_grpc_is_given_bytes_for_both() -> None:
     message = Frame(reports_complete=True)
     assert to_wire(message) == to_wire(Packed(message.SerializeToString(), {}))
+
+
+async def test_a_field_that_has_no_room_is_left_for_the_next_frame() -> None:
+    first, second = _vote("a" * 40), _enlist("b" * 40)
+    outbox: Outbox[Frame] = Outbox(Frame, Frame(votes=[first]).ByteSize())
+    outbox.put("votes", first)
+    outbox.put("enlists", second)
+    packed = outbox.drain()
+    assert packed is not None and packed.counts == {"votes": 1}
+    assert _frames(outbox) == [Frame(enlists=[second])]

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 
 from bank_cluster import BANKS, CLIENTS, COORDINATOR, PAST_EVERY_TIMEOUT_SECONDS, BankCluster
 from points import GROUPS
-from processes import Process, ProcessFailed
+from processes import Process
 
 from participant_sdk.testing.proxy import BOTH, DOWN, UP, FaultProxy
 
 PAUSE_SECONDS = (0.1, 1.2)
 PARTITION_SECONDS = (0.3, 3.0)
 FAULTS_AT_ONCE = 2
-STARTS_MAX = 5
 PARTITIONS: dict[str, Callable[[FaultProxy], None]] = {
     "cut": lambda proxy: proxy.cut(BOTH),
     "cut up": lambda proxy: proxy.cut(UP),
@@ -164,17 +163,10 @@ class Monkey:
 
     async def _start(self, process: Process) -> None:
         """Start it; every now and then with a crash point armed, which may be one of its recovery."""
-        for attempt in range(STARTS_MAX):
-            calm = self._calm
-            try:
-                if await process.start(self._armed(process)) and calm:
-                    self._at_peace.add(process.name)
-                return  # when it was killed before it was ready, its watcher sees that
-            except ProcessFailed as error:
-                # Its port is free for anybody while it is down, and the proxies dial a lot.
-                if "PORT_TAKEN" not in str(error) or attempt == STARTS_MAX - 1:
-                    raise
-                await asyncio.sleep(0.2)
+        calm = self._calm
+        if await process.start(self._armed(process)) and calm:
+            self._at_peace.add(process.name)
+        # When it was killed before it was ready, its watcher sees that.
 
     def _armed(self, process: Process) -> str:
         if self._calm or self._chance.random() < 0.6:

@@ -1,15 +1,18 @@
-"""Every failpoint of every role: stopped past every timeout, exit, and exit in recovery, with real processes under load.
+"""Each failpoint of each role, by kill -9, by SIGSTOP past every timeout, and by exits one of which is in recovery; under load.
 
-`kill` at every failpoint is in tests/e2e. Here the same points stop the process (SIGSTOP) for longer than any timeout, so that
-the others take it for dead and it wakes into a world that went on; or end it (status 70, no clean-up), once more and again
-while it recovers. CRASH_POINTS=all takes every point there is: about fifteen minutes.
+What is stopped wakes into a world that took it for dead and went on; an exit (status 70) cleans nothing up. By default one
+failpoint of each kind is drawn for each role and each of the three, the same ones at each run; CRASH_POINTS=all takes every
+failpoint there is: a quarter of an hour. (`kill` at every failpoint, on the shop, is in tests/e2e.)
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import random
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -27,30 +30,14 @@ POINT_SECONDS = 25.0
 END_SECONDS = 60.0
 LOOK_SECONDS = 0.02
 ALL = os.environ.get("CRASH_POINTS") == "all"
-STOPPED = "stop"
-EXITED = "exit"
+KILLED, STOPPED, EXITED = "kill", "stop", "exit"
+ENDS = {KILLED: -signal.SIGKILL, EXITED: EXIT_STATUS}
+IN_RECOVERY = {
+    "coordinator": ["before-sync:epoch_started", "after-sync:epoch_started", "before-send:welcome", "on-receive:reports_complete"],
+    "participant": ["before-sync:incarnation_started", "after-sync:incarnation_started"],
+}
+"""What every process comes by when it starts, whatever it has to recover."""
 
-SAMPLE = {
-    COORDINATOR: {
-        STOPPED: ["coordinator:on-receive:votes", "coordinator:before-sync:decided", "coordinator:after-sync:decided"],
-        EXITED: ["coordinator:after-send:prepares", "coordinator:after-sync:decided", "coordinator:before-sync:ended"],
-    },
-    BANKS[0]: {
-        STOPPED: ["participant:after-apply:operation", "participant:before-sync:branch_prepared"],
-        EXITED: ["participant:after-sync:branch_prepared", "participant:on-receive:decisions",
-                 "participant:before-sync:branch_finished"],
-    },
-    BANKS[1]: {
-        STOPPED: ["participant:after-send:votes", "participant:on-receive:prepares"],
-        EXITED: ["participant:after-apply:operation", "participant:before-send:votes", "participant:before-sync:branch_active"],
-    },
-    BANKS[2]: {
-        STOPPED: ["participant:on-receive:decisions", "participant:after-sync:branch_finished"],
-        EXITED: ["participant:after-sync:branch_active", "participant:before-send:enlists",
-                 "participant:before-send:acknowledgements"],
-    },
-}  # fmt: skip
-"""What runs by default: about one point of each kind."""
 RECOVERY = {
     COORDINATOR: ["coordinator:after-sync:decided", "coordinator:before-sync:epoch_started", "coordinator:after-sync:epoch_started",
                   "coordinator:before-send:decisions", "coordinator:after-sync:epoch_started"],
@@ -62,23 +49,40 @@ RECOVERY = {
 }  # fmt: skip
 """Points that a process comes by one after the other: when it has work to recover, and while it recovers.
 
-The first point of a lane leaves something in doubt for sure (a vote may be NO, and then there is nothing to report)."""
-OTHERS_MAKE_IT_COME_BY = {"participant_bound", "reports", "reports_complete", "welcome", "epoch_seen", "goodbye", "inquiries"}
-"""What plain traffic does not reach; tests/e2e has it reached for `kill`."""
+What stands before `reports` leaves something in doubt for sure (a vote may be NO, and then there is nothing to report)."""
+OTHERS_MAKE_IT_COME_BY = {
+    "coordinator": {"participant_bound", "goodbye", "inquiries"},
+    "participant": {"epoch_seen", "goodbye", "inquiries"},
+}
+"""What neither plain traffic nor a start reaches; tests/e2e has it reached for `kill`."""
+
+
+def role_of(name: str) -> str:
+    """The role that a process plays."""
+    return "coordinator" if name == COORDINATOR else "participant"
 
 
 def points_of(name: str, action: str) -> list[str]:
-    """The points at which a process is hit in this way."""
-    if not ALL:
-        return SAMPLE[name][action]
-    role = "coordinator" if name == COORDINATOR else "participant"
-    found = [
-        point
-        for group in GROUPS.values()
-        for point in group
-        if point.startswith(role) and point.rpartition(":")[2] not in OTHERS_MAKE_IT_COME_BY
-    ]
+    """The points at which a process is hit in this way; the banks share those of their role."""
+    role = role_of(name)
+    kinds: dict[str, list[str]] = {}
+    for point in itertools.chain.from_iterable(GROUPS.values()):
+        of, kind, what = point.split(":")
+        if of == role and what not in OTHERS_MAKE_IT_COME_BY[role]:
+            kinds.setdefault(kind, []).append(point)
+    if ALL:
+        found = [point for points in kinds.values() for point in points]
+    else:
+        found = [random.Random(f"{role} {kind} {action}").choice(points) for kind, points in kinds.items()]
     return found if name == COORDINATOR else found[BANKS.index(name) :: len(BANKS)]
+
+
+def test_the_sample_has_every_kind() -> None:
+    kinds = {"before-sync", "after-sync", "before-send", "after-send", "on-receive"}
+    for action in (KILLED, STOPPED, EXITED):
+        drawn = [point for name in (COORDINATOR, *BANKS) for point in points_of(name, action)]
+        assert {point.split(":")[1] for point in drawn if point.startswith("coordinator")} == kinds
+        assert {point.split(":")[1] for point in drawn if point.startswith("participant")} == kinds | {"after-apply"}
 
 
 class Ordeal:
@@ -87,6 +91,7 @@ class Ordeal:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.missed: list[tuple[Process, list[str], str]] = []
+        self._recoveries: Counter[str] = Counter()
 
     async def run(self, action: str, points: dict[str, list[str]], *, recovers: bool = True) -> None:
         """Hit each process at each of its points: the coordinator, and then the banks side by side."""
@@ -112,6 +117,8 @@ class Ordeal:
         """Hit one process at one point after the other; in between it `recovers` in peace, or does not."""
         for point in points:
             came_by = await self._hit(victim, point, action)
+            if came_by and recovers and action == EXITED:
+                came_by = await self._hit(victim, self._next_in_recovery(victim), action)
             if not came_by:
                 self.missed.append((victim, [point] if recovers else points, point))
             if recovers or not came_by or point == points[-1]:
@@ -120,6 +127,13 @@ class Ordeal:
                 assert await victim.start()
             if not recovers and not came_by:
                 return  # what follows would come by in recovery from this one
+
+    def _next_in_recovery(self, victim: Process) -> str:
+        """Where it exits again while it recovers; each process goes around what there is."""
+        role = role_of(victim.name)
+        point = IN_RECOVERY[role][self._recoveries[victim.name] % len(IN_RECOVERY[role])]
+        self._recoveries[victim.name] += 1
+        return f"{role}:{point}"
 
     async def _once_more(self, action: str, recovers: bool) -> None:
         """While others are down, few transactions come by anywhere: what was missed gets its chance when all are up."""
@@ -138,7 +152,7 @@ class Ordeal:
                     await stopped(victim)
                 else:
                     status = await victim.ended()
-                    assert status == EXIT_STATUS, victim.unexpected_end(status)
+                    assert status == ENDS[action], victim.unexpected_end(status)
         except TimeoutError:
             return False
         if action == STOPPED:
@@ -165,7 +179,7 @@ def state(process: Process) -> str:
     return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-@pytest.mark.parametrize("action", [STOPPED, EXITED])
+@pytest.mark.parametrize("action", [KILLED, STOPPED, EXITED])
 async def test_at_its_points(action: str, tmp_path: Path) -> None:
     ordeal = Ordeal(tmp_path)
     await ordeal.run(action, {name: points_of(name, action) for name in (COORDINATOR, *BANKS)})

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from google.protobuf.message import Message
-from scripted_core import record
+from log_samples import record
 
 from troth.log.cleaner import STEP_RECORDS, Cleaner
 from troth.ready import Append
@@ -19,7 +19,7 @@ class Owners:
         self.live: dict[str, int] = {}
 
     def live_records(self, owner: str) -> Sequence[Message]:
-        return [record(owner)] * self.live.get(owner, 0)
+        return [record(1)] * self.live.get(owner, 0)
 
     def live_owners(self) -> int:
         return len(self.live)
@@ -38,7 +38,7 @@ class Simulated:
     def write(self, *owners: str) -> tuple[int, int]:
         """Write one record for each owner; returns how many copies went with them, and the dropped seq."""
         copies, drop_below = self.cleaner.plan()
-        batch = copies + [Append(record(owner), owner) for owner in owners]
+        batch = copies + [Append(record(1), owner) for owner in owners]
         seqs = range(self.next_seq, self.next_seq + len(batch))
         self.next_seq += len(batch)
         self.log += [(seq, append.owner) for seq, append in zip(seqs, batch, strict=True)]
@@ -103,7 +103,7 @@ def test_recovered_records_are_cleaned_too() -> None:
 
 def test_a_record_without_seq_is_not_in_the_log() -> None:
     cleaner = Cleaner(Owners(), slack_records=0)
-    cleaner.written(0, [Append(None), Append(record("a"), "a")], [0, 1])
+    cleaner.written(0, [Append(None), Append(record(1), "a")], [0, 1])
     assert len(cleaner) == 1
 
 

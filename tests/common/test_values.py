@@ -69,6 +69,13 @@ def test_decimals_keep_their_scale() -> None:
     assert decode_value(encode_value(Decimal("1E+5"))) == 100000
 
 
+def test_every_kind_comes_back_as_it_was() -> None:
+    kinds = [None, True, False, 7, -(2**63), 2**63 - 1, 1.5, "text", b"bytes", Decimal("-0.10"), [], {}]
+    back = decode_value(encode_value(kinds))
+    assert back == kinds
+    assert [type(value) for value in back] == [type(value) for value in kinds]
+
+
 class Colour(enum.IntEnum):
     RED = 1
 
@@ -137,4 +144,10 @@ def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
 def test_a_decimal_that_is_none_is_refused(text: str) -> None:
     value = common_pb2.Value(list=common_pb2.ListValue(items=[common_pb2.Value(decimal=text)]))
     with pytest.raises(RequestError, match=r"value\[0\] is .* no decimal"):
+        decode_value(value)
+
+
+def test_a_wrong_value_in_a_map_is_named() -> None:
+    value = common_pb2.Value(map=common_pb2.MapValue(entries={"price": common_pb2.Value(decimal="much")}))
+    with pytest.raises(RequestError, match=r"value\.price is 'much'"):
         decode_value(value)
