@@ -100,7 +100,7 @@ CHANNEL_OPTIONS = (
 class Outbox(Generic[Frame]):
     """Messages that wait for the next frame, in the order of arrival within each field."""
 
-    __slots__ = ("_bytes", "_bytes_max", "_fields", "_items", "_make_frame", "_patience", "_single", "_tags", "_wake")
+    __slots__ = ("_bytes", "_bytes_max", "_fields", "_items", "_make_frame", "_single", "_tags", "_wake", "patience")
 
     def __init__(self, make_frame: type[Frame], frame_bytes_max: int) -> None:
         self._make_frame = make_frame
@@ -112,7 +112,8 @@ class Outbox(Generic[Frame]):
         self._bytes = 0
         self._wake = asyncio.Event()
         """Set while there is something that must not wait."""
-        self._patience: asyncio.TimerHandle | None = None
+        self.patience: asyncio.TimerHandle | None = None
+        """Runs out when what is patient has waited long enough."""
 
     def __len__(self) -> int:
         return self._items
@@ -130,11 +131,11 @@ class Outbox(Generic[Frame]):
         self._items += 1
         if not patient:
             self._wake.set()
-        elif self._patience is None:
-            self._patience = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._lose_patience)
+        elif self.patience is None:
+            self.patience = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._lose_patience)
 
     def _lose_patience(self) -> None:
-        self._patience = None
+        self.patience = None
         if self._items:
             self._wake.set()
 

@@ -175,6 +175,41 @@ async def test_an_unforced_append_goes_alone_after_a_linger(start: Start) -> Non
     assert rig.log.batches == [(["a"], True, 0)]
 
 
+async def test_a_patient_append_rides_with_one_that_is_not(start: Start) -> None:
+    rig = await start(Rig(clocks=lambda: Instant(1.0, 0)))  # time stands still: patience never ends
+    rig.engine.submit(Do((append("a", "a", patient=True), append("b", "b", force=False)), ("stepped",)))
+    await rig.until_done("stepped")
+    assert rig.log.batches == []
+    rig.engine.submit(Do((append("c", "c"),)))
+    await rig.until_done("stepped", "a", "b", "c")
+    assert rig.log.batches == [(["a", "b", "c"], True, 0)]
+    assert (rig.engine.counters.records, rig.engine.counters.forced_records) == (3, 2)
+
+
+async def test_a_patient_append_goes_alone_before_an_unforced_one_would(start: Start) -> None:
+    moments = iter([1.0, 1.0, 1.0 + engine.PATIENCE_SECONDS])
+    last = [1.0]
+
+    def clocks() -> Instant:
+        last[0] = next(moments, last[0])
+        return Instant(last[0], 0)
+
+    rig = await start(Rig(clocks=clocks))
+    rig.engine.submit(Do((append("a", "a", force=False), append("b", "b", patient=True))))
+    await rig.until_done("a", "b")
+    assert engine.PATIENCE_SECONDS < engine.LINGER_SECONDS
+    assert rig.log.batches == [(["a", "b"], True, 0)]
+
+
+async def test_patience_is_not_lost_count_of_in_bounded_batches(start: Start, gated: Rig) -> None:
+    rig = await start(Rig(log=GateLog(gated=True), clocks=lambda: Instant(1.0, 0), batch_max=2))
+    rig.engine.submit(Do((append("a", patient=True), append("b"), append("c"), append("d", patient=True))))
+    for names in ("ab", "cd"):
+        await rig.log.begun()
+        assert rig.log.batches[-1] == (list(names), True, 0)
+        rig.log.let_go()
+
+
 async def test_many_unforced_appends_do_not_wait(start: Start) -> None:
     rig = await start(Rig(clocks=lambda: Instant(1.0, 0), batch_max=3))
     rig.engine.submit(Do(tuple(append(name, name, force=False) for name in "abcd")))

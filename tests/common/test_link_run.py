@@ -9,8 +9,9 @@ import pytest
 from google.protobuf.message import Message
 
 from troth import failpoints
+from troth import link as link_module
 from troth.errors import RemoteProtocolError
-from troth.link import GATHER_TURNS_MAX, Link, Outbox, Packed, from_wire
+from troth.link import Link, Outbox, Packed, from_wire
 from troth.v1 import participant_pb2
 
 Frame = participant_pb2.SessionRequest
@@ -108,22 +109,75 @@ async def test_reading_never_waits_for_writing() -> None:
     assert [len(frame.votes) for frame in peer.taken] == [1, 1]
 
 
-async def test_a_frame_waits_while_more_comes_but_not_for_ever() -> None:
+async def test_after_a_frame_others_gather_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "MESSAGE_GAP_SECONDS", 0.25)
+    monkeypatch.setattr(link_module, "FRAME_GAP_SECONDS_MAX", 0.5)
     peer = Peer(stays=True)
     link, outbox = linked(peer)
-
-    async def chatter() -> None:
-        """One more message at each turn of the loop."""
-        while not peer.full.is_set():
-            outbox.put("votes", vote("more"))
-            await asyncio.sleep(0)
-
-    chattering = asyncio.create_task(chatter())
     running = asyncio.create_task(link.run())
-    await chattering
+    for name in "abcd":
+        outbox.put("votes", vote(name))
+        await turns()
+    assert peer.votes == ["a"], "the first goes at once"
+    peer.full.clear()
+    await peer.full.wait()
     peer.left.set()
     await running
-    assert 1 < len(peer.taken[0].votes) <= GATHER_TURNS_MAX + 2
+    assert [[one.transaction_id for one in frame.votes] for frame in peer.taken] == [["a"], ["b", "c", "d"]]
+
+
+async def test_what_is_patient_travels_with_what_is_not() -> None:
+    peer = Peer(stays=True)
+    link, outbox = linked(peer)
+    running = asyncio.create_task(link.run())
+    outbox.put("acknowledgements", participant_pb2.Acknowledgement(transaction_id="patient"), patient=True)
+    outbox.put("acknowledgements", participant_pb2.Acknowledgement(transaction_id="too"), patient=True)
+    outbox.put("votes", vote("urgent"))
+    await peer.full.wait()
+    peer.left.set()
+    await running
+    assert [(len(frame.votes), len(frame.acknowledgements)) for frame in peer.taken] == [(1, 2)]
+
+
+async def test_patience_ends() -> None:
+    peer = Peer(stays=True)
+    link, outbox = linked(peer)
+    running = asyncio.create_task(link.run())
+    outbox.put("votes", vote("a"), patient=True)
+    await turns()
+    assert not peer.taken
+    await peer.full.wait()
+    peer.left.set()
+    await running
+    assert peer.votes == ["a"]
+
+
+async def test_a_writer_that_is_woken_for_nothing_waits_again() -> None:
+    peer = Peer(stays=True)
+    link, outbox = linked(peer)
+    running = asyncio.create_task(link.run())
+    outbox.put("votes", vote("dropped"))
+    outbox.clear()
+    await turns()
+    outbox.put("votes", vote("a"))
+    await peer.full.wait()
+    peer.left.set()
+    await running
+    assert peer.votes == ["a"]
+
+
+async def test_what_was_dropped_loses_no_patience() -> None:
+    _, outbox = linked(Peer())
+    outbox.put("votes", vote("a"), patient=True)
+    outbox.clear()
+    patience = outbox.patience
+    assert patience is not None
+    while outbox.patience is not None:  # noqa: ASYNC110 - a timer of the loop ends it
+        await asyncio.sleep(0)
+    waiting = asyncio.create_task(outbox.wait())
+    await turns()
+    assert not waiting.done()
+    waiting.cancel()
 
 
 async def test_an_error_of_the_transport_is_raised_and_both_ways_end() -> None:
@@ -183,5 +237,5 @@ def test_what_does_not_decode_is_a_violation_by_the_peer() -> None:
 
 async def turns() -> None:
     """Let everybody come to rest who waits for nothing but the loop."""
-    for _ in range(3 * GATHER_TURNS_MAX):
+    for _ in range(24):
         await asyncio.sleep(0)

@@ -368,7 +368,8 @@ class ParticipantDriver:
         self._hear(
             c,
             participant_pb2.Decision(
-                transaction_id=transaction_id(c.words[0]), order=c.number("order"), kind=kind, acknowledge=c.has("acknowledge")
+                transaction_id=transaction_id(c.words[0]), order=c.number("order"), kind=kind, acknowledge=c.has("acknowledge"),
+                urgent=c.has("urgent"),
             ),
         )
 
@@ -422,6 +423,8 @@ _FRESH = {"sync", "crash", "participant"}
 def _append(append: Append) -> str:
     parts = ["no record" if append.record is None else _record(append.record)[7:]]
     parts.append("forced" if append.force else "not forced")
+    if append.patient:
+        parts.append("patient")
     if append.apply is not None:
         parts.append("with " + _work(append.apply))
     return "write  " + ", ".join(parts)
