@@ -1,7 +1,8 @@
 """Run the simulator: `python -m tests.sim --seeds 10000`, `--seed S` to replay one, `--mutants` to test the tests.
 
 `--level core` (the default) drives the pure cores under a small synchronous shell. `--level engine` drives the whole asyncio
-code in virtual time: the daemon, the participant's runtime, the client; see tests/sim_engine.
+code in virtual time: the daemon, the participant's runtime, the client; see tests/sim_engine. `--level resource` drives the real
+SQLite resource on real files; see tests/sim_resource.
 
 The last line says how it went: `sim: ok seeds=… violations=0`, or the seed that failed, the smallest workload that still fails, and
 the command that replays it. Exit status: 0 ok, 1 a violation, 3 something was not decided after all faults had ended (AC5), 4 a
@@ -30,7 +31,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.sim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--level", choices=("core", "engine"), default="core", help="what to drive")
+    parser.add_argument("--level", choices=("core", "engine", "resource"), default="core", help="what to drive")
     parser.add_argument("--seeds", type=int, default=1000, help="how many seeds to run")
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--minutes", type=float, help="run for so long instead")

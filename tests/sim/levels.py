@@ -1,4 +1,4 @@
-"""The two levels of the simulator, and what a sweep of each has to come to."""
+"""The levels of the simulator, and what a sweep of each has to come to."""
 
 from __future__ import annotations
 
@@ -50,12 +50,17 @@ class Level:
 
 
 def level_named(name: str) -> Level:
-    """The level `core` or `engine`; only what it needs is imported."""
+    """The level `core`, `engine` or `resource`; only what it needs is imported."""
     if name == "engine":
         from tests.sim_engine import mutants as engine_mutants
         from tests.sim_engine import run as engine
 
         return Level(name, engine.run, engine_mutants.MUTANTS, engine.MUST_REACH, engine.REACH_SEEDS, 300)
+    if name == "resource":
+        from tests.sim_resource import mutants as resource_mutants
+        from tests.sim_resource import run as resource
+
+        return Level(name, resource.run, resource_mutants.MUTANTS, resource.MUST_REACH, resource.REACH_SEEDS, 400)
     from tests.sim.mutants import MUTANTS
 
     return Level(name, run, MUTANTS, MUST_REACH, REACH_SEEDS, 3000)

@@ -1,0 +1,352 @@
+"""The author of the service: the tables, and operations of every kind, well-behaved and not.
+
+An operation is a list of steps, written into its arguments, so that the shadow can take the same steps. Rows belong to owners, and
+an operation that says so in its lock keys touches only rows of its owners. *Sloppy* operations change rows that their keys do not
+name: the row locks must protect those. *Narrow* ones pass the row locks and meet a UNIQUE of another branch: they lead to HAZARD.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import apsw
+
+from participant_sdk import registry
+from troth.errors import Reason, Refuse, RequestError
+from troth.v1 import common_pb2
+
+OWNERS = 4
+LEDGER_ROWS = 3
+BADGES = 3
+
+TABLES = """
+CREATE TABLE plain (id INTEGER PRIMARY KEY, owner INTEGER NOT NULL, u TEXT UNIQUE, n);
+CREATE TABLE pair (owner INTEGER NOT NULL, key INTEGER NOT NULL, value BLOB, PRIMARY KEY (owner, key)) WITHOUT ROWID;
+CREATE TABLE word (word TEXT PRIMARY KEY NOT NULL, owner INTEGER NOT NULL,
+    parent TEXT REFERENCES word (word) ON DELETE CASCADE ON UPDATE CASCADE);
+CREATE TABLE doc (id INTEGER PRIMARY KEY, owner INTEGER NOT NULL, title TEXT);
+CREATE TABLE note (id INTEGER PRIMARY KEY, owner INTEGER NOT NULL, text TEXT,
+    doc INTEGER REFERENCES doc (id) ON DELETE CASCADE ON UPDATE CASCADE DEFERRABLE INITIALLY DEFERRED);
+CREATE TABLE tag (id INTEGER PRIMARY KEY, owner INTEGER NOT NULL, doc INTEGER REFERENCES doc (id) ON DELETE SET NULL);
+CREATE TABLE ticket (id INTEGER PRIMARY KEY AUTOINCREMENT, owner INTEGER NOT NULL, text TEXT);
+CREATE TABLE history (owner INTEGER NOT NULL, at INTEGER NOT NULL, what TEXT NOT NULL, PRIMARY KEY (owner, at));
+CREATE TABLE count (owner INTEGER PRIMARY KEY, n INTEGER NOT NULL);
+CREATE TABLE ledger (id INTEGER PRIMARY KEY, n INTEGER NOT NULL);
+CREATE TABLE scratch (id INTEGER PRIMARY KEY, n INTEGER);
+CREATE TABLE loose (x, y);
+CREATE TABLE nullable (id TEXT PRIMARY KEY, y);
+CREATE TABLE folded (id TEXT PRIMARY KEY NOT NULL COLLATE NOCASE, y);
+CREATE TABLE hub (id INTEGER PRIMARY KEY);
+CREATE TABLE spoke (hub INTEGER REFERENCES hub (id) ON DELETE CASCADE);
+CREATE TABLE trap (id INTEGER PRIMARY KEY);
+CREATE TABLE leaky (id INTEGER PRIMARY KEY);
+CREATE VIRTUAL TABLE search USING fts5(t);
+CREATE TRIGGER plain_changed AFTER UPDATE ON plain BEGIN
+    INSERT INTO history SELECT new.owner, 1 + coalesce(max(at), 0), 'update ' || new.id FROM history WHERE owner = new.owner; END;
+CREATE TRIGGER plain_removed AFTER DELETE ON plain BEGIN
+    INSERT INTO history SELECT old.owner, 1 + coalesce(max(at), 0), 'delete ' || old.id FROM history WHERE owner = old.owner; END;
+CREATE TRIGGER plain_added AFTER INSERT ON plain BEGIN UPDATE count SET n = n + 1 WHERE owner = new.owner; END;
+CREATE TRIGGER pair_added AFTER INSERT ON pair BEGIN UPDATE count SET n = n + 1 WHERE owner = new.owner; END;
+CREATE TRIGGER sprung BEFORE INSERT ON trap BEGIN SELECT RAISE(ROLLBACK, 'sprung'); END;
+CREATE TRIGGER leaked AFTER INSERT ON leaky BEGIN INSERT INTO loose VALUES (new.id, 'leaked'); END;
+"""
+BADGE = "CREATE TABLE badge (id INTEGER PRIMARY KEY, handle TEXT UNIQUE);"
+SHADOW_BADGE = "CREATE TABLE badge (id INTEGER PRIMARY KEY, handle TEXT);"
+"""Narrow operations are not serialisable: the shadow, which replays branches apart from each other, must not mind."""
+
+
+def rows() -> str:
+    """The first rows of every table."""
+    lines = []
+    for owner in range(OWNERS):
+        base = owner * 1000
+        lines.append(f"INSERT INTO count VALUES ({owner}, 0);")
+        for k in range(3):
+            lines.append(f"INSERT INTO plain (id, owner, u, n) VALUES ({base + k}, {owner}, 'u{base + k}', {k});")
+            lines.append(f"INSERT INTO pair VALUES ({owner}, {k}, x'0{k}');")
+            parent = f"'{owner}w{k - 1}'" if k else "NULL"
+            lines.append(f"INSERT INTO word VALUES ('{owner}w{k}', {owner}, {parent});")
+            lines.append(f"INSERT INTO doc (id, owner, title) VALUES ({base + k}, {owner}, 'd');")
+            lines.append(f"INSERT INTO note VALUES ({base + k}, {owner}, 'n', {base + k});")
+            lines.append(f"INSERT INTO tag VALUES ({base + k}, {owner}, {base + k});")
+    lines += [f"INSERT INTO ledger VALUES ({k}, {k});" for k in range(LEDGER_ROWS)]
+    lines += [f"INSERT INTO badge VALUES ({k}, 'b{k}');" for k in range(BADGES)]
+    lines += ["INSERT INTO scratch VALUES (1, 1), (2, 2), (3, 3);", "INSERT INTO hub VALUES (1); INSERT INTO spoke VALUES (1);"]
+    lines += ["INSERT INTO loose VALUES (1, 1);", "INSERT INTO nullable VALUES ('a', 1);", "INSERT INTO folded VALUES ('a', 1);"]
+    return "\n".join([*lines, "INSERT INTO search VALUES ('here');"])
+
+
+SCHEMA = TABLES + BADGE + rows()
+SHADOW_SCHEMA = TABLES + SHADOW_BADGE + rows()
+
+Step = tuple[str, str, tuple[Any, ...]]
+"""What to do, the statement, its parameters. `try` hides the error; `if` is a write that locks nothing when it changes nothing."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One operation, or one piece of local work."""
+
+    steps: tuple[Step, ...]
+    keys: tuple[str, ...]
+    expected: str = ""
+    """The reason of the refusal that must follow; empty when the shadow knows what must follow."""
+    tables: frozenset[str] = frozenset()
+    """Tables that it touches beyond what its keys say."""
+    scratch: bool = False
+
+    def operation(self) -> common_pb2.Operation:
+        """As it goes over the wire."""
+        return common_pb2.Operation(name="work", arguments=repr((self.steps, self.expected, sorted(self.tables))).encode())
+
+
+def parsed(operation: common_pb2.Operation) -> Work:
+    """The work of an operation, without its keys."""
+    return _parsed(operation.arguments)
+
+
+@lru_cache(512)
+def _parsed(arguments: bytes) -> Work:
+    steps, expected, tables = ast.literal_eval(arguments.decode())
+    return Work(steps, (), expected, frozenset(tables))
+
+
+def default_keys() -> tuple[str, ...]:
+    """The keys of an operation that declares none."""
+    return tuple(registry._lock_function("work", None, {})({}))
+
+
+class Operations:
+    """The registry of the service: each operation takes its steps, and is counted."""
+
+    def __init__(self) -> None:
+        self.runs: Counter[bytes] = Counter()
+        self.kept: Any = None
+
+    def bind(self, operation: common_pb2.Operation) -> Callable[[Any], Any]:
+        """See `OperationRegistry`."""
+        if operation.name != "work":
+            raise RequestError(Reason.UNKNOWN_OPERATION, f"there is no operation {operation.name!r}")
+        work = parsed(operation)
+
+        def run(db: Any) -> Any:
+            self.runs[operation.arguments] += 1
+            return self.take_steps(work.steps, db)
+
+        return run
+
+    def take_steps(self, steps: tuple[Step, ...], db: Any) -> list[Any]:
+        """What the author's function does; returns the rows that each step read."""
+        found: list[Any] = []
+        for kind, sql, parameters in steps:
+            if kind == "refuse":
+                raise Refuse("sold_out", "nothing is left")
+            if kind == "raise":
+                raise ValueError("a bug of the author's")
+            if kind == "keep":
+                self.kept = db
+            elif kind == "try":
+                try:
+                    db.execute(sql, parameters)
+                except Exception:
+                    found.append("failed")
+            else:
+                found.append([list(row) for row in db.execute(sql, parameters)])
+        return found
+
+
+READS = (
+    "SELECT * FROM plain WHERE owner = ? ORDER BY id", "SELECT * FROM pair WHERE owner = ? ORDER BY key",
+    "SELECT * FROM word WHERE owner = ? ORDER BY word", "SELECT count(*), max(at) FROM history WHERE owner = ?",
+    "SELECT n FROM count WHERE owner = ?", "SELECT * FROM doc WHERE owner = ? ORDER BY id",
+    "SELECT * FROM note WHERE owner = ? ORDER BY id",
+)  # fmt: skip
+UPSERT = "INSERT INTO plain (id, owner, u, n) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET n = excluded.n, u = excluded.u"
+NAME = "INSERT INTO doc (id, owner, title) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET title = excluded.title"
+CLEAR = "DELETE FROM scratch"
+
+FORBIDDEN = (
+    "COMMIT", "ROLLBACK", "BEGIN", "SAVEPOINT mine", "RELEASE troth_work", "ROLLBACK TO troth_work", "PRAGMA foreign_keys = OFF",
+    "PRAGMA user_version = 7", "PRAGMA defer_foreign_keys = ON", "ATTACH ':memory:' AS other", "CREATE TABLE mine (id)",
+    "DROP TABLE plain", "ALTER TABLE doc ADD COLUMN mine", "CREATE INDEX mine ON plain (n)", "CREATE TEMP TABLE mine (x)",
+    "DROP TRIGGER plain_changed", "DELETE FROM troth_records", "UPDATE troth_meta SET value = '9'", "SELECT * FROM troth_records",
+    "DETACH main", "REINDEX", "ANALYZE", "CREATE TRIGGER mine AFTER INSERT ON doc BEGIN SELECT 1; END",
+)  # fmt: skip
+UNCAPTURED = (
+    "INSERT INTO loose VALUES (2, 2)", "DELETE FROM loose", "INSERT INTO nullable VALUES (NULL, 2)", "UPDATE nullable SET y = 3",
+    "INSERT INTO search VALUES ('more')", "UPDATE folded SET y = 5", "DELETE FROM hub", "INSERT INTO leaky VALUES (1)",
+)  # fmt: skip
+LOSING = (
+    "INSERT OR ROLLBACK INTO count VALUES (0, 0)",
+    "INSERT INTO trap VALUES (1)",
+    "UPDATE OR ROLLBACK count SET n = NULL",
+)
+
+
+_MISBEHAVIOUR = (*["forbidden"] * 3, *["uncaptured"] * 2, "losing", "losing", "refuse", "raise", "keep", "deferred")
+_KINDS = ("partition", "reading", "whole", "sloppy", "badge", "misbehaving")
+_MOODS = (
+    (50, 10, 8, 12, 8, 12), (50, 10, 8, 12, 8, 12), (70, 10, 10, 5, 0, 5), (20, 0, 3, 60, 10, 7), (25, 5, 2, 10, 55, 3),
+    (30, 5, 5, 15, 5, 40),
+)  # fmt: skip
+"""How likely each kind is, in runs of different moods."""
+
+
+class Author:
+    """Writes work, from the run's own chance."""
+
+    def __init__(self, roll: random.Random) -> None:
+        self.roll = roll
+        self._fresh = 100
+        self._mood = roll.choice(_MOODS)
+
+    def fresh(self) -> int:
+        """A number that was not used before."""
+        self._fresh += 1
+        return self._fresh
+
+    def operation(self) -> Work:
+        """An operation of any kind; the run's mood says which are likely."""
+        (kind,) = self.roll.choices(_KINDS, self._mood)
+        work: Work = getattr(self, kind)()
+        return work
+
+    def partition(self, owner: int | None = None) -> Work:
+        """Reads and writes of one or two owners' rows, or of this one's."""
+        owners = self.roll.sample(range(OWNERS), self.roll.choice([1, 1, 1, 2])) if owner is None else [owner]
+        steps: list[Step] = []
+        for owner in owners:
+            steps += [self.statement(owner) for _ in range(self.roll.randint(1, 3))]
+            if self.roll.random() < 0.4:
+                steps.append(("run", self.roll.choice(READS), (owner,)))
+        return Work(tuple(steps), tuple(sorted(f"part/{owner}" for owner in owners)))
+
+    def reading(self) -> Work:
+        """Reads of one owner's rows."""
+        owner = self.roll.randrange(OWNERS)
+        steps = [("run", sql, (owner,)) for sql in self.roll.sample(READS, 3)]
+        return Work(tuple(steps), (f"part/{owner}",))
+
+    def whole(self) -> Work:
+        """Work that declares no keys: the whole resource is its."""
+        roll = self.roll
+        steps: list[Step] = [("run", "SELECT * FROM plain ORDER BY id", ()), ("run", "SELECT * FROM ledger ORDER BY id", ())]
+        steps.append(("run", "SELECT * FROM scratch ORDER BY id", ()))
+        if roll.random() < 0.5:
+            steps.append(self.statement(roll.randrange(OWNERS)))
+        if roll.random() < 0.5:
+            steps.append(("run", CLEAR, ()))
+        elif roll.random() < 0.5:
+            steps.append(("run", "INSERT OR REPLACE INTO scratch VALUES (?, ?)", (roll.randrange(4), self.fresh())))
+        return Work(tuple(steps), default_keys())
+
+    def sloppy(self) -> Work:
+        """Blind writes of rows that the keys do not name."""
+        numbers = self.roll.sample(range(LEDGER_ROWS), self.roll.choice([1, 1, 2]))
+        steps = [("run", "INSERT OR REPLACE INTO ledger VALUES (?, ?)", (number, self.fresh())) for number in numbers]
+        keys = self.roll.choice([(), (f"sloppy/{self.fresh()}",)])
+        return Work(tuple(steps), keys, tables=frozenset({"ledger"}))
+
+    def badge(self) -> Work:
+        """Changes of a table with a UNIQUE that the keys do not name."""
+        number = self.roll.randrange(BADGES)
+        keys: tuple[str, ...] = (f"badge/{number}",)
+        sql = "INSERT INTO badge VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET handle = excluded.handle"
+        changed = f"{sql} WHERE handle IS NOT excluded.handle RETURNING id"
+        if self.roll.random() < 0.25:
+            step: Step = ("run", sql, (number, f"f{self.fresh()}"))
+            keys = (f"sloppy/{self.fresh()}",)
+        elif self.roll.random() < 0.5:
+            step = ("if", "DELETE FROM badge WHERE id = ? RETURNING id", (number,))
+        else:
+            step = ("if", changed, (number, f"b{self.roll.randrange(BADGES)}"))
+        return Work((step,), keys, tables=frozenset({"badge"}))
+
+    def misbehaving(self) -> Work:
+        """Something that must be refused, maybe after something harmless; the author may hide the error."""
+        roll = self.roll
+        owner = roll.randrange(OWNERS)
+        before: list[Step] = []
+        if roll.random() < 0.6:
+            before.append(("run", "UPDATE plain SET n = ? WHERE id = ?", (self.fresh(), owner * 1000)))
+        kind = roll.choice(_MISBEHAVIOUR)
+        how = roll.choice(["run", "try"])
+        texts = {"forbidden": FORBIDDEN, "uncaptured": UNCAPTURED, "losing": LOSING}
+        if kind in texts:
+            sql = roll.choice(texts[kind])
+            reason = "UNCAPTURED_TABLE" if kind == "uncaptured" else "FORBIDDEN_SQL"
+            after: list[Step] = [("try", "UPDATE plain SET n = ? WHERE id = ?", (self.fresh(), owner * 1000 + 1))]
+            return Work((*before, (how, sql, ()), *after), ("*",), reason)
+        if kind == "deferred":
+            sql = "INSERT OR REPLACE INTO note VALUES (?, ?, 'dangling', ?)"
+            step: Step = ("run", sql, (owner * 1000 + 5, owner, owner * 1000 + 900))
+            return Work((*before, step), (f"part/{owner}",), "CONSTRAINT")
+        reason = {"refuse": "REFUSED", "raise": "OPERATION_FAILED", "keep": ""}[kind]
+        return Work((*before, (kind, "", ())), (f"part/{owner}",), reason)
+
+    def statement(self, owner: int) -> Step:
+        """A change of one owner's rows."""
+        roll = self.roll
+        base = owner * 1000
+        number, other = base + roll.randrange(4), base + roll.randrange(4)
+        value = roll.choice([None, 1, 2.5, "text", b"\x00\xff", self.fresh()])
+        word, parent = f"{owner}w{roll.randrange(4)}", roll.choice([None, f"{owner}w{roll.randrange(3)}"])
+        key, title = roll.randrange(4), roll.choice([None, "title", f"t{self.fresh()}"])
+        how = roll.choice(["run", "run", "try"])
+        choices: list[tuple[str, tuple[Any, ...]]] = [
+            ("INSERT INTO plain (id, owner, u, n) VALUES (?, ?, ?, ?)", (number, owner, f"u{other}", value)),
+            ("INSERT OR REPLACE INTO plain (id, owner, u, n) VALUES (?, ?, ?, ?)", (number, owner, f"u{other}", value)),
+            ("INSERT OR IGNORE INTO plain (id, owner, u, n) VALUES (?, ?, ?, ?)", (number, owner, f"u{other}", value)),
+            (UPSERT, (number, owner, f"u{number}", value)),
+            ("UPDATE plain SET n = ? WHERE id = ?", (value, number)),
+            ("UPDATE OR REPLACE plain SET u = ? WHERE id = ?", (f"u{other}", number)),
+            ("UPDATE OR IGNORE plain SET id = ? WHERE id = ?", (other, number)),
+            ("DELETE FROM plain WHERE id = ?", (number,)),
+            ("DELETE FROM plain WHERE owner = ? AND id % 2", (owner,)),
+            ("INSERT OR REPLACE INTO pair VALUES (?, ?, ?)", (owner, key, value)),
+            ("UPDATE pair SET value = ? WHERE owner = ? RETURNING key, value", (value, owner)),
+            ("DELETE FROM pair WHERE owner = ? AND key = ?", (owner, key)),
+            ("INSERT OR REPLACE INTO word VALUES (?, ?, ?)", (word, owner, parent)),
+            ("UPDATE OR IGNORE word SET word = ? WHERE word = ?", (f"{owner}w{roll.randrange(4)}", word)),
+            ("DELETE FROM word WHERE word = ?", (word,)),
+            ("DELETE FROM doc WHERE id = ?", (number,)),
+            ("UPDATE OR IGNORE doc SET id = ? WHERE id = ?", (other, number)),
+            (NAME, (number, owner, title)),
+            ("INSERT OR REPLACE INTO note VALUES (?, ?, ?, ?)", (number, owner, title, roll.choice([None, other]))),
+            ("INSERT OR REPLACE INTO tag VALUES (?, ?, ?)", (number, owner, roll.choice([None, other]))),
+            ("DELETE FROM tag WHERE owner = ?", (owner,)),
+            ("UPDATE note SET doc = ? WHERE owner = ?", (other, owner)),
+        ]
+        if roll.random() < 0.08:
+            return ("ticket", "INSERT INTO ticket (owner, text) VALUES (?, ?) RETURNING id", (owner, title))
+        return (how, *roll.choice(choices))
+
+
+def replay_steps(steps: tuple[Step, ...], connection: apsw.Connection, told: list[Any] | None) -> list[Any]:
+    """The same steps on the shadow. A ticket takes the number that it was `told` to have got."""
+    found: list[Any] = []
+    for kind, sql, parameters in steps:
+        if kind in ("refuse", "raise"):
+            raise ValueError(kind)
+        if kind == "keep":
+            continue
+        if kind == "ticket" and told is not None:
+            number = told[len(found)][0][0]
+            connection.execute("INSERT INTO ticket (id, owner, text) VALUES (?, ?, ?)", (number, *parameters)).fetchall()
+            found.append([[number]])
+        elif kind == "if" and told is not None and not told[len(found)]:
+            found.append([])
+        elif kind == "try":
+            try:
+                connection.execute(sql, parameters).fetchall()
+            except apsw.Error:
+                found.append("failed")
+        else:
+            found.append([list(row) for row in connection.execute(sql, parameters)])
+    return found

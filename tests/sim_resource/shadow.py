@@ -1,0 +1,186 @@
+"""The shadow: a plain second database that knows nothing of undo, sessions, records or locks.
+
+It holds what is committed, in the order of the resource's log, and beside it the operations of each undecided branch. What an
+operation should see and change is what it sees and changes here, on top of committed work and of its own branch; what the file
+should hold is what is committed, and on top of it the operations of all undecided branches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import apsw
+
+from tests.sim_resource.author import SHADOW_SCHEMA, Step, Work, replay_steps
+
+Rows = frozenset[tuple[str, str]]
+"""Tables and keys."""
+LISTED = """SELECT name FROM sqlite_schema WHERE type = 'table'
+    AND name NOT GLOB 'sqlite_*' AND name NOT GLOB 'troth_*' AND name NOT GLOB 'search_*'"""
+_KEYS = {"pair": 2, "history": 2}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One operation that has run and is not decided."""
+
+    number: int
+    steps: tuple[Step, ...]
+    told: list[Any]
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What an operation should come to."""
+
+    found: list[Any] | None
+    """What each step reads; `None` when a constraint refuses it."""
+    rows: Rows
+    """The rows that it changes."""
+
+
+def dump(connection: apsw.Connection) -> dict[str, list[str]]:
+    """All rows of all tables of the author's, in a form that tells 1 from 1.0."""
+    found = {}
+    for (table,) in connection.execute(LISTED).fetchall():
+        order = "1, 2" if table in _KEYS else "1"
+        found[table] = [repr(row) for row in connection.execute(f"SELECT * FROM {table} ORDER BY {order}")]
+    return found
+
+
+_seed: apsw.Connection | None = None
+
+
+def _fresh() -> apsw.Connection:
+    """A copy of the first state; made once in a process."""
+    global _seed
+    if _seed is None:
+        _seed = apsw.Connection(":memory:")
+        _seed.execute(SHADOW_SCHEMA).fetchall()
+    connection = apsw.Connection(":memory:")
+    with connection.backup("main", _seed, "main") as copying:
+        copying.step(-1)
+    connection.execute("PRAGMA foreign_keys = ON").fetchall()
+    return connection
+
+
+class Shadow:
+    """What must stand."""
+
+    def __init__(self) -> None:
+        self.connection = _fresh()
+        self.undecided: dict[str, list[Entry]] = {}
+        self.undone: dict[str, list[Entry]] = {}
+        """Branches that were rolled back: a power failure may bring an unforced rollback back to undecided."""
+        self.committed: set[str] = set()
+        self._number = 0
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self.connection.close()
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        self.connection.execute("SAVEPOINT aside").fetchall()
+        try:
+            yield
+        finally:
+            self.connection.execute("ROLLBACK TO aside").fetchall()
+            self.connection.execute("RELEASE aside").fetchall()
+
+    def _stands(self, steps: tuple[Step, ...], told: list[Any] | None) -> None:
+        """Take the steps for good; deferred foreign keys are looked at behind the last one."""
+        self.connection.execute("SAVEPOINT stands").fetchall()
+        replay_steps(steps, self.connection, told)
+        self.connection.execute("RELEASE stands").fetchall()
+
+    # ---- one operation
+
+    def forecast(self, transaction_id: str, works: list[Work], told: list[list[Any]] | None) -> Forecast:
+        """What works would see and change now, on top of committed work and of their own branch."""
+        with self._aside():
+            for entry in self.undecided.get(transaction_id, ()):
+                replay_steps(entry.steps, self.connection, entry.told)
+            before = self._all_rows()
+            try:
+                found = [
+                    replay_steps(work.steps, self.connection, told[index] if told is not None else None)
+                    for index, work in enumerate(works)
+                ]
+                after = self._all_rows()
+            except (apsw.ConstraintError, ValueError):
+                return Forecast(None, frozenset())
+            if self.connection.execute("PRAGMA foreign_key_check").fetchall():
+                return Forecast(None, frozenset())
+        return Forecast(found, frozenset((table, repr(row[: _KEYS.get(table, 1)])) for table, row in before ^ after))
+
+    def _all_rows(self) -> set[tuple[str, tuple[Any, ...]]]:
+        rows: set[tuple[str, tuple[Any, ...]]] = set()
+        for (table,) in self.connection.execute(LISTED).fetchall():
+            rows.update([(table, row) for row in self.connection.execute(f"SELECT * FROM {table}")])
+        return rows
+
+    # ---- branches
+
+    def ran(self, transaction_id: str, works: list[Work], told: list[list[Any]], rows: Rows) -> None:
+        """Operations of a branch have run, and it is not decided."""
+        self._number += 1
+        steps = tuple(step for work in works for step in work.steps)
+        flat = [item for one in told for item in one]
+        self.undecided.setdefault(transaction_id, []).append(Entry(self._number, steps, flat, rows))
+
+    def commit(self, transaction_id: str) -> None:
+        """What the branch did stands from here on."""
+        for entry in self.undecided.pop(transaction_id, ()):
+            self._stands(entry.steps, entry.told)
+        self.undone.pop(transaction_id, None)
+        self.committed.add(transaction_id)
+
+    def abort(self, transaction_id: str) -> None:
+        """What the branch did is undone."""
+        entries = self.undecided.pop(transaction_id, None)
+        if entries:
+            self.undone[transaction_id] = entries
+
+    def locally(self, work: Work, told: list[Any]) -> None:
+        """Local work stands at once."""
+        self._stands(work.steps, told)
+
+    def run_schema(self, sql: str) -> None:
+        """A change of the schema stands at once."""
+        self.connection.execute(sql).fetchall()
+
+    def recovered(self, unfinished: dict[str, int]) -> None:
+        """After a crash: which branches the resource's log still holds, and how many pieces of work of each."""
+        for transaction_id in list(self.undecided):
+            if transaction_id not in unfinished:
+                del self.undecided[transaction_id]
+        for transaction_id, works in unfinished.items():
+            if transaction_id not in self.undecided and transaction_id in self.undone:
+                self.undecided[transaction_id] = self.undone.pop(transaction_id)
+            if transaction_id in self.undecided:
+                del self.undecided[transaction_id][works:]
+
+    def rows_of_others(self, transaction_id: str) -> Rows:
+        """The rows that undecided branches other than this have changed."""
+        rows: set[tuple[str, str]] = set()
+        for other, entries in self.undecided.items():
+            if other != transaction_id:
+                rows.update(row for entry in entries for row in entry.rows)
+        return frozenset(rows)
+
+    def tables_of_others(self, transaction_id: str) -> set[str]:
+        """The tables that undecided branches other than this have changed."""
+        return {table for table, _ in self.rows_of_others(transaction_id)}
+
+    def expected(self) -> dict[str, list[str]]:
+        """What the file must hold now."""
+        with self._aside():
+            entries = sorted((entry for branch in self.undecided.values() for entry in branch), key=lambda entry: entry.number)
+            for entry in entries:
+                replay_steps(entry.steps, self.connection, entry.told)
+            return dump(self.connection)
