@@ -11,7 +11,7 @@ from coordinator.core.book import ABORT, COMMIT, Book, cause_of
 from coordinator.core.deciding import refuse_enlist
 from coordinator.core.finishing import finish, reopen
 from coordinator.core.model import Branch, BranchStep, Finished, Participant, State, Transaction
-from coordinator.core.phase_two import ENDS, append_heuristic
+from coordinator.core.phase_two import ENDS, append_heuristic, tell_decision
 from coordinator.core.steps import TEXT_CHARACTERS_MAX, keep_results
 from coordinator.core.transitions import Input, apply
 from troth.errors import Reason, RemoteProtocolError, RequestError
@@ -25,6 +25,12 @@ _KNOWN: dict[type, frozenset[int]] = {
     participant_pb2.BranchReport: frozenset(participant_pb2.BranchState.values()) - {0},
 }
 """The values that mean something. What a later version adds must not be taken for one of them."""
+
+_CONTRADICTS = frozenset({
+    participant_pb2.BRANCH_STATE_PREPARED, participant_pb2.BRANCH_STATE_HAZARD,
+    participant_pb2.BRANCH_STATE_FORCED_COMMIT, participant_pb2.BRANCH_STATE_FORCED_ABORT,
+})  # fmt: skip
+"""A branch that may have ended otherwise than was decided, or may still."""
 
 # ---- Hello
 
@@ -156,8 +162,11 @@ def _judge_report(book: Book, participant: Participant, report: participant_pb2.
     """Settle a listed branch whose transaction is not live; a live one is told by its own transition."""
     txn = book.live.get(report.transaction_id)
     if txn is not None and participant.name in txn.branches:
-        if report.state == participant_pb2.BRANCH_STATE_PREPARED and _is_abandoned(txn, txn.branches[participant.name]):
+        branch = txn.branches[participant.name]
+        if report.state == participant_pb2.BRANCH_STATE_PREPARED and _is_abandoned(txn, branch):
             book.send_decision(participant, txn.id, report.order, COMMIT)
+        elif txn.state is State.HEURISTIC and branch.step is not BranchStep.HEURISTIC and report.state in _CONTRADICTS:
+            tell_decision(book, participant, txn, report.order)  # its answer is heard, and recorded if it contradicts as well
         return
     if report.state == participant_pb2.BRANCH_STATE_COMMITTED:
         _record_one_phase(book, participant, report)
@@ -274,6 +283,8 @@ def _inquiry(book: Book, participant: Participant, txn: Transaction | None, what
         presume(book, participant, what.transaction_id, what.order)
     elif branch.step is BranchStep.COMMIT_OWED or _is_abandoned(txn, branch):
         book.send_decision(participant, txn.id, branch.order or what.order, COMMIT)
+    elif txn.state is State.HEURISTIC:
+        tell_decision(book, participant, txn, what.order)
     # Otherwise it is live and undecided: silence, and the decision follows by itself.
 
 

@@ -66,8 +66,9 @@ class CoordinatorCore:
                 apply(book, txn, Input.TIMER)
             elif name == HOUSEKEEPING:
                 self._keep_house()
-            else:
-                requests.end_session(book, name.removeprefix("session/"))
+            elif name.startswith(requests.SESSION_TIMER):
+                requests.end_session(book, name.removeprefix(requests.SESSION_TIMER))
+            # Otherwise another timer of the same tick has ended the transaction.
 
     def deadline(self) -> float | None:
         """When `tick` is due."""

@@ -51,7 +51,8 @@ def _summaries(book: Book, finished: bool) -> Iterator[admin_pb2.TransactionSumm
         yield _summary(book, txn)
     if finished:
         for name, done in book.finished.items():
-            yield _finished_summary(book, name, done)
+            if name not in book.live:  # contradicted since it was over: then it is open again, and told as such
+                yield _finished_summary(book, name, done)
 
 
 def _summary(book: Book, txn: Transaction) -> admin_pb2.TransactionSummary:

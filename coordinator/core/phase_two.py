@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coordinator.core.book import COMMIT, Book
+from coordinator.core.book import ABORT, COMMIT, Book
 from coordinator.core.events import Durable
 from coordinator.core.finishing import finish
 from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
@@ -42,9 +42,25 @@ def report_heuristic(book: Book, txn: Transaction, branch: Branch, message: part
         participant=branch.participant.name,
         branch_outcome=ENDS[message.kind],
         why=message.detail[:TEXT_CHARACTERS_MAX] or f"the participant answered {name}",
-        commit_decided=txn.state is State.COMMITTING,
+        commit_decided=txn.heuristic[0].commit_decided if txn.heuristic else txn.state is State.COMMITTING,
     )
     append_heuristic(book, txn, branch, report)
+
+
+def acknowledged_too_late(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Acknowledgement]) -> None:
+    """Another branch of it ended otherwise, too: a Heuristic record is forced for each."""
+    participant, message = argument
+    branch = txn.branches.setdefault(participant.name, Branch(participant, 0, 0))
+    decided = common_pb2.OUTCOME_COMMITTED if txn.heuristic[0].commit_decided else common_pb2.OUTCOME_ABORTED
+    agrees = message.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_DONE or ENDS[message.kind] == decided
+    if branch.step is not BranchStep.HEURISTIC and not agrees:
+        report_heuristic(book, txn, branch, message)
+
+
+def tell_decision(book: Book, participant: Participant, txn: Transaction, order: int) -> None:
+    """Others ended otherwise than was decided; whoever may still be in doubt is told the decision all the same."""
+    kind = COMMIT if txn.heuristic[0].commit_decided else ABORT
+    book.send_decision(participant, txn.id, order, kind, acknowledge=True)
 
 
 def append_heuristic(book: Book, txn: Transaction, branch: Branch, report: record_pb2.Heuristic) -> None:

@@ -22,6 +22,8 @@ from troth.errors import Reason, RequestError
 from troth.ids import NUMBER_DIGITS_MAX, TransactionId
 from troth.v1 import client_pb2, common_pb2, record_pb2
 
+SESSION_TIMER = "session/"
+"""What the name of a session's timer begins with; those of transactions are their ids."""
 TRACE_BYTES_MAX = 1_024
 """Of trace context; a longer one is dropped, as W3C's recommendation says."""
 TICKETS_MAX = 1_000
@@ -68,7 +70,7 @@ def end_session(book: Book, name: str) -> None:
 
 
 def _session_timer(session: Session) -> str:
-    return f"session/{session.name}"
+    return SESSION_TIMER + session.name
 
 
 def see_answers(book: Book, event: events.AnswersSeen) -> None:

@@ -27,7 +27,7 @@ participants forget. ABORT is sent once; a participant that missed it asks.
 
 Heuristics. A participant that says it never saw the branch, or that an operator ended it, ends phase two for its branch with
 a forced Heuristic record; the outcome becomes MIXED or HAZARD if that contradicts the decision, and stays until an operator
-forgets it.
+forgets it. One that says so before there is a decision is heard when it has been told that.
 
     state         input                                   next
     -----------   -------------------------------------   -----------------------------------------------------------
@@ -100,6 +100,7 @@ TABLE: dict[tuple[State, Input], Handler] = {
     (State.PREPARING, Input.ABORT): steps.abort,
     (State.PREPARING, Input.TIMER): deciding.preparing_timer,
     (State.PREPARING, Input.VOTE): deciding.vote,
+    (State.PREPARING, Input.ACKNOWLEDGED): steps.late,
     (State.PREPARING, Input.RETURNED): deciding.preparing_returned,
     (State.PREPARING, Input.OPERATOR_ABORT): steps.abort,
     (State.DECIDING, Input.ENLIST): deciding.enlist_closed,
@@ -108,6 +109,7 @@ TABLE: dict[tuple[State, Input], Handler] = {
     (State.DECIDING, Input.TIMER): steps.late,
     (State.DECIDING, Input.VOTE): steps.late,
     (State.DECIDING, Input.DECIDED): deciding.decided,
+    (State.DECIDING, Input.ACKNOWLEDGED): steps.late,
     (State.DECIDING, Input.RETURNED): steps.late,
     (State.COMMITTING, Input.ENLIST): deciding.enlist_closed,
     (State.COMMITTING, Input.COMMIT): steps.late,
@@ -141,7 +143,7 @@ TABLE: dict[tuple[State, Input], Handler] = {
     (State.HEURISTIC, Input.VOTE): steps.late,
     (State.HEURISTIC, Input.COMMIT): steps.late,
     (State.HEURISTIC, Input.ABORT): steps.late,
-    (State.HEURISTIC, Input.ACKNOWLEDGED): steps.late,
+    (State.HEURISTIC, Input.ACKNOWLEDGED): phase_two.acknowledged_too_late,
     (State.HEURISTIC, Input.SETTLED): steps.late,
     (State.HEURISTIC, Input.RETURNED): steps.late,
 }

@@ -222,7 +222,7 @@ ROWS: dict[State, dict[Kind, Handler]] = {
         Kind.PREPARE: v.prepare_prepared,
         Kind.COMMIT: f.close_committed,
         Kind.ABORT: f.forced_commit_stands,
-        Kind.SETTLE: f.settle_committed,
+        Kind.SETTLE: f.forced_commit_stands,
         Kind.LOST: f.ignore,
         Kind.FORCE_COMMIT: f.forced_commit_stands,
         Kind.FORCE_ABORT: f.forced_commit_stands,
