@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from participant_sdk.core.work import (
     Execute,
@@ -43,9 +44,21 @@ def operation(name: str, account: str, amount: int = 0) -> common_pb2.Operation:
     return common_pb2.Operation(name=name, arguments=json.dumps([account, amount]).encode())
 
 
+@lru_cache(maxsize=4096)
+def arguments_of(arguments: bytes) -> tuple[str, int]:
+    """The account and the amount of an operation, or of the inverse of a change."""
+    account, amount = json.loads(arguments)
+    return account, amount
+
+
 def keys_of(operations: list[common_pb2.Operation]) -> tuple[str, ...]:
     """The lock keys that the operations declare."""
-    return tuple(dict.fromkeys(json.loads(op.arguments)[0] for op in operations))
+    return tuple(dict.fromkeys(arguments_of(op.arguments)[0] for op in operations))
+
+
+def sign_of(name: str) -> int:
+    """What an operation does to an account."""
+    return {"credit": 1, "debit": -1, "read": 0}[name]
 
 
 class Bank:
@@ -55,6 +68,21 @@ class Bank:
         self.rows = Rows(dict(accounts))
         self.row_locks: dict[str, str] = {}
         self.violations: list[str] = []
+        self.refused: set[str] = set()
+        """Transactions of which an operation was refused for want of money: the author's own refusal, no fault."""
+        self._snapshot: Rows | None = None
+
+    def snapshot(self) -> Rows:
+        """The rows as they are now; the same object as long as nothing changes."""
+        if self._snapshot is None:
+            self._snapshot = self.rows.copy()
+        return self._snapshot
+
+    def restore(self, rows: Rows) -> None:
+        """Go back to a snapshot, with no row locked."""
+        self.rows = rows.copy()
+        self._snapshot = rows
+        self.row_locks.clear()
 
     def recover_locks(self, transaction_id: str, rows: list[bytes]) -> None:
         """Take the row locks of an unfinished branch again."""
@@ -66,13 +94,16 @@ class Bank:
     def apply(self, work: object, record: record_pb2.ParticipantRecord | None) -> tuple[object | None, bool]:
         """Carry out one apply; returns its event and whether its record stays."""
         if isinstance(work, Execute):
+            self._snapshot = None
             return self._execute(work, record)
         if isinstance(work, Undo):
+            self._snapshot = None
             return self._undo(work)
         if isinstance(work, Release):
             self._let_go(work.transaction_id)
             return None, True
         assert isinstance(work, LocalRun)
+        self._snapshot = None
         return LocalDone(work.ticket, work.function(self.rows)), True
 
     def _execute(self, work: Execute, record: record_pb2.ParticipantRecord | None) -> tuple[object, bool]:
@@ -96,7 +127,7 @@ class Bank:
     def _run(
         self, transaction_id: str, operation: common_pb2.Operation, done: record_pb2.BranchWork, changed: list[tuple[str, int]]
     ) -> common_pb2.Cause | None:
-        account, amount = json.loads(operation.arguments)
+        account, amount = arguments_of(operation.arguments)
         holder = self.row_locks.get(account, transaction_id)
         if operation.name == "read":
             if holder != transaction_id:
@@ -108,6 +139,7 @@ class Bank:
         balance = self.rows.accounts[account]
         new = balance + (amount if operation.name == "credit" else -amount)
         if new < 0:
+            self.refused.add(transaction_id)
             return common_pb2.Cause(reason=Reason.REFUSED.name, code="NO_FUNDS")
         self.rows.accounts[account] = new
         self.rows.applied.setdefault(transaction_id, []).append((account, new - balance))
@@ -135,7 +167,7 @@ class Bank:
         before = self.rows.copy()
         for done in reversed(work.works):
             for undo in reversed(done.undo):
-                account, balance = json.loads(undo)
+                account, balance = arguments_of(undo)
                 applied = self.rows.applied.get(work.transaction_id, [])
                 if not applied or self.rows.accounts[account] - applied[-1][1] != balance or applied[-1][0] != account:
                     self.rows = before

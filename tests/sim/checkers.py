@@ -1,194 +1,255 @@
-"""What must hold, whatever went wrong. Each checker is one object, named after what it checks.
+"""What must hold, whatever went wrong. Each checker is one object, named after what it checks; `TABLE` has them all.
 
-The witnesses are independent of the cores: the rows of each bank with what each transaction left in them, the messages as they
-were handed to the network, and what clients were told.
+A violation begins with the name of the checker that found it. What the witness finds by itself while it listens (a vote that is
+taken back, an abort told from absence, a word to a coordinator of an old epoch) carries the name of its checker as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
-from coordinator.core.core import CoordinatorCore
-from participant_sdk.core.core import ParticipantCore
-from tests.sim.clients import ABORTED, COMMITTED, History
-from tests.sim.process import Process
-from tests.sim.roles import CoordinatorProcess, ParticipantProcess
-from troth.v1 import common_pb2, participant_pb2
+from tests.sim.clients import ABORTED, COMMITTED, Attempt
+from tests.sim.scene import NO, Scene, Witness
+from troth.v1 import common_pb2, record_pb2
 
-
-class Scene:
-    """What the checkers look at when a run is over."""
-
-    def __init__(
-        self,
-        coordinator: CoordinatorProcess,
-        participants: dict[str, ParticipantProcess],
-        history: History,
-        money: int,
-        expected: dict[str, dict[str, int]],
-    ) -> None:
-        self.coordinator = coordinator
-        self.participants = participants
-        self.history = history
-        self.money = money
-        self.expected = expected
-        """For each transaction the change that each participant owes, for those that change anything."""
-
-    def applied(self, transaction_id: str) -> dict[str, int]:
-        """Where a transaction's effects stand, and what they come to."""
-        found = {}
-        for name, participant in self.participants.items():
-            changes = participant.bank.rows.applied.get(transaction_id)
-            if changes:
-                found[name] = sum(change for _, change in changes)
-        return found
+Find = Callable[[Scene], Iterator[str]]
+HEURISTIC = frozenset({common_pb2.OUTCOME_MIXED, common_pb2.OUTCOME_HAZARD})
 
 
-class Witness:
-    """Listens to what is said during the run."""
+@dataclass(frozen=True)
+class Checker:
+    """One promise, and how a breach of it is found in a scene."""
 
-    def __init__(self) -> None:
-        self.votes: dict[tuple[str, str], int] = {}
-        self.violations: list[str] = []
-        self.answers: dict[str, set[int]] = {}
+    name: str
+    promise: str
+    find: Find
 
-    def participant_said(self, name: str, field: str, message: Any) -> None:
-        """A participant handed a message to the network."""
-        if field == "votes":
-            key = (name, message.transaction_id)
-            before = self.votes.get(key)
-            if before == participant_pb2.VOTE_KIND_NO and message.kind == participant_pb2.VOTE_KIND_YES:
-                self.violations.append(f"AC2: {name} voted YES after NO on {message.transaction_id}")
-            self.votes[key] = message.kind
-
-    def told(self, transaction_id: str, outcome: int) -> None:
-        """The coordinator answered."""
-        if outcome in (COMMITTED, ABORTED):
-            self.answers.setdefault(transaction_id, set()).add(outcome)
+    def __call__(self, scene: Scene) -> Iterator[str]:
+        """Every breach, with the checker's name before it."""
+        for text in self.find(scene):
+            yield f"{self.name}: {text}"
 
 
+def checker(name: str) -> Callable[[Find], Checker]:
+    """Make a checker of a function; its docstring is the promise."""
+    return lambda find: Checker(name, (find.__doc__ or "").strip(), find)
+
+
+def name_of(violation: str) -> str:
+    """Which checker found it."""
+    return violation.partition(":")[0]
+
+
+def judge(scene: Scene, table: Iterable[Checker]) -> list[str]:
+    """What the checkers of a table find, and what the witness has found."""
+    return [*scene.witness.violations, *judge_only(scene, table)]
+
+
+def judge_only(scene: Scene, table: Iterable[Checker]) -> list[str]:
+    """What the checkers of a table find, in the middle of a run."""
+    return [text for checker in table for text in checker(scene)]
+
+
+# ---- atomicity
+
+
+@checker("AC1 all agree")
 def agreement(scene: Scene) -> Iterator[str]:
-    """AC1: a transaction's effects stand at every participant that owes one, in full, or nowhere."""
-    for name, expected in scene.expected.items():
-        found = scene.applied(name)
+    """A transaction's effects stand at every participant that owes one, in full, or nowhere; operators' branches apart."""
+    for name in scene.expected:
+        expected, found = scene.by_protocol(name)
         if found and found != expected:
-            yield f"AC1: {name} stands at {found}, and should at {expected}"
+            yield f"{name} stands at {found}, and should at {expected}"
 
 
-def never_reversed(scene: Scene, witness: Witness) -> Iterator[str]:
-    """AC2: no outcome is reversed. A transaction that changed nothing has no outcome that could be: it leaves no record."""
-    for name, outcomes in witness.answers.items():
+@checker("AC2 never reversed")
+def never_reversed(scene: Scene) -> Iterator[str]:
+    """No outcome is reversed. A transaction that changed nothing has no outcome that could be: it leaves no record."""
+    for name, outcomes in scene.witness.answers.items():
         if len(outcomes) > 1 and scene.expected.get(name):
-            yield f"AC2: {name} was answered committed and aborted"
+            yield f"{name} was answered committed and aborted"
 
 
-def all_voted(scene: Scene, witness: Witness) -> Iterator[str]:
-    """AC3: effects of a transaction over several participants stand only if each of them voted for it."""
-    for name, expected in scene.expected.items():
-        attempt = scene.history.attempts[name]
-        if len(attempt.work) < 2 or not scene.applied(name):
+@checker("AC3 commit only if all voted YES")
+def all_voted(scene: Scene) -> Iterator[str]:
+    """Effects of a transaction over several participants stand only if each of them voted for it."""
+    for name, attempt in scene.judged():
+        expected, found = scene.by_protocol(name)
+        if len(attempt.work) < 2 or not found:
             continue
         for participant in attempt.work:
-            vote = witness.votes.get((participant, name))
             # A YES need not be a vote on the wire: a Hello that reports a prepared branch tells it too.
-            if expected.get(participant) and vote == participant_pb2.VOTE_KIND_NO:
-                yield f"AC3: {name} committed although {participant} voted NO"
+            if expected.get(participant) and scene.witness.votes.get((participant, name)) == NO:
+                yield f"{name} committed although {participant} voted NO"
 
 
+@checker("AC4 without faults commits")
+def commits_without_faults(scene: Scene) -> Iterator[str]:
+    """In a calm run each transaction commits that the bank did not refuse for want of money, whose first attempt is not out of
+    time, and that shares no account or key with one that ran at the same time."""
+    if scene.calm:
+        for attempt in undisturbed(scene):
+            if attempt.outcome != COMMITTED:
+                yield f"{attempt.transaction_id} ended {attempt.outcome}, and nothing was in its way"
+
+
+GRACE_SECONDS = 0.3
+"""How long after its client was answered a transaction may still hold locks in a calm run."""
+
+
+def undisturbed(scene: Scene) -> list[Attempt]:
+    """The transactions of a calm run that nothing and nobody was in the way of."""
+    attempts = [attempt for _, attempt in scene.judged()]
+    refused = {name for participant in scene.participants.values() for name in participant.bank.refused}
+    return [
+        one
+        for one in attempts
+        if one.transaction_id not in refused and not one.age and not any(_meet(one, other) for other in attempts)
+    ]
+
+
+def _meet(one: Attempt, other: Attempt) -> bool:
+    if one is other or one.began > other.ended + GRACE_SECONDS or other.began > one.ended + GRACE_SECONDS:
+        return False
+    return bool(one.accounts() & other.accounts()) or (bool(one.key) and one.key == other.key)
+
+
+# ---- AC5, after healing
+
+
+@checker("AC5 nothing left")
+def nothing_left(scene: Scene) -> Iterator[str]:
+    """Once faults stop, everything is decided, and no branch or lock is left over."""
+    left = list(scene.coordinator.core._book.live.values())
+    if left:
+        yield f"the coordinator still has {[(txn.id, txn.state.name, txn.owing()) for txn in left]}"
+    for name, process in scene.participants.items():
+        if process.core.states():
+            yield f"{name} still has {process.core.states()} unfinished branches"
+        if process.bank.row_locks:
+            yield f"{name} still holds {process.bank.row_locks}"
+
+
+@checker("AC5 everyone answered")
+def everyone_answered(scene: Scene) -> Iterator[str]:
+    """Every client was told something of every transaction, once it could be."""
+    for client in scene.clients:
+        for attempt in [*client.pending.values(), *client.asking.values()]:
+            yield f"{client.name} was never told of {attempt.transaction_id}"
+
+
+# ---- what was said
+
+
+@checker("told is true")
 def told_is_true(scene: Scene) -> Iterator[str]:
-    """What a client was told of an outcome is what happened."""
+    """What a client was told of an outcome is what happened, wherever no operator forced otherwise."""
     for name, outcomes in scene.history.told.items():
-        expected = scene.expected.get(name)
-        stands = bool(scene.applied(name))
-        if COMMITTED in outcomes and ABORTED in outcomes and expected:
-            yield f"told: {name} was told committed and aborted"
-        if COMMITTED in outcomes and expected and not stands:
-            yield f"told: {name} was told committed, and nothing stands"
-        if ABORTED in outcomes and stands:
-            yield f"told: {name} was told aborted, and stands at {scene.applied(name)}"
-        heuristic = {common_pb2.OUTCOME_MIXED, common_pb2.OUTCOME_HAZARD} & outcomes
-        if heuristic:
-            yield f"told: {name} was told {heuristic}, and nobody forced anything"
+        if name not in scene.expected:
+            continue
+        expected, found = scene.by_protocol(name)
+        if COMMITTED in outcomes and ABORTED in outcomes and scene.expected[name]:
+            yield f"{name} was told committed and aborted"
+        if COMMITTED in outcomes and expected and not found:
+            yield f"{name} was told committed, and nothing stands"
+        if ABORTED in outcomes and found:
+            yield f"{name} was told aborted, and stands at {found}"
+        if HEURISTIC & outcomes and not scene.touched(name):
+            yield f"{name} was told {HEURISTIC & outcomes}, and nobody forced anything"
 
 
+@checker("within the retention nothing expires")
+def nothing_expires(scene: Scene) -> Iterator[str]:
+    """Nobody is told EXPIRED of what is young: the log knows whatever participants have forgotten."""
+    for name, outcomes in scene.history.told.items():
+        attempt = scene.history.attempts.get(name)
+        if common_pb2.OUTCOME_EXPIRED in outcomes and not scene.forgetful and not (attempt and attempt.age):
+            yield f"{name} was told expired, and nothing is so old"
+
+
+REFUSED_AGES = ("old", "ahead")
+
+
+@checker("ages")
+def ages(scene: Scene) -> Iterator[str]:
+    """What began before the retention, or too far in the future, is never run."""
+    for name, attempt in scene.judged():
+        if attempt.age in REFUSED_AGES and (scene.applied(name) or attempt.outcome == COMMITTED):
+            yield f"{name} ran, and its first attempt was {attempt.age}"
+
+
+# ---- effects
+
+
+@checker("exactly once")
 def exactly_once(scene: Scene) -> Iterator[str]:
     """Each operation of a transaction took effect once, and each key committed at most once."""
-    for name in scene.expected:
+    by_key: dict[str, set[str]] = {}
+    for name, attempt in scene.judged():
         for participant, process in scene.participants.items():
             changes = process.bank.rows.applied.get(name, [])
-            allowed = len(scene.history.attempts[name].work.get(participant, ()))
+            allowed = len(attempt.work.get(participant, ()))
             if len(changes) > allowed:
-                yield f"exactly once: {name} changed {len(changes)} rows at {participant}, and had {allowed} operations"
-    by_key: dict[str, set[str]] = {}
-    for name, attempt in scene.history.attempts.items():
-        if attempt.key and scene.applied(name):
+                yield f"{name} changed {len(changes)} rows at {participant}, and had {allowed} operations"
+        if attempt.key and scene.by_protocol(name)[1]:
             by_key.setdefault(attempt.key, set()).add(name)
     for key, names in by_key.items():
         if len(names) > 1:
-            yield f"exactly once: the key {key} committed {sorted(names)}"
+            yield f"the key {key} committed {sorted(names)}"
 
 
+@checker("conservation")
 def conservation(scene: Scene) -> Iterator[str]:
-    """No money is made or lost."""
+    """No money is made or lost; what operators tore apart is missing by exactly what stands of it."""
     total = sum(sum(process.bank.rows.accounts.values()) for process in scene.participants.values())
-    if total != scene.money:
-        yield f"conservation: {total} in all, and there were {scene.money}"
+    torn = sum(sum(scene.applied(name).values()) for name in scene.expected if scene.forced(name))
+    if total != scene.money + torn:
+        yield f"{total} in all, and there were {scene.money}, with {torn} by operators' hands"
 
 
-def nothing_left(scene: Scene) -> Iterator[str]:
-    """AC5: once faults stop, everything is decided, and no branch or lock is left over."""
-    left = list(scene.coordinator.core._book.live.values())
-    if left:
-        yield f"AC5: the coordinator still has {[(txn.id, txn.state.name, txn.owing()) for txn in left]}"
-    for name, process in scene.participants.items():
-        if process.core.states():
-            yield f"AC5: {name} still has {process.core.states()} unfinished branches"
-        if process.bank.row_locks:
-            yield f"AC5: {name} still holds {process.bank.row_locks}"
-
-
-def everyone_answered(scene: Scene, clients: list[Any]) -> Iterator[str]:
-    """Every client was told something of every transaction, once it could be."""
-    for client in clients:
-        for attempt in [*client.pending.values(), *client.asking.values()]:
-            yield f"AC5: {client.name} was never told of {attempt.transaction_id}"
-
-
-def nothing_expires(scene: Scene) -> Iterator[str]:
-    """Within the retention nobody is told EXPIRED: the log knows whatever participants have forgotten."""
-    for name, outcomes in scene.history.told.items():
-        if common_pb2.OUTCOME_EXPIRED in outcomes and not scene.coordinator.forgetful:
-            yield f"told: {name} was told expired, and nothing is so old"
-
-
+@checker("isolation")
 def isolation(scene: Scene) -> Iterator[str]:
     """Nobody reads what is not decided."""
     for process in scene.participants.values():
         yield from process.bank.violations
 
 
-def recovery_repeats(scene: Scene) -> Iterator[str]:
-    """A log read twice comes to the same."""
-    for process in [scene.coordinator, *scene.participants.values()]:
-        _, bodies = process.disk.read()
-        once, twice = (_recovered(process, records) for records in (bodies, bodies + bodies))
-        if once != twice:
-            yield f"recovery: {process.name} comes to {once} from its log, and to {twice} from reading it twice"
-
-
-def _recovered(process: Process, records: list[bytes]) -> object:
-    core = process.make_core()
-    core.recover(records, process.world.instant())
-    if isinstance(core, CoordinatorCore):
-        book = core._book
-        return sorted((name, txn.state.name, txn.missing) for name, txn in book.live.items()), list(book.finished), list(book.keys)
-    assert isinstance(core, ParticipantCore)
-    return sorted((name, state.name) for name, state in core.states())
-
-
+@checker("protocol")
 def nobody_broke_the_protocol(scene: Scene) -> Iterator[str]:
     """No core met an event that its table does not have."""
     for process in [scene.coordinator, *scene.participants.values()]:
         for text in process.violations:
-            yield f"protocol: {process.name}: {text}"
+            yield f"{process.name}: {text}"
+
+
+# ---- epochs
+
+
+@checker("stale epochs write nothing")
+def stale_epochs(scene: Scene) -> Iterator[str]:
+    """The log's epochs only grow, and a coordinator of an old epoch decided nothing, not even in its own copy of the log."""
+    last = 0
+    for _, body in scene.coordinator.disk.durable:
+        record = record_pb2.CoordinatorRecord.FromString(body)
+        if record.HasField("epoch_started"):
+            if record.epoch_started.epoch < last:
+                yield f"epoch {record.epoch_started.epoch} was written behind epoch {last}"
+            last = record.epoch_started.epoch
+    stale = scene.coordinator.stale
+    for _, body in stale.disk.durable if stale is not None else ():
+        record = record_pb2.CoordinatorRecord.FromString(body)
+        kind = record.WhichOneof("kind") or ""
+        if kind in OUTCOMES and getattr(record, kind).transaction_id not in stale.copied:
+            yield f"a coordinator of an old epoch wrote {kind} of {getattr(record, kind).transaction_id}"
+
+
+OUTCOMES = ("decided", "ended", "key_opened", "heuristic")
+"""Records that a coordinator without participants has no reason to write."""
+
+PROMISES = (
+    agreement, never_reversed, all_voted, told_is_true, exactly_once, conservation, nothing_left, nothing_expires, isolation,
+)  # fmt: skip
+"""What both levels of the simulator are judged by."""
+
+__all__ = ["PROMISES", "Checker", "Scene", "Witness", "checker", "judge", "name_of"]

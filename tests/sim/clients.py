@@ -6,15 +6,18 @@ answered, and after a restart of the coordinator asks what became of what it had
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from coordinator.core import events as into
-from tests.sim.bank import operation
+from tests.sim.bank import arguments_of
+from tests.sim.disk import DiskFailed
 from tests.sim.network import Stream
+from tests.sim.process import Crashed
 from tests.sim.roles import CoordinatorProcess, ParticipantProcess
-from tests.sim.world import EPOCH_MS, World
+from tests.sim.world import World
 from troth.v1 import client_pb2, common_pb2
 
 Work = dict[str, list[common_pb2.Operation]]
@@ -44,6 +47,24 @@ class Attempt:
     begun: bool = False
     asks: str = ""
     """The transaction to ask about, when it is another one."""
+    random: random.Random = field(default_factory=random.Random)
+    """What its client does on the way is drawn from this."""
+    steady: bool = False
+    """Whether its client does nothing but wait: no change of mind, no haste, no cancelled call."""
+    began: float = 0.0
+    ended: float = 0.0
+    age: str = ""
+    """`old` or `ahead` when the time of its first attempt must be refused."""
+    outcome: int = 0
+    """What its client was told in the end."""
+    told_of: str = ""
+    """The transaction whose outcome that is: the holder's, when it came with a key."""
+    rounds: int = 0
+    """How often a loop of questions has begun; only the last one goes on."""
+
+    def accounts(self) -> frozenset[str]:
+        """What it may lock."""
+        return frozenset(arguments_of(op.arguments)[0] for operations in self.work.values() for op in operations)
 
 
 class History:
@@ -62,7 +83,7 @@ class History:
 
 
 class Client:
-    """One client process; it never crashes, but it loses its connection."""
+    """One client process. It loses its connection, and it may die with everything that it knew."""
 
     def __init__(
         self,
@@ -86,7 +107,8 @@ class Client:
         self._calls = 0
         self._answered: set[int] = set()
         self.on_end: dict[str, Callable[[int, common_pb2.Cause | None], None]] = {}
-        self.stopped = False
+        self.on_orphan: Callable[[Attempt], None] = lambda attempt: None
+        """Told of each attempt whose session is gone."""
 
     # ---- the connection
 
@@ -94,9 +116,9 @@ class Client:
         """Dial until the coordinator is there."""
         if self.stream is not None:
             return
-        coordinator = self.coordinator
+        coordinator = self.coordinator.answering()
         if not coordinator.alive or coordinator.paused:
-            self.world.after(self.world.random.uniform(0.01, 0.1), self.connect)
+            coordinator.when_up(self.connect)
             return
         self._connection += 1
         number = self._connection
@@ -104,9 +126,7 @@ class Client:
             self.stream, session = coordinator.connect(
                 self.session, lambda f, m: self._hear(number, f, m), lambda: self._lost(number)
             )
-        except Exception as error:
-            if type(error).__name__ not in ("Crashed", "DiskFailed"):
-                raise
+        except (Crashed, DiskFailed):
             coordinator.crash("while a client connected")
             self.world.after(0.01, self.connect)
             return
@@ -128,6 +148,19 @@ class Client:
             self.stream = None
             self.world.after(self.world.random.uniform(0.001, 0.05), self.connect)
 
+    def die(self) -> None:
+        """The process is gone, and with it whoever waited. A new one comes later."""
+        self.world.reach("client died")
+        self.pending.clear()
+        self.asking.clear()
+        self.on_end.clear()
+        self.session = ""
+        self._connection += 1
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            stream.break_()
+            self.world.after(self.world.random.uniform(0.1, 5.0), self.connect)
+
     def _send(self, event: Any) -> None:
         if self.stream is not None:
             self.stream.send(1, "event", event)
@@ -146,28 +179,31 @@ class Client:
     def _orphan(self, attempt: Attempt) -> None:
         """The session is gone, and with it every answer that it owed."""
         self.pending.pop(attempt.transaction_id, None)
-        if attempt.sent:
+        if attempt.age == "ahead":
+            self.on_end.pop(attempt.transaction_id, None)  # nobody will tell it anything until its clock is right
+        elif attempt.sent:
             self.asking[attempt.transaction_id] = attempt
+            self.on_orphan(attempt)
         else:
             self._end(attempt, ABORTED, None, told=True)
 
     # ---- doing
 
-    def start(self, work: Work, *, key: str, interactive: bool, timeout_ms: int, first_attempt_ms: int) -> Attempt | None:
-        """Begin one transaction; `None` without a connection."""
+    def start(self, attempt: Attempt) -> bool:
+        """Begin one transaction, numbering it; not without a connection."""
         if self.stream is None or not self.session:
-            return None
+            return False
         self._number += 1
-        attempt = Attempt(
-            f"{self.session}.{self._number}", self._number, work, key, interactive, first_attempt_ms, timeout_ms
-        )  # fmt: skip
+        attempt.number = self._number
+        attempt.transaction_id = f"{self.session}.{self._number}"
+        attempt.began = self.world.now
         self.pending[attempt.transaction_id] = attempt
         self.history.attempts[attempt.transaction_id] = attempt
-        if interactive:
+        if attempt.interactive:
             self._send_begin(attempt)
         else:
             self._send_run(attempt)
-        return attempt
+        return True
 
     def _send_run(self, attempt: Attempt) -> None:
         attempt.sent = True
@@ -176,18 +212,18 @@ class Client:
         )  # fmt: skip
         for name, operations in attempt.work.items():
             request.branches.add(participant=name, operations=operations)
-        if self.world.random.random() < 0.2:
+        if attempt.random.random() < 0.2:
             request.wait = common_pb2.WAIT_COMPLETE
         self._send(into.Run(self.session, request))
         self._perhaps_abort(attempt)
 
     def _perhaps_abort(self, attempt: Attempt) -> None:
         """A client that changes its mind when it is too late: whoever decided first wins."""
-        if self.world.random.random() < 0.1:
+        if not attempt.steady and attempt.random.random() < 0.1:
             self.world.reach("client abort against the commit")
             request = client_pb2.AbortRequest(number=attempt.number)
             session = self.session
-            self.world.after(self.world.random.uniform(0.0, 0.02), lambda: self._send_in(session, into.Abort(session, request)))
+            self.world.after(attempt.random.uniform(0.0, 0.02), self._send_in, session, into.Abort(session, request))
 
     def _send_in(self, session: str, event: Any) -> None:
         if session == self.session:
@@ -239,6 +275,7 @@ class Client:
         if attempt is None:
             return
         self.history.tell(answer.transaction_id, answer.outcome)
+        attempt.told_of = answer.transaction_id
         if attempt.key and answer.outcome == COMMITTED:
             self.history.keys.setdefault(attempt.key, set()).add(answer.transaction_id)
         if answer.outcome == IN_DOUBT:
@@ -257,7 +294,11 @@ class Client:
         return min([number for number in open_numbers if number not in self._answered], default=self._number + 1)
 
     def _ask(self, attempt: Attempt) -> None:
-        if attempt.transaction_id not in self.asking or self.stopped:
+        attempt.rounds += 1
+        self._ask_on(attempt, attempt.rounds)
+
+    def _ask_on(self, attempt: Attempt, rounds: int) -> None:
+        if attempt.transaction_id not in self.asking or attempt.rounds != rounds:
             return
         request = client_pb2.GetRequest(
             transaction_id=attempt.asks or attempt.transaction_id,
@@ -265,7 +306,7 @@ class Client:
             first_attempt_ms=attempt.first_attempt_ms,
         )
         self._send(into.Get((self.session, attempt.transaction_id), request))
-        self.world.after(self.world.random.uniform(0.5, 1.5), lambda: self._ask(attempt))
+        self.world.after(self.world.random.uniform(0.5, 1.5), self._ask_on, attempt, rounds)
 
     def _hear_got(self, transaction_id: str, answer: client_pb2.Answer) -> None:
         attempt = self.asking.get(transaction_id)
@@ -281,6 +322,8 @@ class Client:
         if told:
             self.history.tell(attempt.transaction_id, outcome)
         attempt.answered = True
+        attempt.ended = self.world.now
+        attempt.outcome = outcome
         self.pending.pop(attempt.transaction_id, None)
         action = self.on_end.pop(attempt.transaction_id, None)
         if action is not None:
@@ -310,17 +353,17 @@ class Client:
                 self._give_up(attempt)
 
         self._call(attempt, name, op, call_id, answer)
-        if not rest and self.world.random.random() < 0.1:
+        if not attempt.steady and not rest and attempt.random.random() < 0.1:
             # A hasty client counts the last call before its answer: Prepare meets the running operation.
             self.world.reach("Prepare against a running operation")
             done[0] = True
             attempt.acknowledged[name] = attempt.acknowledged.get(name, 0) + 1
-            self.world.after(self.world.random.uniform(0.0, 0.005), lambda: self._finish(attempt))
+            self.world.after(attempt.random.uniform(0.0, 0.005), self._finish, attempt)
             return
-        if self.world.random.random() < 0.2:
+        if attempt.random.random() < 0.2:
             self.world.reach("repeated interactive call")
-            self.world.after(self.world.random.uniform(0, 0.05), lambda: self._call(attempt, name, op, call_id, answer))
-        self.world.after(2.0, lambda: answer(False, None))
+            self.world.after(attempt.random.uniform(0, 0.05), self._call, attempt, name, op, call_id, answer)
+        self.world.after(2.0, answer, False, None)
 
     def _call(
         self, attempt: Attempt, name: str, op: common_pb2.Operation, call_id: str, answer: Callable[[bool, object], None]
@@ -328,13 +371,16 @@ class Client:
         participant = self.participants[name]
         context = (attempt.transaction_id, call_id, attempt.first_attempt_ms)
         if participant.alive:
+            ticket = object()
             delay = self.coordinator.network.delay()
-            participant.later(delay, lambda: participant.call(context, op, answer))
+            participant.later(delay, participant.call, ticket, context, op, answer)
+            if not attempt.steady and attempt.random.random() < 0.05:
+                participant.later(delay + attempt.random.uniform(0.0, 0.02), participant.cancel, ticket)
 
     def _finish(self, attempt: Attempt) -> None:
         if attempt.answered or attempt.transaction_id not in self.pending:
             return
-        if self.world.random.random() < 0.1:
+        if not attempt.steady and attempt.random.random() < 0.1:
             self._give_up(attempt)
             return
         attempt.committing = True
@@ -345,79 +391,3 @@ class Client:
             return
         attempt.aborting = True
         self._send(into.Abort(self.session, client_pb2.AbortRequest(number=attempt.number)))
-
-
-class Workload:
-    """Draws transactions: transfers, orders over several participants, reads, one-participant work, and keys that come again."""
-
-    def __init__(self, world: World, clients: list[Client], accounts: dict[str, list[str]]) -> None:
-        self.world = world
-        self.clients = clients
-        self.accounts = accounts
-        self.started = 0
-        self._keys = 0
-
-    def schedule(self, count: int, seconds: float) -> None:
-        """Spread transactions over a time."""
-        for _ in range(count):
-            self.world.after(self.world.random.uniform(0.0, seconds), self._one)
-
-    def _one(self) -> None:
-        random = self.world.random
-        kind = random.random()
-        names = sorted(self.accounts)
-        if kind < 0.45:
-            source, target = random.sample(names, 2)
-            work = self._move(source, target)
-        elif kind < 0.6:
-            work = self._order(names)
-        elif kind < 0.8:
-            work = self._alone(random.choice(names))
-        else:
-            work = {name: [operation("read", random.choice(self.accounts[name]))] for name in random.sample(names, 2)}
-        key = ""
-        if random.random() < 0.4:
-            self._keys += 1
-            key = f"k{self._keys}"
-        self._attempt(work, key, random.random() < 0.4, self.world.now, 0)
-
-    def _move(self, source: str, target: str) -> Work:
-        amount = self.world.random.randint(1, 30)
-        debit = operation("debit", self.world.random.choice(self.accounts[source]), amount)
-        return {source: [debit], target: [operation("credit", self.world.random.choice(self.accounts[target]), amount)]}
-
-    def _alone(self, name: str) -> Work:
-        one, other = self.world.random.sample(self.accounts[name], 2)
-        amount = self.world.random.randint(1, 30)
-        return {name: [operation("debit", one, amount), operation("credit", other, amount)]}
-
-    def _order(self, names: list[str]) -> Work:
-        payer, *others = self.world.random.sample(names, len(names))
-        amounts = [self.world.random.randint(1, 10) for _ in others]
-        work: Work = {payer: [operation("debit", self.world.random.choice(self.accounts[payer]), sum(amounts))]}
-        for name, amount in zip(others, amounts, strict=True):
-            work[name] = [operation("credit", self.world.random.choice(self.accounts[name]), amount)]
-        return work
-
-    def _attempt(self, work: Work, key: str, interactive: bool, began: float, retries: int) -> None:
-        client = self.world.random.choice(self.clients)
-        first_attempt_ms = EPOCH_MS + int(began * 1000)
-        timeout_ms = self.world.random.choice([50, 400, 2000])
-        attempt = client.start(work, key=key, interactive=interactive, timeout_ms=timeout_ms, first_attempt_ms=first_attempt_ms)
-        if attempt is None:
-            return
-        self.started += 1
-
-        def ended(outcome: int, cause: common_pb2.Cause | None) -> None:
-            retry = outcome == ABORTED and retries < 3
-            again = key and outcome in (COMMITTED, ABORTED) and retries < 3 and self.world.random.random() < 0.3
-            if retry or again:
-                self.world.reach("key retried after a commit" if again and outcome == COMMITTED else "retry after an abort")
-                delay = self.world.random.uniform(0.0, 0.2)
-                self.world.after(delay, lambda: self._attempt(work, key, interactive, began, retries + 1))
-
-        client.on_end[attempt.transaction_id] = ended
-        if key and not interactive and self.world.random.random() < 0.3:
-            self.world.reach("key joined while running")
-            delay = self.world.random.uniform(0.0, 0.05)
-            self.world.after(delay, lambda: self._attempt(work, key, False, began, 3))

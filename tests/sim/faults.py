@@ -1,90 +1,124 @@
-"""What goes wrong in a run: drawn from the seed, and over when the network heals."""
+"""What goes wrong in a run: drawn from the plan, and over when the network heals.
+
+A run is *calm* when nothing at all goes wrong in it: good weather, no blow, no death, clocks that agree, no operator. Only there
+can it be said what must commit, and what it must cost.
+"""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+
+from tests.sim.clients import Client
 from tests.sim.network import Network, Weather
+from tests.sim.plan import Plan
 from tests.sim.process import Process
+from tests.sim.roles import CoordinatorProcess
+from tests.sim.stale import StaleCopy
 from tests.sim.world import World
+
+BLOWS = (
+    "crash", "crash", "crash", "pause", "cut", "cut both", "sync error", "disk full", "clock", "everything", "absence", "client",
+)  # fmt: skip
 
 
 class Faults:
-    """Draws a climate for the run, and the blows within it."""
+    """Carries out a climate for the run, and the blows within it."""
 
-    def __init__(self, world: World, network: Network, processes: list[Process]) -> None:
+    def __init__(self, world: World, network: Network, processes: list[Process], clients: list[Client]) -> None:
         self.world = world
         self.network = network
         self.processes = processes
+        self.clients = clients
         self.count = 0
         self.over = False
+        for process in processes:
+            process.restart = self._restart_later
 
-    def begin(self, seconds: float) -> None:
+    def plan(self, plan: Plan, coordinator: CoordinatorProcess, seconds: float) -> None:
         """Let things go wrong for a while."""
-        random = self.world.random
-        if random.random() < 0.05:
-            return  # some runs have no faults at all: there AC4 is judged
-        if random.random() < 0.6:
+        own = plan.chance("weather", 0.6)
+        if own is not None:
             self.network.weather = Weather(
-                loss=random.choice([0.0, 0.02, 0.1]),
-                repetition=random.choice([0.0, 0.05, 0.2]),
-                mean_delay=random.choice([0.001, 0.005, 0.05]),
-                break_chance=random.choice([0.0, 0.01, 0.05]),
+                loss=own.choice([0.0, 0.02, 0.1]),
+                repetition=own.choice([0.0, 0.05, 0.2]),
+                mean_delay=own.choice([0.001, 0.005, 0.05]),
+                break_chance=own.choice([0.0, 0.01, 0.05]),
             )
         for process in self.processes:
-            if random.random() < 0.6:
-                process.crash_chance = random.choice([0.002, 0.01, 0.05])
-            process.skew_ms = random.choice([0, 0, -200, 200])
-        for _ in range(random.randint(0, 8)):
-            self.world.after(random.uniform(0.0, seconds), self._blow)
-        self.world.after(seconds, self.end)
+            own = plan.chance(f"deaths:{process.name}", 0.6)
+            if own is not None:
+                process.be_mortal(own, own.choice([0.002, 0.01, 0.05]))
+            own = plan.draw(f"skew:{process.name}")
+            if own is not None:
+                process.skew_ms = own.choice([0, 0, -200, 200])
+        for number in range(1, plan.count(0, 7) + 1):
+            own = plan.draw(f"blow{number}")
+            if own is not None:
+                self._later(own.uniform(0.0, seconds), self._blow, own)
+        own = plan.chance("stale", 0.15)
+        if own is not None:
+            StaleCopy(self.world, coordinator, own).plan(seconds)
 
-    def _blow(self) -> None:
+    def _later(self, delay: float, action: Callable[..., None], own: random.Random) -> None:
+        self.world.after(delay, action, own)
+
+    def _blow(self, own: random.Random) -> None:
         if self.over:
             return
         self.count += 1
-        random = self.world.random
-        process = random.choice(self.processes)
-        kind = random.choice(["crash", "crash", "pause", "cut", "cut both", "disk", "clock", "everything", "absence"])
+        kind = own.choice(BLOWS)
+        process = own.choice(self.processes)
         self.world.reach(f"fault {kind}")
         self.world.say("*", f"FAULT {kind} {process.name}")
-        if kind == "crash":
-            self.crash(process)
-        elif kind == "absence":
-            self.crash(process)
-            process.long_absence = True
-            process.down_until = self.world.now + random.uniform(20.0, 80.0)
-        elif kind == "everything":
-            for each in self.processes:
-                self.crash(each)
+        if kind == "client":
+            own.choice(self.clients).die()
+        elif kind in ("crash", "absence", "everything"):
+            self._kill(kind, process, own)
+        elif kind in ("sync error", "disk full"):
+            process.disk.failing = kind
+            if kind == "disk full":
+                self.world.after(own.uniform(0.1, 1.5), self._make_room, process)
         elif kind == "pause":
-            process.pause(random.choice([0.1, 1.0, 3.0]))
-        elif kind == "cut":
-            pair = random.choice([("C", process.name), (process.name, "C")])
-            self.network.cut(*pair, random.uniform(0.05, 2.0))
-        elif kind == "cut both":
-            seconds = random.uniform(0.05, 2.0)
-            self.network.cut("C", process.name, seconds)
-            self.network.cut(process.name, "C", seconds)
-        elif kind == "disk":
-            process.disk.fail_next = True
+            process.pause(own.choice([0.1, 1.0, 3.0]))
+        elif kind in ("cut", "cut both"):
+            pairs = [("C", process.name), (process.name, "C")]
+            length = own.uniform(0.05, 2.0)
+            for pair in pairs if kind == "cut both" else [own.choice(pairs)]:
+                self.network.cut(*pair, length)
         else:
-            process.skew_ms += random.choice([-3_600_000, -1000, 1000, 250_000])
+            process.skew_ms += own.choice([-3_600_000, -1000, 1000, 150_000])
 
-    def crash(self, process: Process) -> None:
-        """Kill a process; it is restarted by `watch`."""
-        process.crash("by a blow")
+    def _kill(self, kind: str, process: Process, own: random.Random) -> None:
+        if kind == "absence":
+            process.long_absence = True
+            process.down_until = self.world.now + own.uniform(20.0, 80.0)
+        for each in self.processes if kind == "everything" else [process]:
+            each.crash("by a blow")
 
-    def watch(self) -> None:
-        """Restart what is down, after a while; called again and again."""
-        for process in self.processes:
-            if not process.alive and process.down_until <= self.world.now:
-                process.start()
-                process.long_absence = False
-        self.world.after(self.world.random.uniform(0.05, 0.4), self.watch)
+    def _make_room(self, process: Process) -> None:
+        if process.disk.failing == "disk full":
+            process.disk.failing = ""
+
+    # ---- whoever died is started again
+
+    def _restart_later(self, process: Process) -> None:
+        wait = self.world.random.uniform(0.05, 0.4)
+        self.world.after(max(wait, process.down_until - self.world.now), self._restart, process, process.life)
+
+    def _restart(self, process: Process, life: int) -> None:
+        if process.alive or process.life != life:
+            return
+        if process.down_until > self.world.now:
+            self.world.after(process.down_until - self.world.now, self._restart, process, life)
+            return
+        process.start()
+        process.long_absence = False
 
     def end(self) -> None:
         """Faults stop: from here on there must be progress."""
         self.over = True
         self.network.heal()
         for process in self.processes:
-            process.crash_chance = 0.0
-            process.disk.fail_next = False
+            process.be_immortal()
+            process.disk.failing = ""

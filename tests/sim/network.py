@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tests.sim.world import World
 
@@ -31,12 +32,14 @@ class Network:
         self.weather = Weather()
         self.cuts: set[tuple[str, str]] = set()
         """Directed pairs between which nothing passes."""
-        self.streams: list[Stream] = []
+        self.streams: dict[Stream, None] = {}
+        self.handed_over: Callable[[str, str, str, Any], None] = lambda source, target, field, message: None
+        """Hears every message that a process hands to an open stream: what is said, whether it arrives or not."""
 
     def cut(self, source: str, target: str, seconds: float) -> None:
         """Let nothing pass in one direction for a while."""
         self.cuts.add((source, target))
-        self.world.after(seconds, lambda: self.cuts.discard((source, target)))
+        self.world.after(seconds, self.cuts.discard, (source, target))
 
     def heal(self) -> None:
         """Good weather from now on."""
@@ -46,6 +49,11 @@ class Network:
     def delay(self) -> float:
         """How long one message takes."""
         return self.world.random.expovariate(1 / self.weather.mean_delay)
+
+    def renew(self) -> None:
+        """Break every stream once. Messages that were lost alone count as lost with their stream: both ends meet anew."""
+        for stream in list(self.streams):
+            stream.break_()
 
 
 class End:
@@ -73,7 +81,7 @@ class Stream:
         bear more than that, a client need not."""
         self.ends = (one, other)
         self.broken = False
-        network.streams.append(self)
+        network.streams[self] = None
 
     def send(self, sender: int, field: str, message: object) -> None:
         """Send from one end (0 or 1) to the other."""
@@ -81,6 +89,7 @@ class Stream:
         source, target = self.ends[sender], self.ends[1 - sender]
         if self.broken:
             return
+        network.handed_over(source.name, target.name, field, message)
         weather = network.weather
         if weather.break_chance and world.random.random() < weather.break_chance:
             self.break_()
@@ -90,18 +99,20 @@ class Stream:
             self.break_()
             return
         sure = self.reliable or field in HANDSHAKE
-        if not sure and world.random.random() < weather.loss:
+        if weather.loss and not sure and world.random.random() < weather.loss:
             world.reach("message lost")
             return
-        repeats = not sure and world.random.random() < weather.repetition
-        copies = 2 if repeats else 1
-        for _ in range(copies):
-            # Later than everything sent before it on this stream; a broken stream's messages still arrive.
-            at = max(target.last_arrival, world.now + network.delay())
-            target.last_arrival = at + 1e-9
-            world.after(at - world.now, lambda: self._deliver(target, field, message))
-        if copies == 2:
+        self._carry(target, field, message)
+        if weather.repetition and not sure and world.random.random() < weather.repetition:
             world.reach("message repeated")
+            self._carry(target, field, message)
+
+    def _carry(self, target: End, field: str, message: object) -> None:
+        """Later than everything sent before it on this stream; a broken stream's messages still arrive."""
+        world = self.network.world
+        at = max(target.last_arrival, world.now + self.network.delay())
+        target.last_arrival = at + 1e-9
+        world.after(at - world.now, self._deliver, target, field, message)
 
     def _deliver(self, target: End, field: str, message: object) -> None:
         """Hand a message over. What was in flight when the stream broke may take long: the peer has a newer stream by then. What
@@ -112,7 +123,7 @@ class Stream:
         if target.late_until > world.now:
             world.reach("message of an earlier stream")
             target.late_until += 1e-9
-            world.after(target.late_until - world.now, lambda: target.receive(field, message))
+            world.after(target.late_until - world.now, target.receive, field, message)
         else:
             target.receive(field, message)
 
@@ -121,8 +132,7 @@ class Stream:
         if self.broken:
             return
         self.broken = True
-        if self in self.network.streams:
-            self.network.streams.remove(self)
+        self.network.streams.pop(self, None)
         self.network.world.reach("stream broken")
         for end in self.ends:
             slow = self.network.world.random.random() < 0.1

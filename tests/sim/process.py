@@ -6,17 +6,21 @@ actions: it is begun (the batch is fixed), and some time later it is durable; th
 
 from __future__ import annotations
 
+import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.sim.disk import Disk, DiskFailed
+from tests.sim.disk import Disk, DiskFailed, Locked
 from tests.sim.world import World
 from troth.errors import ProtocolError
 from troth.log.cleaner import Cleaner
 from troth.ready import Append, Core, Effect, Event
 
 LINGER_SECONDS = 0.02
+SLACK_RECORDS = 2
+"""Of the cleaner: a simulated log is cleaned all the time."""
+NEVER = -1
 
 
 class Crashed(Exception):
@@ -33,14 +37,22 @@ class Process:
         self.life = 0
         self.alive = False
         self.paused = False
+        self.serving = False
+        """Whether this life has recovered."""
         self.skew_ms = 0
-        self.crash_chance = 0.0
         self.core: Core
         self.violations: list[str] = []
         self.crashes = 0
         self.down_until = 0.0
         self.long_absence = False
+        self.restart: Callable[[Process], None] = lambda process: None
+        """Told of each death: whoever looks after the process starts it again."""
+        self._dice: random.Random | None = None
+        self._crash_chance = 0.0
+        self._points_left = NEVER
+        self._crashed_in_recovery = 0
         self._held: deque[Callable[[], None]] = deque()
+        self._waiting: list[Callable[[], None]] = []
 
     # ---- to be given
 
@@ -61,25 +73,39 @@ class Process:
     # ---- life
 
     def start(self) -> None:
-        """Begin a life from what the disk holds."""
+        """Begin a life from what the disk holds, unless another process has it."""
         assert not self.alive
+        try:
+            self.disk.lock(self)
+        except Locked:
+            self.world.reach("second process found the log locked")
+            return
         self.life += 1
         self.alive = True
+        self.serving = False
         self._inbox: deque[Event] = deque()
         self._queued: deque[Append] = deque()
         self._writing = False
         self._linger_armed = False
         self._wake_at: float | None = None
         self._held.clear()
+        torn = self.disk.torn
         seqs, bodies = self.disk.read()
+        if self.disk.torn > torn:
+            self.world.reach("torn last write")
         self.core = self.make_core()
-        self._cleaner = Cleaner(self.core, slack_records=2)
-        self._guarded(lambda: self._recover(seqs, bodies))
+        self._cleaner = Cleaner(self.core, slack_records=SLACK_RECORDS)
+        self._roll(in_recovery=True)
+        self._guarded(self._recover, (seqs, bodies))
+        if self.alive:
+            self._tell_waiting()
 
     def _recover(self, seqs: list[int], bodies: list[bytes]) -> None:
+        self.maybe_crash("in recovery")
         owners = self.core.recover(bodies, self.world.instant(self.skew_ms))
         self._cleaner.recovered(seqs, owners)
         self.recovered()
+        self.maybe_crash("in recovery")
         self._turn()
 
     def crash(self, why: str) -> None:
@@ -90,68 +116,105 @@ class Process:
         self.alive = False
         self.paused = False
         self.crashes += 1
+        self._crashed_in_recovery = 0 if self.serving else self._crashed_in_recovery + 1
+        if self._crashed_in_recovery:
+            self.world.reach("crash in recovery")
+        if self._crashed_in_recovery > 1:
+            self.world.reach("crashed twice in recovery")
         self.disk.crash(self.world.random)
         self.died()
+        self.restart(self)
 
     def pause(self, seconds: float) -> None:
         """Stop for a while (SIGSTOP); what arrives waits."""
         if not self.alive or self.paused:
             return
         self.paused = True
-        life = self.life
-        self.world.after(seconds, lambda: self._resume(life))
+        self.world.after(seconds, self._resume, self.life)
 
     def _resume(self, life: int) -> None:
         if self.life == life and self.paused:
             self.paused = False
             while self._held and self.alive and not self.paused:
                 self._held.popleft()()
+            self._tell_waiting()
 
-    def later(self, delay: float, action: Callable[[], None]) -> None:
+    def when_up(self, action: Callable[[], None]) -> None:
+        """Do something soon after this process is up, and answers, again."""
+        self._waiting.append(action)
+
+    def _tell_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for action in waiting:
+            self.world.after(self.world.random.uniform(0.001, 0.1), action)
+
+    def later(self, delay: float, action: Callable[..., None], *arguments: Any) -> None:
         """Let this life do something later, unless it has ended by then."""
-        life = self.life
-        self.world.after(delay, lambda: self._in_life(life, action))
+        self.world.after(delay, self._in_life, self.life, action, arguments)
 
-    def _in_life(self, life: int, action: Callable[[], None]) -> None:
+    def _in_life(self, life: int, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         if not self.alive or self.life != life:
             return
         if self.paused:
-            self._held.append(lambda: self._in_life(life, action))
+            self._held.append(lambda: self._in_life(life, action, arguments))
         else:
-            self._guarded(action)
+            self._guarded(action, arguments)
 
-    def _guarded(self, action: Callable[[], None]) -> None:
+    def _guarded(self, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         try:
-            action()
+            action(*arguments)
         except Crashed as crash:
             self.crash(str(crash))
-        except DiskFailed:
-            self.world.reach("disk failed")
-            self.crash("the disk failed")
+        except DiskFailed as failure:
+            self.world.reach(str(failure))
+            self.crash(f"the disk failed: {failure}")
+
+    # ---- points at which the process may die
+
+    def be_mortal(self, dice: random.Random, chance: float) -> None:
+        """Let each life end at a point that the dice say; `chance` is that of one point."""
+        self._dice, self._crash_chance = dice, chance
+        self._roll()
+
+    def be_immortal(self) -> None:
+        """Faults are over."""
+        self._dice, self._points_left = None, NEVER
+
+    def _roll(self, *, in_recovery: bool = False) -> None:
+        if self._dice is None:
+            self._points_left = NEVER
+        elif in_recovery and self._dice.random() < 0.15:
+            self._points_left = self._dice.randint(1, 4)
+        else:
+            self._points_left = 1 + int(self._dice.expovariate(self._crash_chance))
 
     def maybe_crash(self, where: str) -> None:
         """A point at which the process may die."""
-        if self.crash_chance and self.world.random.random() < self.crash_chance:
+        self._points_left -= 1
+        if self._points_left == 0:
             self.world.reach(f"crash {where}")
             raise Crashed(where)
 
     # ---- the engine's turn
 
-    def submit(self, *events: Event) -> None:
-        """Events arrive; the turn is taken at once, because other arrivals have actions of their own."""
-        self._inbox.extend(events)
+    def submit(self, event: Event) -> None:
+        """An event arrives; the turn is taken at once, because other arrivals have actions of their own."""
+        self._inbox.append(event)
         self._turn()
 
     def _turn(self) -> None:
+        core, inbox = self.core, self._inbox
         now = self.world.instant(self.skew_ms)
-        while self._inbox:
-            self._step(self._inbox.popleft(), now)
-        deadline = self.core.deadline()
+        while inbox:
+            self._step(inbox.popleft(), now)
+        deadline = core.deadline()
         if deadline is not None and deadline <= now.monotonic:
-            self.core.tick(now)
-        ready = self.core.take_ready()
-        self._queued.extend(ready.appends)
-        self._start_write()
+            core.tick(now)
+        ready = core.take_ready()
+        if ready.appends:
+            self._queued.extend(ready.appends)
+        if self._queued:
+            self._start_write()
         for effect in ready.effects:
             self.maybe_crash("between effects")
             self.perform(effect)
@@ -170,19 +233,21 @@ class Process:
         deadline = self.core.deadline()
         if deadline is not None and (self._wake_at is None or deadline < self._wake_at or self._wake_at <= self.world.now):
             self._wake_at = deadline
-            self.later(max(0.0, deadline - self.world.now) + 1e-6, self._woken)
+            self.later(max(0.0, deadline - self.world.now) + 1e-6, self._woken, deadline)
 
-    def _woken(self) -> None:
-        self._wake_at = None
-        self._turn()
+    def _woken(self, deadline: float) -> None:
+        if self._wake_at == deadline:  # otherwise an earlier one has been armed since, and takes care of what follows
+            self._wake_at = None
+            self._turn()
 
     def _start_write(self) -> None:
-        if self._writing or not self._queued:
+        if self._writing:
             return
-        urgent = any(append.force or append.apply is not None for append in self._queued)
-        if urgent:
-            self._begin_write()
-        elif not self._linger_armed:
+        for append in self._queued:
+            if append.force or append.apply is not None:
+                self._begin_write()
+                return
+        if not self._linger_armed:
             self._linger_armed = True
             self.later(LINGER_SECONDS, self._lingered)
 
@@ -197,8 +262,7 @@ class Process:
         batch = list(self._queued)
         self._queued.clear()
         self._writing = True
-        delay = self.world.random.expovariate(1 / 0.002)
-        self.later(delay, lambda: self._finish_write(copies, batch, drop_below))
+        self.later(self.world.random.expovariate(1 / 0.002), self._finish_write, copies, batch, drop_below)
 
     def _finish_write(self, copies: list[Append], batch: list[Append], drop_below: int) -> None:
         whole = copies + batch
@@ -207,8 +271,12 @@ class Process:
         self._cleaner.written(len(copies), whole, seqs)
         self.maybe_crash("after sync")
         self._writing = False
+        self._release(whole, seqs, events)
+        self._turn()
+
+    def _release(self, batch: Sequence[Append], seqs: Sequence[int], events: Sequence[Event | None]) -> None:
         first: list[Event] = []
-        for append, seq, event in zip(whole, seqs, events, strict=True):
+        for append, seq, event in zip(batch, seqs, events, strict=True):
             if event is not None:
                 first.append(event)
             if seq == 0 and append.record is not None:
@@ -219,4 +287,8 @@ class Process:
                 self.maybe_crash("between released effects")
                 self.perform(effect)
         self._inbox.extendleft(reversed(first))
-        self._turn()
+
+    @property
+    def log_records(self) -> int:
+        """How many records the log holds, as the cleaner counts them."""
+        return len(self._cleaner)

@@ -7,6 +7,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from troth.ready import Instant
 
@@ -27,17 +28,21 @@ class World:
         """Races and faults that the run came to, by name."""
         self.trace: list[str] = []
         self._tracing = tracing
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
 
     def instant(self, skew_ms: int = 0) -> Instant:
         """Both clocks, as a process with this skew reads them."""
         return Instant(self.now, EPOCH_MS + int(self.now * 1000) + skew_ms)
 
-    def after(self, delay: float, action: Callable[[], None]) -> None:
+    def after(self, delay: float, action: Callable[..., None], *arguments: Any) -> None:
         """Let something happen later."""
-        self._sequence += 1
-        heapq.heappush(self._queue, (self.now + delay, self._sequence, action))
+        self._sequence = sequence = self._sequence + 1
+        heapq.heappush(self._queue, (self.now + delay, sequence, action, arguments))
+
+    def leap(self, seconds: float) -> None:
+        """Let a long time pass at once, as for a machine that slept: what was due meanwhile happens late."""
+        self.now += seconds
 
     def say(self, who: str, what: object) -> None:
         """Add a line to the trace."""
@@ -56,11 +61,13 @@ class World:
 
     def run_until(self, end: float, *, steps_max: int = 400_000) -> None:
         """Let time pass."""
-        while self._queue and self._queue[0][0] <= end:
-            at, _, action = heapq.heappop(self._queue)
-            self.now = max(self.now, at)
+        queue, pop = self._queue, heapq.heappop
+        while queue and queue[0][0] <= end:
+            at, _, action, arguments = pop(queue)
+            if at > self.now:
+                self.now = at
             self.steps += 1
             if self.steps > steps_max:
                 raise AssertionError("livelock: the run does not come to rest")
-            action()
+            action(*arguments)
         self.now = max(self.now, end)

@@ -21,7 +21,8 @@ from participant_sdk.client import (
 )
 from participant_sdk.client.session import Exchange, Session
 from participant_sdk.client.transaction import Transaction
-from tests.sim.clients import ABORTED, COMMITTED, Attempt, History, Work, Workload
+from tests.sim.clients import ABORTED, COMMITTED, Attempt, History, Work
+from tests.sim.workload import draw_work
 from tests.sim_engine.loop import EPOCH_MS, OUTSIDE, EngineWorld
 from tests.sim_engine.network import Network
 from tests.sim_engine.process import Process
@@ -315,11 +316,29 @@ def _arguments(op: common_pb2.Operation) -> dict[str, Any]:
     return {"account": account} if op.name == "read" else {"account": account, "amount": amount}
 
 
-class EngineWorkload(Workload):
+class EngineWorkload:
     """Draws transactions as the other level does, and gives them to callers."""
 
-    world: EngineWorld
-    clients: list[ClientProcess]  # type: ignore[assignment]  # other clients
+    def __init__(self, world: EngineWorld, clients: list[ClientProcess], accounts: dict[str, list[str]]) -> None:
+        self.world = world
+        self.clients = clients
+        self.accounts = accounts
+        self.started = 0
+        self._keys = 0
+
+    def schedule(self, count: int, seconds: float) -> None:
+        """Spread transactions over a time."""
+        for _ in range(count):
+            self.world.after(self.world.random.uniform(0.0, seconds), self._one)
+
+    def _one(self) -> None:
+        random = self.world.random
+        work = draw_work(random, self.accounts)
+        key = ""
+        if random.random() < 0.4:
+            self._keys += 1
+            key = f"k{self._keys}"
+        self._attempt(work, key, random.random() < 0.4, self.world.now, 0)
 
     def _attempt(self, work: Work, key: str, interactive: bool, began: float, retries: int) -> None:
         random = self.world.random

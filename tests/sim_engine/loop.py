@@ -72,9 +72,9 @@ class EngineWorld(World):
         self.unexpected: list[str] = []
         """What nobody should have raised or logged."""
 
-    def after(self, delay: float, action: Callable[[], None]) -> None:
+    def after(self, delay: float, action: Callable[..., None], *arguments: Any) -> None:
         """Let something happen later, outside of all processes."""
-        self.loop.call_later(delay, action, context=OUTSIDE)
+        self.loop.call_later(delay, action, *arguments, context=OUTSIDE)
 
     def run_until(self, end: float, *, steps_max: int = ROUNDS_MAX) -> None:
         """Let time pass."""

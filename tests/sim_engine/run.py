@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from collections.abc import Iterator
@@ -15,8 +14,9 @@ import structlog
 
 from participant_sdk.client import session as client_session
 from tests.sim import checkers
-from tests.sim.clients import History, Work
-from tests.sim.run import ACCOUNTS, BALANCE, Result
+from tests.sim.clients import History
+from tests.sim.replay import recovery_repeats
+from tests.sim.run import ACCOUNTS, BALANCE, Result, changes_owed
 from tests.sim_engine.client import ClientProcess, EngineWorkload, WatchedSession
 from tests.sim_engine.faults import Faults
 from tests.sim_engine.loop import LIFE, EngineWorld, VirtualTime
@@ -70,7 +70,7 @@ class Run:
         self.network = network = Network(world)
         self.history, self.witness = History(), checkers.Witness()
         self.coordinator = CoordinatorProcess(world, network)
-        self.coordinator.on_answer = lambda answer: self.witness.told(answer.transaction_id, answer.outcome)
+        self.coordinator.on_answer = lambda answer: self.witness.told_client(answer.transaction_id, answer.outcome)
         names = ["p1", "p2", "p3"]
         self.accounts = {name: [f"{name}/{i}" for i in range(ACCOUNTS)] for name in names}
         ledger = world.random.choice(["", "", "p3", "p2"])
@@ -78,7 +78,7 @@ class Run:
         self.clients = [ClientProcess(world, network, f"k{i}", self.participants, self.history) for i in range(2)]
         self.processes: list[Process] = [self.coordinator, *self.participants.values(), *self.clients]
         self.faults = Faults(world, network, self.processes)
-        self.workload = EngineWorkload(world, self.clients, self.accounts)  # type: ignore[arg-type]  # other clients
+        self.workload = EngineWorkload(world, self.clients, self.accounts)
         self.probe = Probe(self.coordinator, self.participants, self.clients[0])
 
     def _participant(self, name: str, *, ledger: bool) -> ParticipantProcess:
@@ -145,15 +145,10 @@ class Run:
         expected = {name: changes_owed(attempt.work) for name, attempt in self.history.attempts.items()}
         money = len(self.participants) * ACCOUNTS * BALANCE
         scene = checkers.Scene(coordinator, participants, self.history, money, expected)
-        witness = self.witness
-        checks = [
-            self.world.unexpected, witness.violations, checkers.agreement(scene), checkers.never_reversed(scene, witness),
-            checkers.all_voted(scene, witness), checkers.told_is_true(scene), checkers.exactly_once(scene),
-            checkers.conservation(scene), checkers.nothing_left(scene), checkers.nothing_expires(scene), checkers.isolation(scene),
-            self._callers(), self._once(scene), self.probe.violations,
-        ]  # fmt: skip
-        found = [text for check in checks for text in check]
-        return found or list(checkers.recovery_repeats(scene))
+        scene.witness, scene.forgetful = self.witness, coordinator.forgetful
+        found = [*self.world.unexpected, *checkers.judge(scene, checkers.PROMISES)]
+        found += [*self._callers(), *self._once(scene), *self.probe.violations]
+        return found or list(recovery_repeats(scene))
 
     def _callers(self) -> Iterator[str]:
         """Every caller was told something, or its process died."""
@@ -169,18 +164,6 @@ class Run:
                 stands = [name for name in action.ids if scene.applied(name)]
                 if len(stands) > 1:
                     yield f"exactly once: one call committed {stands}"
-
-
-def changes_owed(work: Work) -> dict[str, int]:
-    """What a transaction changes at each participant, where it changes anything."""
-    changes: dict[str, int] = {}
-    for participant, operations in work.items():
-        for op in operations:
-            _, amount = json.loads(op.arguments)
-            sign = {"credit": 1, "debit": -1, "read": 0}[op.name]
-            if sign:
-                changes[participant] = changes.get(participant, 0) + sign * amount
-    return changes
 
 
 def run(seed: int, *, tracing: bool = False, transactions: int | None = None) -> Result:

@@ -1,0 +1,90 @@
+"""Memory and log are bounded: by the limits while the run goes on, and by next to nothing when the retention has passed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from participant_sdk.core.branches import UNPREPARED, State
+from tests.sim.checkers import checker
+from tests.sim.process import SLACK_RECORDS
+from tests.sim.roles import CoordinatorProcess, ParticipantProcess
+from tests.sim.scene import Scene
+
+RECORDS_MAX = 24
+"""Records of a log beyond twice what is live, when all is over: what the last batches wrote before the cleaner came to it."""
+
+
+class Limits:
+    """Looks at the cores of a run now and then; `violations` is what it found."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self.violations: set[str] = set()
+
+    def look(self) -> None:
+        """Compare what the cores hold with their limits."""
+        if self._scene.coordinator.alive:
+            self.violations.update(f"bounded: {text}" for text in _coordinator(self._scene.coordinator))
+        for participant in self._scene.participants.values():
+            if participant.alive:
+                self.violations.update(f"bounded: {text}" for text in _participant(participant))
+
+
+def _coordinator(process: CoordinatorProcess) -> Iterator[str]:
+    book, settings = process.core._book, process.settings
+    if len(book.live) - book.late_heuristics > settings.open_transactions_max:
+        yield f"{len(book.live)} transactions are open, and {settings.open_transactions_max} are allowed"
+    if len(book.keys) > settings.keys_max:
+        yield f"{len(book.keys)} keys are kept, and {settings.keys_max} are allowed"
+    for session in book.sessions.values():
+        if session.keeps_answers and len(session.answers) > settings.unseen_answers_max:
+            yield f"{len(session.answers)} answers are kept for {session.name}, and {settings.unseen_answers_max} are allowed"
+
+
+def _participant(process: ParticipantProcess) -> Iterator[str]:
+    machine = process.core._m
+    open_branches = sum(branch.state in UNPREPARED or branch.state is State.PREPARED for branch in machine.branches.values())
+    if open_branches > process.config.open_branches_max:
+        yield f"{open_branches} branches are open at {process.name}, and {process.config.open_branches_max} are allowed"
+    waiting = len({id(entry) for _, entry in machine.call_tickets.values()})  # a repeated call joins the one that waits
+    if waiting > process.config.calls_waiting_max:
+        yield f"{waiting} calls wait at {process.name}, and {process.config.calls_waiting_max} are allowed"
+
+
+@checker("bounded")
+def nothing_grows(scene: Scene) -> Iterator[str]:
+    """When all is over and the retention has passed, the tables are empty and the logs are short."""
+    if not scene.aged:
+        return
+    book = scene.coordinator.core._book
+    sizes = {
+        "transactions": (len(book.live), 0),
+        "finished transactions": (len(book.finished), scene.young),
+        "keys": (len(book.keys), scene.young),
+        "sessions": (len(book.sessions), len(scene.clients) + 1),
+        "answers": (sum(len(session.answers) for session in book.sessions.values()), 0),
+        "timers": (len(book.timers), 1),
+        "unfinished branches": (sum(len(one.unended) + len(one.recovered) for one in book.participants.values()), 0),
+        "questions": (sum(len(one.questions) + len(one.reports) for one in book.participants.values()), 0),
+        "bytes of results": (book.unseen_bytes, 0),
+    }
+    for what, (there, allowed) in sizes.items():
+        if there > allowed:
+            yield f"the coordinator holds {there} {what}, and {allowed} are enough"
+    for process in [scene.coordinator, *scene.participants.values()]:
+        allowed = 2 * process.core.live_owners() + SLACK_RECORDS + RECORDS_MAX
+        if len(process.disk.durable) > allowed:
+            yield f"the log of {process.name} has {len(process.disk.durable)} records, and {allowed} are enough"
+    for participant in scene.participants.values():
+        yield from _forgotten(participant)
+
+
+def _forgotten(participant: ParticipantProcess) -> Iterator[str]:
+    machine = participant.core._m
+    held = {
+        "branches": len(machine.branches), "timers": len(machine.timers), "callers": len(machine.call_tickets),
+        "indexed branches": len(machine.finished),
+    }  # fmt: skip
+    for what, there in held.items():
+        if there:
+            yield f"{participant.name} still holds {there} {what}"

@@ -1,0 +1,42 @@
+"""The exact price of a transaction, counted at the network and at the disks and not by the product's own counters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.sim.checkers import checker, undisturbed
+from tests.sim.clients import ABORTED, COMMITTED, Attempt
+from tests.sim.scene import Scene
+
+
+@checker("messages and forced records")
+def costs(scene: Scene) -> Iterator[str]:
+    """In a calm run a committed transaction of n participants, r of which only read, costs 4n-2r messages and 1+2(n-r) forced
+    records; of all-read 2n and 0; of one participant 2 and 1, with a key 2 and 2. An abort forces nothing at the coordinator."""
+    if not scene.calm:
+        return
+    for attempt in undisturbed(scene):
+        if attempt.outcome == COMMITTED and attempt.told_of == attempt.transaction_id:
+            yield from _committed(scene, attempt)
+    for name, attempt in scene.judged():
+        allowed = 1 if attempt.key and len(attempt.work) == 1 else 0
+        at_coordinator = scene.witness.forced[scene.coordinator.name, name]
+        if attempt.outcome == ABORTED and at_coordinator > allowed:
+            yield f"{name} was aborted with {at_coordinator} forced records at the coordinator"
+
+
+def _committed(scene: Scene, attempt: Attempt) -> Iterator[str]:
+    name, n = attempt.transaction_id, len(attempt.work)
+    writers = [one for one in attempt.work if scene.expected[name].get(one) is not None]
+    r = n - len(writers)
+    messages = 2 * n if n == 1 or r == n else 4 * n - 2 * r
+    if n == 1:
+        at_coordinator, at_each = int(bool(attempt.key)), 1
+    else:
+        at_coordinator, at_each = int(bool(writers)), 2
+    if scene.witness.messages[name] != messages:
+        yield f"{name}, n={n} r={r}, took {scene.witness.messages[name]} messages, and {messages} are enough"
+    forced = {one: scene.witness.forced[one, name] for one in [scene.coordinator.name, *attempt.work]}
+    due = {scene.coordinator.name: at_coordinator, **{one: at_each if one in writers else 0 for one in attempt.work}}
+    if forced != due:
+        yield f"{name}, n={n} r={r} key={attempt.key!r}, forced {forced}, and {due} are due"
