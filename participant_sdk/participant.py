@@ -172,7 +172,7 @@ class Participant:
             raise error
 
     async def wait_connected(self) -> None:
-        """Return when there is a session with the coordinator. Raises what `serve` raises."""
+        """Return when there is a session, and the coordinator gives work to it from now on. Raises what `serve` raises."""
         runtime = self._running()
         waiting = asyncio.ensure_future(runtime.connected.wait())
         try:

@@ -132,7 +132,7 @@ class Runtime:
         self._started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._supervisor: asyncio.Task[None] | None = None
         self.connected = asyncio.Event()
-        """Set while there is a session."""
+        """Set while there is a session whose Hello the coordinator has heard to its end."""
         self.ended: asyncio.Future[TrothError | None] = asyncio.get_running_loop().create_future()
         """Why the participant does not serve any more; `None` when it was stopped."""
 
@@ -310,7 +310,6 @@ class Runtime:
     def opened(self, stream: int, welcome: participant_pb2.Welcome) -> None:
         """See `Owner`."""
         self._engine.submit(Connected(stream, welcome.coordinator, welcome.epoch))
-        self.connected.set()
         _log.info("connected", participant=self._setup.name, coordinator=welcome.coordinator, epoch=welcome.epoch)
 
     def closed(self, stream: int) -> None:
@@ -330,6 +329,7 @@ class Runtime:
         events += [FromCoordinator(stream, message) for message in frame.settles]
         if frame.HasField("watermark"):
             events.append(FromCoordinator(stream, frame.watermark))
+            self.connected.set()
         events += [FromCoordinator(stream, message) for message in frame.forces]
         self._engine.submit_all(events)
 

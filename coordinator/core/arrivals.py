@@ -120,6 +120,7 @@ def reports(book: Book, event: events.ReportsReceived) -> None:
         participant.reports[report.transaction_id] = report
     if event.complete:
         participant.ready = True
+        _say_heard(book, participant)
         listed, participant.reports = participant.reports, {}
         for report in listed.values():
             _take_report(book, participant, report)
@@ -127,6 +128,13 @@ def reports(book: Book, event: events.ReportsReceived) -> None:
         for txn in [*participant.recovered.values(), *participant.unended.values()]:
             if txn.state is not State.ABORTED and txn.state is not State.COMMITTED:
                 apply(book, txn, Input.RETURNED, (participant, listed.get(txn.id)))
+
+
+def _say_heard(book: Book, participant: Participant) -> None:
+    """Say the last watermark once more, or that nothing may be forgotten: so the participant learns that its Hello was heard."""
+    sent = participant.watermark_sent
+    watermark = participant_pb2.Watermark(epoch=book.epoch if sent else 0, below=sent)
+    book.ready.effects.append(effects.SendWatermark(participant.name, participant.stream, watermark))
 
 
 def _send_away(book: Book, participant: Participant) -> None:

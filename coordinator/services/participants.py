@@ -37,6 +37,7 @@ class ParticipantStream:
         self.version = version
         self.welcomed = False
         self._held: list[tuple[str, Message]] = []
+        self._held_watermark: participant_pb2.Watermark | None = None
         self.stream: Stream[participant_pb2.SessionResponse] = Stream(
             context, participant_pb2.SessionResponse, participant_pb2.Goodbye, call.write, incoming, self.receive
         )
@@ -64,6 +65,13 @@ class ParticipantStream:
         elif not self.stream.ending:
             self._held.append((field, message))
 
+    def put_watermark(self, watermark: participant_pb2.Watermark) -> None:
+        """Have the next frame carry the watermark, but none before Welcome."""
+        if self.welcomed and not self.stream.ending:
+            self.stream.outbox.set("watermark", watermark)
+        else:
+            self._held_watermark = watermark
+
     def welcome(self) -> None:
         """Answer Hello, and let go what was held back."""
         context = self._context
@@ -78,6 +86,8 @@ class ParticipantStream:
             return
         self.welcomed = True
         self.stream.outbox.set("welcome", answer)
+        if self._held_watermark is not None:
+            self.stream.outbox.set("watermark", self._held_watermark)
         held, self._held = self._held, []
         for field, message in held:
             self.stream.put(field, message)
@@ -131,8 +141,8 @@ class ParticipantService(participant_pb2_grpc.ParticipantServiceServicer):
     def send_watermark(self, effect: effects.SendWatermark) -> None:
         """Put the watermark into the next frame."""
         one = self._streams.get(effect.stream)
-        if one is not None and one.welcomed and not one.stream.ending:
-            one.stream.outbox.set("watermark", effect.watermark)
+        if one is not None:
+            one.put_watermark(effect.watermark)
 
     def welcomed(self, effect: effects.Welcomed) -> None:
         """Answer Hello."""

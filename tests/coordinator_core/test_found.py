@@ -81,6 +81,7 @@ def test_a_one_phase_commit_that_still_runs_pins_the_watermark_of_the_next_life(
     running = participant_pb2.BranchReport(transaction_id=first.id(1), order=1, state=participant_pb2.BRANCH_STATE_ACTIVE)
     driver.connect("a", 1, reports=[running])
     assert driver.sent() == ["a.settles"]
+    assert [effect.watermark for effect in driver.take(effects.SendWatermark)] == [participant_pb2.Watermark()]
     driver.wait(3.0)
     assert driver.take(effects.SendWatermark) == [] and set(driver.sent()) == {"a.settles"}
     driver.settle("a", first.id(1), "COMMITTED")

@@ -45,6 +45,20 @@ def test_the_watermark_waits_for_ended() -> None:
     assert told == {"a": 2, "b": 2}
 
 
+def test_a_hello_that_is_complete_is_answered_with_the_last_watermark() -> None:
+    driver = Driver(connect=False)
+    driver.connect("a", 1, complete=False)
+    assert driver.take(effects.SendWatermark) == []
+    driver.step(events.ReportsReceived("a", 1, [], True))
+    assert [effect.watermark for effect in driver.take(effects.SendWatermark)] == [participant_pb2.Watermark()]
+    driver.wait(1.5)
+    sent = [effect.watermark for effect in driver.take(effects.SendWatermark)]
+    assert sent == [participant_pb2.Watermark(epoch=1, below=1)]
+    driver.lose("a")
+    driver.connect("a", 2)
+    assert [(effect.stream, effect.watermark) for effect in driver.take(effects.SendWatermark)] == [(2, sent[0])]
+
+
 def test_a_dead_participant_pins_only_its_own_watermark() -> None:
     driver = Driver()
     driver.run(1, "ab")

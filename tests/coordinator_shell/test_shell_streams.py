@@ -142,19 +142,24 @@ async def test_a_frame_reaches_the_core_field_by_field(scripted: Any) -> None:
 
 
 async def test_nothing_is_said_before_welcome(scripted: Any) -> None:
-    """A send that the core wants before the binding is durable waits for the Welcome."""
+    """What the core wants to say before the binding is durable waits for the Welcome."""
 
     def react(event: Any) -> list[Any]:
         if not isinstance(event, events.HelloReceived):
             return []
-        prepare = participant_pb2.Prepare(transaction_id="t1")
-        return [effects.Send("payments", event.stream, "prepares", prepare), effects.Welcomed("payments", event.stream)]
+        prepare, heard = participant_pb2.Prepare(transaction_id="t1"), participant_pb2.Watermark(epoch=1, below=3)
+        return [
+            effects.Send("payments", event.stream, "prepares", prepare),
+            effects.SendWatermark("payments", event.stream, heard),
+            effects.Welcomed("payments", event.stream),
+        ]
 
     person = FakeParticipant(await scripted(ScriptedCore(react)))
     person.send(hello=hello())
     first = await person.read()
     assert first.HasField("welcome")
     assert [prepare.transaction_id for prepare in first.prepares] == ["t1"]
+    assert first.watermark.below == 3
 
 
 async def test_a_peer_that_does_not_read_is_sent_away_and_reading_goes_on(scripted: Any) -> None:

@@ -18,6 +18,8 @@ from troth.v1 import client_pb2, common_pb2, participant_pb2
 PATIENCE_SECONDS = 20.0
 GARBAGE = (b"\xff" * 40, b"\x0a\xff\xff\xff\xff\x0f", b"\x12\x03\x0a\x01\xff", b"", b"HTTP/1.1 400 Bad Request\r\n\r\n")
 LIMITS = common_pb2.Limits(frame_bytes_max=1, timeout_ms_max=60_000)
+HEARD = participant_pb2.SessionResponse(watermark=participant_pb2.Watermark()).SerializeToString()
+"""The answer to a Hello that is complete."""
 
 
 def welcome(coordinator: str = "c1", epoch: int = 1, version: int = 1) -> bytes:
@@ -48,7 +50,7 @@ def participant_of(server: RawServer, directory: Path) -> Participant:
 @pytest.mark.parametrize("bad", GARBAGE, ids=range(5))
 async def test_a_participant_survives_garbage(tmp_path: Path, bad: bytes) -> None:
     """As the first frame, and after Welcome."""
-    async with RawServer([[bad], [welcome(), bad], [welcome()]]) as server, participant_of(server, tmp_path) as bank:
+    async with RawServer([[bad], [welcome(), bad], [welcome(), HEARD]]) as server, participant_of(server, tmp_path) as bank:
         await until_streams(server, 3)
         async with asyncio.timeout(PATIENCE_SECONDS):
             await bank.wait_connected()
@@ -56,7 +58,7 @@ async def test_a_participant_survives_garbage(tmp_path: Path, bad: bytes) -> Non
 
 @pytest.mark.parametrize("name", ["", "c1\x00", "C1", "x" * 1000])
 async def test_a_participant_takes_no_coordinator_without_a_name(tmp_path: Path, name: str) -> None:
-    scripts = [[welcome(name)], [welcome(name, 2**64 - 1)], [welcome()]]
+    scripts = [[welcome(name)], [welcome(name, 2**64 - 1)], [welcome(), HEARD]]
     async with RawServer(scripts) as server, participant_of(server, tmp_path) as bank:
         await until_streams(server, 3)
         async with asyncio.timeout(PATIENCE_SECONDS):

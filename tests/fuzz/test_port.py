@@ -54,8 +54,7 @@ async def serves(daemon: Daemon, directory: Path) -> None:
 
     async with bank, Client(daemon.address) as client:
         await bank.wait_connected()
-        # Connected is not ready: the coordinator may still be reading what Hello lists, and says so (PARTICIPANT_AWAY, retryable).
-        done = await client.run(call(name, "note", text="honest"), timeout=SECONDS, attempts=20)
+        done = await client.run(call(name, "note", text="honest"), timeout=SECONDS)
         assert done.results == {name: ["honest"]}
     assert daemon.process.poll() is None
 

@@ -107,10 +107,11 @@ class PaperCoordinator(participant_pb2_grpc.ParticipantServiceServicer):
             return await self._streams.get()
 
     async def welcomed(self, epoch: int = 1) -> Stream:
-        """The next stream, after Welcome and all reports."""
+        """The next stream, after Welcome and all reports, which are answered."""
         stream = await self.accept()
         stream.welcome(epoch)
         await stream.heard("reports_complete")
+        stream.say(watermark=participant_pb2.Watermark())
         return stream
 
     async def Session(self, request_iterator: Any, context: Any) -> AsyncIterator[participant_pb2.SessionResponse]:

@@ -330,6 +330,25 @@ async def test_a_stale_coordinator_is_not_listened_to_after_a_restart(make: Make
         await bank.wait_connected()
 
 
+async def test_connected_is_who_was_heard_to_the_end_of_its_hello(make: Make, coordinator: PaperCoordinator) -> None:
+    async with make() as bank:
+        stream = await coordinator.accept()
+        waiting = asyncio.create_task(bank.wait_connected())
+        stream.welcome()
+        await stream.heard("reports_complete")
+        assert not waiting.done()
+        stream.say(watermark=pb.Watermark())
+        await asyncio.wait_for(waiting, PATIENCE_SECONDS)
+        stream.end()
+        again = await coordinator.accept()
+        waiting = asyncio.create_task(bank.wait_connected())
+        again.welcome()
+        await again.heard("reports_complete")
+        assert not waiting.done()
+        again.say(watermark=pb.Watermark())
+        await asyncio.wait_for(waiting, PATIENCE_SECONDS)
+
+
 async def test_two_processes_cannot_share_a_log(make: Make) -> None:
     async with make():
         with pytest.raises(LogError) as caught:
