@@ -52,9 +52,10 @@ async def run(config: Config) -> int:
     """Run one daemon and return the exit code. Raises `TrothError` when it cannot start."""
     gc.set_threshold(GC_ALLOCATIONS, 20, 100)
     daemon = make_daemon(config)
+    gc.disable()  # recovery makes much, and nothing of it is garbage
     await daemon.start()
-    gc.collect()
     gc.freeze()  # what was loaded and recovered stays: a collection need not look at it again
+    gc.enable()
     stop = asyncio.Event()
     _on_signals(stop, daemon)
     render.tell(f"troth: serving on {daemon.address} (coordinator {config.shell.name}, epoch {daemon.epoch})")

@@ -41,7 +41,7 @@ def hello(book: Book, event: events.HelloReceived) -> None:
     if cause is not None:
         book.ready.effects.append(effects.Rejected(event.participant, event.stream, cause))
         return
-    participant = book.participants.setdefault(event.participant, Participant(event.participant))
+    participant = book.participant(event.participant)
     newer = event.hello.incarnation > participant.incarnation
     if participant.stream:
         reason = Reason.STALE_INCARNATION if newer else Reason.SUPERSEDED_STREAM

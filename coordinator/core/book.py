@@ -188,7 +188,14 @@ class Book:
         message = participant_pb2.RollbackIfUnseen(transaction_id=txn.id, order=branch.order)
         self.counters.settlements += self.send(branch.participant, "settles", message)
 
-    # ---- branches and transactions
+    # ---- participants, branches and transactions
+
+    def participant(self, name: str) -> Participant:
+        """The participant of a name; from now on it is known."""
+        known = self.participants.get(name)
+        if known is None:
+            known = self.participants[name] = Participant(name)
+        return known
 
     def add_branch(self, txn: Transaction, participant: Participant) -> Branch:
         """A new branch with an order of its own; it belongs to the participant's present incarnation."""
@@ -199,7 +206,7 @@ class Book:
 
     def add_recovered_branch(self, txn: Transaction, name: str, order: int, step: BranchStep) -> Branch:
         """A branch of an earlier epoch, or of one that is not known here: no watermark goes out while it is unfinished."""
-        participant = self.participants[name]
+        participant = self.participant(name)
         branch = Branch(participant, order, 0)
         branch.step = step
         txn.branches[name] = branch

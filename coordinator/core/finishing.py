@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from coordinator.core.book import Book
 from coordinator.core.events import Durable
-from coordinator.core.model import Branch, BranchStep, Finished, Participant, State, Transaction
+from coordinator.core.model import Branch, BranchStep, Finished, State, Transaction
 from troth.v1 import common_pb2, record_pb2
 
 RESULT_BYTES_MAX = 64 * 1024 * 1024
@@ -108,7 +108,7 @@ def reopen(book: Book, transaction_id: str, done: Finished | None, state: State)
     if done is not None:
         txn.first_attempt_ms, txn.claim = done.first_attempt_ms, done.claim
         for name in filter(None, done.participants):
-            branch = Branch(book.participants.setdefault(name, Participant(name)), 0, 0)
+            branch = Branch(book.participant(name), 0, 0)
             branch.step = BranchStep.OVER
             txn.branches[name] = branch
     book.late_heuristics += 1

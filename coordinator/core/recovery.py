@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError, Message
 
 from coordinator.core.book import Book
 from coordinator.core.finishing import reopen, retain
-from coordinator.core.model import Branch, BranchStep, Finished, KeyEntry, Participant, State, Transaction, heuristic_outcome
+from coordinator.core.model import Branch, BranchStep, Finished, KeyEntry, State, Transaction, heuristic_outcome
 from troth.errors import LogDamaged, LogForeign, Reason
 from troth.ready import Instant
 from troth.v1 import common_pb2, record_pb2
@@ -73,7 +73,7 @@ class Replay:
         return closed.transaction_id
 
     def _participant_bound(self, bound: record_pb2.ParticipantBound, _: int) -> str:
-        participant = self.book.participants.setdefault(bound.participant, Participant(bound.participant))
+        participant = self.book.participant(bound.participant)
         participant.log_id, participant.incarnation = bound.log_id, bound.incarnation
         return f"participant/{bound.participant}"
 
@@ -150,7 +150,6 @@ class Replay:
         owing = dict(zip(decided.owing, decided.orders, strict=True))
         for index, name in enumerate(decided.participants):
             owed = index in owing and name not in over
-            self.book.participants.setdefault(name, Participant(name))
             step = BranchStep.COMMIT_OWED if owed else BranchStep.OVER
             branch = self.book.add_recovered_branch(txn, name, owing.get(index, 0), step)
             txn.missing += owed
@@ -163,7 +162,6 @@ class Replay:
 
     def _conclude_opened(self, opened: record_pb2.KeyOpened) -> None:
         txn = self._revive(opened.transaction_id, State.SETTLING, opened.first_attempt_ms, opened.claim)
-        self.book.participants.setdefault(opened.participant, Participant(opened.participant))
         branch = self.book.add_recovered_branch(txn, opened.participant, opened.order, BranchStep.SETTLE_OWED)
         txn.heuristic.extend(self._heuristic.get(txn.id, []))
         if txn.heuristic:
@@ -176,7 +174,7 @@ class Replay:
     def _conclude_heuristic(self, name: str, reports: list[record_pb2.Heuristic]) -> None:
         txn = reopen(self.book, name, self.book.finished.get(name), State.HEURISTIC)
         for report in reports:
-            participant = self.book.participants.setdefault(report.participant, Participant(report.participant))
+            participant = self.book.participant(report.participant)
             txn.branches.setdefault(report.participant, Branch(participant, 0, 0)).step = BranchStep.HEURISTIC
         txn.heuristic.extend(reports)
 
