@@ -268,6 +268,24 @@ class Author:
             step = ("if", changed, (number, f"b{self.roll.randrange(BADGES)}"))
         return Work((step,), keys, tables=frozenset({"badge"}))
 
+    def narrow(self) -> tuple[Work, Work, Work]:
+        """Who gives up a unique name, who takes it, and who wants the row of the first."""
+        number, other = self.roll.sample(range(BADGES), 2)
+        upsert = "INSERT INTO badge VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET handle = excluded.handle"
+        tables = frozenset({"badge"})
+        gives: Step = ("if", "DELETE FROM badge WHERE id = ? RETURNING id", (number,))
+        takes: Step = ("if", f"{upsert} WHERE handle IS NOT excluded.handle RETURNING id", (other, f"b{number}"))
+        wants: Step = ("run", upsert, (number, f"f{self.fresh()}"))
+        return (
+            Work((gives,), (f"badge/{number}",), tables=tables),
+            Work((takes,), (f"badge/{other}",), tables=tables),
+            Work((wants,), (f"sloppy/{self.fresh()}",), tables=tables),
+        )
+
+    def losing(self) -> Work:
+        """Work that ends the transaction it runs in."""
+        return Work(((self.roll.choice(["run", "try"]), self.roll.choice(LOSING), ()),), (), "FORBIDDEN_SQL")
+
     def misbehaving(self) -> Work:
         """Something that must be refused, maybe after something harmless; the author may hide the error."""
         roll = self.roll

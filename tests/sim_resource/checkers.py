@@ -30,6 +30,8 @@ class Checkers:
         self.violations: list[str] = []
         self.yes: set[str] = set()
         """Branches for which YES was said, and no ABORT was ever decided."""
+        self.given_up: set[str] = set()
+        """Branches of which ABORT was decided, or an operator has taken care."""
         self.done: set[str] = set()
         """Branches whose COMMIT was acknowledged."""
         self.lost_commits = 0
@@ -39,6 +41,8 @@ class Checkers:
         self.ages: dict[str, tuple[int, str]] = {}
         self._open: dict[str, float] = {}
         """Branches that are not finished, or were until this time."""
+        self.parked: set[str] = set()
+        """Branches that could not be undone."""
         self._waiting: dict[tuple[str, int], float] = {}
         """Since when a branch waits for locks, by branch and call."""
 
@@ -105,7 +109,7 @@ class Checkers:
         harmless = [work for work in works if not work.expected]
         forecast = self.shadow.forecast(name, harmless, None)
         if cause.reason == "CONSTRAINT" and "badge" in shared:
-            if forecast.found is not None and not cause.retryable:
+            if forecast.found is not None and not expected and not cause.retryable:
                 self.violate("retryable", f"{name} met a constraint of undecided data, and is told not to try again")
             return
         if forecast.found is None:
@@ -172,6 +176,7 @@ class Checkers:
             self.violate("hazard", f"{name} cannot be undone: {event.why}")
         if seq:
             self.violate("dropped", f"the undo of {name} did not apply, and its record was kept")
+        self.parked.add(name)
 
     # ---- what is said
 
@@ -179,7 +184,7 @@ class Checkers:
         """A message was handed to the network."""
         name = message.transaction_id
         if field == "votes":
-            if message.kind == participant_pb2.VOTE_KIND_YES:
+            if message.kind == participant_pb2.VOTE_KIND_YES and name not in self.given_up:
                 self.yes.add(name)
             elif message.kind == participant_pb2.VOTE_KIND_NO:
                 self._said_no(name, message.cause)
@@ -198,6 +203,11 @@ class Checkers:
         if name in self.yes:
             self.violate("told", f"{name} voted NO after YES")
 
+    def give_up(self, name: str) -> None:
+        """The branch need not be kept any more."""
+        self.given_up.add(name)
+        self.yes.discard(name)
+
     # ---- wait-die
 
     def began(self, name: str) -> None:
@@ -209,8 +219,10 @@ class Checkers:
         self._open[name] = min(self._open[name], now + ENDING_SECONDS)
 
     def died(self, name: str, now: float) -> None:
-        """wait-die: who dies has met somebody older."""
+        """wait-die: who dies has met somebody older; or a parked branch, which after a crash has no age but waits for nobody."""
         mine = self.ages[name]
+        if self.parked:
+            return
         if not any(self.ages[other] < mine for other, until in self._open.items() if until >= now and other != name):
             self.violate("wait-die", f"{name} died, and nobody unfinished is older")
 

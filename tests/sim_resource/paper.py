@@ -82,6 +82,10 @@ class Paper:
             for _ in range(min(count, roll.choice([1, 2, 4]))):
                 self.world.after(at, self.begin)
                 count -= 1
+        for _ in range(roll.choice([0, 0, 1])):
+            self.world.after(roll.uniform(0.0, seconds), self.begin_narrow)
+        for _ in range(roll.choice([0, 1, 2])):
+            self.world.after(roll.uniform(0.0, seconds), self.begin_losing)
         for _ in range(roll.randint(2, 8)):
             self.world.after(roll.uniform(0.0, seconds), self.local)
         for _ in range(roll.choice([0, 0, 1, 2])):
@@ -106,9 +110,28 @@ class Paper:
             works = works[-1:]  # what stands behind a refused operation never runs
         self._begin(works, interactive, EPOCH_MS + int(self.world.now * 1000), 0)
 
-    def _begin(self, works: list[Work], interactive: bool, first_attempt_ms: int, retries: int) -> None:
+    def begin_losing(self) -> None:
+        """Several at once, and one of them ends the transaction of all."""
+        works = [self.author.partition(), self.author.sloppy(), self.author.losing(), self.author.partition()]
+        for work in works:
+            self._begin([work], False, EPOCH_MS + int(self.world.now * 1000), 0)
+        for txn in self.transactions.values():
+            if txn.yes and not txn.decision and self.world.random.random() < 0.5:
+                self.decide(txn, self.world.random.choice([COMMIT, ABORT]))
+
+    def begin_narrow(self) -> None:
+        """One branch gives up a name, another takes it; then the first is rolled back, and somebody wants its row."""
+        gives, takes, wants = self.author.narrow()
+        roll = self.world.random
+        now = EPOCH_MS + int(self.world.now * 1000)
+        first = self._begin([gives, *[self.author.partition() for _ in range(roll.choice([0, 1, 2]))]], True, now, 0)
+        self.world.after(0.1, lambda: self._begin([takes], False, now, 0))
+        self.world.after(0.3, lambda: first and self.decide(first, ABORT))
+        self.world.after(0.4, lambda: self._begin([wants], False, now, 0))
+
+    def _begin(self, works: list[Work], interactive: bool, first_attempt_ms: int, retries: int) -> Transaction | None:
         if not self.connected:
-            return
+            return None
         roll = self.world.random
         self.started += 1
         name = f"c1.1.ab.1.{self.started}"
@@ -123,6 +146,7 @@ class Paper:
             self._call(txn)
         else:
             self._prepare(txn)
+        return txn
 
     def _prepare(self, txn: Transaction) -> None:
         message = participant_pb2.Prepare(
@@ -228,7 +252,7 @@ class Paper:
             return
         txn.decision = decision
         if decision == ABORT:
-            self.checkers.yes.discard(txn.id)
+            self.checkers.give_up(txn.id)
         self._tell_decision(txn, acknowledge=self.world.random.random() < 0.5)
 
     def _tell_decision(self, txn: Transaction, *, acknowledge: bool) -> None:
