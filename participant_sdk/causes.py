@@ -1,4 +1,4 @@
-"""Causes (on the wire) ↔ errors (in Python), on the participant's side."""
+"""Causes (on the wire) ↔ errors (in Python)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REQUEST_REASONS = frozenset(
         Reason.DRAINING,
     }
 )
-"""Reasons of a refusal before anything ran."""
+"""To a participant and its callers: reasons of a refusal before anything ran. (A client has `client.results.WRONG_REQUESTS`.)"""
 
 _log = structlog.get_logger("participant_sdk")
 
@@ -42,8 +42,10 @@ def cause_of(error: TrothError, participant: str = "") -> common_pb2.Cause:
     )
 
 
-def error_of(cause: common_pb2.Cause, transaction_id: str = "") -> TrothError:
-    """The error that tells a cause to the caller: `RequestError` when nothing ran, otherwise `Aborted`.
+def error_of(
+    cause: common_pb2.Cause, transaction_id: str = "", *, wrong: frozenset[Reason] = REQUEST_REASONS
+) -> TrothError:
+    """The error that tells a cause to the caller: `RequestError` for the reasons `wrong`, otherwise `Aborted`.
 
     A reason that this version does not know becomes INTERNAL, with its name in the message.
     """
@@ -53,7 +55,7 @@ def error_of(cause: common_pb2.Cause, transaction_id: str = "") -> TrothError:
         reason, message = Reason.INTERNAL, f"{cause.reason or 'no reason'}: {message}"
     # The coordinator's messages end with the hint; our errors add it themselves.
     message = message.removesuffix(f" ({reason.hint})")
-    if reason in REQUEST_REASONS:
+    if reason in wrong:
         return RequestError(reason, message)
     return Aborted(
         reason,

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from troth.errors import Aborted, HeuristicOutcome, OutcomeUnknown, Reason, RequestError, TrothError
+from participant_sdk.causes import error_of
+from troth.errors import HeuristicOutcome, OutcomeUnknown, Reason, RequestError, TrothError
 from troth.v1 import client_pb2, common_pb2
 from troth.values import decode_results
 
@@ -118,20 +119,7 @@ def failure(answer: client_pb2.Answer, asked: Asked) -> TrothError:
 
 def refusal(cause: common_pb2.Cause, transaction_id: str) -> TrothError:
     """The error for something that certainly did not happen: `Aborted`, or `RequestError` for a wrong request."""
-    reason = reason_of(cause, Reason.INTERNAL)
-    message = _told(cause, reason) or "the coordinator gave no explanation"
-    if reason.name != cause.reason:
-        message = f"{cause.reason or 'no reason'}: {message}"
-    if reason in WRONG_REQUESTS and not cause.participant:
-        return RequestError(reason, message)
-    return Aborted(
-        reason,
-        message,
-        transaction_id=transaction_id,
-        participant=cause.participant,
-        code=cause.code,
-        retryable=cause.retryable,
-    )
+    return error_of(cause, transaction_id, wrong=frozenset() if cause.participant else WRONG_REQUESTS)
 
 
 def reason_of(cause: common_pb2.Cause, otherwise: Reason) -> Reason:
