@@ -256,7 +256,7 @@ class Worker:
     def _check_foreign_keys(self) -> None:
         """Deferred foreign keys must hold now: at the group's COMMIT they would fail everybody."""
         if self._connection.status(apsw.SQLITE_DBSTATUS_DEFERRED_FKS)[0]:
-            raise self._failed(Aborted(Reason.CONSTRAINT, "a deferred foreign key does not hold"))
+            raise self._failed(Aborted(Reason.CONSTRAINT, "a deferred foreign key does not hold", retryable=self._may_pass()))
 
     # ---- what went wrong
 
@@ -281,13 +281,16 @@ class Worker:
         where = f"error {error_id} in the participant's log"
         if isinstance(error, apsw.ConstraintError):
             _log.warning("a constraint refused an operation", operation=name, error_id=error_id, error=str(error))
-            # The row that stood in the way may be one that another transaction has not finished with.
-            retryable = len(self._locks) > 0
-            told = Aborted(Reason.CONSTRAINT, f"{name}: {_constraint(error)} ({where})", retryable=retryable)
+            told = Aborted(Reason.CONSTRAINT, f"{name}: {_constraint(error)} ({where})", retryable=self._may_pass())
         else:
             _log.error("an operation failed", operation=name, error_id=error_id, exc_info=error)
             told = Aborted(Reason.OPERATION_FAILED, f"{name} raised {type(error).__name__} ({where})")
         return _Failed(error, cause_of(told, self._participant))
+
+    def _may_pass(self) -> bool:
+        """Whether a constraint may hold later: the row that stood in the way, or is missing, may be one that another
+        transaction has not finished with."""
+        return len(self._locks) > 0
 
     def _failed(self, error: TrothError, *, lost: bool = False) -> _Failed:
         return _Failed(error, cause_of(error, self._participant), lost=lost)

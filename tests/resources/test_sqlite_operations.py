@@ -158,6 +158,22 @@ async def test_deferred_foreign_keys_are_checked_after_each_call(tmp_path: Path)
         assert await bank.rows("SELECT id FROM child") == [(2,)]
 
 
+async def test_a_deferred_foreign_key_may_hold_later(tmp_path: Path) -> None:
+    """Its parent may have been deleted by a branch that is not finished: then another attempt may succeed."""
+    schema = """
+        CREATE TABLE parent (id INTEGER PRIMARY KEY);
+        CREATE TABLE child (id INTEGER PRIMARY KEY, parent REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+        INSERT INTO parent VALUES (7);
+    """
+    async with Bank(tmp_path / "bank.db", schema) as bank:
+        assert not (await bank.refused("t0", "INSERT INTO child VALUES (1, 8)")).retryable, "nothing is undecided"
+        deleted = (await bank.did("t1", "DELETE FROM parent WHERE id = 7")).work
+        cause = await bank.refused("t2", "INSERT INTO child VALUES (1, 7)")
+        assert (cause.reason, cause.retryable) == ("CONSTRAINT", True)
+        await bank.write(bank.undo("t1", deleted))
+        assert (await bank.did("t2", "INSERT INTO child VALUES (1, 7)")).changed
+
+
 async def test_the_database_is_closed_to_others_than_the_running_function(bank: Bank) -> None:
     kept: list[Any] = []
     seen: list[BaseException] = []
