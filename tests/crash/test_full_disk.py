@@ -90,7 +90,7 @@ async def started(process: Process) -> bool:
     """Whether it comes up, and stays so; a full disk may let it read but not begin a new life."""
     await process.spawn()
     try:
-        await asyncio.wait_for(process.ended(), 20)
+        await asyncio.wait_for(process.ended(), FULL_SECONDS)
     except TimeoutError:
         return True
     return False
