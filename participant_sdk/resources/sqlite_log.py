@@ -181,12 +181,13 @@ class SqliteLog:
         digest = hashlib.sha256(script.encode()).hexdigest()
         if not script.strip() or self._file.meta("schema_digest") == digest:
             return
-        before = self._schema.digests()
+        before, rows_before = self._schema.digests(), self._file.connection.total_changes()
         self._sql(_BEGIN)
         try:
             self._execute_script(script)
             self._schema.read()
-            self._check_undecided(before, records)
+            rows = self._file.connection.total_changes() - rows_before
+            self._check_undecided(before, rows, records)
             self._file.set_meta("schema_digest", digest)
             self._sql(_COMMIT)
         except BaseException as error:
@@ -210,10 +211,12 @@ class SqliteLog:
         finally:
             self._database.end_use()
 
-    def _check_undecided(self, before: dict[str, bytes], records: Sequence[StoredRecord]) -> None:
-        """Work that is not decided could not be undone any more after a change of its tables."""
+    def _check_undecided(self, before: dict[str, bytes], rows: int, records: Sequence[StoredRecord]) -> None:
+        """Work that is not decided could not be undone any more after a change of its tables, or of its rows."""
         after = self._schema.digests()
         changed = sorted(name for name, digest in before.items() if after.get(name) != digest)
+        if rows:
+            changed.append(f"{rows} rows")  # nothing is locked yet: they may be anybody's
         undecided = _undecided(records)
         if changed and undecided:
             raise LogError(

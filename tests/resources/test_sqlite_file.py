@@ -224,6 +224,21 @@ async def test_a_script_that_changes_tables_waits_until_nothing_is_undecided(tmp
         assert (await bank.rows("SELECT more FROM accounts LIMIT 1")) == [(None,)]
 
 
+async def test_a_script_that_changes_rows_waits_until_nothing_is_undecided(tmp_path: Path) -> None:
+    """No row is locked yet when it runs: it would read and change what nobody has decided."""
+    path = tmp_path / "bank.db"
+    async with Bank(path) as bank:
+        work = (await bank.did("t1", add("a", 5))).work
+    doubling = "UPDATE accounts SET balance = balance * 2"
+    error = await opening(path, schema=doubling)
+    assert error.reason is Reason.SCHEMA_MISMATCH
+    assert "3 rows" in error.message
+    async with Bank(path, "INSERT OR IGNORE INTO accounts VALUES ('a', 1)") as bank:
+        await bank.write(bank.undo("t1", work))
+    async with Bank(path, doubling) as bank:
+        assert await bank.balances() == {"a": 200, "b": 200, "c": 200}
+
+
 # ---- crashes
 
 
