@@ -85,6 +85,8 @@ class Engine:
         self._lingers_until: float | None = None
         self._cleaner = Cleaner(core)
         self._wake = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0
         self._writing: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -145,6 +147,9 @@ class Engine:
                     await self._sleep()
         except Exception as error:
             self._fail(error)
+        finally:
+            if self._alarm is not None:
+                self._alarm.cancel()
         if self._writing is not None:
             await self._writing
 
@@ -180,15 +185,23 @@ class Engine:
     async def _sleep(self) -> None:
         """Wait for an event, the end of a write, or the next deadline."""
         deadlines = [at for at in (self._core.deadline(), self._linger_deadline()) if at is not None]
-        if not deadlines:
-            await self._wake.wait()
-            return
-        delay = max(0.0, min(deadlines) - self._clocks().monotonic)
-        handle = asyncio.get_running_loop().call_later(delay, self._wake.set)
-        try:
-            await self._wake.wait()
-        finally:
-            handle.cancel()
+        if deadlines:
+            self._set_alarm(min(deadlines))
+        await self._wake.wait()
+
+    def _set_alarm(self, at: float) -> None:
+        """Wake up then at the latest. An alarm that is no longer needed rings all the same: that is cheaper than to move it."""
+        if self._alarm is not None:
+            if self._alarm_at <= at:
+                return
+            self._alarm.cancel()
+        self._alarm_at = at
+        delay = max(0.0, at - self._clocks().monotonic)
+        self._alarm = asyncio.get_running_loop().call_later(delay, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._wake.set()
 
     # ---- writing
 
