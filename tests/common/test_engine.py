@@ -266,12 +266,13 @@ async def test_the_core_is_ticked_when_its_deadline_comes(start: Start) -> None:
 async def test_an_earlier_deadline_takes_the_place_of_a_later_one(start: Start) -> None:
     rig = await start(Rig())
     rig.core.due = read_clocks().monotonic + 1000.0
-    rig.engine.submit(Do(effects=("later",)))
-    await rig.until_done("later")
-    await asyncio.sleep(0)  # the engine goes to sleep until then
+    for effects in (["later"], ["later", "still later"]):
+        rig.engine.submit(Do(effects=(effects[-1],)))
+        await rig.until_done(*effects)
+        await asyncio.sleep(0)  # the engine goes to sleep until then
     rig.core.due = read_clocks().monotonic + 0.05
     rig.engine.submit("sooner")
-    await rig.until_done("later", "ticked")
+    await rig.until_done("later", "still later", "ticked")
 
 
 async def test_an_illegal_event_is_told_and_changes_nothing(start: Start) -> None:
