@@ -22,7 +22,8 @@ from participant_sdk.resources import sqlite_file
 from participant_sdk.resources.sqlite import SqliteResource
 from participant_sdk.resources.sqlite_log import SqliteLog
 from tests.sim_resource.author import SCHEMA, Operations
-from troth.errors import LogFailed, LogLocked
+from troth.errors import LogError, LogFailed, LogLocked, Reason
+from troth.log.contract import StoredRecord
 from troth.ready import Append, Event
 
 PARTICIPANT = "bank"
@@ -106,6 +107,12 @@ class Files:
         self.directory = directory
         self.operations = operations
         self.schema = SCHEMA
+        self.new_script = ""
+        """The service comes with this at its next start, when it may."""
+        self.script_ran = ""
+        """What the present life has run at its start."""
+        self.script_refused = False
+        """Whether it was refused, at this start."""
         self.life = 0
         self.resource: SqliteResource | None = None
         self.on_written: Callable[[Sequence[Append], Sequence[int], Sequence[Event | None]], None] = lambda *_: None
@@ -128,11 +135,23 @@ class Files:
 
     def read(self) -> tuple[list[int], list[bytes]]:
         """Open the file; all records and their numbers."""
+        former = self.schema
+        self.schema, self.new_script = self.new_script or former, ""
+        try:
+            records = self._open()
+        except LogError as error:
+            if self.schema == former or error.reason is not Reason.SCHEMA_MISMATCH:
+                raise
+            self.script_refused, self.schema = True, former
+            records = self._open()
+        self.script_ran = self.schema if self.schema != former else ""
+        return [record.seq for record in records], [record.body for record in records]
+
+    def _open(self) -> Sequence[StoredRecord]:
         self.resource = SqliteResource(self.path, schema=self.schema)
         self.resource.bind(PARTICIPANT, self.operations)
         with _watching():
-            _, records = self.resource._open()
-        return [record.seq for record in records], [record.body for record in records]
+            return self.resource._open()[1]
 
     def write(self, batch: Sequence[Append], *, sync: bool, drop_below: int) -> tuple[list[int], list[Event | None]]:
         """Carry a batch out. The log may be told that its COMMIT has failed."""

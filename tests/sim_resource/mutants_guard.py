@@ -163,6 +163,7 @@ def _names_only(self: Schema, names: Any) -> bytes:
 
 _mutant("no fingerprint", "fingerprint", (Schema, "fingerprint", to(lambda self, names: bytes(FINGERPRINT_BYTES))))
 _mutant("a fingerprint of names only", "fingerprint", (Schema, "fingerprint", to(_names_only)))
+_mutant("a schema script runs over undecided rows", "schema waits", (SqliteLog, "_check_undecided", to(nothing)))
 _mutant("the schema changes at once", "schema waits", (local, "begin", _schema_at_once))
 
 # ---- lost groups

@@ -28,9 +28,9 @@ MUST_REACH = (
     "checkpoint", "crash after sync", "crash before write", "crash between effects", "died", "fault commit", "fault crash",
     "hazard", "one phase", "order written offline", "power failure", "refused CONFLICT", "refused CONSTRAINT",
     "refused FORBIDDEN_SQL", "refused GROUP_LOST", "refused OPERATION_FAILED", "refused REFUSED", "refused UNCAPTURED_TABLE",
-    "schema changed", "schema changed behind", "schema script", "undo does not apply", "undone",
+    "schema changed", "schema changed behind", "schema script", "schema script refused", "undo does not apply", "undone",
 )  # fmt: skip
-REACH_SEEDS = 1000
+REACH_SEEDS = 600
 _DIRECTORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 _QUIET = structlog.testing.LogCapture()
 
@@ -41,7 +41,6 @@ class Faults:
     def __init__(self, world: World, service: Service, paper: Paper) -> None:
         self.world, self.service, self.paper = world, service, paper
         self.count = 0
-        self.script_changed = False
 
     def begin(self) -> None:
         """Let things go wrong for a while."""
@@ -81,21 +80,22 @@ class Faults:
 
     def _between_lives(self) -> None:
         chance = self.world.random.random()
-        undecided = self.service.shadow.undecided
         if chance < 0.15:
             self._change_schema_behind()
         elif chance < 0.3:
             self._order()
-        elif chance < 0.5 and not undecided and not self.service.shadow.undone and not self.script_changed:
-            self.world.reach("schema script")
-            self.script_changed = True
-            self.service.disk.schema = CLEAR
-            self.service.shadow.run_schema(CLEAR)
+        elif chance < 0.5 and "scratch" not in self._touched():
+            self.service.disk.new_script = CLEAR
+
+    def _touched(self) -> set[str]:
+        """Tables that undecided branches have changed, or may have again after a power failure."""
+        shadow = self.service.shadow
+        branches = [*shadow.undecided.values(), *shadow.undone.values()]
+        return {table for branch in branches for entry in branch for table, _ in entry.rows}
 
     def _change_schema_behind(self) -> None:
         """Somebody changes a table without the SDK; best one that has undecided rows."""
-        undecided = {table for branch in self.service.shadow.undecided.values() for entry in branch for table, _ in entry.rows}
-        table = self.world.random.choice(sorted({"plain", "doc"} & undecided) or ["plain", "doc"])
+        table = self.world.random.choice(sorted({"plain", "doc"} & self._touched()) or ["plain", "doc"])
         sql = f"ALTER TABLE {table} ADD COLUMN behind{self.paper.author.fresh()}"
         self.world.reach("schema changed behind")
         self.service.disk.change_behind(sql)

@@ -108,7 +108,22 @@ class Service(Shell):
             if any(row[0] in self.altered for entry in entries for row in entry.rows):
                 self.checkers.may_park.add(name)
         self.altered.clear()
+        self._check_script()
         self.compare("recovery")
+
+    def _check_script(self) -> None:
+        """A new schema script has run at this start, or was refused: it waits until nothing is undecided."""
+        files = self.disk
+        if files.script_refused:
+            self.world.reach("schema script refused")
+            if not self.core.states():
+                self.checkers.violate("needless", "a schema script was refused, and nothing is undecided")
+        if files.script_ran:
+            self.world.reach("schema script")
+            if self.shadow.run_schema(files.script_ran) and self.shadow.undecided:
+                open_work = sorted(self.shadow.undecided)
+                self.checkers.violate("schema waits", f"a script has changed rows while {open_work} were undecided")
+        files.script_refused, files.script_ran = False, ""
 
     def compare(self, when: str) -> None:
         """Compare the whole file with the shadow."""

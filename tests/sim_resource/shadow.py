@@ -150,9 +150,11 @@ class Shadow:
         """Local work stands at once."""
         self._stands(work.steps, told)
 
-    def run_schema(self, sql: str) -> None:
-        """A change of the schema stands at once."""
+    def run_schema(self, sql: str) -> int:
+        """A change of the schema stands at once; says how many rows it has changed."""
+        before = self.connection.total_changes()
         self.connection.execute(sql).fetchall()
+        return self.connection.total_changes() - before
 
     def recovered(self, unfinished: dict[str, int]) -> None:
         """After a crash: which branches the resource's log still holds, and how many pieces of work of each."""
