@@ -37,6 +37,15 @@ CREATE TABLE tag (id INTEGER PRIMARY KEY, owner INTEGER NOT NULL, doc INTEGER RE
 CREATE TABLE ticket (id INTEGER PRIMARY KEY AUTOINCREMENT, owner INTEGER NOT NULL, text TEXT);
 CREATE TABLE history (owner INTEGER NOT NULL, at INTEGER NOT NULL, what TEXT NOT NULL, PRIMARY KEY (owner, at));
 CREATE TABLE count (owner INTEGER PRIMARY KEY, n INTEGER NOT NULL);
+CREATE TABLE made (id INTEGER PRIMARY KEY, owner INTEGER NOT NULL, a INTEGER, b INTEGER AS (a * 2) STORED, c AS (a + 1),
+    UNIQUE (owner, b));
+CREATE TABLE "odd ""näme" ("the key" TEXT NOT NULL, owner INTEGER NOT NULL, "a b" REAL DEFAULT 1.5 CHECK ("a b" > -9),
+    PRIMARY KEY (owner, "the key")) STRICT;
+CREATE TABLE blobs (k BLOB PRIMARY KEY NOT NULL, owner INTEGER NOT NULL, v ANY) STRICT, WITHOUT ROWID;
+CREATE VIEW seen AS SELECT id, owner, n FROM plain;
+CREATE TRIGGER seen_changed INSTEAD OF UPDATE ON seen BEGIN UPDATE plain SET n = new.n WHERE id = new.id; END;
+CREATE VIEW leaky_view AS SELECT x FROM loose;
+CREATE TRIGGER leaky_view_added INSTEAD OF INSERT ON leaky_view BEGIN INSERT INTO loose VALUES (new.x, 'leaked'); END;
 CREATE TABLE ledger (id INTEGER PRIMARY KEY, n INTEGER NOT NULL);
 CREATE TABLE scratch (id INTEGER PRIMARY KEY, n INTEGER);
 CREATE TABLE loose (x, y);
@@ -165,10 +174,12 @@ READS = (
     "SELECT * FROM plain WHERE owner = ? ORDER BY id", "SELECT * FROM pair WHERE owner = ? ORDER BY key",
     "SELECT * FROM word WHERE owner = ? ORDER BY word", "SELECT count(*), max(at) FROM history WHERE owner = ?",
     "SELECT n FROM count WHERE owner = ?", "SELECT * FROM doc WHERE owner = ? ORDER BY id",
-    "SELECT * FROM note WHERE owner = ? ORDER BY id",
+    "SELECT * FROM note WHERE owner = ? ORDER BY id", "SELECT * FROM made WHERE owner = ? ORDER BY id",
+    "SELECT * FROM blobs WHERE owner = ? ORDER BY k",
 )  # fmt: skip
 UPSERT = "INSERT INTO plain (id, owner, u, n) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET n = excluded.n, u = excluded.u"
 NAME = "INSERT INTO doc (id, owner, title) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET title = excluded.title"
+ODD = """INSERT INTO "odd ""näme" VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "a b" = excluded."a b" """
 CLEAR = "DELETE FROM scratch"
 
 FORBIDDEN = (
@@ -180,7 +191,8 @@ FORBIDDEN = (
 )  # fmt: skip
 UNCAPTURED = (
     "INSERT INTO loose VALUES (2, 2)", "DELETE FROM loose", "INSERT INTO nullable VALUES (NULL, 2)", "UPDATE nullable SET y = 3",
-    "INSERT INTO search VALUES ('more')", "UPDATE folded SET y = 5", "DELETE FROM hub", "INSERT INTO leaky VALUES (1)",
+    "INSERT INTO search VALUES ('more')", "UPDATE folded SET y = 5", "INSERT INTO leaky_view VALUES (7)", "DELETE FROM hub",
+    "INSERT INTO leaky VALUES (1)",
 )  # fmt: skip
 LOSING = (
     "INSERT OR ROLLBACK INTO count VALUES (0, 0)",
@@ -313,7 +325,7 @@ class Author:
         roll = self.roll
         base = owner * 1000
         number, other = base + roll.randrange(4), base + roll.randrange(4)
-        value = roll.choice([None, 1, 2.5, "text", b"\x00\xff", self.fresh()])
+        value = roll.choice([None, 1, 2.5, "text", "n\0l", "ÄÖ", b"\x00\xff", 2**63 - 1, self.fresh()])
         word, parent = f"{owner}w{roll.randrange(4)}", roll.choice([None, f"{owner}w{roll.randrange(3)}"])
         key, title = roll.randrange(4), roll.choice([None, "title", f"t{self.fresh()}"])
         how = roll.choice(["run", "run", "try"])
@@ -336,6 +348,17 @@ class Author:
             ("DELETE FROM doc WHERE id = ?", (number,)),
             ("UPDATE OR IGNORE doc SET id = ? WHERE id = ?", (other, number)),
             (NAME, (number, owner, title)),
+            ("INSERT OR REPLACE INTO made (id, owner, a) VALUES (?, ?, ?)", (number, owner, key)),
+            ("UPDATE made SET a = a + 1 WHERE owner = ?", (owner,)),
+            ("UPDATE OR IGNORE made SET id = ? WHERE id = ?", (other, number)),
+            ("DELETE FROM made WHERE owner = ? AND b > 3", (owner,)),
+            (ODD, (f"k{key}", owner, roll.choice([1, 2.5, 1e300, -10]))),
+            ('INSERT OR IGNORE INTO "odd ""näme" ("the key", owner) VALUES (?, ?)', (f"k{key}", owner)),
+            ('DELETE FROM "odd ""näme" WHERE owner = ? AND "the key" < ?', (owner, f"k{key}")),
+            ("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?)", (f"{owner}/\0{key}".encode(), owner, value)),
+            ("UPDATE blobs SET v = ? WHERE owner = ?", (value, owner)),
+            ("UPDATE OR REPLACE blobs SET k = k || x'00' WHERE k = ?", (f"{owner}/\0{key}".encode(),)),
+            ("UPDATE seen SET n = ? WHERE owner = ?", (value, owner)),
             ("INSERT OR REPLACE INTO note VALUES (?, ?, ?, ?)", (number, owner, title, roll.choice([None, other]))),
             ("INSERT OR REPLACE INTO tag VALUES (?, ?, ?)", (number, owner, roll.choice([None, other]))),
             ("DELETE FROM tag WHERE owner = ?", (owner,)),

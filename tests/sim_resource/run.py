@@ -180,7 +180,7 @@ def _judge(service: Service, paper: Paper) -> None:
     kept = [name for name, branch in machine.branches.items() if branch.works or branch.state is State.PARKED]
     if kept or service.shadow.undecided:
         checkers.violate("nothing left", f"{kept} keep their undo, the shadow has {sorted(service.shadow.undecided)}")
-    for name in service.ordered:
+    for name in sorted(service.ordered - checkers.parked):
         committed = name in service.shadow.committed
         if committed != (paper.transactions[name].decision == COMMIT):
             checkers.violate("orders", f"the order for {name} was not carried out")

@@ -20,7 +20,7 @@ Rows = frozenset[tuple[str, str]]
 """Tables and keys."""
 LISTED = """SELECT name FROM sqlite_schema WHERE type = 'table'
     AND name NOT GLOB 'sqlite_*' AND name NOT GLOB 'troth_*' AND name NOT GLOB 'search_*'"""
-_KEYS = {"pair": 2, "history": 2}
+_KEYS = {"pair": 2, "history": 2, 'odd "näme': 2}
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,16 @@ class Forecast:
     """The rows that it changes."""
 
 
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
 def dump(connection: apsw.Connection) -> dict[str, list[str]]:
     """All rows of all tables of the author's, in a form that tells 1 from 1.0."""
     found = {}
     for (table,) in connection.execute(LISTED).fetchall():
         order = "1, 2" if table in _KEYS else "1"
-        found[table] = [repr(row) for row in connection.execute(f"SELECT * FROM {table} ORDER BY {order}")]
+        found[table] = [repr(row) for row in connection.execute(f"SELECT * FROM {_quoted(table)} ORDER BY {order}")]
     return found
 
 
@@ -121,7 +125,7 @@ class Shadow:
     def _all_rows(self) -> set[tuple[str, tuple[Any, ...]]]:
         rows: set[tuple[str, tuple[Any, ...]]] = set()
         for (table,) in self.connection.execute(LISTED).fetchall():
-            rows.update([(table, row) for row in self.connection.execute(f"SELECT * FROM {table}")])
+            rows.update([(table, row) for row in self.connection.execute(f"SELECT * FROM {_quoted(table)}")])
         return rows
 
     # ---- branches
