@@ -79,6 +79,15 @@ def _in_log(participant: ParticipantProcess, name: str) -> Iterator[str]:
     yield f"{participant.name} holds no record of who ended {name}, when and why"
 
 
+@checker("AC5 nothing left")
+def nothing_in_doubt(scene: Scene) -> Iterator[str]:
+    """Before anything is forgotten, nothing is open but what an operator has ended: whoever is in doubt beside it is told."""
+    for participant in scene.participants.values():
+        for name, state in participant.core.states():
+            if name not in (scene.operators.forced if scene.operators else ()) or participant.name not in scene.forced(name):
+                yield f"{participant.name} still has {name}, {state.name}"
+
+
 @checker("told is true to operators")
 def outcomes_true(scene: Scene) -> Iterator[str]:
     """A transaction is listed as COMMITTED only where it stands, and as ABORTED only where it does not."""

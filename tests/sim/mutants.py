@@ -22,10 +22,11 @@ from participant_sdk.core.branches import State as P
 from participant_sdk.core.transitions import TABLE as T
 from tests.sim import process
 from tests.sim.mutant import Mutant, Patch, nothing, to
+from tests.sim.mutants_more import MORE
 from troth.errors import Reason
 from troth.v1 import common_pb2, participant_pb2
 
-MUTANTS: list[Mutant] = []
+MUTANTS: list[Mutant] = list(MORE)
 
 
 def _mutant(name: str, rule: str, *patches: Patch) -> None:

@@ -47,7 +47,7 @@ class Operators:
 
     def plan(self, own: random.Random, seconds: float) -> None:
         """Look for something to force from some moment on."""
-        kind = own.choice(["force", "force", "offline", "abandon", "abort"])
+        kind = own.choice(["force", "force", "offline", "offline", "abandon", "abort"])
         self.world.after(own.uniform(0.0, seconds), self._look, own, kind, 0)
 
     def _look(self, own: random.Random, kind: str, looks: int) -> None:
@@ -93,20 +93,39 @@ class Operators:
         """Write an order into the log of a participant that is down."""
         for name, participant in self.participants.items():
             if participant.alive and self._in_doubt(participant):
-                participant.down_until = self.world.now + own.uniform(0.5, 3.0)
-                participant.crash("and an operator looks into its log")
+                self._stop(own, self._in_doubt(participant))
             found = [] if participant.alive else self._prepared_in_log(participant)
             found = [one for one in found if name not in self.forced.get(one, {})]
             if found:
-                commit = own.choice([True, False])
-                outcome = common_pb2.OUTCOME_COMMITTED if commit else common_pb2.OUTCOME_ABORTED
-                order = record_pb2.ForceOrdered(transaction_id=found[0], outcome=outcome, who=WHO, why=WHY)
-                participant.disk.append_offline(record_pb2.ParticipantRecord(force_ordered=order).SerializeToString())
-                self._note(found[0], name, commit)
-                self.world.reach("operator's order written offline")
-                self.world.say("op", f"OFFLINE {name} {found[0]} {commit}")
+                self._write(found[0], name, own.choice([True, False]))
+                if own.random() < 0.5:
+                    self._write_others(own, found[0], name)
                 return True
         return False
+
+    def _write(self, transaction_id: str, name: str, commit: bool) -> None:
+        outcome = common_pb2.OUTCOME_COMMITTED if commit else common_pb2.OUTCOME_ABORTED
+        order = record_pb2.ForceOrdered(transaction_id=transaction_id, outcome=outcome, who=WHO, why=WHY)
+        self.participants[name].disk.append_offline(record_pb2.ParticipantRecord(force_ordered=order).SerializeToString())
+        self._note(transaction_id, name, commit)
+        self.world.reach("operator's order written offline")
+        self.world.say("op", f"OFFLINE {name} {transaction_id} {commit}")
+
+    def _write_others(self, own: random.Random, transaction_id: str, but: str) -> None:
+        """The same transaction is ended by hand elsewhere, too."""
+        for name, participant in self.participants.items():
+            known = name == but or participant.alive or name in self.forced[transaction_id]
+            if not known and transaction_id in self._prepared_in_log(participant):
+                self._write(transaction_id, name, own.choice([True, False]))
+
+    def _stop(self, own: random.Random, in_doubt: list[str]) -> None:
+        """Stop who is in doubt; often everybody else who is in doubt of the same, for another while."""
+        for participant in self.participants.values():
+            if participant.alive and set(in_doubt) & set(self._in_doubt(participant)):
+                participant.down_until = self.world.now + own.uniform(0.2, 3.0)
+                participant.crash("and an operator looks into its log")
+                if own.random() < 0.15:
+                    return
 
     def _prepared_in_log(self, participant: ParticipantProcess) -> list[str]:
         core = participant.fresh_core()

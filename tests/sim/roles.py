@@ -27,7 +27,7 @@ from troth.ready import Core, Effect
 from troth.v1 import common_pb2, participant_pb2
 
 SETTINGS = CoreSettings(
-    session_linger_seconds=2.0, retention_seconds=600.0, resend_first_seconds=0.2, resend_cap_seconds=5.0,
+    session_linger_seconds=0.7, retention_seconds=600.0, resend_first_seconds=0.2, resend_cap_seconds=5.0,
     watermark_interval_seconds=0.3,
 )  # fmt: skip
 CONFIG = Config("", ResourceKind.ATOMIC, lock_wait_seconds=0.3, inquiry=Backoff(1.0, 30.0))

@@ -37,9 +37,11 @@ CHECKERS = (
     checkers.everyone_answered, checkers.nobody_broke_the_protocol, costs.costs, bounds.nothing_grows,
 )  # fmt: skip
 """The checkers that look at a run when it is over. `replay.recovery_repeats` comes last, when nothing else was found."""
-BEFORE_FORGETTING = (heuristics.heuristics_told, heuristics.forced_kept, heuristics.outcomes_true)
+BEFORE_FORGETTING = (heuristics.heuristics_told, heuristics.forced_kept, heuristics.outcomes_true, heuristics.nothing_in_doubt)
 """Those that look when all is decided, and operators have not forgotten anything yet."""
-TABLE = (*CHECKERS, *BEFORE_FORGETTING, replay.recovery_repeats)
+BEFORE_RESTARTING = (bounds.nothing_waits,)
+"""Those that look when the retention has passed, and the coordinator has not begun a newer epoch."""
+TABLE = (*CHECKERS, *BEFORE_FORGETTING, *BEFORE_RESTARTING, replay.recovery_repeats)
 """All checkers of this level. While a run goes on, `scene.Witness`, `replay.Prefixes` and `bounds.Limits` look as well, for the
 checkers `no abort from absence`, `stale epochs write nothing`, `replay` and `bounded`."""
 
@@ -113,8 +115,8 @@ class Run:
         world.run_until(0.3)
         if not self.calm:
             self.faults.plan(plan, self.coordinator, FAULT_SECONDS)
-            if plan.coin(0.2):
-                for number in range(1, plan.count(1, 3) + 1):
+            if plan.coin(0.25):
+                for number in range(1, plan.count(1, 5) + 1):
                     own = plan.draw(f"operator{number}")
                     if own is not None:
                         self.operators.plan(own, FAULT_SECONDS)
@@ -163,7 +165,7 @@ class Run:
         self.network.renew()
         world.run_until(world.now + 1.0)
         for process in self.processes:
-            if world.random.random() < 0.3:
+            if world.random.random() < 0.4:
                 process.crash("to see what is kept")
         self.come_to_rest()
         self.operators.see()
@@ -194,6 +196,7 @@ class Run:
         self._sleep(retention + SETTINGS.skew_seconds + 100)
         self.world.run_until(self.world.now + 2.0)
         self._sleep(100)
+        self.scene.witness.violations.extend(checkers.judge_only(self.scene, BEFORE_RESTARTING))
         # What participants remember of branches whose order they never learnt, only the next epoch covers.
         self.coordinator.crash("for a newer epoch")
         self.come_to_rest()
@@ -215,7 +218,8 @@ class Run:
             if not process.alive:
                 return [f"AC5 nothing left: {process.name} is down after all faults have ended"]
         self.scene.expected = _expected(self.history)
-        if any(done.cause is not None and done.cause.reason == "CLIENT_GONE" for done in self.coordinator.core._book.finished.values()):
+        causes = [done.cause.reason for done in self.coordinator.core._book.finished.values() if done.cause is not None]
+        if "CLIENT_GONE" in causes:
             self.world.reach("client that never came back")
         found = checkers.judge(self.scene, CHECKERS)
         found += [*self.prefixes.violations, *sorted(self.limits.violations)]

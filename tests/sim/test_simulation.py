@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 
-from tests.sim.levels import REACH_SEEDS
-from tests.sim.run import run
+from tests.sim.levels import REACH_SEEDS, level_named
+from tests.sim.run import TABLE, run
 
 
 def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -36,3 +37,12 @@ def test_no_seed_breaks_a_promise_and_every_race_is_reached() -> None:
 def test_every_mutant_is_caught() -> None:
     done = simulate("--mutants")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_rule_of_the_design_is_broken_by_a_mutant() -> None:
+    rules = [mutant.rule for name in ("core", "engine") for mutant in level_named(name).mutants if "resource" not in mutant.rule]
+    assert {int(number) for rule in rules for number in re.findall(r"\d+", rule)} == set(range(1, 21))
+
+
+def test_each_checker_says_what_it_promises() -> None:
+    assert all(checker.name and checker.promise.endswith(".") for checker in TABLE)

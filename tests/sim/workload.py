@@ -98,7 +98,7 @@ class Workload:
     def _one(self, own: random.Random) -> None:
         work = varied(own, draw_work(own, self.accounts), self.accounts)
         key = ""
-        if own.random() < 0.4:
+        if own.random() < (0.6 if len(work) == 1 else 0.4):
             self._keys += 1
             key = f"k{self._keys}"
         timeout_ms = 5000 if self.steady else own.choice([50, 400, 2000])
@@ -138,7 +138,7 @@ class Workload:
     def _orphaned(self, attempt: Attempt) -> None:
         """The coordinator restarted: with a key a client need not ask, and may just do it again."""
         if attempt.key and not attempt.interactive and attempt.random.random() < 0.7:
-            self._later(attempt.random.uniform(0.0, 0.2), self.attempt, self.again(attempt), 3)
+            self._later(attempt.random.uniform(0.0, 0.05), self.attempt, self.again(attempt), 0)
 
     def _ended(self, attempt: Attempt, retries: int, outcome: int, cause: common_pb2.Cause | None) -> None:
         own = attempt.random
@@ -146,4 +146,6 @@ class Workload:
         again = attempt.key and outcome in (COMMITTED, ABORTED) and retries < 3 and own.random() < 0.3
         if retry or again:
             self.world.reach("key retried after a commit" if again and outcome == COMMITTED else "retry after an abort")
-            self._later(own.uniform(0.0, 0.2), self.attempt, self.again(attempt), retries + 1)
+            # In a calm run nobody is in its own way either.
+            delay = own.uniform(0.5, 0.7) if self.steady else own.uniform(0.0, 0.2)
+            self._later(delay, self.attempt, self.again(attempt), retries + 1)
