@@ -241,14 +241,16 @@ class Files:
                 return ""
             other._opened().close()
             return "a second resource opened it"
+        log = Path(f"{self.path}-wal")
+        was_there = log.exists()
+        found = "another library read it"
         stranger = sqlite3.connect(self.path, timeout=0)
         try:
             stranger.execute("SELECT count(*) FROM plain").fetchall()
         except sqlite3.OperationalError:
-            return ""
-        finally:
-            stranger.close()
-        return "another library read it"
+            found = ""
+        stranger.close()
+        return "another library removed its write-ahead log" if was_there and not log.exists() else found
 
 
 class _FailingCommit:

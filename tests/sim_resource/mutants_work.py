@@ -109,8 +109,8 @@ def _one_by_one(original: Any) -> Any:
 
 
 def _unforced_prepared(original: Any) -> Any:
-    def append(self: Machine, record: Any, branch: Any, step: str = "", *, force: bool = True, apply: Any = None) -> None:
-        original(self, record, branch, step, force=force and not record.HasField("branch_prepared"), apply=apply)
+    def append(self: Machine, record: Any, *arguments: Any, force: bool = True, **options: Any) -> None:
+        original(self, record, *arguments, force=force and not record.HasField("branch_prepared"), **options)
 
     return append
 
@@ -183,8 +183,8 @@ _mutant("an undo without its record", "aborted in one transaction", (Worker, "_u
 
 
 def _forced_active(original: Any) -> Any:
-    def append(self: Machine, record: Any, branch: Any, step: str = "", *, force: bool = True, apply: Any = None) -> None:
-        original(self, record, branch, step, force=force or record.HasField("branch_active"), apply=apply)
+    def append(self: Machine, record: Any, *arguments: Any, force: bool = True, **options: Any) -> None:
+        original(self, record, *arguments, force=force or record.HasField("branch_active"), **options)
 
     return append
 

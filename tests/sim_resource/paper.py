@@ -359,7 +359,7 @@ class Paper:
             self.world.reach("hazard")
             if txn.decision == COMMIT:
                 self.checkers.violate("commit cannot fail", f"the COMMIT of {txn.id} was answered with HAZARD")
-            txn.parked = True
+            txn.parked, txn.finished = True, False  # it may have voted NO, and cannot be rolled back
         elif kind in (FORCED_COMMIT, FORCED_ABORT):
             self.world.reach("forced")
             if txn.force and (txn.force == FORCE_COMMIT) != (kind == FORCED_COMMIT) and txn.force != FORGET:

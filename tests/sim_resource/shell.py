@@ -13,11 +13,11 @@ from typing import Any
 from participant_sdk.core.core import ParticipantCore
 from tests.sim.world import World
 from tests.sim_resource.files import Files, FilesFailed
+from troth.engine import LINGER_SECONDS, PATIENCE_SECONDS
 from troth.errors import ProtocolError
 from troth.log.cleaner import Cleaner
 from troth.ready import Append, Effect, Event
 
-LINGER_SECONDS = 0.02
 SLACK_RECORDS = 2
 """Of the cleaner: the log is cleaned all the time."""
 
@@ -151,11 +151,12 @@ class Shell:
     def _start_write(self) -> None:
         if self._writing or not self._queued:
             return
-        if any(append.force or append.apply is not None for append in self._queued):
+        due = [append for append in self._queued if append.force or append.apply is not None]
+        if any(not append.patient for append in due):
             self._begin_write()
         elif not self._lingering:
             self._lingering = True
-            self.later(LINGER_SECONDS, self._lingered)
+            self.later(PATIENCE_SECONDS if due else LINGER_SECONDS, self._lingered)
 
     def _lingered(self) -> None:
         self._lingering = False
