@@ -51,8 +51,13 @@ class _WatchedFile(apsw.VFSFile):
 
     def xSync(self, flags: int) -> None:
         """Keep what is durable now; nothing here needs to outlive this machine's power."""
-        _synced[self._path] = Path(self._path).read_bytes()
+        _synced[self._path] = _content(self._path)
         _syncs.append(self._path)
+
+
+def _content(name: str) -> bytes:
+    """What a file holds; one that is not there, or that a stranger has removed, holds nothing."""
+    return Path(name).read_bytes() if os.path.exists(name) else b""
 
 
 _synced: dict[str, bytes] = {}
@@ -196,7 +201,7 @@ class Files:
         left = {}
         for suffix in ("", "-wal"):
             name = f"{self.path}{suffix}"
-            now = Path(name).read_bytes() if os.path.exists(name) else b""
+            now = _content(name)
             if power:
                 synced = self.synced.get(name, b"")
                 cut = roll.choice([0, 0, len(now), roll.randint(0, len(now))])
