@@ -170,6 +170,7 @@ class Files:
         except LogFailed:
             if not failing:
                 raise
+            self.operations.runs.clear()
             raise FilesFailed from None  # nothing but records was left in the group: the process has to stop
         self.syncs_of_batch = len(_syncs)
         self.on_written(batch, written.seqs, written.events)
