@@ -173,6 +173,8 @@ class Service(Shell):
 
     def _witness(self, batch: Sequence[Append], seqs: Sequence[int], events: Sequence[Event | None]) -> None:
         self.checkers.written(batch, events, self.disk.syncs_of_batch)
+        works = [append.apply for append in batch if isinstance(append.apply, Execute)]
+        self.checkers.once(self.disk.operations, [operation.arguments for work in works for operation in work.operations])
         for append, seq, event in zip(batch, seqs, events, strict=True):
             work = append.apply
             if isinstance(work, Execute):
@@ -193,7 +195,6 @@ class Service(Shell):
     def _executed(self, work: Execute, seq: int, event: Event | None) -> None:
         works = [parsed(operation) for operation in work.operations]
         name = work.transaction_id
-        self.checkers.once(self.disk.operations, [operation.arguments for operation in work.operations])
         if isinstance(event, ExecuteRefused):
             self.checkers.refused(name, works, event.cause, seq)
             self.world.reach(f"refused {event.cause.reason}")
