@@ -303,12 +303,14 @@ class Book:
         return answer
 
     def refuse(self, session: Session, number: int, transaction_id: str, cause: common_pb2.Cause) -> None:
-        """Answer a request of which nothing has run. Kept as far as there is room: a repeat would be judged anew."""
+        """Answer a request of which nothing has run. Where there is no room to keep that, the number alone is remembered: a repeat
+        that is on its way must not run when the client has been told that it did not."""
         self.counters.refused += 1
         refusal = client_pb2.Answer(number=number, transaction_id=transaction_id, outcome=common_pb2.OUTCOME_ABORTED, cause=cause)
         if session.has_room(self.settings.unseen_answers_max):
             self.answer(session, refusal)
         else:
+            session.shed_through = max(session.shed_through, number)
             self.ready.effects.append(effects.Answered(session.name, refusal))
 
     def answer_finished(self, transaction_id: str, done: Finished, number: int) -> client_pb2.Answer:

@@ -199,6 +199,8 @@ class Session:
     live: dict[int, Transaction] = field(default_factory=dict)
     answers: dict[int, client_pb2.Answer] = field(default_factory=dict)
     answered_below: int = 1
+    shed_through: int = 0
+    """The highest number that was refused when there was no room to keep the answer: what has not begun up to here never will."""
 
     def has_room(self, unseen_answers_max: int) -> bool:
         """Whether the client leaves fewer answers unacknowledged than it may."""

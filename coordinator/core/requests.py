@@ -183,6 +183,8 @@ def _check_common(book: Book, session: Session, request: client_pb2.RunRequest |
     settings = book.settings
     if not 0 < request.number < 10**NUMBER_DIGITS_MAX:
         raise RequestError(Reason.INVALID_ARGUMENT, f"number is {request.number}; numbers begin at 1 and have 19 digits at most")
+    if session.keeps_answers and request.number <= session.shed_through:
+        raise RequestError(Reason.OVERLOADED, f"number {request.number} was refused before, and will not begin")
     if book.draining:
         raise RequestError(Reason.DRAINING, "the coordinator takes no new transactions")
     if not 0 < request.timeout_ms <= settings.timeout_ms_max:

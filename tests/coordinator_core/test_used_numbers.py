@@ -4,6 +4,7 @@ is an answer (the engine's simulator, seeds 2, 3 and 40: the question was answer
 from __future__ import annotations
 
 from coordinator.core import events
+from coordinator.core.settings import CoreSettings
 from tests.coordinator_core.driver import WALL_MS, Driver
 
 
@@ -34,3 +35,18 @@ def test_a_number_that_is_not_used_may_still_begin() -> None:
     driver = refused()
     driver.get(driver.id(2), "ab", WALL_MS)
     assert driver.got() == ["0 IN_DOUBT UNKNOWN_TRANSACTION"]
+
+
+def test_what_was_refused_for_want_of_room_does_not_run_when_it_is_repeated() -> None:
+    # Found by the simulator (seed 1097): a repeat that was on its way ran, and committed, when its client had been told OVERLOADED.
+    driver = Driver(CoreSettings(unseen_answers_max=1))
+    driver.run(1, "ab")
+    driver.vote("a", 1, "NO")
+    driver.run(2, "ab")
+    assert driver.outcomes() == ["1 ABORTED REFUSED", "2 ABORTED OVERLOADED"]
+    driver.step(events.AnswersSeen(driver.session, 2))
+    driver.run(2, "ab")
+    assert driver.outcomes() == ["2 ABORTED OVERLOADED"]
+    driver.step(events.AnswersSeen(driver.session, 3))
+    driver.run(3, "ab")
+    assert driver.core.open_transactions() == 1
