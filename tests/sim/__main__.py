@@ -4,23 +4,31 @@
 code in virtual time: the daemon, the participant's runtime, the client; see tests/sim_engine. `--level resource` drives the real
 SQLite resource on real files; see tests/sim_resource.
 
-The last line says how it went: `sim: ok seeds=… violations=0`, or the seed that failed, the smallest workload that still fails, and
-the command that replays it. Exit status: 0 ok, 1 a violation, 3 something was not decided after all faults had ended (AC5), 4 a
-race that must be reached was not.
+The last line says how it went: `sim: ok seeds=… violations=0`. Otherwise you get the seed that failed and what which checker
+found, the trace of the smallest run that the same checker still fails in, and the command that replays it.
+
+Exit status:
+  0  ok
+  1  a violation
+  3  nothing but this: something was not decided after all faults had ended and the network had healed (AC5)
+  4  a race that a sweep of so many seeds has to come to was not reached
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 from tests.sim.hunt import hunt
 from tests.sim.levels import Level, level_named
+from tests.sim.reduce import reduce
 from tests.sim.run import Result
 
 BLOCK = 50
@@ -37,6 +45,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--minutes", type=float, help="run for so long instead")
     parser.add_argument("--seed", type=int, help="run this seed only, with its trace")
     parser.add_argument("--transactions", type=int, help="with --seed: this many transactions only")
+    parser.add_argument("--keep", help="with --seed: these items of its plan only, such as w1,blow2 (of the core level)")
     parser.add_argument("--trace", action="store_true", help="with --seed: print the trace even if nothing fails")
     parser.add_argument("--mutants", action="store_true", help="run every mutant until it is caught")
     parser.add_argument("--only", default="", help="with --mutants: only those whose name contains this")
@@ -46,7 +55,7 @@ def main(arguments: list[str]) -> int:
     if options.mutants:
         return hunt(level, options.only, options.jobs)
     if options.seed is not None:
-        return replay(level, options.seed, options.transactions, always=options.trace)
+        return replay(level, options.seed, _parts(options), always=options.trace)
     return sweep(level, options.first, options.seeds, options.minutes, options.jobs)
 
 
@@ -61,9 +70,17 @@ def tell(text: str) -> None:
     sys.stdout.flush()
 
 
-def replay(level: Level, seed: int, transactions: int | None, *, always: bool) -> int:
+def _parts(options: argparse.Namespace) -> dict[str, Any]:
+    """How much of a seed is to be run."""
+    parts: dict[str, Any] = {"transactions": options.transactions} if options.transactions else {}
+    if options.keep is not None:
+        parts["keep"] = options.keep.split(",")
+    return parts
+
+
+def replay(level: Level, seed: int, parts: dict[str, Any], *, always: bool) -> int:
     """Run one seed with its trace."""
-    result = level.run(seed, tracing=True, transactions=transactions)
+    result = level.run(seed, tracing=True, **parts)
     if result.violations or always:
         tell("\n".join(result.trace))
     tell("\n".join(result.violations) or f"sim: ok seeds=1 transactions={result.transactions} violations=0")
@@ -77,6 +94,12 @@ def _status(violations: list[str]) -> int:
 
 
 # ---- sweeping
+
+
+def _quiet_collector() -> None:
+    """Runs are short and leave few cycles: look for them less often."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def _run_block(level: str, block: range) -> list[Result]:
@@ -98,7 +121,7 @@ def sweep(level: Level, first: int, count: int, minutes: float | None, jobs: int
     began = time.monotonic()
     totals: Counter[str] = Counter()
     reached: Counter[str] = Counter()
-    with ProcessPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(jobs, initializer=_quiet_collector) as pool:
         pending = []
         for block in _blocks(first, count, minutes):
             pending.append(pool.submit(_run_block, level.name, block))
@@ -127,14 +150,13 @@ def _add(results: list[Result], totals: Counter[str], reached: Counter[str], beg
 
 
 def _report(level: Level, result: Result) -> int:
-    """Say what failed, and the smallest workload of the same seed that still fails."""
+    """Say what failed, and the smallest run of the same seed in which it still does."""
+    say("it failed; looking for a smaller run that does")
+    reduced = reduce(level, result)
+    tell("\n".join(reduced.result.trace))
     tell(f"sim: seed {result.seed} failed:\n  " + "\n  ".join(result.violations))
-    smallest = ""
-    for transactions in range(1, result.transactions):
-        if level.run(result.seed, transactions=transactions).violations:
-            smallest = f" --transactions {transactions}"
-            break
-    tell(f"replay it with: python -m tests.sim --level {level.name} --seed {result.seed}{smallest}")
+    tell(f"reduced in {reduced.runs} runs, it fails by:\n  " + "\n  ".join(reduced.result.violations))
+    tell(f"replay it with: python -m tests.sim --level {level.name} --seed {result.seed}{reduced.options}")
     return _status(result.violations)
 
 

@@ -92,7 +92,7 @@ class Faults:
     def _kill(self, kind: str, process: Process, own: random.Random) -> None:
         if kind == "absence":
             process.long_absence = True
-            process.down_until = self.world.now + own.uniform(20.0, 80.0)
+            process.down_until = self.world.now + own.uniform(4.0, 15.0)
         for each in self.processes if kind == "everything" else [process]:
             each.crash("by a blow")
 

@@ -17,7 +17,7 @@ from tests.sim.world import World
 from troth.v1 import admin_pb2, common_pb2, record_pb2
 
 WHO, WHY = "ann", "told by phone"
-LOOKS_MAX = 150
+LOOKS_MAX = 80
 HEURISTIC = (common_pb2.OUTCOME_MIXED, common_pb2.OUTCOME_HAZARD)
 
 
@@ -37,6 +37,7 @@ class Operators:
         self.told: dict[str, int] = {}
         """The outcome of each transaction, as the coordinator listed it last."""
         self._tickets = 0
+        self._read: dict[str, tuple[int, list[str]]] = {}
         coordinator.on_administered = self._hear
 
     def touched(self, transaction_id: str) -> bool:
@@ -55,7 +56,7 @@ class Operators:
             return
         done = {"force": self._force, "offline": self._offline, "abandon": self._abandon, "abort": self._abort}[kind](own)
         if not done and looks < LOOKS_MAX:
-            self.world.after(own.uniform(0.0, 0.03), self._look, own, kind, looks + 1)
+            self.world.after(own.uniform(0.0, 0.05), self._look, own, kind, looks + 1)
 
     def _in_doubt(self, participant: ParticipantProcess) -> list[str]:
         return [name for name, state in participant.core.states() if state is BranchState.PREPARED]
@@ -128,6 +129,13 @@ class Operators:
                     return
 
     def _prepared_in_log(self, participant: ParticipantProcess) -> list[str]:
+        """What the log of a participant that is down has in doubt; it is read once a life."""
+        known = self._read.get(participant.name)
+        if known is None or known[0] != participant.life:
+            known = self._read[participant.name] = participant.life, self._read_log(participant)
+        return known[1]
+
+    def _read_log(self, participant: ParticipantProcess) -> list[str]:
         core = participant.fresh_core()
         core.recover(participant.disk.read()[1], self.world.instant())
         return [name for name, state in core.states() if state is BranchState.PREPARED]

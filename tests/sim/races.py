@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from coordinator.core import effects as out
@@ -27,27 +28,46 @@ CAUSES = {
 
 def watch_event(world: World, book: Book, event: Any) -> None:
     """Look at an event before the coordinator takes it."""
-    if isinstance(event, into.Run):
-        entry = book.keys.get(event.request.key)
-        if entry is not None and entry.live is not None and entry.live.state is State.SETTLING:
-            world.reach("key retry against a restarted coordinator")
-    elif isinstance(event, into.Abort):
-        txn = book.live.get(f"{event.session}.{event.request.number}")
-        if txn is not None and txn.state is State.HANDED_OVER:
-            world.reach("one-phase against a client's abort")
-    elif isinstance(event, into.SessionOpened):
-        session = book.sessions.get(event.session)
-        if session is not None and any(txn.state in DECIDED for txn in session.live.values()):
-            world.reach("reconnected between decision and answer")
-    elif isinstance(event, into.FromParticipant):
-        if isinstance(event.message, participant_pb2.Acknowledgement) and event.message.kind in FORCED:
-            world.reach("forced branch reported to the coordinator")
-    elif isinstance(event, into.Durable) and event.what == "horizon" and _in_doubt(book):
+    watch = _EVENTS.get(type(event))
+    if watch is not None:
+        watch(world, book, event)
+
+
+def _run(world: World, book: Book, event: into.Run) -> None:
+    entry = book.keys.get(event.request.key)
+    if entry is not None and entry.live is not None and entry.live.state is State.SETTLING:
+        world.reach("key retry against a restarted coordinator")
+
+
+def _abort(world: World, book: Book, event: into.Abort) -> None:
+    txn = book.live.get(f"{event.session}.{event.request.number}")
+    if txn is not None and txn.state is State.HANDED_OVER:
+        world.reach("one-phase against a client's abort")
+
+
+def _opened(world: World, book: Book, event: into.SessionOpened) -> None:
+    session = book.sessions.get(event.session)
+    if session is not None and any(txn.state in DECIDED for txn in session.live.values()):
+        world.reach("reconnected between decision and answer")
+
+
+def _said(world: World, book: Book, event: into.FromParticipant) -> None:
+    if isinstance(event.message, participant_pb2.Acknowledgement) and event.message.kind in FORCED:
+        world.reach("forced branch reported to the coordinator")
+
+
+def _durable(world: World, book: Book, event: into.Durable) -> None:
+    if event.what == "horizon" and any(txn.state is State.COMMITTING for txn in book.live.values()):
         world.reach("retention passed while in doubt")
 
 
-def _in_doubt(book: Book) -> bool:
-    return any(txn.state is State.COMMITTING for txn in book.live.values())
+_EVENTS: dict[type, Callable[[World, Book, Any], None]] = {
+    into.Run: _run,
+    into.Abort: _abort,
+    into.SessionOpened: _opened,
+    into.FromParticipant: _said,
+    into.Durable: _durable,
+}
 
 
 def watch_effect(world: World, book: Book, effect: Any) -> None:

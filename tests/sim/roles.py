@@ -28,7 +28,7 @@ from troth.v1 import common_pb2, participant_pb2
 
 SETTINGS = CoreSettings(
     session_linger_seconds=0.7, retention_seconds=600.0, resend_first_seconds=0.2, resend_cap_seconds=5.0,
-    watermark_interval_seconds=0.3,
+    watermark_interval_seconds=0.4,
 )  # fmt: skip
 CONFIG = Config("", ResourceKind.ATOMIC, lock_wait_seconds=0.3, inquiry=Backoff(1.0, 30.0))
 
@@ -109,19 +109,17 @@ class CoordinatorProcess(Process):
         return stream
 
     def _hear(self, life: int, name: str, number: int, field: str, message: Any) -> None:
-        if life != self.life:
-            return
         if field == "reports":
             event: Any = into.ReportsReceived(name, number, [message], False)
         elif field == "complete":
             event = into.ReportsReceived(name, number, [], True)
         else:
             event = into.FromParticipant(name, number, message)
-        self.later(0.0, self.submit, event)
+        self._in_life(life, self.submit, (event,))
 
     def _lose(self, life: int, name: str, number: int) -> None:
         if life == self.life and self.streams.pop(number, None) is not None:
-            self.later(0.0, self.submit, into.ParticipantLost(name, number))
+            self._in_life(life, self.submit, (into.ParticipantLost(name, number),))
 
     # ---- clients
 
@@ -146,13 +144,12 @@ class CoordinatorProcess(Process):
         return self.core._book.sessions
 
     def _hear_client(self, life: int, event: Any) -> None:
-        if life == self.life:
-            self.later(0.0, self.submit, event)
+        self._in_life(life, self.submit, (event,))
 
     def _lose_client(self, life: int, session: str, stream: Stream) -> None:
         if life == self.life and self.clients.get(session) is stream:
             del self.clients[session]
-            self.later(0.0, self.submit, into.SessionLost(session))
+            self._in_life(life, self.submit, (into.SessionLost(session),))
 
     # ---- effects
 
@@ -267,8 +264,8 @@ class ParticipantProcess(Process):
             self.stream.break_()
 
     def _lost(self, life: int, number: int) -> None:
-        if life == self.life and number == self._number:
-            self.later(0.0, self._redial, number)
+        if number == self._number:
+            self._in_life(life, self._redial, (number,))
 
     def _redial(self, number: int) -> None:
         if number == self._number and self.stream is not None:
@@ -277,8 +274,7 @@ class ParticipantProcess(Process):
             self.later(self.world.random.uniform(0.001, 0.1), self._dial)
 
     def _hear(self, life: int, number: int, field: str, message: Any) -> None:
-        if life == self.life:
-            self.later(0.0, self._take, number, field, message)
+        self._in_life(life, self._take, (number, field, message))
 
     def _take(self, number: int, field: str, message: Any) -> None:
         if field == "welcome":
