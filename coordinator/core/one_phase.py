@@ -8,7 +8,7 @@ from coordinator.core.book import ABORT, Book, cause_of
 from coordinator.core.events import Durable
 from coordinator.core.finishing import finish, is_expired
 from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
-from coordinator.core.phase_two import ENDS, report_heuristic
+from coordinator.core.phase_two import ENDS, acknowledged_too_late, report_heuristic
 from coordinator.core.steps import Returned, abort, away, branch_of, keep_results, no_cause
 from troth.errors import Reason, RemoteProtocolError
 from troth.v1 import common_pb2, participant_pb2, record_pb2
@@ -134,8 +134,11 @@ def settling_vote(book: Book, txn: Transaction, argument: tuple[Participant, par
 
 
 def settling_acknowledged(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Acknowledgement]) -> None:
-    """An ABORT of the settlement is carried out; or a Heuristic record is forced."""
+    """An ABORT of the settlement is carried out; or a Heuristic record is forced. (While one is, another branch may be heard.)"""
     participant, message = argument
+    if txn.late:
+        acknowledged_too_late(book, txn, argument)
+        return
     branch = branch_of(txn, participant)
     if branch.step is not BranchStep.SETTLE_OWED:
         return

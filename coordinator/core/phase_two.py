@@ -42,7 +42,7 @@ def report_heuristic(book: Book, txn: Transaction, branch: Branch, message: part
         participant=branch.participant.name,
         branch_outcome=ENDS[message.kind],
         why=message.detail[:TEXT_CHARACTERS_MAX] or f"the participant answered {name}",
-        commit_decided=txn.heuristic[0].commit_decided if txn.heuristic else txn.state is State.COMMITTING,
+        commit_decided=_commit_was_decided(book, txn),
     )
     append_heuristic(book, txn, branch, report)
 
@@ -51,7 +51,7 @@ def acknowledged_too_late(book: Book, txn: Transaction, argument: tuple[Particip
     """Another branch of it ended otherwise, too: a Heuristic record is forced for each."""
     participant, message = argument
     branch = txn.branches.setdefault(participant.name, Branch(participant, 0, 0))
-    decided = common_pb2.OUTCOME_COMMITTED if txn.heuristic[0].commit_decided else common_pb2.OUTCOME_ABORTED
+    decided = common_pb2.OUTCOME_COMMITTED if _commit_was_decided(book, txn) else common_pb2.OUTCOME_ABORTED
     agrees = message.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_DONE or ENDS[message.kind] == decided
     if branch.step is not BranchStep.HEURISTIC and not agrees:
         report_heuristic(book, txn, branch, message)
@@ -59,8 +59,16 @@ def acknowledged_too_late(book: Book, txn: Transaction, argument: tuple[Particip
 
 def tell_decision(book: Book, participant: Participant, txn: Transaction, order: int) -> None:
     """Others ended otherwise than was decided; whoever may still be in doubt is told the decision all the same."""
-    kind = COMMIT if txn.heuristic[0].commit_decided else ABORT
+    kind = COMMIT if _commit_was_decided(book, txn) else ABORT
     book.send_decision(participant, txn.id, order, kind, acknowledge=True)
+
+
+def _commit_was_decided(book: Book, txn: Transaction) -> bool:
+    """What was decided of a transaction that did not end as decided; what was over before says so in what is retained of it."""
+    if txn.heuristic:
+        return txn.heuristic[0].commit_decided
+    done = book.finished.get(txn.id)
+    return txn.state is State.COMMITTING or (done is not None and done.outcome == common_pb2.OUTCOME_COMMITTED)
 
 
 def append_heuristic(book: Book, txn: Transaction, branch: Branch, report: record_pb2.Heuristic) -> None:

@@ -92,3 +92,32 @@ def test_a_transaction_and_its_session_may_end_in_the_same_tick() -> None:
     driver.now += seconds + 1
     driver.core.tick(driver.instant())
     assert driver.core.open_transactions() == 0
+
+
+def test_a_second_branch_that_contradicts_while_the_first_is_written_down_is_recorded_too() -> None:
+    # Seed 6139: the second one was taken for a participant that had no branch, and its stream ended.
+    driver = Driver()
+    driver.run(1, "abc")
+    driver.vote("a", 1, "NO")
+    driver.sync()
+    for name in "bc":
+        driver.acknowledge(name, 1, "FORCED_COMMIT")
+    driver.acknowledge("a", 1, "DONE")
+    driver.sync()
+    assert [one.participant for one in driver.txn(1).heuristic] == ["b", "c"]
+    assert not any(one.commit_decided for one in driver.txn(1).heuristic)
+
+
+def test_a_commit_that_is_contradicted_twice_at_once_stays_a_commit() -> None:
+    driver = Driver()
+    driver.run(1, "ab")
+    for name in "ab":
+        driver.vote(name, 1)
+    driver.sync()
+    for name in "ab":
+        driver.acknowledge(name, 1)
+    driver.sync()
+    for name in "ab":
+        driver.acknowledge(name, 1, "FORCED_ABORT")
+    driver.sync()
+    assert [(one.participant, one.commit_decided) for one in driver.txn(1).heuristic] == [("a", True), ("b", True)]

@@ -120,6 +120,9 @@ class Client:
         if not coordinator.alive or coordinator.paused:
             coordinator.when_up(self.connect)
             return
+        if not coordinator.serving:  # the daemon listens, and answers nobody before its epoch is durable
+            self.world.after(0.01, self.connect)
+            return
         self._connection += 1
         number = self._connection
         try:

@@ -91,4 +91,4 @@ def level_named(name: str) -> Level:
         return Level(name, resource.run, resource_mutants.MUTANTS, resource.MUST_REACH, resource.REACH_SEEDS, 400)
     from tests.sim.mutants import MUTANTS
 
-    return Level(name, run, MUTANTS, MUST_REACH, REACH_SEEDS, 3000)
+    return Level(name, run, MUTANTS, MUST_REACH, REACH_SEEDS, 10_000)
