@@ -1,10 +1,10 @@
-"""`scripts/bench`: measures Troth against a bare gRPC echo and a textbook two-phase commit, in one run.
+"""`scripts/bench`: measures Troth against a bare gRPC echo, a textbook two-phase commit and the bare floor, in one run.
 
 scripts/bench                        everything: about four minutes
 scripts/bench --quick                the same with short measurements: about a minute
 scripts/bench --json bench.json      everything in a file, too
 scripts/bench --growth               long logs, restarts, many of everything, overload: some minutes (--quick: one)
-scripts/bench --only echo,log        some stages: echo, textbook, log, sqlite, wide
+scripts/bench --only echo,log        some stages: echo, textbook, floor, one-process, log, sqlite, wide
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The floor: a bare grpc.aio server that returns what it was sent. `python -m bench.echo --directory DIR`"""
+"""A bare grpc.aio server that returns what it was sent. `python -m bench.echo --directory DIR`"""
 
 from __future__ import annotations
 

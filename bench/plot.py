@@ -40,7 +40,7 @@ def draw(document: dict[str, Any]) -> str:
 
 def _bar(number: int, name: str, rate: float, share: float, ratio: float) -> str:
     y = number * ROW_PIXELS + 4
-    colour = "#888888" if name.startswith(("echo", "textbook", "plain")) else "#2a6fb0"
+    colour = "#888888" if name.startswith(("echo", "textbook", "plain", "floor")) else "#2a6fb0"
     width = max(1.0, share * BAR_PIXELS)
     return (
         f'<text x="10" y="{y + 14}">{escape(name)}</text>'

@@ -78,6 +78,9 @@ def figures(bench: Bench) -> dict[str, float]:
         "c1_over_echo": p50("one-shot 1") / p50("echo c1"),
         "branch_cpu_64_over_2": (cpu.get("participants 64", nan) / 64) / (cpu.get("participants 2", nan) / 2),
         "interactive_share": rate("interactive 128") / rate("plain calls 128"),
+        "floor_ratio128": rate("floor 128") / echo,
+        "floor_ratio1024": rate("floor 1024") / echo,
+        "floor_c1_over_echo": p50("floor 1") / p50("echo c1"),
     }
 
 

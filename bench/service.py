@@ -32,12 +32,14 @@ def run_loop(work: Coroutine[Any, Any, Any]) -> Any:
         return runner.run(work)
 
 
-async def serve(directory: Path, handlers: Mapping[str, Handler], interceptors: Sequence[Any] = ()) -> None:
-    """Serve unary methods `/bench.Bench/NAME` until SIGTERM."""
+async def serve(directory: Path, handlers: Mapping[str, Handler], interceptors: Sequence[Any] = (), *, stream: Any = None) -> None:
+    """Serve unary methods `/bench.Bench/NAME`, and a stream of bytes as `/bench.Bench/Stream`, until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     server = grpc.aio.server(interceptors=interceptors, options=[("grpc.so_reuseport", 0)])
     methods: dict[str, Any] = {name: grpc.unary_unary_rpc_method_handler(handler) for name, handler in handlers.items()}
+    if stream is not None:
+        methods["Stream"] = grpc.stream_stream_rpc_method_handler(stream)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -49,3 +51,8 @@ async def serve(directory: Path, handlers: Mapping[str, Handler], interceptors: 
 def method(channel: grpc.aio.Channel, name: str) -> Any:
     """A call that sends and returns bytes."""
     return channel.unary_unary(f"/{SERVICE}/{name}")
+
+
+def stream(channel: grpc.aio.Channel) -> Any:
+    """A call that opens the stream of bytes."""
+    return channel.stream_stream(f"/{SERVICE}/Stream")

@@ -6,19 +6,22 @@ import asyncio
 import itertools
 import os
 import random
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
 
+from bench import floor
 from bench.cluster import Cluster
+from bench.echo import echo as answer
 from bench.measure import Once, Result, Span, measure
 from bench.participant import ACCOUNTS
 from bench.processes import Process
-from bench.service import method
+from bench.service import SERVICE, method
 from participant_sdk.client import Aborted, Client, call
 
 ECHO_CALLERS = 256
@@ -52,7 +55,7 @@ class Bench:
 
 
 async def echo(bench: Bench) -> None:
-    """The floor. Run several times in between: the machine is not always equally fast."""
+    """A bare call. Run several times in between: the machine is not always equally fast."""
     one = Process("echo", bench.directory / "echo", ["-m", "bench.echo", "--directory", str(bench.directory / "echo")])
     await one.start()
     try:
@@ -71,14 +74,34 @@ async def echo(bench: Bench) -> None:
         await one.stop()
 
 
-async def textbook(bench: Bench) -> None:
-    """The baseline: a unary RPC for each message, a sync for each record."""
+async def echo_in_one_process(bench: Bench) -> None:
+    """The same with the server in the load generator's process, for comparison with figures that were told that way."""
+    handler: Any = grpc.unary_unary_rpc_method_handler(answer)
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Echo": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            send = method(channel, "Echo")
+
+            async def once() -> bool:
+                return bool(await send(b"x" * 64) is not None)
+
+            bench.add(await measure("echo, one process", ECHO_CALLERS, once, bench.span, bench.pids))
+    finally:
+        await server.stop(grace=0)
+
+
+@asynccontextmanager
+async def _bare(bench: Bench, kind: str) -> AsyncIterator[tuple[grpc.aio.Channel, dict[str, int]]]:
+    """A coordinator and two participants of `bench.KIND`, and a channel to the coordinator."""
     async with AsyncExitStack() as stack:
         addresses: list[str] = []
         pids = bench.pids
         for name in ("left", "right", "coordinator"):
-            directory = bench.directory / "textbook" / name
-            command = ["-m", "bench.textbook", "--directory", str(directory)]
+            directory = bench.directory / kind / name
+            command = ["-m", f"bench.{kind}", "--directory", str(directory)]
             if name == "coordinator":
                 command += ["--participants", ",".join(addresses)]
             one = Process(name, directory, command)
@@ -86,7 +109,12 @@ async def textbook(bench: Bench) -> None:
             await one.start()
             addresses.append(one.address)
             pids[name] = one.pid
-        channel = await stack.enter_async_context(grpc.aio.insecure_channel(addresses[-1]))
+        yield await stack.enter_async_context(grpc.aio.insecure_channel(addresses[-1])), pids
+
+
+async def textbook(bench: Bench) -> None:
+    """The baseline: a unary RPC for each message, a sync for each record."""
+    async with _bare(bench, "textbook") as (channel, pids):
         run = method(channel, "Run")
 
         async def once() -> bool:
@@ -94,6 +122,17 @@ async def textbook(bench: Bench) -> None:
 
         for callers in (1, 128):
             bench.add(await measure(f"textbook {callers}", callers, once, bench.span, pids))
+
+
+async def bare(bench: Bench) -> None:
+    """The floor: the messages, records and syncs alone."""
+    async with _bare(bench, "floor") as (channel, pids):
+        caller = floor.Caller(channel)
+        try:
+            for callers in CALLERS:
+                bench.add(await measure(f"floor {callers}", callers, caller.run, bench.span, pids))
+        finally:
+            await caller.close()
 
 
 def one_shot(client: Client, names: list[str]) -> Once:
@@ -235,6 +274,8 @@ async def wide(bench: Bench) -> None:
 STAGES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "echo": echo,
     "textbook": textbook,
+    "floor": bare,
+    "one-process": echo_in_one_process,
     "log": log_only,
     "sqlite": sqlite,
     "wide": wide,
