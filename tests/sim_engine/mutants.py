@@ -108,7 +108,7 @@ def _last_lost(original: Any) -> Any:
 
 def _only_forced(original: Any) -> Any:
     def start_write(self: Any, now: Any) -> None:
-        if self._forced_queued or self._closing is not None:
+        if self._urgent_queued or self._closing is not None:
             original(self, now)
 
     return start_write
@@ -151,10 +151,10 @@ def _drops_the_rest(original: Any) -> Any:
 
 
 def _no_wake(original: Any) -> Any:
-    def put(self: Any, field: str, message: Any) -> None:
-        self._items += 1  # as if something waited already
-        original(self, field, message)
-        self._items -= 1
+    def put(self: Any, field: str, message: Any, *, patient: bool = False) -> None:
+        urgent, self._urgent = self._urgent, True  # as if the writer were awake already
+        original(self, field, message, patient=patient)
+        self._urgent = urgent
 
     return put
 
