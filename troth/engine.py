@@ -161,26 +161,32 @@ class Engine:
     def _turn(self) -> None:
         """One turn: everything that waits goes into the core, and what comes out is carried out."""
         now = self._clocks()
-        inbox = self._inbox
+        core, perform, inbox = self._core, self._perform, self._inbox
         # What was released is taken whole: the cleaner, asked below, must find that the core knows what the log holds.
-        count, self._released = max(TURN_EVENTS_MAX, self._released), 0
-        for _ in range(min(len(inbox), count)):
-            self._step(inbox.popleft(), now)
-        deadline = self._core.deadline()
-        if deadline is not None and deadline <= now.monotonic:
-            self._core.tick(now)
-        ready = self._core.take_ready()
-        self._enqueue(ready.appends, now)
+        room, self._released = max(TURN_EVENTS_MAX, self._released), 0
+        while room:
+            count = min(len(inbox), room)
+            self._step(count, now)
+            deadline = core.deadline()
+            if deadline is not None and deadline <= now.monotonic:
+                core.tick(now)
+            ready = core.take_ready()
+            self._enqueue(ready.appends, now)
+            for effect in ready.effects:
+                perform(effect)
+            # What an effect has answered at once belongs to the same turn, and to the same batch.
+            room = room - count if inbox else 0
         self._start_write(now)
-        for effect in ready.effects:
-            self._perform(effect)
 
-    def _step(self, event: Event, now: Instant) -> None:
-        try:
-            self._core.step(event, now)
-        except ProtocolError as error:
-            self.counters.protocol_errors += 1
-            self._on_violation(event, error)
+    def _step(self, count: int, now: Instant) -> None:
+        step, next_event = self._core.step, self._inbox.popleft
+        for _ in range(count):
+            event = next_event()
+            try:
+                step(event, now)
+            except ProtocolError as error:
+                self.counters.protocol_errors += 1
+                self._on_violation(event, error)
 
     async def _sleep(self) -> None:
         """Wait for an event, the end of a write, or the next deadline."""
@@ -210,9 +216,9 @@ class Engine:
             return
         self._queued.extend(appends)
         linger = LINGER_SECONDS
-        for append in appends:
-            if append.force or append.apply is not None:
-                if append.patient:
+        for _, _, force, _, _, apply, patient in appends:
+            if force or apply is not None:
+                if patient:
                     linger = PATIENCE_SECONDS
                 else:
                     self._urgent_queued += 1
@@ -257,7 +263,8 @@ class Engine:
             self._hit("before-sync", batch)
             written = await self._log.write(whole, sync=sync, drop_below=drop_below)
             self._cleaner.written(len(copies), whole, written.seqs)
-            self._count(whole, written.seqs, sync)
+            self.counters.batches += 1
+            self.counters.syncs += sync
             self._hit("after-sync", batch)
             self._release(whole, written.seqs, written.events)
         except Exception as error:
@@ -267,31 +274,29 @@ class Engine:
             self._wake.set()
 
     def _release(self, batch: Sequence[Append], seqs: Sequence[int], events: Sequence[Event | None]) -> None:
-        """Let go what waited for durability: events go before everything in the inbox, in order."""
-        if self.failed.done():
-            return
+        """Count what is durable, and let go what waited for that: events go before everything in the inbox, in order."""
+        ended = self.failed.done()
+        records = forced_records = 0
         first: list[Event] = []
         perform = self._perform
-        for append, seq, event in zip(batch, seqs, events, strict=True):
+        for (record, _, force, effects, after, _, _), seq, event in zip(batch, seqs, events, strict=True):
+            if seq:
+                records += 1
+                forced_records += force
+            if ended:
+                continue
             if event is not None:
                 first.append(event)
-            if seq == 0 and append.record is not None:
+            if seq == 0 and record is not None:
                 continue  # the apply refused: this append's effects and event are dropped
-            if append.event is not None:
-                first.append(append.event)
-            for effect in append.effects:
+            if after is not None:
+                first.append(after)
+            for effect in effects:
                 perform(effect)
+        self.counters.records += records
+        self.counters.forced_records += forced_records
         self._released = len(first)
         self._inbox.extendleft(reversed(first))
-
-    def _count(self, batch: Sequence[Append], seqs: Sequence[int], sync: bool) -> None:
-        counters = self.counters
-        counters.batches += 1
-        counters.syncs += sync
-        for append, seq in zip(batch, seqs, strict=True):
-            if seq:
-                counters.records += 1
-                counters.forced_records += append.force
 
     def _hit(self, moment: str, batch: Sequence[Append]) -> None:
         if failpoints.armed:
