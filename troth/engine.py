@@ -84,14 +84,17 @@ class Engine:
         self._urgent_queued = 0
         self._lingers_until: float | None = None
         self._cleaner = Cleaner(core)
-        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._awake = False
+        self._sleeper: asyncio.Future[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
         self._writing: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._ended = False
         self.counters = EngineCounters()
-        self.failed: asyncio.Future[TrothError] = asyncio.get_running_loop().create_future()
+        self.failed: asyncio.Future[TrothError] = self._loop.create_future()
 
     # ---- what the shells use
 
@@ -109,14 +112,15 @@ class Engine:
 
     def submit(self, event: Event) -> None:
         """Enqueue an event. Never blocks; whoever bounds the peers bounds this queue. An engine that has ended drops it."""
-        self.submit_all((event,))
+        if not self._ended:
+            self._inbox.append(event)
+            self._wake()
 
     def submit_all(self, events: Sequence[Event]) -> None:
         """Enqueue the events of one frame."""
-        if self._task is not None and self._task.done():
-            return
-        self._inbox.extend(events)
-        self._wake.set()
+        if not self._ended:
+            self._inbox.extend(events)
+            self._wake()
 
     def backlog(self) -> int:
         """Events and appends that wait."""
@@ -126,7 +130,7 @@ class Engine:
         """Handle what is queued, make it durable, release the log. May be called again; a cancelled caller cancels nothing."""
         if self._closing is None:
             self._closing = asyncio.create_task(self._close(), name=f"troth-close-{self._role}")
-            self._wake.set()
+            self._wake()
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
@@ -139,7 +143,7 @@ class Engine:
     async def _run(self) -> None:
         try:
             while not self._finished():
-                self._wake.clear()
+                self._awake = False
                 self._turn()
                 if self._inbox or self._finished():
                     await asyncio.sleep(0)
@@ -152,6 +156,7 @@ class Engine:
                 self._alarm.cancel()
         if self._writing is not None:
             await self._writing
+        self._ended = True
 
     def _finished(self) -> bool:
         if self.failed.done():
@@ -190,10 +195,21 @@ class Engine:
 
     async def _sleep(self) -> None:
         """Wait for an event, the end of a write, or the next deadline."""
-        deadlines = [at for at in (self._core.deadline(), self._linger_deadline()) if at is not None]
-        if deadlines:
-            self._set_alarm(min(deadlines))
-        await self._wake.wait()
+        at = self._core.deadline()
+        if self._writing is None and self._lingers_until is not None and (at is None or self._lingers_until < at):
+            at = self._lingers_until
+        if at is not None:
+            self._set_alarm(at)
+        if not self._awake:
+            self._sleeper = self._loop.create_future()
+            await self._sleeper
+
+    def _wake(self) -> None:
+        self._awake = True
+        if self._sleeper is not None:
+            if not self._sleeper.done():
+                self._sleeper.set_result(None)
+            self._sleeper = None
 
     def _set_alarm(self, at: float) -> None:
         """Wake up then at the latest. An alarm that is no longer needed rings all the same: that is cheaper than to move it."""
@@ -203,11 +219,11 @@ class Engine:
             self._alarm.cancel()
         self._alarm_at = at
         delay = max(0.0, at - self._clocks().monotonic)
-        self._alarm = asyncio.get_running_loop().call_later(delay, self._ring)
+        self._alarm = self._loop.call_later(delay, self._ring)
 
     def _ring(self) -> None:
         self._alarm = None
-        self._wake.set()
+        self._wake()
 
     # ---- writing
 
@@ -225,9 +241,6 @@ class Engine:
         until = now.monotonic + linger
         if self._lingers_until is None or until < self._lingers_until:
             self._lingers_until = until
-
-    def _linger_deadline(self) -> float | None:
-        return None if self._writing is not None else self._lingers_until
 
     def _start_write(self, now: Instant) -> None:
         if self._writing is not None or not self._queued:
@@ -271,7 +284,7 @@ class Engine:
             self._fail(error)
         finally:
             self._writing = None
-            self._wake.set()
+            self._wake()
 
     def _release(self, batch: Sequence[Append], seqs: Sequence[int], events: Sequence[Event | None]) -> None:
         """Count what is durable, and let go what waited for that: events go before everything in the inbox, in order."""
@@ -311,4 +324,4 @@ class Engine:
                 bug.__cause__ = error
                 error = bug
             self.failed.set_result(error)
-        self._wake.set()
+        self._wake()

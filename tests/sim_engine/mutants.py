@@ -79,6 +79,14 @@ def _released_though_failed(original: Any) -> Any:
 
 
 def _dropped_while_writing(original: Any) -> Any:
+    def submit(self: Any, event: Any) -> None:
+        if self._writing is None:
+            original(self, event)
+
+    return submit
+
+
+def _frame_dropped_while_writing(original: Any) -> Any:
     def submit_all(self: Any, events: Any) -> None:
         if self._writing is None or len(events) != 1:
             original(self, events)
@@ -119,7 +127,10 @@ _mutant("a record's event happens before it is durable", "1", (Engine, "_write",
 _mutant("nothing is ever synced", "1", (MemoryLog, "write", _never_synced))
 _mutant("a failed log is ignored: what was to be written is dropped", "17", (Engine, "_fail", _nothing))
 _mutant("a failed write is taken for a success", "17", (MemoryLog, "write", _released_though_failed))
-_mutant("an event that arrives during a write is dropped", "13", (Engine, "submit_all", _dropped_while_writing))
+_mutant(
+    "an event that arrives during a write is dropped", "13",
+    (Engine, "submit", _dropped_while_writing), (Engine, "submit_all", _frame_dropped_while_writing),
+)  # fmt: skip
 _mutant("a caller that is cancelled cancels the writer", "15", (Runtime, "ask", _cancels_the_writer))
 _mutant("the last record of a batch is lost", "1", (Engine, "_take_batch", _last_lost))
 _mutant("unforced records wait for ever for a forced one", "going on", (Engine, "_start_write", _only_forced))
