@@ -54,7 +54,7 @@ def _effects_first(original: Any) -> Any:
 
 def _events_first(original: Any) -> Any:
     async def write(self: Any, copies: Any, batch: Any, drop_below: int) -> None:
-        self._inbox.extend(append.event for append in batch if append.event is not None)
+        self.submit_all([append.event for append in batch if append.event is not None])
         await original(self, copies, [append._replace(event=None) for append in batch], drop_below)
 
     return write
