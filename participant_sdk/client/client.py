@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -31,6 +32,10 @@ ASK_AGAIN = Backoff(first_seconds=0.05, cap_seconds=2.0)
 """The wait between two questions about a transaction whose outcome is not known yet."""
 
 
+_check_participant = functools.lru_cache(maxsize=1024)(functools.partial(check_name, "participant"))
+"""The participants are few, and called again and again."""
+
+
 class Call(NamedTuple):
     """One operation of a one-shot transaction; make it with `call`."""
 
@@ -51,7 +56,7 @@ def call(participant: str, operation: str, /, **arguments: object) -> Call:
     Arguments are None, bool, int, float, str, bytes, Decimal, and lists and dicts of them. Raises `RequestError` with
     INVALID_NAME, or with BAD_ARGUMENTS, naming the argument.
     """
-    check_name("participant", participant)
+    _check_participant(participant)
     if not isinstance(operation, str) or not operation:
         raise RequestError(Reason.INVALID_NAME, f"{operation!r} is no name of an operation")
     return Call(participant, operation, encode_arguments(arguments))
