@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import Parameter
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 
@@ -88,7 +88,8 @@ class OperationSpec:
         return RequestError(Reason.OPERATION_FAILED, f"the locks function of {self.name} {what}")
 
 
-class BoundOperation(NamedTuple):
+@dataclass(slots=True)
+class BoundOperation:
     """One operation with its checked arguments: ready to run."""
 
     spec: OperationSpec

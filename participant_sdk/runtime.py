@@ -267,11 +267,11 @@ class Runtime:
     def _perform(self, effect: Effect) -> None:
         if isinstance(effect, Send):
             self._session.send(effect.stream, effect.field, effect.message, patient=effect.patient)
-        elif isinstance(effect, Reply):
-            _answer(effect.ticket, effect.result, _error(effect.cause, None), decode=True)
         elif isinstance(effect, Invoke):
             assert self._driver is not None, "an atomic resource is never invoked"
             self._driver.invoke(effect.work)
+        elif isinstance(effect, Reply):
+            _answer(effect.ticket, effect.result, _error(effect.cause, None), decode=True)
         elif isinstance(effect, LocalReply):
             _answer(effect.ticket, effect.value, _error(effect.cause, effect.error))
         elif isinstance(effect, ReportsComplete):

@@ -100,8 +100,6 @@ def commit_failed(m: Machine, b: Branch, e: CommitFailed) -> None:
 
 def committed_durable(m: Machine, b: Branch, e: Any) -> None:
     """COMMIT is durable here: acknowledge."""
-    if b.works and not (m.atomic or m.external):
-        m.invoke(CommitBranch(b.transaction_id, _works(b)))
     b.durable = True
     if b.forced is not None:
         _become_forced(m, b, State.FORCED_COMMIT, FORCED_COMMIT)

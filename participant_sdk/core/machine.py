@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -59,7 +59,7 @@ class Machine:
         self.recovering: set[str] = set()
         """Branches of an earlier incarnation that are being undone."""
         self.finished: list[tuple[int, int, str]] = []
-        """A heap of (epoch, order, transaction) that the watermark may cover."""
+        """(epoch, order, transaction) of what the watermark may cover, sorted."""
         self.refused: deque[str] = deque()
         self.locks = LockTable(config.lock_waiters_max)
         self.timers: Timers[tuple[str, Any]] = Timers()
@@ -74,10 +74,10 @@ class Machine:
 
     # ---- the world
 
-    def send(self, field: str, message: Message, *, patient: bool = False) -> None:
+    def send(self, field: str, message: Message) -> None:
         """Speak to the coordinator; without a session it is not said, and the next session's reports settle it."""
         if self.stream:
-            self.ready.effects.append(Send(self.stream, field, message, patient))
+            self.ready.effects.append(Send(self.stream, field, message))
 
     def append(
         self, record: record_pb2.ParticipantRecord, branch: Branch, step: str = "",
@@ -107,11 +107,11 @@ class Machine:
         self, branch: Branch, kind: participant_pb2.AcknowledgementKind.ValueType, detail: str = "", *, patient: bool = False
     ) -> None:
         """Acknowledge a decision or an operator's order."""
-        self.send(
-            "acknowledgements",
-            participant_pb2.Acknowledgement(transaction_id=branch.transaction_id, kind=kind, detail=detail),
-            patient=patient,
-        )
+        if self.stream:
+            said = participant_pb2.Acknowledgement(transaction_id=branch.transaction_id, kind=kind)
+            if detail:
+                said.detail = detail
+            self.ready.effects.append(Send(self.stream, "acknowledgements", said, patient))
 
     def settle(self, branch: Branch, kind: participant_pb2.SettlementKind.ValueType) -> None:
         """Answer RollbackIfUnseen."""
@@ -183,7 +183,11 @@ class Machine:
 
     def index(self, branch: Branch) -> None:
         """Let the watermark find a finished branch."""
-        heapq.heappush(self.finished, (branch.epoch, branch.order or NEVER_LEARNT, branch.transaction_id))
+        entry = (branch.epoch, branch.order or NEVER_LEARNT, branch.transaction_id)
+        if self.finished and entry < self.finished[-1]:
+            insort(self.finished, entry)
+        else:  # most finish in their order
+            self.finished.append(entry)
 
     def let_go(self, branch: Branch) -> None:
         """Release locks and timers."""
@@ -237,11 +241,12 @@ class Machine:
 
     def forget_finished(self) -> None:
         """Forget every finished branch below the watermark."""
-        while self.finished and self.finished[0][:2] < self.watermark:
-            transaction_id = heapq.heappop(self.finished)[2]
+        covered = bisect_left(self.finished, (*self.watermark, ""))
+        for _, _, transaction_id in self.finished[:covered]:
             branch = self.branches.get(transaction_id)
             if branch is not None and branch.state in FINISHED:
                 self._forget(branch)
+        del self.finished[:covered]
 
     def _forget(self, branch: Branch) -> None:
         del self.branches[branch.transaction_id]

@@ -11,7 +11,7 @@ from participant_sdk.core.finishing import begin_commit, roll_back, say_one_phas
 from participant_sdk.core.interactive import call_lock_timeout, lock_refusal, refuse_line, run_call
 from participant_sdk.core.locks import Answer
 from participant_sdk.core.machine import Machine
-from participant_sdk.core.work import CommitBranch, Execute, Executed, ExecuteRefused, Mode, PrepareBranch, Release
+from participant_sdk.core.work import Execute, Executed, ExecuteRefused, Mode, PrepareBranch, Release
 from troth.errors import LocalProtocolError, Reason, RemoteProtocolError
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
@@ -161,7 +161,8 @@ def _append_prepared(m: Machine, b: Branch) -> None:
     else:
         work = records.merged(b, keys)
         b.works = (("", work),)
-        b.resource_branch = work.resource_branch
+        if m.external:
+            b.resource_branch = work.resource_branch
     m.append(records.prepared(b, work), b, "prepared")
 
 
@@ -258,8 +259,6 @@ def one_phase_executed(m: Machine, b: Branch, e: Executed) -> None:
 
 def one_phase_durable(m: Machine, b: Branch, e: Any) -> None:
     """The one-phase commit is durable: say so."""
-    if not m.atomic:
-        m.invoke(CommitBranch(b.transaction_id, tuple(work for _, work in b.works)))
     m.keep(b)
     b.durable = True
     m.finish(b, State.COMMITTED)

@@ -29,8 +29,7 @@ class ResourceKind(Enum):
     """The resource is the log (SQLite): work and record are one local transaction. Work comes as `Append.apply`."""
     LOGGED = "logged"
     """There is nothing beside the log: an operation computes, and its record is all. Execute, Undo and LocalRun come as
-    `Invoke`; CommitBranch comes as `Invoke` after the record is durable and is not answered. A branch that changed nothing
-    is over without a word."""
+    `Invoke`; a commit is its record and no more. A branch that changed nothing is over without a word."""
     EXTERNAL = "external"
     """The resource holds prepared branches durably (PostgreSQL, MariaDB, a resource of the contract). A one-phase commit is
     prepared, logged, committed and logged, so that absence from the log proves that nothing was committed."""
@@ -89,10 +88,9 @@ class PrepareBranch:
 
 
 class CommitBranch(NamedTuple):
-    """Commit a prepared branch; repeated after a crash.
+    """EXTERNAL only: commit a prepared branch; repeated after a crash.
 
-    EXTERNAL: retried inside the resource for as long as it may help; answered by `Committed` or `CommitFailed`.
-    LOGGED: told after the outcome is durable; not answered.
+    Retried inside the resource for as long as it may help; answered by `Committed` or `CommitFailed`.
     """
 
     transaction_id: str

@@ -121,8 +121,7 @@ class LogResource:
             # The answer is added to the works of the calls, which say all there is.
             self._submit(Executed(work.transaction_id, "", record_pb2.BranchWork(), True))
         elif isinstance(work, CommitBranch):
-            if self.kind is ResourceKind.EXTERNAL:
-                self._finish(work, self._on_commit, Committed(work.transaction_id))
+            self._finish(work, self._on_commit, Committed(work.transaction_id))
         elif isinstance(work, Undo):
             self._finish(work, self._on_abort, Undone(work.transaction_id))
         elif isinstance(work, LocalRun):

@@ -197,10 +197,9 @@ class Machinery:
     def answer(self) -> None:
         """Let the resource answer what it was asked by `Invoke`."""
         works, self.invoked = self.invoked, []
-        logged = self.settings["resource"] is ResourceKind.LOGGED
         for work in works:
             event = self.resource.answer(work)
-            if event is not None and not (logged and isinstance(work, CommitBranch)):
+            if event is not None:
                 self.step(event)
 
     def drain(self) -> None:
