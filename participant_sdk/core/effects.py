@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from google.protobuf.message import Message
 
 from participant_sdk.core.work import CommitBranch, Execute, ForgetBranch, LocalRun, PrepareBranch, Undo
+from troth.ready import frozen
 from troth.v1 import common_pb2
 
 
@@ -18,7 +19,8 @@ class Started:
     incarnation: int
 
 
-class Send(NamedTuple):
+@frozen
+class Send:
     """Put a message into the outbox.
 
     `field` names the repeated field of SessionRequest. If the stream is no longer this one, the message is dropped: the
@@ -39,7 +41,8 @@ class ReportsComplete:
     stream: int
 
 
-class Reply(NamedTuple):
+@frozen
+class Reply:
     """Answer a Call: the result, or why it did not happen."""
 
     ticket: Any
@@ -47,7 +50,8 @@ class Reply(NamedTuple):
     cause: common_pb2.Cause | None = None
 
 
-class Invoke(NamedTuple):
+@frozen
+class Invoke:
     """LOGGED and EXTERNAL: ask the resource for work. See each work for the event that answers it."""
 
     work: Execute | PrepareBranch | CommitBranch | Undo | ForgetBranch | LocalRun

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
+from troth.ready import frozen
 from troth.v1 import common_pb2, record_pb2
 
 WHOLE_RESOURCE = "*"
@@ -49,7 +50,8 @@ class Mode(Enum):
 # ---- requests
 
 
-class Execute(NamedTuple):
+@frozen
+class Execute:
     """Run operations for a branch, in order, all or none. Answered by `Executed` or `ExecuteRefused`.
 
     ATOMIC: the operations run in a savepoint of their own with a session attached. On success the log fills the record of
@@ -87,7 +89,8 @@ class PrepareBranch:
     """Oldest first."""
 
 
-class CommitBranch(NamedTuple):
+@frozen
+class CommitBranch:
     """EXTERNAL only: commit a prepared branch; repeated after a crash.
 
     Retried inside the resource for as long as it may help; answered by `Committed` or `CommitFailed`.
@@ -111,7 +114,8 @@ class Undo:
     """Oldest first."""
 
 
-class Release(NamedTuple):
+@frozen
+class Release:
     """ATOMIC only: the branch is committed, drop its row locks. Cannot fail; no event (`None`)."""
 
     transaction_id: str
@@ -142,7 +146,8 @@ Work = Execute | PrepareBranch | CommitBranch | Undo | Release | ForgetBranch | 
 # ---- answers (events of the core)
 
 
-class Executed(NamedTuple):
+@frozen
+class Executed:
     """Execute or PrepareBranch succeeded."""
 
     transaction_id: str

@@ -6,6 +6,7 @@ A mutant replaces one entry of a table or one function of a core. It names the r
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from coordinator.core import arrivals, book, core, deciding, finishing, model, one_phase, phase_two, recovery, requests, steps
@@ -67,7 +68,7 @@ def _no_event(what: str) -> Callable[[Any], Any]:
             if step == what and options.get("apply") is not None:
                 T[branch.state][Kind.DURABLE_COMMITTED](self, branch, None)
                 last = self.ready.appends[-1]
-                self.ready.appends[-1] = last._replace(event=None)
+                self.ready.appends[-1] = replace(last, event=None)
 
         return append
 
@@ -202,7 +203,7 @@ def _lenient_commit(original: Any) -> Any:
 
 def _any_stream(original: Any) -> Any:
     def take(self: Any, event: Any) -> None:
-        original(self, event._replace(stream=self._m.stream))
+        original(self, replace(event, stream=self._m.stream))
 
     return take
 

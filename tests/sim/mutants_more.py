@@ -5,6 +5,7 @@ prices, bounds and prefixes. `tests.sim.mutants` has the others, and the list of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from coordinator.core import arrivals, finishing, model, phase_two, recovery, requests, steps
@@ -41,7 +42,7 @@ def _mutant(name: str, rule: str, *patches: Patch) -> None:
 
 def _any_stream(original: Any) -> Any:
     def take(self: Any, event: Any) -> None:
-        original(self, event._replace(stream=self._m.stream))
+        original(self, replace(event, stream=self._m.stream))
 
     return take
 
