@@ -98,9 +98,10 @@ class ParticipantCore:
         """Take one event."""
         m = self._m
         m.now, m.wall_ms = now
-        handle = self._steps.get(type(event))
-        if handle is None:
-            raise LocalProtocolError(f"{type(event).__name__} is no event of a participant")
+        try:
+            handle = self._steps[type(event)]
+        except KeyError:
+            raise LocalProtocolError(f"{type(event).__name__} is no event of a participant") from None
         handle(event)
         if m.granted or m.rerun:
             self._follow_up()

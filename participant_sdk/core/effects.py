@@ -1,4 +1,7 @@
-"""What comes out of the participant's core."""
+"""What comes out of the participant's core.
+
+For a resource that is LOGGED or EXTERNAL the requests of `work` are effects too: they go to its driver.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from participant_sdk.core.work import CommitBranch, Execute, ForgetBranch, LocalRun, PrepareBranch, Undo
 from troth.ready import frozen
 from troth.v1 import common_pb2
 
@@ -48,13 +50,6 @@ class Reply:
     ticket: Any
     result: common_pb2.Value | None = None
     cause: common_pb2.Cause | None = None
-
-
-@frozen
-class Invoke:
-    """LOGGED and EXTERNAL: ask the resource for work. See each work for the event that answers it."""
-
-    work: Execute | PrepareBranch | CommitBranch | Undo | ForgetBranch | LocalRun
 
 
 @dataclass(frozen=True, slots=True)

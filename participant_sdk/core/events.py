@@ -65,6 +65,8 @@ class PrepareReceived:
 
     stream: int
     message: participant_pb2.Prepare
+    operations: tuple[common_pb2.Operation, ...]
+    """Those of the message, taken out once."""
     keys: tuple[str, ...] = ()
     """The declared lock keys of all its operations; `("*",)` for the whole resource."""
     refusal: common_pb2.Cause | None = None

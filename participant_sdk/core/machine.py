@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from participant_sdk.core import work as asked
 from participant_sdk.core.branches import FINISHED, Branch, CallEntry, Config, Kind, State
-from participant_sdk.core.effects import Invoke, LocalReply, Reply, Send
+from participant_sdk.core.effects import LocalReply, Reply, Send
 from participant_sdk.core.events import Durable
 from participant_sdk.core.local import LocalEntry
 from participant_sdk.core.locks import LockTable
@@ -89,7 +89,7 @@ class Machine:
 
     def invoke(self, work: Any) -> None:
         """Ask a resource that is not ATOMIC for work."""
-        self.ready.effects.append(Invoke(work))
+        self.ready.effects.append(work)
 
     def cause(self, reason: Reason, message: str) -> common_pb2.Cause:
         """A cause in this participant's name."""
@@ -100,7 +100,10 @@ class Machine:
     def vote(self, branch: Branch, kind: participant_pb2.VoteKind.ValueType, cause: common_pb2.Cause | None = None) -> None:
         """Vote."""
         if self.stream:
-            vote = participant_pb2.Vote(transaction_id=branch.transaction_id, kind=kind, results=branch.results, cause=cause)
+            vote = participant_pb2.Vote()
+            vote.transaction_id, vote.kind, vote.results = branch.transaction_id, kind, branch.results
+            if cause is not None:
+                vote.cause.CopyFrom(cause)
             self.ready.effects.append(Send(self.stream, "votes", vote))
 
     def acknowledge(
@@ -108,10 +111,11 @@ class Machine:
     ) -> None:
         """Acknowledge a decision or an operator's order."""
         if self.stream:
-            said = participant_pb2.Acknowledgement(transaction_id=branch.transaction_id, kind=kind)
+            acknowledgement = participant_pb2.Acknowledgement()
+            acknowledgement.transaction_id, acknowledgement.kind = branch.transaction_id, kind
             if detail:
-                said.detail = detail
-            self.ready.effects.append(Send(self.stream, "acknowledgements", said, patient))
+                acknowledgement.detail = detail
+            self.ready.effects.append(Send(self.stream, "acknowledgements", acknowledgement, patient))
 
     def settle(self, branch: Branch, kind: participant_pb2.SettlementKind.ValueType) -> None:
         """Answer RollbackIfUnseen."""

@@ -108,7 +108,7 @@ def prepare_expired(m: Machine, b: Branch, e: PrepareReceived) -> None:
 
 
 def _check_interactive(b: Branch, e: PrepareReceived) -> None:
-    if e.message.operations:
+    if e.operations:
         raise RemoteProtocolError(f"{b.transaction_id}: operations in the Prepare of an interactive branch")
 
 
@@ -154,7 +154,7 @@ def _vote_on_calls(m: Machine, b: Branch, succeeded: int) -> None:
 def _append_prepared(m: Machine, b: Branch) -> None:
     """Write what earlier records do not say; the vote waits for it."""
     b.state = State.PREPARING
-    keys = list(m.locks.held(b.transaction_id))
+    keys = m.locks.held(b.transaction_id)
     if m.atomic:
         work = record_pb2.BranchWork(keys=keys)
         b.works = (*b.works, ("", work))
@@ -195,7 +195,7 @@ def run_prepare(m: Machine, b: Branch) -> None:
     work = Execute(
         b.transaction_id,
         "",
-        tuple(message.operations),
+        b.prepare.operations,
         b.prepare.keys,
         b.first_attempt_ms,
         Mode.ONE_PHASE if decides else Mode.PREPARE,

@@ -2,7 +2,7 @@
 
 There are three kinds of resource, and one vocabulary for all of them. For an ATOMIC one the work hangs on an append as its
 `apply`: the log that is asked to write the record is the resource itself, and carries the work out in the same local
-transaction. For the others the same work comes out as the effect `Invoke`, and the core appends the record afterwards. The
+transaction. For the others the same work comes out as an effect, and the core appends the record afterwards. The
 answers are the same events either way; the core is stepped with them once they are durable (or written, for unforced work).
 
 Work of one branch is never asked for twice at the same time, and `Undo`, `CommitBranch` and `Release` never while something
@@ -30,7 +30,7 @@ class ResourceKind(Enum):
     """The resource is the log (SQLite): work and record are one local transaction. Work comes as `Append.apply`."""
     LOGGED = "logged"
     """There is nothing beside the log: an operation computes, and its record is all. Execute, Undo and LocalRun come as
-    `Invoke`; a commit is its record and no more. A branch that changed nothing is over without a word."""
+    effects; a commit is its record and no more. A branch that changed nothing is over without a word."""
     EXTERNAL = "external"
     """The resource holds prepared branches durably (PostgreSQL, MariaDB, a resource of the contract). A one-phase commit is
     prepared, logged, committed and logged, so that absence from the log proves that nothing was committed."""

@@ -68,7 +68,7 @@ def force(kind: participant_pb2.ForceKind.ValueType) -> Any:
 def prepare(**settings: Any) -> Any:
     """Prepare of an interactive branch."""
     message = participant_pb2.Prepare(transaction_id=T1, order=1, incarnation=1, interactive=True, **settings)
-    return into.PrepareReceived(1, message)
+    return into.PrepareReceived(1, message, tuple(message.operations))
 
 
 EVENTS: dict[Kind, Callable[[], Any]] = {
