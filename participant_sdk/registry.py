@@ -94,6 +94,8 @@ class BoundOperation:
 
     spec: OperationSpec
     arguments: dict[str, Any]
+    encoded: bytes
+    """The arguments as they came."""
 
     @property
     def name(self) -> str:
@@ -167,7 +169,7 @@ class Registry:
         spec = self._specs.get(name)
         if spec is None:
             raise _unknown(name, self.names())
-        return BoundOperation(spec, spec.bind(decode_arguments(arguments)))
+        return BoundOperation(spec, spec.bind(decode_arguments(arguments)), arguments)
 
     def keys(self, operations: Iterable[common_pb2.Operation]) -> tuple[str, ...]:
         """The lock keys of operations, sorted, each once; `("*",)` as soon as one needs the whole resource.

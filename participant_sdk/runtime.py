@@ -337,7 +337,7 @@ class Runtime:
         self._engine.submit_all(events)
 
     def _prepare_received(self, stream: int, message: participant_pb2.Prepare) -> PrepareReceived:
-        operations = tuple(message.operations)
+        operations = message.operations[:]
         try:
             return PrepareReceived(stream, message, operations, self._registry.keys(operations))
         except RequestError as error:

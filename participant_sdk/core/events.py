@@ -7,7 +7,7 @@ it must be hashable, is used once, and comes back in the matching effect.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,7 @@ class PrepareReceived:
 
     stream: int
     message: participant_pb2.Prepare
-    operations: tuple[common_pb2.Operation, ...]
+    operations: Sequence[common_pb2.Operation]
     """Those of the message, taken out once."""
     keys: tuple[str, ...] = ()
     """The declared lock keys of all its operations; `("*",)` for the whole resource."""

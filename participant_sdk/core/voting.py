@@ -279,7 +279,8 @@ def _vote_yes(m: Machine, b: Branch) -> None:
     b.state = State.PREPARED
     b.prepare = None
     b.attempts = 0
-    m.ask_later(b)
+    # Votes are spread over time by themselves: the first question needs no jitter.
+    m.timers.set(("ask", b.transaction_id), m.now + m.config.inquiry.first_seconds)
     m.vote(b, YES)
     m.idle(b)
 

@@ -11,7 +11,7 @@ else runs for that branch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -65,7 +65,7 @@ class Execute:
     transaction_id: str
     call_id: str
     """Comes back in the answer; empty for operations of a Prepare."""
-    operations: tuple[common_pb2.Operation, ...]
+    operations: Sequence[common_pb2.Operation]
     keys: tuple[str, ...]
     """Declared keys that the core has locked for the branch: to be copied into `work.keys`."""
     first_attempt_ms: int

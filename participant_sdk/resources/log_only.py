@@ -131,12 +131,17 @@ class LogResource:
 
     def _execute(self, work: Execute) -> None:
         """Run the operations at once when they are plain functions: a task costs more than most of them."""
+        bound: list[BoundOperation] = []
+        waits = False
         try:
-            bound = [self._operations.bind(operation) for operation in work.operations]
+            for operation in work.operations:
+                one = self._operations.bind(operation)
+                bound.append(one)
+                waits = waits or one.spec.is_async
         except Exception as error:
             self._refuse(work, error, "the call")
             return
-        if True in [one.spec.is_async for one in bound]:
+        if waits:
             self._jobs.start(self._execute_async(work, bound))
         else:
             self._execute_plain(work, bound)
@@ -150,7 +155,7 @@ class LogResource:
             except Exception as error:  # whatever the author's function raises
                 self._refuse(work, error, one.spec.name)
                 return
-        self._executed(work, branch, done)
+        self._executed(work, bound, branch, done)
 
     async def _execute_async(self, work: Execute, bound: list[BoundOperation]) -> None:
         branch = LogBranch(work.transaction_id)
@@ -162,15 +167,17 @@ class LogResource:
             except Exception as error:  # whatever the author's function raises
                 self._refuse(work, error, one.spec.name)
                 return
-        self._executed(work, branch, done)
+        self._executed(work, bound, branch, done)
 
-    def _executed(self, work: Execute, branch: LogBranch, done: record_pb2.BranchWork) -> None:
+    def _executed(
+        self, work: Execute, bound: list[BoundOperation], branch: LogBranch, done: record_pb2.BranchWork
+    ) -> None:
         done.resource_branch = work.transaction_id
         if work.keys:
             done.keys.extend(work.keys)
-        for operation in work.operations:
-            logged = done.operations.add()
-            logged.name, logged.arguments = operation.name, operation.arguments
+        for one in bound:
+            operation = done.operations.add()
+            operation.name, operation.arguments = one.spec.name, one.encoded
         self._submit(Executed(work.transaction_id, work.call_id, done, not branch._read_only))
 
     def _refuse(self, work: Execute, error: Exception, operation: str) -> None:
