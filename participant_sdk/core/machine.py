@@ -171,7 +171,8 @@ class Machine:
         """Make a branch a tombstone: nothing but its outcome is kept."""
         assert branch.state not in FINISHED and state in FINISHED
         branch.state = state
-        self.recovering.discard(branch.transaction_id)
+        if self.recovering:
+            self.recovering.discard(branch.transaction_id)
         branch.works = ()
         self.unfinished -= 1
         self.let_go(branch)

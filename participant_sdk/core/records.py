@@ -81,8 +81,6 @@ def live(branch: Branch) -> Sequence[record_pb2.ParticipantRecord]:
 
 def merged(branch: Branch, keys: Sequence[str]) -> record_pb2.BranchWork:
     """The work of all calls in one, for a log that holds no BranchActive records; `keys` are those of the branch."""
-    if len(branch.works) == 1 and not branch.works[0][0]:
-        return branch.works[0][1]  # operations of Prepare: it is all there is, keys included
     whole = record_pb2.BranchWork(keys=keys)
     for _, work in branch.works:
         whole.undo.extend(work.undo)

@@ -121,7 +121,7 @@ def _take_over(m: Machine, b: Branch, e: PrepareReceived) -> None:
     message = e.message
     b.prepare = e
     b.stream = e.stream
-    b.order = message.order or b.order
+    b.order = b.order or message.order
     b.first_attempt_ms = message.first_attempt_ms or b.first_attempt_ms
     b.one_phase = message.one_phase
     b.peers = message.peers
@@ -154,13 +154,13 @@ def _vote_on_calls(m: Machine, b: Branch, succeeded: int) -> None:
 def _append_prepared(m: Machine, b: Branch) -> None:
     """Write what earlier records do not say; the vote waits for it."""
     b.state = State.PREPARING
-    keys = m.locks.held(b.transaction_id)
     if m.atomic:
-        work = record_pb2.BranchWork(keys=keys)
+        work = record_pb2.BranchWork(keys=m.locks.held(b.transaction_id))
         b.works = (*b.works, ("", work))
     else:
-        work = records.merged(b, keys)
-        b.works = (("", work),)
+        if b.calls is not None or not b.works:  # otherwise operations of Prepare are all there is
+            b.works = (("", records.merged(b, m.locks.held(b.transaction_id))),)
+        work = b.works[0][1]
         if m.external:
             b.resource_branch = work.resource_branch
     m.append(records.prepared(b, work), b, "prepared")
