@@ -91,13 +91,13 @@ class ParticipantCore:
 
     def recover(self, records: Sequence[bytes], now: Instant) -> Sequence[str]:
         """Rebuild the state from the log; unprepared work of earlier incarnations is rolled back with the first batch."""
-        self._m.now, self._m.wall_ms = now
+        self._m.now = now
         return recovery.recover(self._m, records)
 
     def step(self, event: Event, now: Instant) -> None:
         """Take one event."""
         m = self._m
-        m.now, m.wall_ms = now
+        m.now = now
         try:
             handle = self._steps[type(event)]
         except KeyError:
@@ -111,7 +111,7 @@ class ParticipantCore:
     def tick(self, now: Instant) -> None:
         """Carry out what is due."""
         m = self._m
-        m.now, m.wall_ms = now
+        m.now = now
         for what, subject in m.timers.pop_due(now.monotonic):
             if what == "local":
                 local.timed_out(m, subject)

@@ -317,13 +317,13 @@ def settle_expired(m: Machine, b: Branch, e: Any) -> None:
 
 def force_commit(m: Machine, b: Branch, e: participant_pb2.Force) -> None:
     """Commit by order; recorded with who and why."""
-    b.forced, b.detail = Forced(e.who, e.why, m.wall_ms), ""
+    b.forced, b.detail = Forced(e.who, e.why, m.now.wall_ms), ""
     begin_commit(m, b)
 
 
 def force_abort(m: Machine, b: Branch, e: participant_pb2.Force) -> None:
     """Roll back by order; recorded with who and why."""
-    b.forced, b.detail = Forced(e.who, e.why, m.wall_ms), ""
+    b.forced, b.detail = Forced(e.who, e.why, m.now.wall_ms), ""
     roll_back(m, b, m.cause(Reason.OPERATOR_ABORT, f"{e.who}: {e.why}"), force=True)
 
 

@@ -17,7 +17,7 @@ from participant_sdk.core.local import LocalEntry
 from participant_sdk.core.locks import LockTable
 from participant_sdk.core.work import ResourceKind
 from troth.errors import Reason
-from troth.ready import Append, Event, Ready
+from troth.ready import Append, Event, Instant, Ready
 from troth.timers import Timers
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
@@ -32,8 +32,7 @@ class Machine:
         self.config = config
         self.atomic = config.resource is ResourceKind.ATOMIC
         self.external = config.resource is ResourceKind.EXTERNAL
-        self.now = 0.0
-        self.wall_ms = 0
+        self.now = Instant(0.0, 0)
         self.orders: dict[str, record_pb2.ForceOrdered] = {}
         """Orders that recovery has read and not carried out yet."""
         self.incarnation = 0
@@ -238,7 +237,7 @@ class Machine:
     def ask_later(self, branch: Branch) -> None:
         """Arm the next inquiry, ever later up to the cap."""
         delay = self.config.inquiry.delay_seconds(branch.attempts, branch.transaction_id)
-        self.timers.set(("ask", branch.transaction_id), self.now + delay)
+        self.timers.set(("ask", branch.transaction_id), self.now.monotonic + delay)
 
     def expired(self, branch: Branch) -> bool:
         """Whether a branch of which nothing is known lies below the watermark."""

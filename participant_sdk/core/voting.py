@@ -45,7 +45,7 @@ def prepare_unseen(m: Machine, b: Branch, e: PrepareReceived) -> None:
     elif answer is Answer.WAITS:
         b.state = State.WAITING
         seconds = min(m.config.lock_wait_seconds, message.timeout_ms / 1000 or m.config.lock_wait_seconds)
-        m.timers.set(("lock", b.transaction_id), m.now + seconds)
+        m.timers.set(("lock", b.transaction_id), m.now.monotonic + seconds)
     else:
         vote_no(m, b, lock_refusal(m, answer))
 
@@ -280,7 +280,7 @@ def _vote_yes(m: Machine, b: Branch) -> None:
     b.prepare = None
     b.attempts = 0
     # Votes are spread over time by themselves: the first question needs no jitter.
-    m.timers.set(("ask", b.transaction_id), m.now + m.config.inquiry.first_seconds)
+    m.timers.set(("ask", b.transaction_id), m.now.monotonic + m.config.inquiry.first_seconds)
     m.vote(b, YES)
     m.idle(b)
 
