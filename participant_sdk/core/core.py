@@ -56,6 +56,7 @@ _FORCES: dict[int, Kind] = {
     participant_pb2.FORCE_KIND_ABORT: Kind.FORCE_ABORT,
     participant_pb2.FORCE_KIND_FORGET: Kind.FORCE_FORGET,
 }
+_PREPARE = Kind.PREPARE
 _TIMERS = {"ask": Kind.ASK, "lock": Kind.LOCK_TIMEOUT, "enlist": Kind.ENLIST_TIMEOUT}
 
 
@@ -252,7 +253,7 @@ class ParticipantCore:
     def _prepare_received(self, event: PrepareReceived) -> None:
         if event.stream == self._m.stream:
             message = event.message
-            self._take(message.transaction_id, Kind.PREPARE, event, message.order)
+            self._take(message.transaction_id, _PREPARE, event, message.order)
 
     def _from_coordinator(self, event: FromCoordinator) -> None:
         if event.stream != self._m.stream:

@@ -18,6 +18,8 @@ EXPIRED = participant_pb2.ACKNOWLEDGEMENT_KIND_EXPIRED
 FORCED_COMMIT = participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_COMMIT
 FORCED_ABORT = participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_ABORT
 
+_COMMITTING, _COMMITTED = State.COMMITTING, State.COMMITTED
+
 
 def ignore(m: Machine, b: Branch, e: Any) -> None:
     """Nothing."""
@@ -73,7 +75,7 @@ def commit(m: Machine, b: Branch, e: Any) -> None:
 
 def begin_commit(m: Machine, b: Branch) -> None:
     """From PREPARED, or from PARKED by an operator's order."""
-    b.state = State.COMMITTING
+    b.state = _COMMITTING
     if m.external and b.begun:
         m.invoke(CommitBranch(b.transaction_id, _works(b)))
     else:
@@ -104,7 +106,7 @@ def committed_durable(m: Machine, b: Branch, e: Any) -> None:
     if b.forced is not None:
         _become_forced(m, b, State.FORCED_COMMIT, FORCED_COMMIT)
         return
-    m.finish(b, State.COMMITTED)
+    m.finish(b, _COMMITTED)
     if b.one_phase:
         say_one_phase(m, b)
     else:

@@ -21,6 +21,8 @@ from troth.ready import Append, Event, Instant, Ready
 from troth.timers import Timers
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
+_UNSEEN, _COMMITTED = State.UNSEEN, State.COMMITTED
+
 NEVER_LEARNT = 1 << 64
 """Stands for the order of a finished branch whose order was never learnt: only a newer epoch covers it."""
 
@@ -155,7 +157,7 @@ class Machine:
 
     def adopt(self, branch: Branch) -> None:
         """Remember a branch that was UNSEEN."""
-        assert branch.state is State.UNSEEN and branch.transaction_id not in self.branches
+        assert branch.state is _UNSEEN and branch.transaction_id not in self.branches
         self.branches[branch.transaction_id] = branch
         self.unfinished += 1
 
@@ -177,7 +179,7 @@ class Machine:
         self.let_go(branch)
         branch.calls = branch.prepare = None
         self.index(branch)
-        if state is not State.COMMITTED:
+        if state is not _COMMITTED:
             if not branch.durable:
                 self.unkeep(branch)
             self.refused.append(branch.transaction_id)

@@ -20,6 +20,9 @@ NO = participant_pb2.VOTE_KIND_NO
 READ_ONLY = participant_pb2.VOTE_KIND_READ_ONLY
 COMMITTED = participant_pb2.VOTE_KIND_COMMITTED
 
+_PREPARING, _PREPARED = State.PREPARING, State.PREPARED
+_PREPARE, _GRANTED = Mode.PREPARE, Answer.GRANTED
+
 # ---- Prepare comes
 
 
@@ -40,7 +43,7 @@ def prepare_unseen(m: Machine, b: Branch, e: PrepareReceived) -> None:
         vote_no(m, b, refusal)
         return
     answer = m.locks.request(b.transaction_id, (b.first_attempt_ms, b.transaction_id), e.keys)
-    if answer is Answer.GRANTED:
+    if answer is _GRANTED:
         run_prepare(m, b)
     elif answer is Answer.WAITS:
         b.state = State.WAITING
@@ -153,7 +156,7 @@ def _vote_on_calls(m: Machine, b: Branch, succeeded: int) -> None:
 
 def _append_prepared(m: Machine, b: Branch) -> None:
     """Write what earlier records do not say; the vote waits for it."""
-    b.state = State.PREPARING
+    b.state = _PREPARING
     if m.atomic:
         work = record_pb2.BranchWork(keys=m.locks.held(b.transaction_id))
         b.works = (*b.works, ("", work))
@@ -191,14 +194,14 @@ def run_prepare(m: Machine, b: Branch) -> None:
     assert b.prepare is not None
     message = b.prepare.message
     decides = b.one_phase and not m.external
-    b.state = State.ONE_PHASE if decides else State.PREPARING
+    b.state = State.ONE_PHASE if decides else _PREPARING
     work = Execute(
         b.transaction_id,
         "",
         b.prepare.operations,
         b.prepare.keys,
         b.first_attempt_ms,
-        Mode.ONE_PHASE if decides else Mode.PREPARE,
+        Mode.ONE_PHASE if decides else _PREPARE,
         message.hold_read_locks and not b.one_phase,
     )
     if not m.atomic:
@@ -276,7 +279,7 @@ def _of_prepare(m: Machine, b: Branch, call_id: str) -> None:
 def _vote_yes(m: Machine, b: Branch) -> None:
     """From here the participant never decides alone (rule 8)."""
     m.keep(b)
-    b.state = State.PREPARED
+    b.state = _PREPARED
     b.prepare = None
     b.attempts = 0
     # Votes are spread over time by themselves: the first question needs no jitter.
