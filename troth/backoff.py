@@ -25,5 +25,5 @@ class Backoff:
         assert attempt >= 0
         # The exponent is capped too: a float overflows after a thousand doublings.
         full = min(self.cap_seconds, self.first_seconds * 2.0 ** min(attempt, 60))
-        fraction = crc32(f"{what}/{attempt}".encode()) / 0xFFFFFFFF
+        fraction = crc32(what.encode(), attempt) / 0xFFFFFFFF
         return full * (0.5 + 0.5 * fraction)

@@ -232,9 +232,9 @@ class Engine:
             return
         self._queued.extend(appends)
         linger = LINGER_SECONDS
-        for _, _, force, _, _, apply, patient in appends:
-            if force or apply is not None:
-                if patient:
+        for append in appends:
+            if append.force or append.apply is not None:
+                if append.patient:
                     linger = PATIENCE_SECONDS
                 else:
                     self._urgent_queued += 1
@@ -292,19 +292,19 @@ class Engine:
         records = forced_records = 0
         first: list[Event] = []
         perform = self._perform
-        for (record, _, force, effects, after, _, _), seq, event in zip(batch, seqs, events, strict=True):
+        for append, seq, event in zip(batch, seqs, events, strict=True):
             if seq:
                 records += 1
-                forced_records += force
+                forced_records += append.force
             if ended:
                 continue
             if event is not None:
                 first.append(event)
-            if seq == 0 and record is not None:
+            if seq == 0 and append.record is not None:
                 continue  # the apply refused: this append's effects and event are dropped
-            if after is not None:
-                first.append(after)
-            for effect in effects:
+            if append.event is not None:
+                first.append(append.event)
+            for effect in append.effects:
                 perform(effect)
         self.counters.records += records
         self.counters.forced_records += forced_records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.message import Message
@@ -24,7 +25,7 @@ def administer(book: Book, event: events.Administer) -> None:
     before = len(appends)
     answer = effects.Administered(event.ticket, _HANDLERS[type(event.request)](book, event.request))
     if len(appends) > before:
-        appends[-1] = appends[-1]._replace(effects=(*appends[-1].effects, answer))
+        appends[-1] = replace(appends[-1], effects=(*appends[-1].effects, answer))
     else:
         book.ready.effects.append(answer)
 

@@ -8,6 +8,7 @@ state of its own), and branches that Hello lists after the end of its list are a
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from coordinator.services.participants import ParticipantService
@@ -47,7 +48,7 @@ def _effects_first(original: Any) -> Any:
         for append in batch:
             for effect in append.effects:
                 self._perform(effect)
-        await original(self, copies, [append._replace(effects=()) for append in batch], drop_below)
+        await original(self, copies, [replace(append, effects=()) for append in batch], drop_below)
 
     return write
 
@@ -55,7 +56,7 @@ def _effects_first(original: Any) -> Any:
 def _events_first(original: Any) -> Any:
     async def write(self: Any, copies: Any, batch: Any, drop_below: int) -> None:
         self.submit_all([append.event for append in batch if append.event is not None])
-        await original(self, copies, [append._replace(event=None) for append in batch], drop_below)
+        await original(self, copies, [replace(append, event=None) for append in batch], drop_below)
 
     return write
 

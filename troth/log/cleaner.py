@@ -61,7 +61,7 @@ class Cleaner:
         self._last_batch = len(batch) - copies
         # A debt is carried over, a credit is not: after a quiet time there shall be no long copying.
         self._copies_paid = min(0, self._copies_paid - copies) + self._last_batch
-        self._held.extend([(seq, owner) for (_, owner, *_), seq in zip(batch, seqs, strict=True) if seq])
+        self._held.extend([(seq, append.owner) for append, seq in zip(batch, seqs, strict=True) if seq])
         for append, seq in zip(batch[:copies], seqs[:copies], strict=True):
             if seq:
                 self._copied_at.setdefault(append.owner, seq)

@@ -194,8 +194,9 @@ class SqliteLog:
     def _number(self, batch: Sequence[Append]) -> list[int]:
         seqs: list[int] = []
         last, rows = self._last_seq, self._unsynced
-        for record, _, _, _, _, apply, _ in batch:
-            assert apply is None, "this log cannot apply; see participant_sdk.resources.sqlite"
+        for append in batch:
+            assert append.apply is None, "this log cannot apply; see participant_sdk.resources.sqlite"
+            record = append.record
             if record is None:
                 seqs.append(0)
                 continue
