@@ -95,10 +95,6 @@ class Scope:
 _scope: ContextVar[Scope | None] = ContextVar("troth_scope", default=None)
 
 
-_metadata: ContextVar[Any] = ContextVar("troth_metadata")
-"""From the interceptor to the handler of the same call: they run in one context."""
-
-
 def current_scope() -> Scope | None:
     """The scope of the call that is being handled, or `None` outside of a transaction."""
     return _scope.get()
@@ -115,19 +111,19 @@ def entered(context: common_pb2.TransactionContext) -> Iterator[Scope]:
         _scope.reset(token)
 
 
-def parse_context(metadata: Any) -> common_pb2.TransactionContext | None:
-    """The context in a call's metadata; `None` when there is none. Raises `RequestError` (INVALID_ARGUMENT)."""
-    found = [value for key, value in metadata or () if key == CONTEXT_KEY]
-    if not found:
-        return None
-    context = common_pb2.TransactionContext()
+def parse_context(metadata: Any) -> common_pb2.TransactionContext:
+    """The context in a call's metadata, which must have one. Raises `RequestError` (INVALID_ARGUMENT)."""
     try:
-        context.ParseFromString(found[-1])
-    except DecodeError:
+        context = common_pb2.TransactionContext.FromString(_carried(metadata)[-1])
+    except (DecodeError, IndexError):
         raise RequestError(Reason.INVALID_ARGUMENT, f"{CONTEXT_KEY} is no TransactionContext") from None
     if not context.transaction_id or not context.call_id:
         raise RequestError(Reason.INVALID_ARGUMENT, f"{CONTEXT_KEY} lacks the transaction or the call id")
     return context
+
+
+def _carried(metadata: Any) -> list[bytes]:
+    return [value for key, value in metadata or () if key == CONTEXT_KEY]
 
 
 # ---- the server interceptor
@@ -143,16 +139,15 @@ class TransactionInterceptor(grpc.aio.ServerInterceptor):
         self._handlers: dict[str, tuple[Any, Any]] = {}
         """By method: the handler, and the same one inside the scope of its call."""
 
+    # What a handler is wrapped in takes the context from the call, and not from here: so it is the same for all calls.
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         handler = await continuation(handler_call_details)
-        metadata = handler_call_details.invocation_metadata
-        if handler is None or not any(key == CONTEXT_KEY for key, _ in metadata or ()):
+        if handler is None or not _carried(handler_call_details.invocation_metadata):
             return handler
-        _metadata.set(metadata)
         known = self._handlers.get(handler_call_details.method)
         if known is None or known[0] is not handler:
             if len(self._handlers) >= HANDLERS_KEPT_MAX:
@@ -214,9 +209,7 @@ def _generator_in_scope(behaviour: Callable[..., AsyncIterator[Any]]) -> Callabl
 
 def _enter(servicer_context: Any) -> Scope:
     """Begin the scope of a call. At its end it must `report` once more: the handler may have set trailing metadata of its own."""
-    context = parse_context(_metadata.get())
-    assert context is not None, "calls without a context are not wrapped"
-    scope = Scope(context, servicer_context)
+    scope = Scope(parse_context(servicer_context.invocation_metadata()), servicer_context)
     # Each call has a task, and so a context, of its own: nothing needs to be reset, and an asynchronous generator could not.
     _scope.set(scope)
     return scope

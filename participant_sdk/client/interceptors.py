@@ -69,9 +69,10 @@ class _StreamStream(_Carrier, grpc.aio.StreamStreamClientInterceptor):
 
 
 def _with_context(details: grpc.aio.ClientCallDetails, tx: Transaction) -> grpc.aio.ClientCallDetails:
-    metadata = grpc.aio.Metadata(*(details.metadata or ()))
     # Raises for a transaction that is over: a call that silently was not part of it would be worse.
-    metadata[CONTEXT_KEY] = tx.context().SerializeToString()
+    context = tx.context().SerializeToString()
+    own = () if details.metadata is None else details.metadata
+    metadata = grpc.aio.Metadata(*own, (CONTEXT_KEY, context))  # a service takes the last, should there be another context
     return grpc.aio.ClientCallDetails(details.method, details.timeout, metadata, details.credentials, details.wait_for_ready)
 
 
