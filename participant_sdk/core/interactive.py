@@ -262,6 +262,13 @@ def _answer(m: Machine, entry: CallEntry, *, result: common_pb2.Value | None = N
 # ---- calls go
 
 
+def close_line(m: Machine, b: Branch) -> None:
+    """The commit has begun: refuse every call that has not begun."""
+    assert b.calls is not None
+    if b.calls.line or b.state is State.WAITING:
+        refuse_line(m, b, m.cause(Reason.NOT_ACTIVE, "the commit has begun"))
+
+
 def refuse_line(m: Machine, b: Branch, cause: common_pb2.Cause) -> None:
     """Refuse every call that has not begun."""
     if b.calls is None:

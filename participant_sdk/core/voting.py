@@ -8,7 +8,7 @@ from participant_sdk.core import records
 from participant_sdk.core.branches import Branch, Kind, State
 from participant_sdk.core.events import PrepareReceived
 from participant_sdk.core.finishing import begin_commit, roll_back, say_one_phase
-from participant_sdk.core.interactive import call_lock_timeout, lock_refusal, refuse_line, run_call
+from participant_sdk.core.interactive import call_lock_timeout, close_line, lock_refusal, run_call
 from participant_sdk.core.locks import Answer
 from participant_sdk.core.machine import Machine
 from participant_sdk.core.work import Execute, Executed, ExecuteRefused, Mode, PrepareBranch, Release
@@ -58,7 +58,7 @@ def prepare_calls(m: Machine, b: Branch, e: PrepareReceived) -> None:
     if b.prepare is not None:
         return
     _check_interactive(b, e)
-    refuse_line(m, b, m.cause(Reason.NOT_ACTIVE, "the commit has begun"))
+    close_line(m, b)
     assert b.calls is not None
     m.timers.cancel(("enlist", b.transaction_id))
     _take_over(m, b, e)
@@ -71,7 +71,7 @@ def prepare_calls(m: Machine, b: Branch, e: PrepareReceived) -> None:
 def prepare_behind_call(m: Machine, b: Branch, e: PrepareReceived) -> None:
     """Prepare never overtakes a running operation (rule 4): await it. Calls that have not begun are refused."""
     _check_interactive(b, e)
-    refuse_line(m, b, m.cause(Reason.NOT_ACTIVE, "the commit has begun"))
+    close_line(m, b)
     m.defer(b, Kind.PREPARE, e)
 
 
