@@ -88,7 +88,7 @@ def test_a_client_that_acknowledges_nothing_is_refused() -> None:
 
 
 def test_results_are_kept_for_clients_only_as_far_as_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(book_module, "UNSEEN_RESULT_BYTES_MAX", 10)
+    monkeypatch.setattr(book_module, "UNSEEN_RESULT_BYTES_MAX", 60)
     driver = Driver()
     committed(driver, 1)
     committed(driver, 2)
