@@ -108,8 +108,8 @@ def lost(book: Book, event: events.ParticipantLost) -> None:
 
 def reports(book: Book, event: events.ReportsReceived) -> None:
     """Branches that Hello lists. They are looked at when the list is complete: what is not in it counts too."""
-    participant = _speaker(book, event.participant, event.stream)
-    if participant is None:
+    participant = book.participants.get(event.participant)
+    if participant is None or participant.stream != event.stream:
         return
     if participant.ready:
         _late_reports(book, participant, event)
@@ -237,8 +237,8 @@ def _record_one_phase(book: Book, participant: Participant, report: participant_
 def message(book: Book, event: events.FromParticipant) -> None:
     """One message of a participant."""
     name, stream, what = event
-    participant = _speaker(book, name, stream)
-    if participant is not None:
+    participant = book.participants.get(name)
+    if participant is not None and participant.stream == stream:  # frames of a superseded stream are dropped
         _HEARD[type(what)](book, participant, what)
 
 
@@ -314,12 +314,6 @@ def _why_not_live(book: Book, transaction_id: str) -> Reason:
         return error.reason
     earlier = parsed.coordinator == book.coordinator and parsed.epoch < book.epoch
     return Reason.COORDINATOR_RESTARTED if earlier else Reason.UNKNOWN_TRANSACTION
-
-
-def _speaker(book: Book, name: str, stream: int) -> Participant | None:
-    """The participant, if this is the stream that speaks for it; frames of a superseded one are dropped."""
-    participant = book.participants.get(name)
-    return participant if participant is not None and participant.stream == stream else None
 
 
 def _inquiry(book: Book, participant: Participant, txn: Transaction | None, what: participant_pb2.Inquiry) -> None:

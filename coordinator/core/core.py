@@ -29,6 +29,8 @@ class CoordinatorCore:
 
     def __init__(self, settings: CoreSettings, coordinator: str, nonce: str) -> None:
         self._book = Book(settings, coordinator, nonce)
+        self.unary_session = ""
+        """The session of unary calls; known after `recover`."""
 
     # ---- what the engine uses
 
@@ -39,6 +41,7 @@ class CoordinatorCore:
         book.epoch += 1
         started = recovery.epoch_record(book)
         book.append("epoch", force=True, event=events.Durable("epoch", "epoch"), epoch_started=started)
+        self.unary_session = f"{book.coordinator}.{book.epoch}.{book.nonce}.0"
         book.sessions[self.unary_session] = Session(self.unary_session, keeps_answers=False)
         book.timers.set(HOUSEKEEPING, now.monotonic + book.settings.watermark_interval_seconds)
         return owners
@@ -95,11 +98,6 @@ class CoordinatorCore:
     def epoch(self) -> int:
         """The present epoch; known after `recover`."""
         return self._book.epoch
-
-    @property
-    def unary_session(self) -> str:
-        """The session of unary calls."""
-        return f"{self._book.coordinator}.{self._book.epoch}.{self._book.nonce}.0"
 
     @property
     def counters(self) -> Counters:
