@@ -74,7 +74,7 @@ def settle(book: Book, txn: Transaction) -> None:
     for branch in txn.branches.values():
         branch.step = BranchStep.SETTLE_OWED
         book.send_settle(txn, branch)
-    book.arm_resend(txn)
+    book.arm(txn)
     answer_in_time(book, txn, txn.began)
 
 
@@ -166,7 +166,7 @@ def settling_timer(book: Book, txn: Transaction, _: Any) -> None:
     for branch in txn.branches.values():
         if branch.step is BranchStep.SETTLE_OWED:
             book.send_settle(txn, branch)
-    book.arm_resend(txn)
+    book.arm(txn)
     answer_in_time(book, txn, txn.began)
 
 

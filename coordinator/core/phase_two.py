@@ -7,7 +7,7 @@ from typing import Any
 from coordinator.core.book import ABORT, COMMIT, Book
 from coordinator.core.events import Durable
 from coordinator.core.finishing import finish
-from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
+from coordinator.core.model import COMMIT_OWED, COMMITTED, COMMITTING, OVER, Branch, BranchStep, Participant, State, Transaction
 from coordinator.core.steps import TEXT_CHARACTERS_MAX, Returned, arm, branch_of
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
@@ -25,10 +25,10 @@ def acknowledged(book: Book, txn: Transaction, argument: tuple[Participant, part
     """Count it; with the last one it is over. An acknowledgement against the decision forces a Heuristic record."""
     participant, message = argument
     branch = branch_of(txn, participant)
-    if branch.step is not BranchStep.COMMIT_OWED:
+    if branch.step is not COMMIT_OWED:
         return  # a repeat
     if message.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_DONE:
-        branch.step = BranchStep.OVER
+        branch.step = OVER
         count_acknowledgement(book, txn)
     else:
         report_heuristic(book, txn, branch, message)
@@ -79,9 +79,9 @@ def append_heuristic(book: Book, txn: Transaction, branch: Branch, report: recor
 
 def heuristic_durable(book: Book, txn: Transaction, report: record_pb2.Heuristic) -> None:
     """A Heuristic record is durable: it counts as the branch's end."""
-    txn.heuristic.append(report)
+    txn.heuristic += (report,)
     book.counters.heuristic += 1
-    if txn.state is State.COMMITTING:
+    if txn.state is COMMITTING:
         count_acknowledgement(book, txn)
     else:
         finish(book, txn, State.HEURISTIC)
@@ -93,7 +93,7 @@ def count_acknowledgement(book: Book, txn: Transaction) -> None:
     assert txn.missing >= 0
     if txn.missing == 0:
         agreed = txn.outcome == common_pb2.OUTCOME_COMMITTED
-        finish(book, txn, State.COMMITTED if agreed else State.HEURISTIC)
+        finish(book, txn, COMMITTED if agreed else State.HEURISTIC)
 
 
 def abandon(book: Book, txn: Transaction, argument: tuple[str, str]) -> None:
@@ -110,7 +110,7 @@ def abandon(book: Book, txn: Transaction, argument: tuple[str, str]) -> None:
 
 def committing_timer(book: Book, txn: Transaction, _: Any) -> None:
     """Repeat COMMIT where an acknowledgement is owed; at the deadline answer COMMITTED (pending)."""
-    if txn.answer_to and txn.deadline <= book.now.monotonic:
+    if txn.deadline <= book.now.monotonic:
         book.answer_all(txn)  # decided, but not acknowledged by all: COMMITTED (pending)
     for branch in txn.branches.values():
         if branch.step is BranchStep.COMMIT_OWED:

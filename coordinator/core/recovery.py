@@ -145,7 +145,7 @@ class Replay:
         claim = decided.claim if decided.HasField("claim") else None
         txn = self._revive(decided.transaction_id, State.COMMITTING, decided.first_attempt_ms, claim)
         reported = self._heuristic.get(txn.id, [])
-        txn.heuristic.extend(reported)
+        txn.heuristic = tuple(reported)
         over = {report.participant for report in reported}
         owing = dict(zip(decided.owing, decided.orders, strict=True))
         for index, name in enumerate(decided.participants):
@@ -156,27 +156,27 @@ class Replay:
             if not owed:
                 self.book.end_branch(txn, branch, BranchStep.HEURISTIC if name in over else BranchStep.OVER)
         if txn.missing:
-            self.book.arm_resend(txn)
+            self.book.arm(txn)
         else:
             txn.state = State.HEURISTIC
 
     def _conclude_opened(self, opened: record_pb2.KeyOpened) -> None:
         txn = self._revive(opened.transaction_id, State.SETTLING, opened.first_attempt_ms, opened.claim)
         branch = self.book.add_recovered_branch(txn, opened.participant, opened.order, BranchStep.SETTLE_OWED)
-        txn.heuristic.extend(self._heuristic.get(txn.id, []))
+        txn.heuristic = tuple(self._heuristic.get(txn.id, ()))
         if txn.heuristic:
             txn.state = State.HEURISTIC
             self.book.end_branch(txn, branch, BranchStep.HEURISTIC)
         else:
             txn.missing = 1
-            self.book.arm_resend(txn)
+            self.book.arm(txn)
 
     def _conclude_heuristic(self, name: str, reports: list[record_pb2.Heuristic]) -> None:
         txn = reopen(self.book, name, self.book.finished.get(name), State.HEURISTIC)
         for report in reports:
             participant = self.book.participant(report.participant)
             txn.branches.setdefault(report.participant, Branch(participant, 0, 0)).step = BranchStep.HEURISTIC
-        txn.heuristic.extend(reports)
+        txn.heuristic = tuple(reports)
 
 
 _READERS: dict[str, Callable[[Replay, Any, int], str]] = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from coordinator.core.book import ABORT, Book, cause_of
 from coordinator.core.finishing import finish
-from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
+from coordinator.core.model import PREPARING, Branch, BranchStep, Participant, State, Transaction
 from troth.errors import Reason, RemoteProtocolError
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
@@ -69,14 +69,11 @@ def keep_results(book: Book, txn: Transaction, branch: Branch, results: bytes) -
         txn.results_lost = True
 
 
-def too_large(book: Book, txn: Transaction, branch: Branch, results: bytes) -> bool:
-    """Abort, if a branch that is not committed returned more than the limit; says whether it did."""
+def too_large(book: Book, txn: Transaction, branch: Branch, results: bytes) -> None:
+    """Abort: a branch that is not committed returned more than the limit."""
     limit, name = book.settings.payload_bytes_max, branch.participant.name
-    if len(results) <= limit:
-        return False
     message = f"{name} returned {len(results)} bytes of results; at most {limit} are allowed"
     abort(book, txn, cause_of(Reason.PAYLOAD_TOO_LARGE, message, participant=name))
-    return True
 
 
 def timeout(book: Book, txn: Transaction, _: Any = None) -> None:
@@ -87,12 +84,8 @@ def timeout(book: Book, txn: Transaction, _: Any = None) -> None:
 
 def arm(book: Book, txn: Transaction) -> None:
     """The next repeat, or the deadline if that comes first and still means something."""
-    book.arm_resend(txn)
-    due = book.timers.due(txn.id)
-    assert due is not None
-    waits_for_deadline = txn.state is State.PREPARING or (txn.wait_complete and txn.answer_to)
-    if waits_for_deadline and txn.deadline < due:
-        book.timers.set(txn.id, max(txn.deadline, book.now.monotonic))
+    waits_for_deadline = txn.state is PREPARING or (txn.wait_complete and txn.is_awaited)
+    book.arm(txn, until=txn.deadline if waits_for_deadline else None)
 
 
 def late(book: Book, txn: Transaction, argument: Any) -> None:

@@ -51,6 +51,7 @@ class Stream(Generic[Frame]):
         self._goodbye = goodbye
         self._receive = receive
         self.outbox = Outbox(make_frame, context.config.shell.frame_bytes_max)
+        self._items_max = context.config.shell.outbox_items_max
         self._write = write
         self._link = Link("coordinator", self.outbox, self._move, incoming, self._take)
         self._moved_at = asyncio.get_running_loop().time()
@@ -63,7 +64,7 @@ class Stream(Generic[Frame]):
         if self.ending:
             return
         self.outbox.put(field, message, patient=patient)
-        if len(self.outbox) > self._context.config.shell.outbox_items_max and self._is_stuck():
+        if len(self.outbox) > self._items_max and self._is_stuck():
             self._context.counters.overloaded_streams += 1
             self.end(status.cause(Reason.OVERLOADED, f"{len(self.outbox)} messages wait for this peer, which does not read"))
 

@@ -373,7 +373,7 @@ def _run_again(m: Any, b: Any, e: Any) -> None:
         voting.run_prepare(m, b)
 
 
-_mutant("a number that was used runs again", "15", (requests, "_is_repeat", to(lambda b, session, number: False)))
+_mutant("a number that was used runs again", "15", (requests, "_is_repeat", to(lambda b, session, number, transaction_id: False)))
 _mutant(
     "answers are not kept for a client that comes back", "15",
     (book.Book, "answer", lambda original: _not_kept(original)),

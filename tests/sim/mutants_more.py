@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from coordinator.core import arrivals, finishing, model, phase_two, recovery, requests, steps
+from coordinator.core import arrivals, checks, finishing, model, phase_two, recovery, requests, steps
 from coordinator.core import core as coordinator_core
 from coordinator.core.book import Book
 from coordinator.core.model import State, Transaction
@@ -37,7 +37,6 @@ def _mutant(name: str, rule: str, *patches: Patch) -> None:
 
 
 # ---- rule 5: what is below the watermark
-
 
 
 def _any_stream(original: Any) -> Any:
@@ -86,14 +85,14 @@ def _kept_shorter(original: Any) -> Any:
     return is_over
 
 
-_mutant("what is older than the retention is run again", "12", (requests, "_check_age", to(nothing)))
-_mutant("what comes from the future is run", "12", (requests, "_check_skew", to(nothing)))
+_mutant("what is older than the retention is run again", "12", (checks, "_check_age", to(nothing)))
+_mutant("what comes from the future is run", "12", (checks, "check_skew", to(nothing)), (requests, "check_skew", to(nothing)))
 _mutant("a key is kept no longer than the retention", "12", (finishing, "_is_over", _kept_shorter))
 
 # ---- rule 16: shedding
 
 
-_mutant("nothing is shed", "16", (requests, "_check_room", to(nothing)))
+_mutant("nothing is shed", "16", (requests, "check_room", to(nothing)))
 _mutant("a client may leave answers unacknowledged without end", "16", (model.Session, "has_room", to(lambda self, most: True)))
 _mutant("a participant takes branches without end", "16", (machine.Machine, "refuses_new", to(lambda self: None)))
 
