@@ -21,11 +21,11 @@ from troth.errors import Reason, RemoteProtocolError, RequestError
 from troth.ids import TransactionId, check_name
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
+# The values that mean something. What a later version adds must not be taken for one of them.
 _VOTES = frozenset(participant_pb2.VoteKind.values()) - {0}
 _ACKNOWLEDGEMENTS = frozenset(participant_pb2.AcknowledgementKind.values()) - {0}
 _SETTLEMENTS = frozenset(participant_pb2.SettlementKind.values()) - {0}
 _REPORTS = frozenset(participant_pb2.BranchState.values()) - {0}
-"""The values that mean something. What a later version adds must not be taken for one of them."""
 
 _CONTRADICTS = frozenset({
     participant_pb2.BRANCH_STATE_PREPARED, participant_pb2.BRANCH_STATE_HAZARD,

@@ -85,10 +85,10 @@ class Input(Enum):
     ABANDON = "abandon"  # (who, why)
 
 
+# The inputs of every transaction, each looked up once, as in `coordinator.core.model`.
 VOTE: Final = Input.VOTE
 DECIDED: Final = Input.DECIDED
 ACKNOWLEDGED: Final = Input.ACKNOWLEDGED
-# As in `coordinator.core.model`: the inputs of every transaction, each looked up once.
 
 Handler = Callable[[Book, Transaction, Any], None]
 
