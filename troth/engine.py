@@ -85,7 +85,6 @@ class Engine:
         self._lingers_until: float | None = None
         self._cleaner = Cleaner(core)
         self._loop = asyncio.get_running_loop()
-        self._awake = False
         self._sleeper: asyncio.Future[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
@@ -143,7 +142,6 @@ class Engine:
     async def _run(self) -> None:
         try:
             while not self._finished():
-                self._awake = False
                 self._turn()
                 if self._inbox or self._finished():
                     await asyncio.sleep(0)
@@ -200,16 +198,13 @@ class Engine:
             at = self._lingers_until
         if at is not None:
             self._set_alarm(at)
-        if not self._awake:
-            self._sleeper = self._loop.create_future()
-            await self._sleeper
+        # Nothing has run between the turn and here, so nothing that was to wake us is missed.
+        self._sleeper = self._loop.create_future()
+        await self._sleeper
 
     def _wake(self) -> None:
-        self._awake = True
-        if self._sleeper is not None:
-            if not self._sleeper.done():
-                self._sleeper.set_result(None)
-            self._sleeper = None
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
 
     def _set_alarm(self, at: float) -> None:
         """Wake up then at the latest. An alarm that is no longer needed rings all the same: that is cheaper than to move it."""

@@ -63,5 +63,5 @@ class Cleaner:
         self._copies_paid = min(0, self._copies_paid - copies) + self._last_batch
         self._held.extend([(seq, append.owner) for append, seq in zip(batch, seqs, strict=True) if seq])
         for append, seq in zip(batch[:copies], seqs[:copies], strict=True):
-            if seq:
-                self._copied_at.setdefault(append.owner, seq)
+            assert seq, "a copy is a record, and nothing refuses it"
+            self._copied_at.setdefault(append.owner, seq)
