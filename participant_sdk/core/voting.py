@@ -282,8 +282,7 @@ def _vote_yes(m: Machine, b: Branch) -> None:
     b.state = _PREPARED
     b.prepare = None
     b.attempts = 0
-    # Votes are spread over time by themselves: the first question needs no jitter.
-    m.timers.set(("ask", b.transaction_id), m.now.monotonic + m.config.inquiry.first_seconds)
+    m.ask_later(b)
     m.vote(b, YES)
     m.idle(b)
 
