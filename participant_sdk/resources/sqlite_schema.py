@@ -95,9 +95,8 @@ class Schema:
             known = self._fingerprints[key] = digest.digest()
         return known
 
-    def key(self, change: apsw.TableChange) -> tuple[bytes, Sequence[int]]:
-        """The changed table's name in bytes, and where the columns of its primary key are."""
-        name = change.name
+    def key(self, name: str, change: apsw.TableChange) -> tuple[bytes, Sequence[int]]:
+        """What the identity of the changed table's rows begins with, and where the columns of its primary key are."""
         known = self._keys.get(name)
         if known is None:
             known = self._keys[name] = (name.encode() + b"\0", sorted(change.pk_columns))

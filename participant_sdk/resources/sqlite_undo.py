@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
 import apsw
 
 from participant_sdk.resources.sqlite_database import FATAL
@@ -67,8 +68,10 @@ class Capture:
         tables: dict[str, None] = {}
         try:
             for change in apsw.Changeset.iter(changeset):
-                tables[change.name] = None
-                rows.append(_identity(change, *self._schema.key(change)))
+                name = change.name
+                tables[name] = None
+                table, key = self._schema.key(name, change)
+                rows.append(_identity(change, table, key))
         except UnicodeDecodeError:
             raise CannotCapture("a changed row has a text that is not valid Unicode") from None
         fingerprint = self._schema.fingerprint(tables)
@@ -135,7 +138,7 @@ def _describe(kind: int, change: apsw.TableChange) -> str:
 
 
 def _identity(change: apsw.TableChange, table: bytes, key: Sequence[int]) -> bytes:
-    """The identity of a changed row: its table and primary key, so written that no two rows share one."""
+    """The identity of a changed row: its table and primary key (see `Schema.key`), so written that no two rows share one."""
     old, new = change.old, change.new
     values = new if old is None else old
     assert values is not None
