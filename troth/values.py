@@ -74,8 +74,12 @@ def decode_value(value: common_pb2.Value, path: str = "value", reason: Reason = 
 def encode_arguments(arguments: Mapping[str, object]) -> bytes:
     """Keyword arguments of an operation, as a serialised Arguments message. Raises `RequestError` (BAD_ARGUMENTS)."""
     message = common_pb2.Arguments()
+    values = message.values
     for name, value in arguments.items():
-        message.values[_name(name)].CopyFrom(encode_value(value, name))
+        try:
+            _encode(value, values[_name(name)], 0)
+        except _Wrong as wrong:
+            raise wrong.error(Reason.BAD_ARGUMENTS, name) from None
     return message.SerializeToString(deterministic=True)
 
 
