@@ -236,9 +236,8 @@ def _record_one_phase(book: Book, participant: Participant, report: participant_
 
 def message(book: Book, event: events.FromParticipant) -> None:
     """One message of a participant."""
-    name, stream, what = event
-    participant = book.participants.get(name)
-    if participant is not None and participant.stream == stream:  # frames of a superseded stream are dropped
+    participant, what = book.participants.get(event.participant), event.message
+    if participant is not None and participant.stream == event.stream:  # frames of a superseded stream are dropped
         _HEARD[type(what)](book, participant, what)
 
 
