@@ -9,6 +9,8 @@ from collections import OrderedDict, deque
 from functools import lru_cache
 from typing import Any
 
+from google.protobuf.message import Message
+
 from coordinator.core import effects
 from coordinator.core.events import Durable, Run
 from coordinator.core.model import (
@@ -134,14 +136,21 @@ class Book:
 
     # ---- records
 
-    def append(self, owner: str, *, force: bool, event: Durable | None = None, **kind: Any) -> None:
-        """Append one record; `kind` is the field of CoordinatorRecord with its message."""
-        record = record_pb2.CoordinatorRecord(at_ms=self.clock_ms, **kind)
+    def record(self, **kind: Message) -> record_pb2.CoordinatorRecord:
+        """A record of now; `kind` is the field with its message, which is copied: the frequent ones are filled in place."""
+        record = record_pb2.CoordinatorRecord(**kind)  # type: ignore[arg-type]  # by field name
+        record.at_ms = self.clock_ms
+        return record
+
+    def append(self, owner: str, record: record_pb2.CoordinatorRecord, *, force: bool, event: Durable | None = None) -> None:
+        """Append one record."""
         self.ready.appends.append(Append(record, owner, force, (), event))
 
-    def decided_record(self, txn: Transaction) -> record_pb2.Decided:
+    def decided_record(self, txn: Transaction) -> record_pb2.CoordinatorRecord:
         """The COMMIT decision, with the branches that still owe something."""
-        decided = record_pb2.Decided(participants=txn.branches)
+        record = self.record()
+        decided = record.decided
+        decided.participants.extend(txn.branches)
         decided.transaction_id = txn.id
         decided.first_attempt_ms = txn.first_attempt_ms
         owing = {i: branch.order for i, branch in enumerate(txn.branches.values()) if branch.step in _OWES_COMMIT}
@@ -149,7 +158,7 @@ class Book:
         decided.orders.extend(owing.values())
         if txn.claim is not None:
             decided.claim.CopyFrom(txn.claim)
-        return decided
+        return record
 
     # ---- messages to participants
 

@@ -124,12 +124,12 @@ def _decide(book: Book, txn: Transaction) -> None:
     """All have voted and nobody said NO: this is the only place that decides COMMIT."""
     for branch in txn.branches.values():
         assert branch.step is YES or branch.step is OVER
-    decided = book.decided_record(txn)
-    if not decided.owing:
+    record = book.decided_record(txn)
+    if not record.decided.owing:
         finish(book, txn, COMMITTED)
         return
     book.set_state(txn, DECIDING)
-    book.append(txn.id, force=True, event=Durable("decided", txn.id), decided=decided)
+    book.append(txn.id, record, force=True, event=Durable("decided", txn.id))
 
 
 def decided(book: Book, txn: Transaction, _: Any) -> None:

@@ -44,7 +44,8 @@ def _record_end(book: Book, txn: Transaction, was_decided: bool) -> None:
     """Write Ended, unforced; once it is durable the watermark may pass the branches."""
     if not txn.branches:
         return
-    ended = record_pb2.Ended()
+    record = book.record()
+    ended = record.ended
     ended.transaction_id = txn.id
     ended.outcome = common_pb2.OUTCOME_COMMITTED
     if not was_decided:
@@ -53,7 +54,7 @@ def _record_end(book: Book, txn: Transaction, was_decided: bool) -> None:
         ended.participant = next(iter(txn.branches))
         if txn.claim is not None:
             ended.claim.CopyFrom(txn.claim)
-    book.append(txn.id, force=False, event=Durable("ended", txn.id, txn), ended=ended)
+    book.append(txn.id, record, force=False, event=Durable("ended", txn.id, txn))
 
 
 def _retain(book: Book, txn: Transaction) -> None:
@@ -129,10 +130,8 @@ def evict(book: Book) -> None:
         count += 1
     if count:
         book.evicting = True
-        book.append(
-            "horizon", force=False, event=Durable("horizon", "horizon", (through, count)),
-            horizon=record_pb2.Horizon(dropped_through_ms=through),
-        )  # fmt: skip
+        record = book.record(horizon=record_pb2.Horizon(dropped_through_ms=through))
+        book.append("horizon", record, force=False, event=Durable("horizon", "horizon", (through, count)))
 
 
 def _is_over(book: Book, done: Finished, kept: int) -> bool:

@@ -74,7 +74,7 @@ def _commit_was_decided(book: Book, txn: Transaction) -> bool:
 def append_heuristic(book: Book, txn: Transaction, branch: Branch, report: record_pb2.Heuristic) -> None:
     """Force a Heuristic record for a branch."""
     branch.step = BranchStep.HEURISTIC
-    book.append(txn.id, force=True, event=Durable("heuristic", txn.id, report), heuristic=report)
+    book.append(txn.id, book.record(heuristic=report), force=True, event=Durable("heuristic", txn.id, report))
 
 
 def heuristic_durable(book: Book, txn: Transaction, report: record_pb2.Heuristic) -> None:
@@ -124,7 +124,7 @@ def _narrow(book: Book, txn: Transaction) -> None:
     over = [branch for branch in txn.branches.values() if branch.step is BranchStep.OVER and book.is_pinned(txn, branch)]
     if over:
         event = Durable("narrowed", txn.id, (txn, over))
-        book.append(txn.id, force=False, event=event, decided=book.decided_record(txn))
+        book.append(txn.id, book.decided_record(txn), force=False, event=event)
 
 
 def narrowed(book: Book, txn: Transaction, over: list[Branch]) -> None:

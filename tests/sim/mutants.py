@@ -310,7 +310,7 @@ _mutant(
 def _claim_dropped(original: Any) -> Any:
     def decided_record(self: Book, txn: Transaction) -> Any:
         record = original(self, txn)
-        record.ClearField("claim")
+        record.decided.ClearField("claim")
         return record
 
     return decided_record
@@ -425,8 +425,8 @@ _mutant("the decision names one participant too few", "20", (book.Book, "decided
 def _one_less(original: Any) -> Any:
     def decided_record(self: Book, txn: Transaction) -> Any:
         record = original(self, txn)
-        if len(record.owing) > 1:
-            del record.owing[-1], record.orders[-1]
+        if len(record.decided.owing) > 1:
+            del record.decided.owing[-1], record.decided.orders[-1]
         return record
 
     return decided_record
