@@ -307,23 +307,24 @@ class Book:
         number = answer.number
         session.live.pop(number, None)
         if session.keeps_answers and number >= session.answered_below:
-            self.drop_answer(session, number)
-            session.answers[number] = self._kept(answer) if answer.results_available else answer
+            if number in session.answers:
+                self.drop_answer(session, number)
+            session.answers[number] = self._kept(session, answer) if answer.results_available else answer
         self.ready.effects.append(effects.Answered(session.name, answer))
 
-    def _kept(self, answer: client_pb2.Answer) -> client_pb2.Answer:
+    def _kept(self, session: Session, answer: client_pb2.Answer) -> client_pb2.Answer:
         """What is kept of an answer with results: the outcome is owed for ever, its results only as far as there is room."""
         size = answer.ByteSize()
         if self.unseen_bytes + size > UNSEEN_RESULT_BYTES_MAX:
             return without_results(answer)
         self.unseen_bytes += size
+        session.answer_bytes[answer.number] = size
         return answer
 
     def drop_answer(self, session: Session, number: int) -> None:
         """Keep an answer no longer."""
-        answer = session.answers.pop(number, None)
-        if answer is not None and answer.results_available:
-            self.unseen_bytes -= answer.ByteSize()
+        session.answers.pop(number, None)
+        self.unseen_bytes -= session.answer_bytes.pop(number, 0)
 
     def answer_all(self, txn: Transaction) -> None:
         """Answer everybody who waits for a transaction whose outcome is known, or is told as in doubt."""

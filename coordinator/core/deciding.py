@@ -22,7 +22,18 @@ from coordinator.core.model import (
     Transaction,
 )
 from coordinator.core.one_phase import open_or_hand_over
-from coordinator.core.steps import TEXT_CHARACTERS_MAX, Returned, abort, arm, away, branch_of, no_cause, timeout, too_large
+from coordinator.core.steps import (
+    TEXT_CHARACTERS_MAX,
+    Returned,
+    abort,
+    arm,
+    away,
+    branch_of,
+    no_branch,
+    no_cause,
+    timeout,
+    too_large,
+)
 from troth.errors import Reason, RemoteProtocolError
 from troth.ids import NAME_BYTES_MAX
 from troth.v1 import client_pb2, common_pb2, participant_pb2
@@ -87,7 +98,9 @@ def commit(book: Book, txn: Transaction, request: client_pb2.CommitRequest) -> N
 def vote(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Vote]) -> None:
     """Count a vote: NO aborts; when all have voted it is decided, or over if all only read."""
     participant, vote = argument
-    branch = branch_of(txn, participant)
+    branch = txn.branches.get(participant.name)
+    if branch is None:
+        raise no_branch(txn, participant)
     if branch.step is not VOTE_OWED:
         return  # a repeat
     kind = vote.kind

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from coordinator.core.book import Book
 from coordinator.core.events import Durable
-from coordinator.core.model import COMMITTED, COMMITTING, Branch, BranchStep, Finished, State, Transaction
+from coordinator.core.model import COMMITTED, COMMITTING, HEURISTIC, Branch, BranchStep, Finished, State, Transaction
 from troth.v1 import common_pb2, record_pb2
 
 RESULT_BYTES_MAX = 64 * 1024 * 1024
@@ -28,7 +28,7 @@ def finish(book: Book, txn: Transaction, state: State) -> None:
         _record_end(book, txn, was_decided)
     elif state is State.ABORTED:
         book.counters.aborted += 1
-    if state is State.HEURISTIC:
+    if state is HEURISTIC:
         book.end_branches(txn)
     else:
         book.live.pop(txn.id, None)

@@ -8,7 +8,7 @@ from coordinator.core.book import ABORT, COMMIT, Book
 from coordinator.core.events import Durable
 from coordinator.core.finishing import finish
 from coordinator.core.model import COMMIT_OWED, COMMITTED, COMMITTING, OVER, Branch, BranchStep, Participant, State, Transaction
-from coordinator.core.steps import TEXT_CHARACTERS_MAX, Returned, arm, branch_of
+from coordinator.core.steps import TEXT_CHARACTERS_MAX, Returned, arm, branch_of, no_branch
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
 ENDS = {
@@ -24,7 +24,9 @@ ENDS = {
 def acknowledged(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Acknowledgement]) -> None:
     """Count it; with the last one it is over. An acknowledgement against the decision forces a Heuristic record."""
     participant, message = argument
-    branch = branch_of(txn, participant)
+    branch = txn.branches.get(participant.name)
+    if branch is None:
+        raise no_branch(txn, participant)
     if branch.step is not COMMIT_OWED:
         return  # a repeat
     if message.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_DONE:
@@ -92,7 +94,7 @@ def count_acknowledgement(book: Book, txn: Transaction) -> None:
     txn.missing -= 1
     assert txn.missing >= 0
     if txn.missing == 0:
-        agreed = txn.outcome == common_pb2.OUTCOME_COMMITTED
+        agreed = not txn.heuristic or txn.outcome == common_pb2.OUTCOME_COMMITTED
         finish(book, txn, COMMITTED if agreed else State.HEURISTIC)
 
 

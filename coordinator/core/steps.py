@@ -24,8 +24,13 @@ def branch_of(txn: Transaction, participant: Participant) -> Branch:
     """The participant's branch; raises `RemoteProtocolError` when it has none."""
     branch = txn.branches.get(participant.name)
     if branch is None:
-        raise RemoteProtocolError(f"{participant.name} has no branch in {txn.id}")
+        raise no_branch(txn, participant)
     return branch
+
+
+def no_branch(txn: Transaction, participant: Participant) -> RemoteProtocolError:
+    """What is wrong with a message of a participant that has no branch."""
+    return RemoteProtocolError(f"{participant.name} has no branch in {txn.id}")
 
 
 def abort(book: Book, txn: Transaction, cause: common_pb2.Cause) -> None:
