@@ -18,6 +18,7 @@ from coordinator.core.model import (
     COMMITTING,
     FINISHED,
     OVER,
+    PREPARING,
     Branch,
     BranchStep,
     Counters,
@@ -264,12 +265,13 @@ class Book:
         for branch in txn.branches.values():
             self.end_branch(txn, branch, branch.step if branch.step is BRANCH_HEURISTIC else OVER)
 
-    def arm(self, txn: Transaction, *, until: float | None = None) -> None:
-        """Set the transaction's timer to its next repeat, or to `until` if that comes first."""
-        at = self.now.monotonic + self.resend.delay_seconds(txn.attempt, txn.id)
+    def arm(self, txn: Transaction) -> None:
+        """Set the transaction's timer to its next repeat, or to the deadline if that comes first and still means something."""
+        now, state = self.now.monotonic, txn.state
+        at = now + self.resend.delay_seconds(txn.attempt, txn.id)
         txn.attempt += 1
-        if until is not None and until < at:
-            at = max(until, self.now.monotonic)
+        if txn.deadline < at and (state is PREPARING or (state is COMMITTING and txn.wait_complete and txn.is_awaited)):
+            at = max(txn.deadline, now)
         self.timers.set(txn.id, at)
 
     def set_state(self, txn: Transaction, state: State) -> None:

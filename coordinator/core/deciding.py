@@ -26,7 +26,6 @@ from coordinator.core.steps import (
     TEXT_CHARACTERS_MAX,
     Returned,
     abort,
-    arm,
     away,
     branch_of,
     no_branch,
@@ -52,7 +51,7 @@ def start(book: Book, txn: Transaction) -> None:
         for branch in txn.branches.values():
             branch.step = VOTE_OWED
             book.send_prepare(txn, branch)
-        arm(book, txn)
+        book.arm(txn)
 
 
 def enlist(book: Book, txn: Transaction, participant: Participant) -> None:
@@ -156,7 +155,7 @@ def decided(book: Book, txn: Transaction, _: Any) -> None:
             book.send_decision(branch.participant, txn.id, branch.order, COMMIT, urgent=txn.wait_complete)
     if not txn.wait_complete:
         book.answer_all(txn)
-    arm(book, txn)
+    book.arm(txn)
 
 
 def preparing_timer(book: Book, txn: Transaction, _: Any) -> None:
@@ -167,7 +166,7 @@ def preparing_timer(book: Book, txn: Transaction, _: Any) -> None:
     for branch in txn.branches.values():
         if branch.step is VOTE_OWED:
             book.send_prepare(txn, branch)
-    arm(book, txn)
+    book.arm(txn)
 
 
 def active_returned(book: Book, txn: Transaction, argument: Returned) -> None:
