@@ -122,10 +122,6 @@ def _voted(book: Book, txn: Transaction, branch: Branch, step: BranchStep, resul
         return
     branch.step = step
     branch.results = results
-    _count_vote(book, txn)
-
-
-def _count_vote(book: Book, txn: Transaction) -> None:
     txn.missing -= 1
     assert txn.missing >= 0
     if txn.missing == 0:

@@ -154,14 +154,12 @@ class Sessions:
     def answered(self, effect: effects.Answered) -> None:
         """Answer a run, commit or abort."""
         session = self._sessions.get(effect.session)
-        if session is not None:
-            session.put("answers", self._fitting(effect.answer))
-
-    def _fitting(self, answer: client_pb2.Answer) -> client_pb2.Answer:
-        """An answer that fits into a frame: an outcome without its results is better than none at all."""
-        if answer.ByteSize() <= self._answer_bytes_max or not answer.results:
-            return answer
-        return without_results(answer)
+        if session is None or session.stream is None:
+            return
+        answer = effect.answer
+        if answer.ByteSize() > self._answer_bytes_max and answer.results:
+            answer = without_results(answer)  # an outcome without its results is better than none at all
+        session.stream.put("answers", answer)
 
     def violated(self, event: Any, error: ProtocolError) -> None:
         """The core refused an event of a session as illegal: whoever waits for its answer must not wait for ever."""

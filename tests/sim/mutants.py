@@ -114,11 +114,12 @@ _mutant("a timer decides against a decision that is being written", "2", (C, (St
 _mutant("a client's abort reverses a decision that is being written", "2", (C, (State.DECIDING, Input.ABORT), to(_abort_again)))
 _mutant("a timer decides what was handed over", "2", (C, (State.HANDED_OVER, Input.TIMER), to(_abort_again)))
 _mutant("a client's abort decides what was handed over", "2", (C, (State.HANDED_OVER, Input.ABORT), to(_abort_again)))
-_mutant("one missing vote is overlooked", "2", (deciding, "_count_vote", lambda original: _count_to_one(original)))
+_mutant("one missing vote is overlooked", "2", (deciding, "_voted", lambda original: _count_to_one(original)))
 
 
 def _count_to_one(original: Any) -> Any:
-    def count(b: Book, txn: Transaction) -> None:
+    def voted(b: Book, txn: Transaction, branch: Any, step: BranchStep, results: bytes) -> None:
+        branch.step, branch.results = step, results
         txn.missing -= 1
         if txn.missing == 1 or (txn.missing == 0 and txn.state is State.PREPARING):
             for branch in txn.branches.values():
@@ -126,7 +127,7 @@ def _count_to_one(original: Any) -> Any:
                     branch.step = BranchStep.YES
             deciding._decide(b, txn)
 
-    return count
+    return voted
 
 
 def _no_is_yes(original: Any) -> Any:
