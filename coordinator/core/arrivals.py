@@ -64,7 +64,7 @@ def hello(book: Book, event: events.HelloReceived) -> None:
             participant=event.participant, log_id=event.hello.log_id, incarnation=event.hello.incarnation
         )
         done = events.Durable("bound", event.participant, event.stream)
-        book.append(f"participant/{event.participant}", book.record(participant_bound=record), force=True, event=done)
+        book.append(f"participant/{event.participant}", book.record_of(participant_bound=record), force=True, event=done)
 
 
 def _refusal(book: Book, event: events.HelloReceived) -> common_pb2.Cause | None:

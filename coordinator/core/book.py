@@ -137,11 +137,15 @@ class Book:
 
     # ---- records
 
-    def record(self, **kind: Message) -> record_pb2.CoordinatorRecord:
-        """A record of now; `kind` is the field with its message, which is copied: the frequent ones are filled in place."""
-        record = record_pb2.CoordinatorRecord(**kind)  # type: ignore[arg-type]  # by field name
+    def record(self) -> record_pb2.CoordinatorRecord:
+        """A record of now, to be filled."""
+        record = record_pb2.CoordinatorRecord()
         record.at_ms = self.clock_ms
         return record
+
+    def record_of(self, **kind: Message) -> record_pb2.CoordinatorRecord:
+        """A record of now; `kind` is the field with its message, which is copied."""
+        return record_pb2.CoordinatorRecord(at_ms=self.clock_ms, **kind)  # type: ignore[arg-type]  # by field name
 
     def append(self, owner: str, record: record_pb2.CoordinatorRecord, *, force: bool, event: Durable | None = None) -> None:
         """Append one record."""
@@ -179,7 +183,8 @@ class Book:
         prepare.order = branch.order
         prepare.incarnation = branch.incarnation
         prepare.first_attempt_ms = txn.first_attempt_ms
-        prepare.timeout_ms = max(1, int((txn.deadline - self.now.monotonic) * 1000))
+        left_ms = int((txn.deadline - self.now.monotonic) * 1000)
+        prepare.timeout_ms = left_ms if left_ms > 0 else 1
         prepare.peers = txn.peers
         if one_phase:
             prepare.one_phase = True

@@ -81,7 +81,7 @@ def check_branches(book: Book, branches: Sequence[client_pb2.BranchRequest]) -> 
         participant = book.participants.get(name)
         if participant is None:
             raise RequestError(Reason.UNKNOWN_PARTICIPANT, f"no participant {name[:80]!r} has ever connected")
-        works[name] = (participant, _check_operations(book, participant, work.operations))
+        works[name] = (participant, _check_operations(book, participant, work.operations[:]))
     return list(works.values())
 
 

@@ -130,7 +130,7 @@ def evict(book: Book) -> None:
         count += 1
     if count:
         book.evicting = True
-        record = book.record(horizon=record_pb2.Horizon(dropped_through_ms=through))
+        record = book.record_of(horizon=record_pb2.Horizon(dropped_through_ms=through))
         book.append("horizon", record, force=False, event=Durable("horizon", "horizon", (through, count)))
 
 

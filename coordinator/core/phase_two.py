@@ -76,7 +76,7 @@ def _commit_was_decided(book: Book, txn: Transaction) -> bool:
 def append_heuristic(book: Book, txn: Transaction, branch: Branch, report: record_pb2.Heuristic) -> None:
     """Force a Heuristic record for a branch."""
     branch.step = BranchStep.HEURISTIC
-    book.append(txn.id, book.record(heuristic=report), force=True, event=Durable("heuristic", txn.id, report))
+    book.append(txn.id, book.record_of(heuristic=report), force=True, event=Durable("heuristic", txn.id, report))
 
 
 def heuristic_durable(book: Book, txn: Transaction, report: record_pb2.Heuristic) -> None:

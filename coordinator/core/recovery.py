@@ -206,9 +206,9 @@ def recover(book: Book, records: Sequence[bytes], now: Instant) -> list[str]:
 def live_records(book: Book, owner: str) -> Sequence[Message]:
     """The records that say all that the log must still hold about an owner."""
     if owner == "epoch":
-        return [book.record(epoch_started=epoch_record(book))]
+        return [book.record_of(epoch_started=epoch_record(book))]
     if owner == "horizon":
-        return [book.record(horizon=record_pb2.Horizon(dropped_through_ms=book.dropped_through_ms))]
+        return [book.record_of(horizon=record_pb2.Horizon(dropped_through_ms=book.dropped_through_ms))]
     kind, _, name = owner.partition("/")
     if kind == "participant":
         return _participant_records(book, name)
@@ -228,12 +228,12 @@ def epoch_record(book: Book) -> record_pb2.EpochStarted:
 def _participant_records(book: Book, name: str) -> Sequence[Message]:
     participant = book.participants[name]
     bound = record_pb2.ParticipantBound(participant=name, log_id=participant.log_id, incarnation=participant.incarnation)
-    return [book.record(participant_bound=bound)]
+    return [book.record_of(participant_bound=bound)]
 
 
 def _transaction_records(book: Book, txn: Transaction) -> Sequence[Message]:
     """DECIDING counts as decided: its own record is in the same batch, or in a later one, and nothing was said yet."""
-    records: list[Message] = [book.record(heuristic=report) for report in txn.heuristic]
+    records: list[Message] = [book.record_of(heuristic=report) for report in txn.heuristic]
     if txn.state in (State.COMMITTING, State.DECIDING) or (txn.heuristic and txn.heuristic[0].commit_decided):
         records.insert(0, book.decided_record(txn))
     elif txn.claim is not None and _holds_opened_key(book, txn, txn.claim.key):
@@ -242,7 +242,7 @@ def _transaction_records(book: Book, txn: Transaction) -> Sequence[Message]:
             transaction_id=txn.id, claim=txn.claim, participant=branch.participant.name, order=branch.order,
             first_attempt_ms=txn.first_attempt_ms,
         )  # fmt: skip
-        records.insert(0, book.record(key_opened=opened))
+        records.insert(0, book.record_of(key_opened=opened))
     return records
 
 

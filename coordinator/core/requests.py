@@ -114,9 +114,11 @@ def run(book: Book, event: events.Run) -> None:
         return
     try:
         check_common(book, session, number, request)
-        works = check_branches(book, request.branches)
+        # Lists: protobuf's own containers end a loop over them by an exception.
+        branches = request.branches[:]
+        works = check_branches(book, branches)
         key = request.key
-        claim = _claim(key, _body_hash(request.branches)) if key else None
+        claim = _claim(key, _body_hash(branches)) if key else None
         if claim is not None and _join(book, session, event, claim):
             return
         check_room(book, key)

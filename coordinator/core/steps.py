@@ -44,7 +44,7 @@ def abort(book: Book, txn: Transaction, cause: common_pb2.Cause) -> None:
     txn.cause = cause
     if opened:
         # Unforced: if it is lost, recovery settles the key again and finds the branch rolled back.
-        book.append(txn.id, book.record(key_closed=record_pb2.KeyClosed(transaction_id=txn.id)), force=False)
+        book.append(txn.id, book.record_of(key_closed=record_pb2.KeyClosed(transaction_id=txn.id)), force=False)
     finish(book, txn, State.ABORTED)
 
 
