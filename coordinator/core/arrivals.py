@@ -64,7 +64,7 @@ def hello(book: Book, event: events.HelloReceived) -> None:
             participant=event.participant, log_id=event.hello.log_id, incarnation=event.hello.incarnation
         )
         done = events.Durable("bound", event.participant, event.stream)
-        book.append(f"participant/{event.participant}", force=True, event=done, participant_bound=record)
+        book.append(f"participant/{event.participant}", book.record_of(participant_bound=record), force=True, event=done)
 
 
 def _refusal(book: Book, event: events.HelloReceived) -> common_pb2.Cause | None:
@@ -236,9 +236,8 @@ def _record_one_phase(book: Book, participant: Participant, report: participant_
 
 def message(book: Book, event: events.FromParticipant) -> None:
     """One message of a participant."""
-    name, stream, what = event
-    participant = book.participants.get(name)
-    if participant is not None and participant.stream == stream:  # frames of a superseded stream are dropped
+    participant, what = book.participants.get(event.participant), event.message
+    if participant is not None and participant.stream == event.stream:  # frames of a superseded stream are dropped
         _HEARD[type(what)](book, participant, what)
 
 

@@ -9,6 +9,8 @@ from collections import OrderedDict, deque
 from functools import lru_cache
 from typing import Any
 
+from google.protobuf.message import Message
+
 from coordinator.core import effects
 from coordinator.core.events import Durable, Run
 from coordinator.core.model import (
@@ -16,6 +18,7 @@ from coordinator.core.model import (
     COMMITTING,
     FINISHED,
     OVER,
+    PREPARING,
     Branch,
     BranchStep,
     Counters,
@@ -134,14 +137,25 @@ class Book:
 
     # ---- records
 
-    def append(self, owner: str, *, force: bool, event: Durable | None = None, **kind: Any) -> None:
-        """Append one record; `kind` is the field of CoordinatorRecord with its message."""
-        record = record_pb2.CoordinatorRecord(at_ms=self.clock_ms, **kind)
+    def record(self) -> record_pb2.CoordinatorRecord:
+        """A record of now, to be filled."""
+        record = record_pb2.CoordinatorRecord()
+        record.at_ms = self.clock_ms
+        return record
+
+    def record_of(self, **kind: Message) -> record_pb2.CoordinatorRecord:
+        """A record of now; `kind` is the field with its message, which is copied."""
+        return record_pb2.CoordinatorRecord(at_ms=self.clock_ms, **kind)  # type: ignore[arg-type]  # by field name
+
+    def append(self, owner: str, record: record_pb2.CoordinatorRecord, *, force: bool, event: Durable | None = None) -> None:
+        """Append one record."""
         self.ready.appends.append(Append(record, owner, force, (), event))
 
-    def decided_record(self, txn: Transaction) -> record_pb2.Decided:
+    def decided_record(self, txn: Transaction) -> record_pb2.CoordinatorRecord:
         """The COMMIT decision, with the branches that still owe something."""
-        decided = record_pb2.Decided(participants=txn.branches)
+        record = self.record()
+        decided = record.decided
+        decided.participants.extend(txn.branches)
         decided.transaction_id = txn.id
         decided.first_attempt_ms = txn.first_attempt_ms
         owing = {i: branch.order for i, branch in enumerate(txn.branches.values()) if branch.step in _OWES_COMMIT}
@@ -149,7 +163,7 @@ class Book:
         decided.orders.extend(owing.values())
         if txn.claim is not None:
             decided.claim.CopyFrom(txn.claim)
-        return decided
+        return record
 
     # ---- messages to participants
 
@@ -169,7 +183,8 @@ class Book:
         prepare.order = branch.order
         prepare.incarnation = branch.incarnation
         prepare.first_attempt_ms = txn.first_attempt_ms
-        prepare.timeout_ms = max(1, int((txn.deadline - self.now.monotonic) * 1000))
+        left_ms = int((txn.deadline - self.now.monotonic) * 1000)
+        prepare.timeout_ms = left_ms if left_ms > 0 else 1
         prepare.peers = txn.peers
         if one_phase:
             prepare.one_phase = True
@@ -255,12 +270,13 @@ class Book:
         for branch in txn.branches.values():
             self.end_branch(txn, branch, branch.step if branch.step is BRANCH_HEURISTIC else OVER)
 
-    def arm(self, txn: Transaction, *, until: float | None = None) -> None:
-        """Set the transaction's timer to its next repeat, or to `until` if that comes first."""
-        at = self.now.monotonic + self.resend.delay_seconds(txn.attempt, txn.id)
+    def arm(self, txn: Transaction) -> None:
+        """Set the transaction's timer to its next repeat, or to the deadline if that comes first and still means something."""
+        now, state = self.now.monotonic, txn.state
+        at = now + self.resend.delay_seconds(txn.attempt, txn.id)
         txn.attempt += 1
-        if until is not None and until < at:
-            at = max(until, self.now.monotonic)
+        if txn.deadline < at and (state is PREPARING or (state is COMMITTING and txn.wait_complete and txn.is_awaited)):
+            at = max(txn.deadline, now)
         self.timers.set(txn.id, at)
 
     def set_state(self, txn: Transaction, state: State) -> None:
@@ -298,23 +314,24 @@ class Book:
         number = answer.number
         session.live.pop(number, None)
         if session.keeps_answers and number >= session.answered_below:
-            self.drop_answer(session, number)
-            session.answers[number] = self._kept(answer) if answer.results_available else answer
+            if number in session.answers:
+                self.drop_answer(session, number)
+            session.answers[number] = self._kept(session, answer) if answer.results_available else answer
         self.ready.effects.append(effects.Answered(session.name, answer))
 
-    def _kept(self, answer: client_pb2.Answer) -> client_pb2.Answer:
+    def _kept(self, session: Session, answer: client_pb2.Answer) -> client_pb2.Answer:
         """What is kept of an answer with results: the outcome is owed for ever, its results only as far as there is room."""
         size = answer.ByteSize()
         if self.unseen_bytes + size > UNSEEN_RESULT_BYTES_MAX:
             return without_results(answer)
         self.unseen_bytes += size
+        session.answer_bytes[answer.number] = size
         return answer
 
     def drop_answer(self, session: Session, number: int) -> None:
         """Keep an answer no longer."""
-        answer = session.answers.pop(number, None)
-        if answer is not None and answer.results_available:
-            self.unseen_bytes -= answer.ByteSize()
+        session.answers.pop(number, None)
+        self.unseen_bytes -= session.answer_bytes.pop(number, 0)
 
     def answer_all(self, txn: Transaction) -> None:
         """Answer everybody who waits for a transaction whose outcome is known, or is told as in doubt."""

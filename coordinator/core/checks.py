@@ -19,18 +19,18 @@ _NUMBER_BEYOND = 10**NUMBER_DIGITS_MAX
 assert [field.name for field in common_pb2.Operation.DESCRIPTOR.fields] == ["name", "arguments"]
 
 
-def check_common(book: Book, session: Session, request: client_pb2.RunRequest | client_pb2.BeginRequest) -> None:
+def check_common(book: Book, session: Session, number: int, request: client_pb2.RunRequest | client_pb2.BeginRequest) -> None:
     """Refuse what no transaction may ask for."""
     settings = book.settings
-    number, key, first_attempt_ms = request.number, request.key, request.first_attempt_ms
+    key, first_attempt_ms, timeout_ms = request.key, request.first_attempt_ms, request.timeout_ms
     if not 0 < number < _NUMBER_BEYOND:
         raise RequestError(Reason.INVALID_ARGUMENT, f"number is {number}; numbers begin at 1 and have 19 digits at most")
     if session.keeps_answers and number <= session.shed_through:
         raise RequestError(Reason.OVERLOADED, f"number {number} was refused before, and will not begin")
     if book.draining:
         raise RequestError(Reason.DRAINING, "the coordinator takes no new transactions")
-    if not 0 < request.timeout_ms <= settings.timeout_ms_max:
-        raise RequestError(Reason.INVALID_TIMEOUT, f"timeout_ms is {request.timeout_ms}; it must be 1 to {settings.timeout_ms_max}")
+    if not 0 < timeout_ms <= settings.timeout_ms_max:
+        raise RequestError(Reason.INVALID_TIMEOUT, f"timeout_ms is {timeout_ms}; it must be 1 to {settings.timeout_ms_max}")
     if key and len(key.encode()) > settings.key_bytes_max:
         raise RequestError(Reason.INVALID_KEY, f"the key is longer than {settings.key_bytes_max} bytes")
     if first_attempt_ms:
@@ -81,7 +81,7 @@ def check_branches(book: Book, branches: Sequence[client_pb2.BranchRequest]) -> 
         participant = book.participants.get(name)
         if participant is None:
             raise RequestError(Reason.UNKNOWN_PARTICIPANT, f"no participant {name[:80]!r} has ever connected")
-        works[name] = (participant, _check_operations(book, participant, work.operations))
+        works[name] = (participant, _check_operations(book, participant, work.operations[:]))
     return list(works.values())
 
 

@@ -39,8 +39,8 @@ class CoordinatorCore:
         book = self._book
         owners = recovery.recover(book, records, now)
         book.epoch += 1
-        started = recovery.epoch_record(book)
-        book.append("epoch", force=True, event=events.Durable("epoch", "epoch"), epoch_started=started)
+        started = book.record_of(epoch_started=recovery.epoch_record(book))
+        book.append("epoch", started, force=True, event=events.Durable("epoch", "epoch"))
         self.unary_session = f"{book.coordinator}.{book.epoch}.{book.nonce}.0"
         book.sessions[self.unary_session] = Session(self.unary_session, keeps_answers=False)
         book.timers.set(HOUSEKEEPING, now.monotonic + book.settings.watermark_interval_seconds)

@@ -22,7 +22,17 @@ from coordinator.core.model import (
     Transaction,
 )
 from coordinator.core.one_phase import open_or_hand_over
-from coordinator.core.steps import TEXT_CHARACTERS_MAX, Returned, abort, arm, away, branch_of, no_cause, timeout, too_large
+from coordinator.core.steps import (
+    TEXT_CHARACTERS_MAX,
+    Returned,
+    abort,
+    away,
+    branch_of,
+    no_branch,
+    no_cause,
+    timeout,
+    too_large,
+)
 from troth.errors import Reason, RemoteProtocolError
 from troth.ids import NAME_BYTES_MAX
 from troth.v1 import client_pb2, common_pb2, participant_pb2
@@ -41,7 +51,7 @@ def start(book: Book, txn: Transaction) -> None:
         for branch in txn.branches.values():
             branch.step = VOTE_OWED
             book.send_prepare(txn, branch)
-        arm(book, txn)
+        book.arm(txn)
 
 
 def enlist(book: Book, txn: Transaction, participant: Participant) -> None:
@@ -87,7 +97,9 @@ def commit(book: Book, txn: Transaction, request: client_pb2.CommitRequest) -> N
 def vote(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Vote]) -> None:
     """Count a vote: NO aborts; when all have voted it is decided, or over if all only read."""
     participant, vote = argument
-    branch = branch_of(txn, participant)
+    branch = txn.branches.get(participant.name)
+    if branch is None:
+        raise no_branch(txn, participant)
     if branch.step is not VOTE_OWED:
         return  # a repeat
     kind = vote.kind
@@ -110,10 +122,6 @@ def _voted(book: Book, txn: Transaction, branch: Branch, step: BranchStep, resul
         return
     branch.step = step
     branch.results = results
-    _count_vote(book, txn)
-
-
-def _count_vote(book: Book, txn: Transaction) -> None:
     txn.missing -= 1
     assert txn.missing >= 0
     if txn.missing == 0:
@@ -124,12 +132,12 @@ def _decide(book: Book, txn: Transaction) -> None:
     """All have voted and nobody said NO: this is the only place that decides COMMIT."""
     for branch in txn.branches.values():
         assert branch.step is YES or branch.step is OVER
-    decided = book.decided_record(txn)
-    if not decided.owing:
+    record = book.decided_record(txn)
+    if not record.decided.owing:
         finish(book, txn, COMMITTED)
         return
     book.set_state(txn, DECIDING)
-    book.append(txn.id, force=True, event=Durable("decided", txn.id), decided=decided)
+    book.append(txn.id, record, force=True, event=Durable("decided", txn.id))
 
 
 def decided(book: Book, txn: Transaction, _: Any) -> None:
@@ -143,7 +151,7 @@ def decided(book: Book, txn: Transaction, _: Any) -> None:
             book.send_decision(branch.participant, txn.id, branch.order, COMMIT, urgent=txn.wait_complete)
     if not txn.wait_complete:
         book.answer_all(txn)
-    arm(book, txn)
+    book.arm(txn)
 
 
 def preparing_timer(book: Book, txn: Transaction, _: Any) -> None:
@@ -154,7 +162,7 @@ def preparing_timer(book: Book, txn: Transaction, _: Any) -> None:
     for branch in txn.branches.values():
         if branch.step is VOTE_OWED:
             book.send_prepare(txn, branch)
-    arm(book, txn)
+    book.arm(txn)
 
 
 def active_returned(book: Book, txn: Transaction, argument: Returned) -> None:

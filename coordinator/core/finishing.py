@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from coordinator.core.book import Book
 from coordinator.core.events import Durable
-from coordinator.core.model import COMMITTED, COMMITTING, Branch, BranchStep, Finished, State, Transaction
+from coordinator.core.model import COMMITTED, COMMITTING, HEURISTIC, Branch, BranchStep, Finished, State, Transaction
 from troth.v1 import common_pb2, record_pb2
 
 RESULT_BYTES_MAX = 64 * 1024 * 1024
@@ -28,7 +28,7 @@ def finish(book: Book, txn: Transaction, state: State) -> None:
         _record_end(book, txn, was_decided)
     elif state is State.ABORTED:
         book.counters.aborted += 1
-    if state is State.HEURISTIC:
+    if state is HEURISTIC:
         book.end_branches(txn)
     else:
         book.live.pop(txn.id, None)
@@ -44,7 +44,8 @@ def _record_end(book: Book, txn: Transaction, was_decided: bool) -> None:
     """Write Ended, unforced; once it is durable the watermark may pass the branches."""
     if not txn.branches:
         return
-    ended = record_pb2.Ended()
+    record = book.record()
+    ended = record.ended
     ended.transaction_id = txn.id
     ended.outcome = common_pb2.OUTCOME_COMMITTED
     if not was_decided:
@@ -53,7 +54,7 @@ def _record_end(book: Book, txn: Transaction, was_decided: bool) -> None:
         ended.participant = next(iter(txn.branches))
         if txn.claim is not None:
             ended.claim.CopyFrom(txn.claim)
-    book.append(txn.id, force=False, event=Durable("ended", txn.id, txn), ended=ended)
+    book.append(txn.id, record, force=False, event=Durable("ended", txn.id, txn))
 
 
 def _retain(book: Book, txn: Transaction) -> None:
@@ -129,10 +130,8 @@ def evict(book: Book) -> None:
         count += 1
     if count:
         book.evicting = True
-        book.append(
-            "horizon", force=False, event=Durable("horizon", "horizon", (through, count)),
-            horizon=record_pb2.Horizon(dropped_through_ms=through),
-        )  # fmt: skip
+        record = book.record_of(horizon=record_pb2.Horizon(dropped_through_ms=through))
+        book.append("horizon", record, force=False, event=Durable("horizon", "horizon", (through, count)))
 
 
 def _is_over(book: Book, done: Finished, kept: int) -> bool:

@@ -47,6 +47,7 @@ PREPARING: Final = State.PREPARING
 DECIDING: Final = State.DECIDING
 COMMITTING: Final = State.COMMITTING
 COMMITTED: Final = State.COMMITTED
+HEURISTIC: Final = State.HEURISTIC
 
 FINISHED = frozenset({State.COMMITTED, State.ABORTED, State.HEURISTIC, State.EXPIRED})
 UNDECIDED = frozenset({State.ACTIVE, State.PREPARING})
@@ -231,6 +232,8 @@ class Session:
     connected: bool = True
     live: dict[int, Transaction] = field(default_factory=dict)
     answers: dict[int, client_pb2.Answer] = field(default_factory=dict)
+    answer_bytes: dict[int, int] = field(default_factory=dict)
+    """How large those of the answers are that have results."""
     answered_below: int = 1
     shed_through: int = 0
     """The highest number that was refused when there was no room to keep the answer: what has not begun up to here never will."""

@@ -31,7 +31,7 @@ def open_or_hand_over(book: Book, txn: Transaction) -> None:
             transaction_id=txn.id, claim=txn.claim, participant=branch.participant.name, order=branch.order,
             first_attempt_ms=txn.first_attempt_ms,
         )  # fmt: skip
-        book.append(txn.id, force=True, event=Durable("opened", txn.id), key_opened=opened)
+        book.append(txn.id, book.record_of(key_opened=opened), force=True, event=Durable("opened", txn.id))
 
 
 def hand_over(book: Book, txn: Transaction, _: Any = None) -> None:

@@ -113,10 +113,12 @@ def run(book: Book, event: events.Run) -> None:
     if _is_repeat(book, session, number, transaction_id):
         return
     try:
-        check_common(book, session, request)
-        works = check_branches(book, request.branches)
+        check_common(book, session, number, request)
+        # Lists: protobuf's own containers end a loop over them by an exception.
+        branches = request.branches[:]
+        works = check_branches(book, branches)
         key = request.key
-        claim = _claim(key, _body_hash(request.branches)) if key else None
+        claim = _claim(key, _body_hash(branches)) if key else None
         if claim is not None and _join(book, session, event, claim):
             return
         check_room(book, key)
@@ -124,7 +126,7 @@ def run(book: Book, event: events.Run) -> None:
     except RequestError as error:
         book.refuse(session, number, transaction_id, _cause_of_error(error))
         return
-    txn = _create(book, session, transaction_id, request, claim)
+    txn = _create(book, session, number, transaction_id, request, claim)
     txn.wait_complete = request.wait == common_pb2.WAIT_COMPLETE
     txn.asked = True
     for participant, operations in works:
@@ -142,12 +144,12 @@ def begin(book: Book, event: events.Begin) -> None:
     response = client_pb2.BeginResponse(number=request.number, transaction_id=transaction_id)
     if not _is_repeat(book, session, request.number, transaction_id):
         try:
-            check_common(book, session, request)
+            check_common(book, session, request.number, request)
             claim = _claim(request.key, INTERACTIVE_HASH) if request.key else None
             holder = None if claim is None else _take_over(book, claim)
             if holder is None:
                 check_room(book, request.key)
-                txn = _create(book, session, transaction_id, request, claim)
+                txn = _create(book, session, request.number, transaction_id, request, claim)
                 txn.interactive = True
                 book.timers.set(txn.id, txn.deadline)
             else:
@@ -160,10 +162,9 @@ def begin(book: Book, event: events.Begin) -> None:
 
 
 def _create(
-    book: Book, session: Session, transaction_id: str, request: client_pb2.RunRequest | client_pb2.BeginRequest,
-    claim: record_pb2.KeyClaim | None,
+    book: Book, session: Session, number: int, transaction_id: str,
+    request: client_pb2.RunRequest | client_pb2.BeginRequest, claim: record_pb2.KeyClaim | None,
 ) -> Transaction:  # fmt: skip
-    number = request.number
     txn = Transaction(transaction_id, session, number, ACTIVE)
     txn.claim = claim
     txn.first_attempt_ms = request.first_attempt_ms or book.clock_ms

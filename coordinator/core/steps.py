@@ -1,4 +1,4 @@
-"""Steps that more than one transition takes: aborting, and the transaction's timer."""
+"""Steps that more than one transition takes, aborting above all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from coordinator.core.book import ABORT, Book, cause_of
 from coordinator.core.finishing import finish
-from coordinator.core.model import PREPARING, Branch, BranchStep, Participant, State, Transaction
+from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
 from troth.errors import Reason, RemoteProtocolError
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
@@ -24,8 +24,13 @@ def branch_of(txn: Transaction, participant: Participant) -> Branch:
     """The participant's branch; raises `RemoteProtocolError` when it has none."""
     branch = txn.branches.get(participant.name)
     if branch is None:
-        raise RemoteProtocolError(f"{participant.name} has no branch in {txn.id}")
+        raise no_branch(txn, participant)
     return branch
+
+
+def no_branch(txn: Transaction, participant: Participant) -> RemoteProtocolError:
+    """What is wrong with a message of a participant that has no branch."""
+    return RemoteProtocolError(f"{participant.name} has no branch in {txn.id}")
 
 
 def abort(book: Book, txn: Transaction, cause: common_pb2.Cause) -> None:
@@ -39,7 +44,7 @@ def abort(book: Book, txn: Transaction, cause: common_pb2.Cause) -> None:
     txn.cause = cause
     if opened:
         # Unforced: if it is lost, recovery settles the key again and finds the branch rolled back.
-        book.append(txn.id, force=False, key_closed=record_pb2.KeyClosed(transaction_id=txn.id))
+        book.append(txn.id, book.record_of(key_closed=record_pb2.KeyClosed(transaction_id=txn.id)), force=False)
     finish(book, txn, State.ABORTED)
 
 
@@ -80,12 +85,6 @@ def timeout(book: Book, txn: Transaction, _: Any = None) -> None:
     """Abort: it was not decided in time."""
     owing = ", ".join(txn.owing()) or "the client"
     abort(book, txn, cause_of(Reason.TIMEOUT, f"transaction {txn.id} was not decided in time; waited for {owing}"))
-
-
-def arm(book: Book, txn: Transaction) -> None:
-    """The next repeat, or the deadline if that comes first and still means something."""
-    waits_for_deadline = txn.state is PREPARING or (txn.wait_complete and txn.is_awaited)
-    book.arm(txn, until=txn.deadline if waits_for_deadline else None)
 
 
 def late(book: Book, txn: Transaction, argument: Any) -> None:

@@ -57,7 +57,8 @@ class ParticipantStream:
         if frame.reports or frame.reports_complete:
             batch.append(events.ReportsReceived(name, number, frame.reports, frame.reports_complete))
         for field in (frame.enlists, frame.votes, frame.acknowledgements, frame.inquiries, frame.settlements):
-            batch += [events.FromParticipant(name, number, message) for message in field]
+            if field:
+                batch += [events.FromParticipant(name, number, message) for message in field[:]]
         self._context.submit_all(batch)
 
     def _hold(self, field: str, message: Message, *, patient: bool = False) -> None:

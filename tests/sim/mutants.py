@@ -114,11 +114,12 @@ _mutant("a timer decides against a decision that is being written", "2", (C, (St
 _mutant("a client's abort reverses a decision that is being written", "2", (C, (State.DECIDING, Input.ABORT), to(_abort_again)))
 _mutant("a timer decides what was handed over", "2", (C, (State.HANDED_OVER, Input.TIMER), to(_abort_again)))
 _mutant("a client's abort decides what was handed over", "2", (C, (State.HANDED_OVER, Input.ABORT), to(_abort_again)))
-_mutant("one missing vote is overlooked", "2", (deciding, "_count_vote", lambda original: _count_to_one(original)))
+_mutant("one missing vote is overlooked", "2", (deciding, "_voted", lambda original: _count_to_one(original)))
 
 
 def _count_to_one(original: Any) -> Any:
-    def count(b: Book, txn: Transaction) -> None:
+    def voted(b: Book, txn: Transaction, branch: Any, step: BranchStep, results: bytes) -> None:
+        branch.step, branch.results = step, results
         txn.missing -= 1
         if txn.missing == 1 or (txn.missing == 0 and txn.state is State.PREPARING):
             for branch in txn.branches.values():
@@ -126,7 +127,7 @@ def _count_to_one(original: Any) -> Any:
                     branch.step = BranchStep.YES
             deciding._decide(b, txn)
 
-    return count
+    return voted
 
 
 def _no_is_yes(original: Any) -> Any:
@@ -310,7 +311,7 @@ _mutant(
 def _claim_dropped(original: Any) -> Any:
     def decided_record(self: Book, txn: Transaction) -> Any:
         record = original(self, txn)
-        record.ClearField("claim")
+        record.decided.ClearField("claim")
         return record
 
     return decided_record
@@ -425,8 +426,8 @@ _mutant("the decision names one participant too few", "20", (book.Book, "decided
 def _one_less(original: Any) -> Any:
     def decided_record(self: Book, txn: Transaction) -> Any:
         record = original(self, txn)
-        if len(record.owing) > 1:
-            del record.owing[-1], record.orders[-1]
+        if len(record.decided.owing) > 1:
+            del record.decided.owing[-1], record.decided.orders[-1]
         return record
 
     return decided_record
