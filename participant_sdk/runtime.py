@@ -326,14 +326,15 @@ class Runtime:
 
     def received(self, stream: int, frame: participant_pb2.SessionResponse) -> None:
         """See `Owner`. Fields are handled in the order of their numbers."""
-        events: list[Event] = [FromCoordinator(stream, message) for message in frame.enlisted]
-        events += [self._prepare_received(stream, message) for message in frame.prepares]
-        events += [FromCoordinator(stream, message) for message in frame.decisions]
-        events += [FromCoordinator(stream, message) for message in frame.settles]
+        # Sliced to lists: the end of a loop over protobuf's own container is an exception, even when it is empty.
+        events: list[Event] = [FromCoordinator(stream, message) for message in frame.enlisted[:]]
+        events += [self._prepare_received(stream, message) for message in frame.prepares[:]]
+        events += [FromCoordinator(stream, message) for message in frame.decisions[:]]
+        events += [FromCoordinator(stream, message) for message in frame.settles[:]]
         if frame.HasField("watermark"):
             events.append(FromCoordinator(stream, frame.watermark))
             self.connected.set()
-        events += [FromCoordinator(stream, message) for message in frame.forces]
+        events += [FromCoordinator(stream, message) for message in frame.forces[:]]
         self._engine.submit_all(events)
 
     def _prepare_received(self, stream: int, message: participant_pb2.Prepare) -> PrepareReceived:

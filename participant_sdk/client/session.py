@@ -296,13 +296,14 @@ class Session:
     def received(self, frame: client_pb2.ConnectResponse) -> None:
         """Give every answer of a frame to its caller."""
         self.counters.frames_received += 1
-        for begun in frame.begun:
+        answers = frame.answers[:]  # lists: the end of a loop over protobuf's own container is an exception
+        for begun in frame.begun[:]:
             self._begun(begun)
-        for answer in frame.answers:
+        for answer in answers:
             self._answered(answer)
-        for got in frame.got:
+        for got in frame.got[:]:
             self._got(got.answer)
-        if frame.answers and self._watermark_handle is None:
+        if answers and self._watermark_handle is None:
             self._watermark_handle = self._loop.call_later(WATERMARK_SECONDS, self._send_watermark)
 
     def lost(self, reason: Reason, message: str) -> None:
