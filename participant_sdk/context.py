@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -31,17 +30,25 @@ CAUSE_KEY = "troth-cause-bin"
 CAUSE_MESSAGE_CHARACTERS_MAX = 500
 """Trailers of more than 8 KiB get lost on the way, so a message is cut."""
 
+HANDLERS_KEPT_MAX = 10_000
+"""Methods of a server whose wrapped handlers are kept."""
+
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 class Scope:
     """One call of a service inside a transaction: its context, and what its participants did in it."""
 
-    def __init__(self, context: common_pb2.TransactionContext) -> None:
+    __slots__ = ("_acknowledged", "_calls", "_reported", "_servicer_context", "context")
+
+    def __init__(self, context: common_pb2.TransactionContext, servicer_context: Any = None) -> None:
         self.context = context
-        self._calls: Counter[str] = Counter()
-        self._acknowledged: Counter[str] = Counter()
-        self._servicer_context: Any = None
+        self._calls: dict[str, int] = {}
+        self._acknowledged: dict[str, int] = {}
+        self._servicer_context = servicer_context
+        """Whose trailing metadata is kept up to date, so that a handler that aborts tells it too."""
+        self._reported: Any = None
+        """The trailing metadata as they were set last, while they say it all."""
 
     def next_call_id(self, participant: str) -> str:
         """The id of the participant's next operation in this call: `CALL/INDEX`.
@@ -49,13 +56,14 @@ class Scope:
         A repeat of the call (with the same id, after a lost answer) gives the same ids, as long as the handler runs its
         operations in the same order; so repeats are recognised.
         """
-        index = self._calls[participant]
-        self._calls[participant] += 1
+        index = self._calls.get(participant, 0)
+        self._calls[participant] = index + 1
         return f"{self.context.call_id}/{index}"
 
     def acknowledged(self, participant: str) -> None:
         """The participant has acknowledged one more operation to the handler."""
-        self._acknowledged[participant] += 1
+        self._acknowledged[participant] = self._acknowledged.get(participant, 0) + 1
+        self._reported = None
         self.report()
 
     @property
@@ -73,16 +81,15 @@ class Scope:
             for participant, count in sorted(self._acknowledged.items())
         )
 
-    def report_to(self, servicer_context: Any) -> None:
-        """Keep the trailing metadata of a call up to date, so that a handler that aborts tells it too."""
-        self._servicer_context = servicer_context
-
     def report(self) -> None:
         """Put the counts into the trailing metadata, beside whatever else is there."""
-        if self._servicer_context is not None:
-            present = self._servicer_context.trailing_metadata() or ()
-            others = tuple(entry for entry in present if entry[0] != ACKNOWLEDGED_KEY)
-            self._servicer_context.set_trailing_metadata((*others, *self.trailers()))
+        if self._servicer_context is None:
+            return
+        present = self._servicer_context.trailing_metadata() or ()
+        if present is not self._reported:
+            others = (entry for entry in present if entry[0] != ACKNOWLEDGED_KEY)
+            self._reported = (*others, *self.trailers())
+            self._servicer_context.set_trailing_metadata(self._reported)
 
 
 _scope: ContextVar[Scope | None] = ContextVar("troth_scope", default=None)
@@ -104,19 +111,19 @@ def entered(context: common_pb2.TransactionContext) -> Iterator[Scope]:
         _scope.reset(token)
 
 
-def parse_context(metadata: Any) -> common_pb2.TransactionContext | None:
-    """The context in a call's metadata; `None` when there is none. Raises `RequestError` (INVALID_ARGUMENT)."""
-    found = [value for key, value in metadata or () if key == CONTEXT_KEY]
-    if not found:
-        return None
-    context = common_pb2.TransactionContext()
+def parse_context(metadata: Any) -> common_pb2.TransactionContext:
+    """The context in a call's metadata, which must have one. Raises `RequestError` (INVALID_ARGUMENT)."""
     try:
-        context.ParseFromString(found[-1])
-    except DecodeError:
+        context = common_pb2.TransactionContext.FromString(_carried(metadata)[-1])
+    except (DecodeError, IndexError):
         raise RequestError(Reason.INVALID_ARGUMENT, f"{CONTEXT_KEY} is no TransactionContext") from None
     if not context.transaction_id or not context.call_id:
         raise RequestError(Reason.INVALID_ARGUMENT, f"{CONTEXT_KEY} lacks the transaction or the call id")
     return context
+
+
+def _carried(metadata: Any) -> list[bytes]:
+    return [value for key, value in metadata or () if key == CONTEXT_KEY]
 
 
 # ---- the server interceptor
@@ -128,19 +135,28 @@ class TransactionInterceptor(grpc.aio.ServerInterceptor):
     A `TrothError` that leaves a handler becomes the status of its reason, with the message and the cause.
     """
 
+    def __init__(self) -> None:
+        self._handlers: dict[str, tuple[Any, Any]] = {}
+        """By method: the handler, and the same one inside the scope of its call."""
+
+    # What a handler is wrapped in takes the context from the call, and not from here: so it is the same for all calls.
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         handler = await continuation(handler_call_details)
-        metadata = handler_call_details.invocation_metadata
-        if handler is None or not any(key == CONTEXT_KEY for key, _ in metadata or ()):
+        if handler is None or not _carried(handler_call_details.invocation_metadata):
             return handler
-        return _wrapped(handler, metadata)
+        known = self._handlers.get(handler_call_details.method)
+        if known is None or known[0] is not handler:
+            if len(self._handlers) >= HANDLERS_KEPT_MAX:
+                self._handlers.clear()  # of a server that makes up its methods
+            known = self._handlers[handler_call_details.method] = (handler, _wrapped(handler))
+        return known[1]
 
 
-def _wrapped(handler: Any, metadata: Any) -> Any:
+def _wrapped(handler: Any) -> Any:
     """The same handler inside the scope of its call."""
     kinds: dict[tuple[bool, bool], tuple[str, Callable[..., Any]]] = {
         (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
@@ -151,9 +167,9 @@ def _wrapped(handler: Any, metadata: Any) -> Any:
     name, make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
     behaviour = getattr(handler, name)
     if inspect.isasyncgenfunction(behaviour):
-        wrapped: Callable[..., Any] = _generator_in_scope(behaviour, metadata)
+        wrapped: Callable[..., Any] = _generator_in_scope(behaviour)
     elif inspect.iscoroutinefunction(behaviour):
-        wrapped = _coroutine_in_scope(behaviour, metadata)
+        wrapped = _coroutine_in_scope(behaviour)
     else:
         # A plain def runs in a thread pool, where the context is not seen: `branch()` says so there.
         return handler
@@ -162,39 +178,41 @@ def _wrapped(handler: Any, metadata: Any) -> Any:
     )
 
 
-def _coroutine_in_scope(behaviour: Callable[..., Awaitable[Any]], metadata: Any) -> Callable[..., Awaitable[Any]]:
+def _coroutine_in_scope(behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     async def handle(request: Any, servicer_context: Any) -> Any:
-        async with _scope_of_call(metadata, servicer_context):
-            return await behaviour(request, servicer_context)
-
-    return handle
-
-
-def _generator_in_scope(behaviour: Callable[..., AsyncIterator[Any]], metadata: Any) -> Callable[..., Any]:
-    async def handle(request: Any, servicer_context: Any) -> AsyncIterator[Any]:
-        async with _scope_of_call(metadata, servicer_context):
-            async for response in behaviour(request, servicer_context):
-                yield response
-
-    return handle
-
-
-@contextlib.asynccontextmanager
-async def _scope_of_call(metadata: Any, servicer_context: Any) -> AsyncIterator[None]:
-    # Each call has a task, and so a context, of its own: nothing needs to be reset, and an asynchronous generator could not.
-    try:
-        context = parse_context(metadata)
-        assert context is not None, "calls without a context are not wrapped"
-        scope = Scope(context)
-        scope.report_to(servicer_context)
-        _scope.set(scope)
         try:
-            yield
-        finally:
-            # Once more: the handler may have set trailing metadata of its own in between.
-            scope.report()
-    except TrothError as error:
-        await _abort(servicer_context, error)
+            scope = _enter(servicer_context)
+            try:
+                return await behaviour(request, servicer_context)
+            finally:
+                scope.report()
+        except TrothError as error:
+            await _abort(servicer_context, error)
+
+    return handle
+
+
+def _generator_in_scope(behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., Any]:
+    async def handle(request: Any, servicer_context: Any) -> AsyncIterator[Any]:
+        try:
+            scope = _enter(servicer_context)
+            try:
+                async for response in behaviour(request, servicer_context):
+                    yield response
+            finally:
+                scope.report()
+        except TrothError as error:
+            await _abort(servicer_context, error)
+
+    return handle
+
+
+def _enter(servicer_context: Any) -> Scope:
+    """Begin the scope of a call. At its end it must `report` once more: the handler may have set trailing metadata of its own."""
+    scope = Scope(parse_context(servicer_context.invocation_metadata()), servicer_context)
+    # Each call has a task, and so a context, of its own: nothing needs to be reset, and an asynchronous generator could not.
+    _scope.set(scope)
+    return scope
 
 
 async def _abort(servicer_context: Any, error: TrothError) -> None:

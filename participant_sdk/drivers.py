@@ -19,7 +19,7 @@ from troth.ready import Event
 from troth.v1 import record_pb2
 
 Invoked = Execute | PrepareBranch | CommitBranch | Undo | ForgetBranch | LocalRun
-"""The work of the effect `Invoke`."""
+"""The work that is an effect of the core."""
 RETRY = Backoff(first_seconds=0.05, cap_seconds=30.0)
 """The wait between two attempts at what must happen."""
 

@@ -16,7 +16,7 @@ can be promised on a log that may have lied.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -205,13 +205,13 @@ class Participant:
                 "the service was not called inside a transaction",
                 hint="Give interceptors() to the server, use async handlers, and call with a transaction's channel.",
             )
-        return Branch(self.name, scope, self._call, self._registry.name_of)
+        return Branch(self._setup.name, scope, self._call, self._registry.name_of)
 
-    async def _call(self, scope: Scope, call_id: str, name: str, arguments: bytes) -> Any:
+    def _call(self, scope: Scope, call_id: str, name: str, arguments: bytes) -> Awaitable[Any]:
         operation = common_pb2.Operation(name=name, arguments=arguments)
         context = scope.context
         keys = self._registry.keys([operation])
-        return await self._running().ask(
+        return self._running().ask(
             lambda ticket: Call(ticket, context.transaction_id, call_id, context.first_attempt_ms, operation, keys)
         )
 

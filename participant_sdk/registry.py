@@ -47,7 +47,7 @@ class OperationSpec:
 
     def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The keyword arguments that the function is called with. Raises `RequestError` (BAD_ARGUMENTS)."""
-        mistakes = self._misnamed(arguments)
+        mistakes = [] if arguments.keys() == self.checks.keys() else self._misnamed(arguments)
         bound = dict(self.defaults)
         for name, value in arguments.items():
             check = self.checks.get(name)
@@ -60,10 +60,10 @@ class OperationSpec:
             raise RequestError(Reason.BAD_ARGUMENTS, f"{self.name}: {'; '.join(mistakes)}")
         return bound
 
-    def keys(self, bound: Mapping[str, Any]) -> tuple[str, ...]:
-        """The lock keys for bound arguments, sorted, each once. Raises `RequestError` (OPERATION_FAILED)."""
+    def keys(self, bound: Mapping[str, Any]) -> set[str]:
+        """The lock keys for bound arguments. Raises `RequestError` (OPERATION_FAILED)."""
         try:
-            keys = tuple(sorted(set(self.locks(bound))))
+            keys = set(self.locks(bound))
         except Exception as error:  # whatever the author's function raises
             _log.error("locks function failed", operation=self.name, exc_info=error)
             raise self._bad_locks(f"raised {type(error).__name__}") from None
@@ -88,12 +88,14 @@ class OperationSpec:
         return RequestError(Reason.OPERATION_FAILED, f"the locks function of {self.name} {what}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BoundOperation:
     """One operation with its checked arguments: ready to run."""
 
     spec: OperationSpec
     arguments: dict[str, Any]
+    encoded: bytes
+    """The arguments as they came."""
 
     @property
     def name(self) -> str:
@@ -164,8 +166,10 @@ class Registry:
         return self._bound.pop((name, arguments), None) or self._decode(name, arguments)
 
     def _decode(self, name: str, arguments: bytes) -> BoundOperation:
-        spec = self._specs[self.name_of(name)]
-        return BoundOperation(spec, spec.bind(decode_arguments(arguments)))
+        spec = self._specs.get(name)
+        if spec is None:
+            raise _unknown(name, self.names())
+        return BoundOperation(spec, spec.bind(decode_arguments(arguments)), arguments)
 
     def keys(self, operations: Iterable[common_pb2.Operation]) -> tuple[str, ...]:
         """The lock keys of operations, sorted, each once; `("*",)` as soon as one needs the whole resource.
@@ -176,9 +180,9 @@ class Registry:
         if len(self._bound) >= BOUND_KEPT_MAX:
             self._bound.clear()  # of operations that never ran: refused ones, and those that died waiting for locks
         for operation in operations:
-            bound = self._decode(operation.name, operation.arguments)
-            keys.update(bound.spec.keys(bound.arguments))
-            self._bound[bound.name, operation.arguments] = bound
+            name, arguments = operation.name, operation.arguments
+            bound = self._bound[name, arguments] = self._decode(name, arguments)
+            keys |= bound.spec.keys(bound.arguments)
         return (WHOLE_RESOURCE,) if WHOLE_RESOURCE in keys else tuple(sorted(keys))
 
 

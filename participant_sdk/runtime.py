@@ -1,6 +1,6 @@
 """What runs behind a `Participant`: engine, core, driver and session, wired together.
 
-                     Invoke                         Send
+                      Work                          Send
       driver ◄──────────────── engine ◄──► core ────────────► session ◄──► coordinator
          └──── answers ───────►  ▲                                │
                                  └──────── frames as events ──────┘
@@ -15,14 +15,14 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import structlog
 
 from participant_sdk.causes import cause_of, error_of
 from participant_sdk.core.branches import Config
 from participant_sdk.core.core import ParticipantCore
-from participant_sdk.core.effects import Invoke, LocalReply, Reply, ReportsComplete, Send, Started
+from participant_sdk.core.effects import LocalReply, Reply, ReportsComplete, Send, Started
 from participant_sdk.core.events import (
     Call,
     Cancelled,
@@ -36,7 +36,7 @@ from participant_sdk.core.events import (
     Stop,
 )
 from participant_sdk.core.work import ResourceKind
-from participant_sdk.drivers import Driver
+from participant_sdk.drivers import Driver, Invoked
 from participant_sdk.external import ExternalDriver
 from participant_sdk.identity import IdentityLog, stale_epoch
 from participant_sdk.registry import Registry
@@ -126,6 +126,7 @@ class Runtime:
             batch_max=getattr(setup.resource, "batch_max", BATCH_MAX),
         )  # fmt: skip
         self._driver = self._make_driver()
+        self._performers = self._make_performers()
         self._session = setup.wiring.session(setup.name, setup.coordinator, self)
         self._log_id = ""
         self._tickets: set[asyncio.Future[Any]] = set()
@@ -265,20 +266,22 @@ class Runtime:
     # ---- what the engine calls
 
     def _perform(self, effect: Effect) -> None:
-        if isinstance(effect, Send):
-            self._session.send(effect.stream, effect.field, effect.message, patient=effect.patient)
-        elif isinstance(effect, Reply):
-            _answer(effect.ticket, effect.result, _error(effect.cause, None), decode=True)
-        elif isinstance(effect, Invoke):
-            assert self._driver is not None, "an atomic resource is never invoked"
-            self._driver.invoke(effect.work)
-        elif isinstance(effect, LocalReply):
-            _answer(effect.ticket, effect.value, _error(effect.cause, effect.error))
-        elif isinstance(effect, ReportsComplete):
-            self._session.send_reports_complete(effect.stream)
-        else:
-            assert isinstance(effect, Started), effect
-            self._started.set_result(effect.incarnation)
+        self._performers[type(effect)](effect)
+
+    def _make_performers(self) -> dict[type, Callable[[Any], None]]:
+        """Who carries out what. An atomic resource is never asked for work: it is the log."""
+        asked = {} if self._driver is None else dict.fromkeys(get_args(Invoked), self._driver.invoke)
+        return {
+            Send: self._send,
+            Reply: lambda e: _answer(e.ticket, e.result, _error(e.cause, None), decode=True),
+            LocalReply: lambda e: _answer(e.ticket, e.value, _error(e.cause, e.error)),
+            ReportsComplete: lambda e: self._session.send_reports_complete(e.stream),
+            Started: lambda e: self._started.set_result(e.incarnation),
+            **asked,
+        }
+
+    def _send(self, effect: Send) -> None:
+        self._session.send(effect.stream, effect.field, effect.message, patient=effect.patient)
 
     def _violated(self, event: Event, error: ProtocolError) -> None:
         _log.warning("protocol error", participant=self._setup.name, event_kind=type(event).__name__, error=str(error))
@@ -323,21 +326,23 @@ class Runtime:
 
     def received(self, stream: int, frame: participant_pb2.SessionResponse) -> None:
         """See `Owner`. Fields are handled in the order of their numbers."""
-        events: list[Event] = [FromCoordinator(stream, message) for message in frame.enlisted]
-        events += [self._prepare_received(stream, message) for message in frame.prepares]
-        events += [FromCoordinator(stream, message) for message in frame.decisions]
-        events += [FromCoordinator(stream, message) for message in frame.settles]
+        # Sliced to lists: the end of a loop over protobuf's own container is an exception, even when it is empty.
+        events: list[Event] = [FromCoordinator(stream, message) for message in frame.enlisted[:]]
+        events += [self._prepare_received(stream, message) for message in frame.prepares[:]]
+        events += [FromCoordinator(stream, message) for message in frame.decisions[:]]
+        events += [FromCoordinator(stream, message) for message in frame.settles[:]]
         if frame.HasField("watermark"):
             events.append(FromCoordinator(stream, frame.watermark))
             self.connected.set()
-        events += [FromCoordinator(stream, message) for message in frame.forces]
+        events += [FromCoordinator(stream, message) for message in frame.forces[:]]
         self._engine.submit_all(events)
 
     def _prepare_received(self, stream: int, message: participant_pb2.Prepare) -> PrepareReceived:
+        operations = message.operations[:]
         try:
-            return PrepareReceived(stream, message, keys=self._registry.keys(message.operations))
+            return PrepareReceived(stream, message, operations, self._registry.keys(operations))
         except RequestError as error:
-            return PrepareReceived(stream, message, refusal=cause_of(error, self._setup.name))
+            return PrepareReceived(stream, message, operations, refusal=cause_of(error, self._setup.name))
 
 
 def not_running(name: str) -> RequestError:

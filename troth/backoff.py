@@ -24,6 +24,8 @@ class Backoff:
         """The delay before retry number `attempt` (0 for the first) of `what`."""
         assert attempt >= 0
         # The exponent is capped too: a float overflows after a thousand doublings.
-        full = min(self.cap_seconds, self.first_seconds * 2.0 ** min(attempt, 60))
-        fraction = crc32(f"{what}/{attempt}".encode()) / 0xFFFFFFFF
+        full = self.first_seconds * 2.0**attempt if attempt < 60 else self.cap_seconds
+        if full > self.cap_seconds:
+            full = self.cap_seconds
+        fraction = crc32(what.encode(), attempt) / 0xFFFFFFFF
         return full * (0.5 + 0.5 * fraction)

@@ -84,14 +84,16 @@ class Engine:
         self._urgent_queued = 0
         self._lingers_until: float | None = None
         self._cleaner = Cleaner(core)
-        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._sleeper: asyncio.Future[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
         self._writing: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._ended = False
         self.counters = EngineCounters()
-        self.failed: asyncio.Future[TrothError] = asyncio.get_running_loop().create_future()
+        self.failed: asyncio.Future[TrothError] = self._loop.create_future()
 
     # ---- what the shells use
 
@@ -109,14 +111,15 @@ class Engine:
 
     def submit(self, event: Event) -> None:
         """Enqueue an event. Never blocks; whoever bounds the peers bounds this queue. An engine that has ended drops it."""
-        self.submit_all((event,))
+        if not self._ended:
+            self._inbox.append(event)
+            self._wake()
 
     def submit_all(self, events: Sequence[Event]) -> None:
         """Enqueue the events of one frame."""
-        if self._task is not None and self._task.done():
-            return
-        self._inbox.extend(events)
-        self._wake.set()
+        if not self._ended:
+            self._inbox.extend(events)
+            self._wake()
 
     def backlog(self) -> int:
         """Events and appends that wait."""
@@ -126,7 +129,7 @@ class Engine:
         """Handle what is queued, make it durable, release the log. May be called again; a cancelled caller cancels nothing."""
         if self._closing is None:
             self._closing = asyncio.create_task(self._close(), name=f"troth-close-{self._role}")
-            self._wake.set()
+            self._wake()
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
@@ -139,7 +142,6 @@ class Engine:
     async def _run(self) -> None:
         try:
             while not self._finished():
-                self._wake.clear()
                 self._turn()
                 if self._inbox or self._finished():
                     await asyncio.sleep(0)
@@ -152,6 +154,7 @@ class Engine:
                 self._alarm.cancel()
         if self._writing is not None:
             await self._writing
+        self._ended = True
 
     def _finished(self) -> bool:
         if self.failed.done():
@@ -161,33 +164,47 @@ class Engine:
     def _turn(self) -> None:
         """One turn: everything that waits goes into the core, and what comes out is carried out."""
         now = self._clocks()
-        inbox = self._inbox
+        core, perform, inbox = self._core, self._perform, self._inbox
         # What was released is taken whole: the cleaner, asked below, must find that the core knows what the log holds.
-        count, self._released = max(TURN_EVENTS_MAX, self._released), 0
-        for _ in range(min(len(inbox), count)):
-            self._step(inbox.popleft(), now)
-        deadline = self._core.deadline()
-        if deadline is not None and deadline <= now.monotonic:
-            self._core.tick(now)
-        ready = self._core.take_ready()
-        self._enqueue(ready.appends, now)
+        room, self._released = max(TURN_EVENTS_MAX, self._released), 0
+        while room:
+            count = min(len(inbox), room)
+            self._step(count, now)
+            deadline = core.deadline()
+            if deadline is not None and deadline <= now.monotonic:
+                core.tick(now)
+            ready = core.take_ready()
+            self._enqueue(ready.appends, now)
+            for effect in ready.effects:
+                perform(effect)
+            # What an effect has answered at once belongs to the same turn, and to the same batch.
+            room = room - count if inbox else 0
         self._start_write(now)
-        for effect in ready.effects:
-            self._perform(effect)
 
-    def _step(self, event: Event, now: Instant) -> None:
-        try:
-            self._core.step(event, now)
-        except ProtocolError as error:
-            self.counters.protocol_errors += 1
-            self._on_violation(event, error)
+    def _step(self, count: int, now: Instant) -> None:
+        step, next_event = self._core.step, self._inbox.popleft
+        for _ in range(count):
+            event = next_event()
+            try:
+                step(event, now)
+            except ProtocolError as error:
+                self.counters.protocol_errors += 1
+                self._on_violation(event, error)
 
     async def _sleep(self) -> None:
         """Wait for an event, the end of a write, or the next deadline."""
-        deadlines = [at for at in (self._core.deadline(), self._linger_deadline()) if at is not None]
-        if deadlines:
-            self._set_alarm(min(deadlines))
-        await self._wake.wait()
+        at = self._core.deadline()
+        if self._writing is None and self._lingers_until is not None and (at is None or self._lingers_until < at):
+            at = self._lingers_until
+        if at is not None:
+            self._set_alarm(at)
+        # Nothing has run between the turn and here, so nothing that was to wake us is missed.
+        self._sleeper = self._loop.create_future()
+        await self._sleeper
+
+    def _wake(self) -> None:
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
 
     def _set_alarm(self, at: float) -> None:
         """Wake up then at the latest. An alarm that is no longer needed rings all the same: that is cheaper than to move it."""
@@ -197,11 +214,11 @@ class Engine:
             self._alarm.cancel()
         self._alarm_at = at
         delay = max(0.0, at - self._clocks().monotonic)
-        self._alarm = asyncio.get_running_loop().call_later(delay, self._ring)
+        self._alarm = self._loop.call_later(delay, self._ring)
 
     def _ring(self) -> None:
         self._alarm = None
-        self._wake.set()
+        self._wake()
 
     # ---- writing
 
@@ -219,9 +236,6 @@ class Engine:
         until = now.monotonic + linger
         if self._lingers_until is None or until < self._lingers_until:
             self._lingers_until = until
-
-    def _linger_deadline(self) -> float | None:
-        return None if self._writing is not None else self._lingers_until
 
     def _start_write(self, now: Instant) -> None:
         if self._writing is not None or not self._queued:
@@ -257,22 +271,28 @@ class Engine:
             self._hit("before-sync", batch)
             written = await self._log.write(whole, sync=sync, drop_below=drop_below)
             self._cleaner.written(len(copies), whole, written.seqs)
-            self._count(whole, written.seqs, sync)
+            self.counters.batches += 1
+            self.counters.syncs += sync
             self._hit("after-sync", batch)
             self._release(whole, written.seqs, written.events)
         except Exception as error:
             self._fail(error)
         finally:
             self._writing = None
-            self._wake.set()
+            self._wake()
 
     def _release(self, batch: Sequence[Append], seqs: Sequence[int], events: Sequence[Event | None]) -> None:
-        """Let go what waited for durability: events go before everything in the inbox, in order."""
-        if self.failed.done():
-            return
+        """Count what is durable, and let go what waited for that: events go before everything in the inbox, in order."""
+        ended = self.failed.done()
+        records = forced_records = 0
         first: list[Event] = []
         perform = self._perform
         for append, seq, event in zip(batch, seqs, events, strict=True):
+            if seq:
+                records += 1
+                forced_records += append.force
+            if ended:
+                continue
             if event is not None:
                 first.append(event)
             if seq == 0 and append.record is not None:
@@ -281,17 +301,10 @@ class Engine:
                 first.append(append.event)
             for effect in append.effects:
                 perform(effect)
+        self.counters.records += records
+        self.counters.forced_records += forced_records
         self._released = len(first)
         self._inbox.extendleft(reversed(first))
-
-    def _count(self, batch: Sequence[Append], seqs: Sequence[int], sync: bool) -> None:
-        counters = self.counters
-        counters.batches += 1
-        counters.syncs += sync
-        for append, seq in zip(batch, seqs, strict=True):
-            if seq:
-                counters.records += 1
-                counters.forced_records += append.force
 
     def _hit(self, moment: str, batch: Sequence[Append]) -> None:
         if failpoints.armed:
@@ -306,4 +319,4 @@ class Engine:
                 bug.__cause__ = error
                 error = bug
             self.failed.set_result(error)
-        self._wake.set()
+        self._wake()

@@ -47,12 +47,27 @@ def varint(number: int) -> bytes:
     return bytes(out)
 
 
-_LENGTHS = tuple(varint(length) for length in range(4096))
-"""The lengths of nearly all messages, made once."""
+class _Prefixes(dict[int, bytes]):
+    """What stands before a message of a field in a frame, by the message's length: the field's tag and the length."""
+
+    __slots__ = ("_tag",)
+
+    def __init__(self, number: int) -> None:
+        self._tag = varint(number << 3 | _LENGTH_DELIMITED)
+
+    def __missing__(self, length: int) -> bytes:
+        prefix = self._tag + varint(length)
+        if length < _LENGTHS_KEPT:
+            self[length] = prefix
+        return prefix
 
 
-def _tags(make_frame: type[Message]) -> Mapping[str, bytes]:
-    return {field.name: varint(field.number << 3 | _LENGTH_DELIMITED) for field in make_frame.DESCRIPTOR.fields}
+_LENGTHS_KEPT = 4096
+"""The prefixes of messages that are shorter are made once."""
+
+
+def _prefixes(make_frame: type[Message]) -> Mapping[str, _Prefixes]:
+    return {field.name: _Prefixes(field.number) for field in make_frame.DESCRIPTOR.fields}
 
 
 @dataclass(slots=True)
@@ -100,18 +115,21 @@ CHANNEL_OPTIONS = (
 class Outbox(Generic[Frame]):
     """Messages that wait for the next frame, in the order of arrival within each field."""
 
-    __slots__ = ("_bytes", "_bytes_max", "_fields", "_items", "_make_frame", "_single", "_tags", "_wake", "patience")
+    __slots__ = (
+        "_bytes", "_bytes_max", "_fields", "_items", "_make_frame", "_prefixes", "_single", "_urgent", "_waiter", "patience",
+    )  # fmt: skip
 
     def __init__(self, make_frame: type[Frame], frame_bytes_max: int) -> None:
         self._make_frame = make_frame
-        self._tags = _tags(make_frame)
+        self._prefixes = _prefixes(make_frame)
         self._bytes_max = frame_bytes_max
         self._fields: dict[str, list[bytes]] = {}
         self._single: dict[str, Message | int | bool] = {}
         self._items = 0
         self._bytes = 0
-        self._wake = asyncio.Event()
-        """Set while there is something that must not wait."""
+        self._urgent = False
+        """Whether there is something that must not wait."""
+        self._waiter: asyncio.Future[None] | None = None
         self.patience: asyncio.TimerHandle | None = None
         """Runs out when what is patient has waited long enough."""
 
@@ -121,28 +139,29 @@ class Outbox(Generic[Frame]):
     def put(self, field: str, message: Message, *, patient: bool = False) -> None:
         """Add a message to a repeated field of the next frame. One that is `patient` lets that frame wait for others."""
         data = message.SerializeToString()
-        length = len(data)
-        part = self._tags[field] + (_LENGTHS[length] if length < 4096 else varint(length)) + data
-        waiting = self._fields.get(field)
-        if waiting is None:
-            waiting = self._fields[field] = []
-        waiting.append(part)
+        part = self._prefixes[field][len(data)] + data
+        if field in self._fields:
+            self._fields[field].append(part)
+        else:
+            self._fields[field] = [part]
         self._bytes += len(part)
         self._items += 1
+        if self._urgent:
+            return
         if not patient:
-            self._wake.set()
+            self.wake()
         elif self.patience is None:
             self.patience = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._lose_patience)
 
     def _lose_patience(self) -> None:
         self.patience = None
         if self._items:
-            self._wake.set()
+            self.wake()
 
     def set(self, field: str, value: Message | int | bool) -> None:
         """Set a singular field of the next frame; a later value replaces one that still waits."""
         self._single[field] = value
-        self._wake.set()
+        self.wake()
 
     def clear(self) -> None:
         """Drop everything that waits."""
@@ -152,17 +171,21 @@ class Outbox(Generic[Frame]):
         self._bytes = 0
 
     async def wait(self) -> None:
-        """Return when there is something to drain that must not wait."""
-        await self._wake.wait()
+        """Return when there is something to drain that must not wait. One at a time waits."""
+        if not self._urgent:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
 
     def wake(self) -> None:
-        """Let `wait` return."""
-        self._wake.set()
+        """Let `wait` return, at once until the outbox was found empty."""
+        self._urgent = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def drain(self) -> Packed | None:
         """The next frame, of at most `frame_bytes_max` bytes unless one message alone is larger; `None` when empty."""
         if not (self._items or self._single):
-            self._wake.clear()
+            self._urgent = False
             return None
         head, singular = self._drain_single()
         parts = [head]
@@ -176,7 +199,7 @@ class Outbox(Generic[Frame]):
             if field in self._fields:
                 break  # the frame is full: no other field may overtake the rest of this one
         if not self._items:
-            self._wake.clear()
+            self._urgent = False
         return Packed(b"".join(parts), counts, singular)
 
     def _drain_single(self) -> tuple[bytes, tuple[str, ...]]:

@@ -16,9 +16,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform
 
 from google.protobuf.message import Message
+
+Made = TypeVar("Made")
+
+
+@dataclass_transform(frozen_default=True)
+def frozen(cls: type[Made]) -> type[Made]:
+    """A dataclass with slots that is frozen for the type checker alone: for what cores make by the hundred thousand a second.
+
+    To forbid assignments at run time as well doubles the time that making one takes; a named tuple takes as long as that.
+    """
+    return dataclass(slots=True)(cls)
+
 
 Event = Any
 """An input of a core: a small frozen dataclass or a generated message, as each core defines."""
@@ -36,7 +48,8 @@ class Instant(NamedTuple):
     """Milliseconds since the Unix epoch; may jump, and is used only through `troth.clock.DurableClock`."""
 
 
-class Append(NamedTuple):
+@frozen
+class Append:
     """One record for the log, and all that waits for its durability.
 
     `record`   the record's message; `None` when only `apply` matters.

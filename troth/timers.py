@@ -34,8 +34,10 @@ class Timers(Generic[Key]):
 
     def set(self, key: Key, at: float) -> None:
         """Let the key's timer fire at `at` (monotonic seconds), and no longer when it did before."""
-        self.cancel(key)
         slot = int(at / self._slot_seconds) + 1
+        before = self._slot_of.get(key)
+        if before is not None:
+            del self._slots[before][key]
         keys = self._slots.get(slot)
         if keys is None:
             keys = self._slots[slot] = {}

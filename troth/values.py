@@ -74,8 +74,12 @@ def decode_value(value: common_pb2.Value, path: str = "value", reason: Reason = 
 def encode_arguments(arguments: Mapping[str, object]) -> bytes:
     """Keyword arguments of an operation, as a serialised Arguments message. Raises `RequestError` (BAD_ARGUMENTS)."""
     message = common_pb2.Arguments()
+    values = message.values
     for name, value in arguments.items():
-        message.values[_name(name)].CopyFrom(encode_value(value, name))
+        try:
+            _encode(value, values[_name(name)], 0)
+        except _Wrong as wrong:
+            raise wrong.error(Reason.BAD_ARGUMENTS, name) from None
     return message.SerializeToString(deterministic=True)
 
 
@@ -87,12 +91,27 @@ def decode_arguments(data: bytes) -> dict[str, Any]:
     except DecodeError:
         raise RequestError(Reason.BAD_ARGUMENTS, "the arguments are no Arguments message") from None
     values = message.values
-    return {name: decode_value(values[name], name) for name in values}
+    arguments: dict[str, Any] = {}
+    for name in values:
+        try:
+            arguments[name] = _decode(values[name])
+        except _Wrong as wrong:
+            raise wrong.error(Reason.BAD_ARGUMENTS, name) from None
+    return arguments
 
 
 def encode_result(value: object, operation: str) -> common_pb2.Value:
     """What an operation returned. Raises `RequestError` (BAD_RESULT); the message names the operation and the path."""
     return encode_value(value, f"{operation}()", Reason.BAD_RESULT)
+
+
+def add_result(results: common_pb2.Results, value: object, operation: str) -> None:
+    """Put what an operation returned behind the results of those before it. Raises `RequestError` as `encode_result` does; the
+    results are then of no use."""
+    try:
+        _encode(value, results.values.add(), 0)
+    except _Wrong as wrong:
+        raise wrong.error(Reason.BAD_RESULT, f"{operation}()") from None
 
 
 def decode_results(data: bytes) -> list[Any]:
@@ -224,13 +243,9 @@ def _decode(value: common_pb2.Value) -> Any:
     kind = value.WhichOneof("kind")
     if kind is None:
         return None
-    if kind == "list":
-        return _decode_list(value.list)
-    if kind == "map":
-        return _decode_map(value.map)
-    if kind == "decimal":
-        return _decode_decimal(value.decimal)
-    return getattr(value, kind)
+    content = getattr(value, kind)
+    decoder = _DECODERS.get(kind)
+    return content if decoder is None else decoder(content)
 
 
 def _decode_list(message: common_pb2.ListValue) -> list[Any]:
@@ -259,3 +274,7 @@ def _decode_decimal(text: str) -> Decimal:
     if len(text) > DECIMAL_CHARACTERS_MAX or not _DECIMAL_PATTERN.match(text):
         raise _Wrong(f"is {text[:40]!r}, which is no decimal number in the usual notation")
     return Decimal(text)
+
+
+_DECODERS: dict[str, Callable[[Any], Any]] = {"list": _decode_list, "map": _decode_map, "decimal": _decode_decimal}
+"""Of the kinds whose content is not yet the value."""

@@ -6,6 +6,9 @@ Nothing is sent to a participant before its Hello is complete, because only then
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from coordinator.core import effects, events
 from coordinator.core.book import ABORT, COMMIT, Book, cause_of
 from coordinator.core.deciding import refuse_enlist
@@ -13,18 +16,16 @@ from coordinator.core.finishing import finish, reopen
 from coordinator.core.model import Branch, BranchStep, Finished, Participant, State, Transaction
 from coordinator.core.phase_two import ENDS, append_heuristic, tell_decision
 from coordinator.core.steps import TEXT_CHARACTERS_MAX, keep_results
-from coordinator.core.transitions import Input, apply
+from coordinator.core.transitions import ACKNOWLEDGED, VOTE, Input, apply
 from troth.errors import Reason, RemoteProtocolError, RequestError
 from troth.ids import TransactionId, check_name
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
-_KNOWN: dict[type, frozenset[int]] = {
-    participant_pb2.Vote: frozenset(participant_pb2.VoteKind.values()) - {0},
-    participant_pb2.Acknowledgement: frozenset(participant_pb2.AcknowledgementKind.values()) - {0},
-    participant_pb2.Settlement: frozenset(participant_pb2.SettlementKind.values()) - {0},
-    participant_pb2.BranchReport: frozenset(participant_pb2.BranchState.values()) - {0},
-}
-"""The values that mean something. What a later version adds must not be taken for one of them."""
+# The values that mean something. What a later version adds must not be taken for one of them.
+_VOTES = frozenset(participant_pb2.VoteKind.values()) - {0}
+_ACKNOWLEDGEMENTS = frozenset(participant_pb2.AcknowledgementKind.values()) - {0}
+_SETTLEMENTS = frozenset(participant_pb2.SettlementKind.values()) - {0}
+_REPORTS = frozenset(participant_pb2.BranchState.values()) - {0}
 
 _CONTRADICTS = frozenset({
     participant_pb2.BRANCH_STATE_PREPARED, participant_pb2.BRANCH_STATE_HAZARD,
@@ -63,7 +64,7 @@ def hello(book: Book, event: events.HelloReceived) -> None:
             participant=event.participant, log_id=event.hello.log_id, incarnation=event.hello.incarnation
         )
         done = events.Durable("bound", event.participant, event.stream)
-        book.append(f"participant/{event.participant}", force=True, event=done, participant_bound=record)
+        book.append(f"participant/{event.participant}", book.record_of(participant_bound=record), force=True, event=done)
 
 
 def _refusal(book: Book, event: events.HelloReceived) -> common_pb2.Cause | None:
@@ -107,8 +108,8 @@ def lost(book: Book, event: events.ParticipantLost) -> None:
 
 def reports(book: Book, event: events.ReportsReceived) -> None:
     """Branches that Hello lists. They are looked at when the list is complete: what is not in it counts too."""
-    participant = _speaker(book, event.participant, event.stream)
-    if participant is None:
+    participant = book.participants.get(event.participant)
+    if participant is None or participant.stream != event.stream:
         return
     if participant.ready:
         _late_reports(book, participant, event)
@@ -180,7 +181,7 @@ def _judge_report(book: Book, participant: Participant, report: participant_pb2.
         _record_one_phase(book, participant, report)
     elif report.state == participant_pb2.BRANCH_STATE_ACTIVE:
         participant.questions[report.transaction_id] = report.order
-    elif report.state in _KNOWN[participant_pb2.BranchReport]:
+    elif report.state in _REPORTS:
         presume(book, participant, report.transaction_id, report.order)
     else:
         raise RemoteProtocolError(f"{participant.name} reports a branch in the unknown state {report.state}")
@@ -235,35 +236,70 @@ def _record_one_phase(book: Book, participant: Participant, report: participant_
 
 def message(book: Book, event: events.FromParticipant) -> None:
     """One message of a participant."""
-    participant = _speaker(book, event.participant, event.stream)
-    if participant is None:
-        return
-    what = event.message
-    known = _KNOWN.get(type(what))
-    if known is not None and (kind := getattr(what, "kind", 0)) not in known:
-        raise RemoteProtocolError(f"{participant.name} sent a {type(what).__name__} of the unknown kind {kind}")
-    txn = book.live.get(what.transaction_id)
-    if isinstance(what, participant_pb2.Vote):
-        book.counters.votes += 1
-        if txn is not None:
-            apply(book, txn, Input.VOTE, (participant, what))
-        elif what.kind == participant_pb2.VOTE_KIND_YES:
-            presume(book, participant, what.transaction_id, 0)
-    elif isinstance(what, participant_pb2.Acknowledgement):
-        book.counters.acknowledgements += 1
-        _acknowledgement(book, participant, txn, what)
-    elif isinstance(what, participant_pb2.Enlist):
-        if txn is not None:
-            apply(book, txn, Input.ENLIST, participant)
-        else:
-            refuse_enlist(book, participant, what.transaction_id, _why_not_live(book, what.transaction_id))
-    elif isinstance(what, participant_pb2.Settlement):
-        if what.transaction_id in participant.questions:
-            _answered(book, participant, txn, what)
-        elif txn is not None:
-            apply(book, txn, Input.SETTLED, (participant, what))
+    participant, what = book.participants.get(event.participant), event.message
+    if participant is not None and participant.stream == event.stream:  # frames of a superseded stream are dropped
+        _HEARD[type(what)](book, participant, what)
+
+
+def _unknown_kind(participant: Participant, what: Any) -> RemoteProtocolError:
+    return RemoteProtocolError(f"{participant.name} sent a {type(what).__name__} of the unknown kind {what.kind}")
+
+
+def _vote(book: Book, participant: Participant, what: participant_pb2.Vote) -> None:
+    if what.kind not in _VOTES:
+        raise _unknown_kind(participant, what)
+    book.counters.votes += 1
+    transaction_id = what.transaction_id
+    txn = book.live.get(transaction_id)
+    if txn is not None:
+        apply(book, txn, VOTE, (participant, what))
+    elif what.kind == participant_pb2.VOTE_KIND_YES:
+        presume(book, participant, transaction_id, 0)
+
+
+def _acknowledgement(book: Book, participant: Participant, what: participant_pb2.Acknowledgement) -> None:
+    if what.kind not in _ACKNOWLEDGEMENTS:
+        raise _unknown_kind(participant, what)
+    book.counters.acknowledgements += 1
+    transaction_id = what.transaction_id
+    if participant.questions:
+        participant.questions.pop(transaction_id, None)  # a parked branch answers a question so
+    txn = book.live.get(transaction_id)
+    if txn is not None:
+        apply(book, txn, ACKNOWLEDGED, (participant, what))
     else:
-        _inquiry(book, participant, txn, what)
+        _acknowledged_late(book, participant, what)
+
+
+def _enlist(book: Book, participant: Participant, what: participant_pb2.Enlist) -> None:
+    txn = book.live.get(what.transaction_id)
+    if txn is not None:
+        apply(book, txn, Input.ENLIST, participant)
+    else:
+        refuse_enlist(book, participant, what.transaction_id, _why_not_live(book, what.transaction_id))
+
+
+def _settlement(book: Book, participant: Participant, what: participant_pb2.Settlement) -> None:
+    if what.kind not in _SETTLEMENTS:
+        raise _unknown_kind(participant, what)
+    txn = book.live.get(what.transaction_id)
+    if what.transaction_id in participant.questions:
+        _answered(book, participant, txn, what)
+    elif txn is not None:
+        apply(book, txn, Input.SETTLED, (participant, what))
+
+
+def _asked(book: Book, participant: Participant, what: participant_pb2.Inquiry) -> None:
+    _inquiry(book, participant, book.live.get(what.transaction_id), what)
+
+
+_HEARD: dict[type, Callable[[Book, Participant, Any], None]] = {
+    participant_pb2.Enlist: _enlist,
+    participant_pb2.Vote: _vote,
+    participant_pb2.Acknowledgement: _acknowledgement,
+    participant_pb2.Inquiry: _asked,
+    participant_pb2.Settlement: _settlement,
+}
 
 
 def _why_not_live(book: Book, transaction_id: str) -> Reason:
@@ -277,12 +313,6 @@ def _why_not_live(book: Book, transaction_id: str) -> Reason:
         return error.reason
     earlier = parsed.coordinator == book.coordinator and parsed.epoch < book.epoch
     return Reason.COORDINATOR_RESTARTED if earlier else Reason.UNKNOWN_TRANSACTION
-
-
-def _speaker(book: Book, name: str, stream: int) -> Participant | None:
-    """The participant, if this is the stream that speaks for it; frames of a superseded one are dropped."""
-    participant = book.participants.get(name)
-    return participant if participant is not None and participant.stream == stream else None
 
 
 def _inquiry(book: Book, participant: Participant, txn: Transaction | None, what: participant_pb2.Inquiry) -> None:
@@ -331,11 +361,8 @@ def _parse(participant: Participant, transaction_id: str) -> TransactionId:
         raise RemoteProtocolError(f"{participant.name} speaks of {error.message}") from None
 
 
-def _acknowledgement(book: Book, participant: Participant, txn: Transaction | None, what: participant_pb2.Acknowledgement) -> None:
-    participant.questions.pop(what.transaction_id, None)  # a parked branch answers a question so
-    if txn is not None:
-        apply(book, txn, Input.ACKNOWLEDGED, (participant, what))
-        return
+def _acknowledged_late(book: Book, participant: Participant, what: participant_pb2.Acknowledgement) -> None:
+    """An acknowledgement for a transaction that is over: a repeat, or it contradicts what was decided."""
     agreed = ENDS[what.kind] == common_pb2.OUTCOME_ABORTED
     done = book.finished.get(what.transaction_id)
     committed = done is not None and done.outcome == common_pb2.OUTCOME_COMMITTED

@@ -5,12 +5,20 @@ The book holds no rule of the protocol. It looks things up, makes messages, and 
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from functools import lru_cache
 from typing import Any
+
+from google.protobuf.message import Message
 
 from coordinator.core import effects
 from coordinator.core.events import Durable, Run
 from coordinator.core.model import (
+    BRANCH_HEURISTIC,
+    COMMITTING,
+    FINISHED,
+    OVER,
+    PREPARING,
     Branch,
     BranchStep,
     Counters,
@@ -27,7 +35,7 @@ from troth.backoff import Backoff
 from troth.clock import DurableClock
 from troth.errors import Reason
 from troth.ids import TransactionId
-from troth.ready import Append, Instant, Ready
+from troth.ready import Append, Event, Instant, Ready
 from troth.timers import Timers
 from troth.v1 import client_pb2, common_pb2, participant_pb2, record_pb2
 
@@ -38,7 +46,7 @@ _OWES_COMMIT = frozenset({BranchStep.YES, BranchStep.COMMIT_OWED, BranchStep.HEU
 
 
 UNSEEN_RESULT_BYTES_MAX = 256 * 1024 * 1024
-"""Bytes of results that are kept until clients have acknowledged their answers, over all sessions."""
+"""Bytes of answers with results that are kept until clients have acknowledged them, over all sessions."""
 
 
 def cause_of(reason: Reason, message: str, *, participant: str = "") -> common_pb2.Cause:
@@ -48,9 +56,10 @@ def cause_of(reason: Reason, message: str, *, participant: str = "") -> common_p
     )
 
 
-def results_bytes(answer: client_pb2.Answer) -> int:
-    """Bytes of the results in an answer."""
-    return sum(len(one.results) for one in answer.results)
+@lru_cache(maxsize=1024)
+def peers_of(names: tuple[str, ...]) -> bytes:
+    """The serialised Peers of a transaction. Transactions of the same participants share it."""
+    return participant_pb2.Peers(participants=names).SerializeToString()
 
 
 def without_results(answer: client_pb2.Answer) -> client_pb2.Answer:
@@ -80,7 +89,7 @@ class Book:
         """How many entries of `finished` the log holds."""
         self.result_bytes = 0
         self.unseen_bytes = 0
-        """Bytes of results in answers that clients have not acknowledged."""
+        """Bytes of answers with results that clients have not acknowledged."""
         self.dropped_through_ms = 0
         self.keys: dict[str, KeyEntry] = {}
         self.participants: dict[str, Participant] = {}
@@ -97,14 +106,19 @@ class Book:
         self.draining = False
         self.evicting = False
         """Whether a Horizon record is on its way."""
-        self.again: list[Run] = []
-        """Retries that run again after this step."""
+        self.joiners: dict[str, list[Run]] = {}
+        """Retries with the key of a transaction that is being settled, by its id."""
+        self.watchers: dict[str, list[Any]] = {}
+        """Tickets of those who are told each state of a transaction, by its id."""
+        self.serving = False
+        """Whether the epoch is durable. Until then events wait in `again`."""
+        self.again: deque[Event] = deque()
+        """Events that are taken after the present one."""
 
     def read_clocks(self, now: Instant) -> None:
-        """Take over a reading of the clocks; the events of one turn share one."""
-        if now is not self.now:
-            self.now = now
-            self.clock_ms = self.clock.read(now)
+        """Take over a reading of the clocks. The events of one turn share one, so ask first whether it is another one."""
+        self.now = now
+        self.clock_ms = self.clock.read(now)
 
     def may_have_begun(self, parsed: TransactionId) -> bool:
         """Whether a transaction that is neither live nor retained may have been one of ours.
@@ -123,22 +137,33 @@ class Book:
 
     # ---- records
 
-    def append(self, owner: str, *, force: bool, event: Durable | None = None, **kind: Any) -> None:
-        """Append one record; `kind` is the field of CoordinatorRecord with its message."""
-        record = record_pb2.CoordinatorRecord(at_ms=self.clock_ms, **kind)
+    def record(self) -> record_pb2.CoordinatorRecord:
+        """A record of now, to be filled."""
+        record = record_pb2.CoordinatorRecord()
+        record.at_ms = self.clock_ms
+        return record
+
+    def record_of(self, **kind: Message) -> record_pb2.CoordinatorRecord:
+        """A record of now; `kind` is the field with its message, which is copied."""
+        return record_pb2.CoordinatorRecord(at_ms=self.clock_ms, **kind)  # type: ignore[arg-type]  # by field name
+
+    def append(self, owner: str, record: record_pb2.CoordinatorRecord, *, force: bool, event: Durable | None = None) -> None:
+        """Append one record."""
         self.ready.appends.append(Append(record, owner, force, (), event))
 
-    def decided_record(self, txn: Transaction) -> record_pb2.Decided:
+    def decided_record(self, txn: Transaction) -> record_pb2.CoordinatorRecord:
         """The COMMIT decision, with the branches that still owe something."""
-        owing = [i for i, branch in enumerate(txn.branches.values()) if branch.step in _OWES_COMMIT]
-        return record_pb2.Decided(
-            transaction_id=txn.id,
-            participants=list(txn.branches),
-            owing=owing,
-            orders=[branch.order for branch in txn.branches.values() if branch.step in _OWES_COMMIT],
-            claim=txn.claim,
-            first_attempt_ms=txn.first_attempt_ms,
-        )
+        record = self.record()
+        decided = record.decided
+        decided.participants.extend(txn.branches)
+        decided.transaction_id = txn.id
+        decided.first_attempt_ms = txn.first_attempt_ms
+        owing = {i: branch.order for i, branch in enumerate(txn.branches.values()) if branch.step in _OWES_COMMIT}
+        decided.owing.extend(owing)
+        decided.orders.extend(owing.values())
+        if txn.claim is not None:
+            decided.claim.CopyFrom(txn.claim)
+        return record
 
     # ---- messages to participants
 
@@ -153,34 +178,46 @@ class Book:
 
     def send_prepare(self, txn: Transaction, branch: Branch, *, one_phase: bool = False) -> None:
         """Ask for a vote, or hand the decision over."""
-        self.counters.prepares += self.send(
-            branch.participant,
-            "prepares",
-            participant_pb2.Prepare(
-                transaction_id=txn.id,
-                order=branch.order,
-                operations=branch.operations,
-                operation_count=branch.operation_count,
-                one_phase=one_phase,
-                hold_read_locks=txn.hold_read_locks,
-                incarnation=branch.incarnation,
-                first_attempt_ms=txn.first_attempt_ms,
-                timeout_ms=max(1, int((txn.deadline - self.now.monotonic) * 1000)),
-                peers=txn.peers,
-                trace=txn.trace,
-                key=txn.claim.key if txn.claim else "",
-                interactive=txn.interactive,
-            ),
-        )
+        prepare = participant_pb2.Prepare()
+        prepare.transaction_id = txn.id
+        prepare.order = branch.order
+        prepare.incarnation = branch.incarnation
+        prepare.first_attempt_ms = txn.first_attempt_ms
+        left_ms = int((txn.deadline - self.now.monotonic) * 1000)
+        prepare.timeout_ms = left_ms if left_ms > 0 else 1
+        prepare.peers = txn.peers
+        if one_phase:
+            prepare.one_phase = True
+        if branch.operations:
+            operations = prepare.operations
+            for name, arguments in branch.operations:
+                operation = operations.add()
+                operation.name = name
+                operation.arguments = arguments
+        if txn.interactive:
+            prepare.interactive = True
+            prepare.operation_count = branch.operation_count
+        if txn.hold_read_locks:
+            prepare.hold_read_locks = True
+        if txn.trace is not None:
+            prepare.trace.CopyFrom(txn.trace)
+        if txn.claim is not None:
+            prepare.key = txn.claim.key
+        self.counters.prepares += self.send(branch.participant, "prepares", prepare)
 
     def send_decision(
         self, participant: Participant, transaction_id: str, order: int, kind: participant_pb2.DecisionKind.ValueType,
         *, acknowledge: bool = False, urgent: bool = False,
     ) -> None:  # fmt: skip
         """Tell how a branch ends; `urgent` when somebody waits for the acknowledgement."""
-        message = participant_pb2.Decision(
-            transaction_id=transaction_id, order=order, kind=kind, acknowledge=acknowledge, urgent=urgent
-        )
+        message = participant_pb2.Decision()
+        message.transaction_id = transaction_id
+        message.order = order
+        message.kind = kind
+        if acknowledge:
+            message.acknowledge = True
+        if urgent:
+            message.urgent = True
         self.counters.decisions += self.send(participant, "decisions", message, patient=not urgent)
 
     def send_settle(self, txn: Transaction, branch: Branch) -> None:
@@ -199,9 +236,10 @@ class Book:
 
     def add_branch(self, txn: Transaction, participant: Participant) -> Branch:
         """A new branch with an order of its own; it belongs to the participant's present incarnation."""
-        branch = Branch(participant, participant.take_order(), participant.incarnation)
-        txn.branches[participant.name] = branch
-        participant.unended[branch.order] = txn
+        order = participant.next_order
+        participant.next_order = order + 1
+        participant.unended[order] = txn
+        branch = txn.branches[participant.name] = Branch(participant, order, participant.incarnation)
         return branch
 
     def add_recovered_branch(self, txn: Transaction, name: str, order: int, step: BranchStep) -> Branch:
@@ -213,14 +251,15 @@ class Book:
         participant.recovered[txn.id] = txn
         return branch
 
-    def end_branch(self, txn: Transaction, branch: Branch, step: BranchStep = BranchStep.OVER) -> None:
+    def end_branch(self, txn: Transaction, branch: Branch, step: BranchStep = OVER) -> None:
         """Nothing more is owed for a branch; the watermark may pass it."""
         branch.step = step
         participant = branch.participant
         # A branch of an earlier epoch may have the same order as one of this epoch, which must stay pinned.
         if participant.unended.get(branch.order) is txn:
             del participant.unended[branch.order]
-        participant.recovered.pop(txn.id, None)
+        if participant.recovered:
+            participant.recovered.pop(txn.id, None)
 
     def is_pinned(self, txn: Transaction, branch: Branch) -> bool:
         """Whether the watermark still waits for a branch."""
@@ -229,23 +268,42 @@ class Book:
     def end_branches(self, txn: Transaction) -> None:
         """Nothing more is owed for any branch."""
         for branch in txn.branches.values():
-            self.end_branch(txn, branch, branch.step if branch.step is BranchStep.HEURISTIC else BranchStep.OVER)
+            self.end_branch(txn, branch, branch.step if branch.step is BRANCH_HEURISTIC else OVER)
 
-    def arm_resend(self, txn: Transaction) -> None:
-        """Set the transaction's timer to its next repeat."""
-        self.timers.set(txn.id, self.now.monotonic + self.resend.delay_seconds(txn.attempt, txn.id))
+    def arm(self, txn: Transaction) -> None:
+        """Set the transaction's timer to its next repeat, or to the deadline if that comes first and still means something."""
+        now, state = self.now.monotonic, txn.state
+        at = now + self.resend.delay_seconds(txn.attempt, txn.id)
         txn.attempt += 1
+        if txn.deadline < at and (state is PREPARING or (state is COMMITTING and txn.wait_complete and txn.is_awaited)):
+            at = max(txn.deadline, now)
+        self.timers.set(txn.id, at)
 
     def set_state(self, txn: Transaction, state: State) -> None:
         """Move a transaction, and tell its watchers."""
         txn.state = state
         txn.attempt = 0
-        for ticket in txn.watchers:
-            self.tell_watcher(ticket, txn)
+        if txn.id in self.watchers:
+            tickets = self.watchers.pop(txn.id) if state in FINISHED else self.watchers[txn.id]
+            for ticket in tickets:
+                self._tell_watcher(ticket, txn)
 
-    def tell_watcher(self, ticket: Any, txn: Transaction) -> None:
-        """Tell one watcher where a transaction is."""
-        last = txn.state in (State.COMMITTED, State.ABORTED, State.HEURISTIC, State.EXPIRED)
+    def watch(self, ticket: Any, txn: Transaction) -> None:
+        """Tell a watcher where a transaction is, and from now on where it goes."""
+        if txn.state not in FINISHED:
+            self.watchers.setdefault(txn.id, []).append(ticket)
+        self._tell_watcher(ticket, txn)
+
+    def unwatch(self, ticket: Any) -> None:
+        """Tell a watcher nothing more."""
+        for transaction_id, tickets in list(self.watchers.items()):
+            if ticket in tickets:
+                tickets.remove(ticket)
+                if not tickets:
+                    del self.watchers[transaction_id]
+
+    def _tell_watcher(self, ticket: Any, txn: Transaction) -> None:
+        last = txn.state in FINISHED
         response = client_pb2.WatchResponse(state=txn.state.value, explanation=explain_state(txn), outcome=txn.outcome)
         self.ready.effects.append(effects.Watched(ticket, response, last))
 
@@ -253,53 +311,63 @@ class Book:
 
     def answer(self, session: Session, answer: client_pb2.Answer) -> None:
         """Answer a client, and keep the answer until the client has acknowledged it."""
-        session.live.pop(answer.number, None)
-        if session.keeps_answers and answer.number >= session.answered_below:
-            self._keep(session, answer)
+        number = answer.number
+        session.live.pop(number, None)
+        if session.keeps_answers and number >= session.answered_below:
+            if number in session.answers:
+                self.drop_answer(session, number)
+            session.answers[number] = self._kept(session, answer) if answer.results_available else answer
         self.ready.effects.append(effects.Answered(session.name, answer))
 
-    def _keep(self, session: Session, answer: client_pb2.Answer) -> None:
-        if answer.results:
-            self.unseen_bytes += results_bytes(answer)
-            if self.unseen_bytes > UNSEEN_RESULT_BYTES_MAX:
-                # The outcome is owed for ever; its results only as far as there is room.
-                self.unseen_bytes -= results_bytes(answer)
-                answer = without_results(answer)
-        self.drop_answer(session, answer.number)
-        session.answers[answer.number] = answer
+    def _kept(self, session: Session, answer: client_pb2.Answer) -> client_pb2.Answer:
+        """What is kept of an answer with results: the outcome is owed for ever, its results only as far as there is room."""
+        size = answer.ByteSize()
+        if self.unseen_bytes + size > UNSEEN_RESULT_BYTES_MAX:
+            return without_results(answer)
+        self.unseen_bytes += size
+        session.answer_bytes[answer.number] = size
+        return answer
 
     def drop_answer(self, session: Session, number: int) -> None:
         """Keep an answer no longer."""
-        answer = session.answers.pop(number, None)
-        if answer is not None and answer.results:
-            self.unseen_bytes -= results_bytes(answer)
+        session.answers.pop(number, None)
+        self.unseen_bytes -= session.answer_bytes.pop(number, 0)
 
     def answer_all(self, txn: Transaction) -> None:
         """Answer everybody who waits for a transaction whose outcome is known, or is told as in doubt."""
-        waiting, txn.answer_to = txn.answer_to, {}
-        for (_, number), session in waiting.items():
-            self.answer(session, self.make_answer(txn, number, replayed=number != txn.number or session is not txn.session))
-        tickets, txn.tickets = txn.tickets, []
-        for ticket in tickets:
-            self.ready.effects.append(effects.Got(ticket, self.make_answer(txn, 0)))
+        if txn.asked and txn.session is not None:
+            txn.asked = False
+            self.answer(txn.session, self.make_answer(txn, txn.number))
+        if txn.joined is not None:
+            joined, txn.joined = txn.joined, None
+            for (_, number), session in joined.items():
+                self.answer(session, self.make_answer(txn, number, replayed=True))
+        if txn.tickets:
+            tickets, txn.tickets = txn.tickets, ()
+            for ticket in tickets:
+                self.ready.effects.append(effects.Got(ticket, self.make_answer(txn, 0)))
 
     def make_answer(self, txn: Transaction, number: int, *, replayed: bool = False) -> client_pb2.Answer:
         """The answer of a transaction as it stands."""
         outcome = txn.outcome
-        committed = outcome == common_pb2.OUTCOME_COMMITTED
-        answer = client_pb2.Answer(
-            number=number,
-            transaction_id=txn.id,
-            outcome=outcome,
-            cause=None if committed else txn.cause,
-            pending=txn.state is State.COMMITTING,
-            results_available=committed and not txn.results_lost,
-            replayed=replayed,
-        )
-        if committed:
+        answer = client_pb2.Answer()
+        answer.number = number
+        answer.transaction_id = txn.id
+        answer.outcome = outcome
+        if txn.state is COMMITTING:
+            answer.pending = True
+        if replayed:
+            answer.replayed = True
+        if outcome == common_pb2.OUTCOME_COMMITTED:
+            answer.results_available = not txn.results_lost
+            results = answer.results
             for name, branch in txn.branches.items():
                 if branch.results:
-                    answer.results.add(participant=name, results=branch.results)
+                    one = results.add()
+                    one.participant = name
+                    one.results = branch.results
+        elif txn.cause is not None:
+            answer.cause.CopyFrom(txn.cause)
         return answer
 
     def refuse(self, session: Session, number: int, transaction_id: str, cause: common_pb2.Cause) -> None:

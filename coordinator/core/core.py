@@ -14,9 +14,9 @@ from google.protobuf.message import Message
 
 from coordinator.core import arrivals, effects, events, finishing, operator, phase_two, recovery, requests
 from coordinator.core.book import Book
-from coordinator.core.model import Counters, Session
+from coordinator.core.model import Counters, Session, Transaction
 from coordinator.core.settings import CoreSettings
-from coordinator.core.transitions import Input, apply
+from coordinator.core.transitions import DECIDED, Input, apply
 from troth.errors import LocalProtocolError
 from troth.ready import Event, Instant, Ready
 from troth.v1 import participant_pb2
@@ -29,8 +29,8 @@ class CoordinatorCore:
 
     def __init__(self, settings: CoreSettings, coordinator: str, nonce: str) -> None:
         self._book = Book(settings, coordinator, nonce)
-        self._serving = False
-        self._held: list[Event] = []
+        self.unary_session = ""
+        """The session of unary calls; known after `recover`."""
 
     # ---- what the engine uses
 
@@ -39,8 +39,9 @@ class CoordinatorCore:
         book = self._book
         owners = recovery.recover(book, records, now)
         book.epoch += 1
-        started = recovery.epoch_record(book)
-        book.append("epoch", force=True, event=events.Durable("epoch", "epoch"), epoch_started=started)
+        started = book.record_of(epoch_started=recovery.epoch_record(book))
+        book.append("epoch", started, force=True, event=events.Durable("epoch", "epoch"))
+        self.unary_session = f"{book.coordinator}.{book.epoch}.{book.nonce}.0"
         book.sessions[self.unary_session] = Session(self.unary_session, keeps_answers=False)
         book.timers.set(HOUSEKEEPING, now.monotonic + book.settings.watermark_interval_seconds)
         return owners
@@ -48,13 +49,15 @@ class CoordinatorCore:
     def step(self, event: Event, now: Instant) -> None:
         """Take one event; see `coordinator.core.events`."""
         book = self._book
-        if not self._serving and not isinstance(event, events.Durable):
-            self._held.append(event)
+        if now is not book.now:
+            book.read_clocks(now)
+        if not book.serving and not isinstance(event, events.Durable):
+            book.again.append(event)
             return
-        book.read_clocks(now)
-        _HANDLERS[type(event)](self, event)
-        while book.again:
-            requests.run(book, book.again.pop(0))
+        _HANDLERS[type(event)](book, event)
+        while book.again and book.serving:
+            event = book.again.popleft()
+            _HANDLERS[type(event)](book, event)
 
     def tick(self, now: Instant) -> None:
         """Carry out what is due."""
@@ -97,11 +100,6 @@ class CoordinatorCore:
         return self._book.epoch
 
     @property
-    def unary_session(self) -> str:
-        """The session of unary calls."""
-        return f"{self._book.coordinator}.{self._book.epoch}.{self._book.nonce}.0"
-
-    @property
     def counters(self) -> Counters:
         """What was done since the start."""
         return self._book.counters
@@ -124,56 +122,7 @@ class CoordinatorCore:
         """Transactions that are not finished."""
         return len(self._book.live)
 
-    # ---- events
-
-    def _durable(self, event: events.Durable) -> None:
-        """An append of ours is durable."""
-        book = self._book
-        if event.what == "epoch":
-            self._start_serving()
-        elif event.what == "ended":
-            book.end_branches(event.detail)
-        elif event.what == "narrowed":
-            phase_two.narrowed(book, *event.detail)
-        elif event.what == "bound":
-            arrivals.bound(book, event.subject, event.detail)
-        elif event.what == "horizon":
-            finishing.evicted(book, *event.detail)
-        else:
-            self._transaction_durable(event)
-
-    def _transaction_durable(self, event: events.Durable) -> None:
-        txn = self._book.live.get(event.subject)
-        if event.what == "forgotten":
-            if txn is not None:
-                operator.forgotten(self._book, txn, event.detail)
-        elif txn is None:
-            raise LocalProtocolError(f"{event.what} is durable for {event.subject}, which is not live")
-        elif event.what == "heuristic":
-            phase_two.heuristic_durable(self._book, txn, event.detail)
-        else:
-            apply(self._book, txn, Input(event.what))
-
-    def _start_serving(self) -> None:
-        self._serving = True
-        held, self._held = self._held, []
-        for event in held:
-            self.step(event, self._book.now)
-
-    def _watch(self, event: events.Watch) -> None:
-        book = self._book
-        txn = book.live.get(event.transaction_id)
-        if txn is not None:
-            txn.watchers.append(event.ticket)
-            book.tell_watcher(event.ticket, txn)
-            return
-        response = operator.watch_finished(book, event.transaction_id)
-        book.ready.effects.append(effects.Watched(event.ticket, response, last=True))
-
-    def _unwatch(self, event: events.Unwatch) -> None:
-        for txn in self._book.live.values():
-            if event.ticket in txn.watchers:
-                txn.watchers.remove(event.ticket)
+    # ---- housekeeping
 
     def _keep_house(self) -> None:
         """Once an interval: let participants forget, and drop what the retention has passed."""
@@ -190,25 +139,103 @@ class CoordinatorCore:
         finishing.evict(book)
 
 
-def _with_book(handler: Callable[[Book, Any], None]) -> Callable[[CoordinatorCore, Any], None]:
-    return lambda core, event: handler(core._book, event)
+# ---- what is durable
 
 
-_HANDLERS: dict[type, Callable[[CoordinatorCore, Any], None]] = {
-    events.SessionOpened: _with_book(requests.open_session),
-    events.SessionLost: _with_book(requests.lose_session),
-    events.AnswersSeen: _with_book(requests.see_answers),
-    events.Run: _with_book(requests.run),
-    events.Begin: _with_book(requests.begin),
-    events.Commit: _with_book(requests.commit),
-    events.Abort: _with_book(requests.abort_request),
-    events.Get: _with_book(requests.get),
-    events.Watch: CoordinatorCore._watch,
-    events.Unwatch: CoordinatorCore._unwatch,
-    events.HelloReceived: _with_book(arrivals.hello),
-    events.ReportsReceived: _with_book(arrivals.reports),
-    events.ParticipantLost: _with_book(arrivals.lost),
-    events.FromParticipant: _with_book(arrivals.message),
-    events.Administer: _with_book(operator.administer),
-    events.Durable: CoordinatorCore._durable,
+def _durable(book: Book, event: events.Durable) -> None:
+    """An append of ours is durable."""
+    _DURABLE[event.what](book, event)
+
+
+def _serve(book: Book, event: events.Durable) -> None:
+    book.serving = True
+
+
+def _ended(book: Book, event: events.Durable) -> None:
+    book.end_branches(event.detail)
+
+
+def _narrowed(book: Book, event: events.Durable) -> None:
+    phase_two.narrowed(book, *event.detail)
+
+
+def _bound(book: Book, event: events.Durable) -> None:
+    arrivals.bound(book, event.subject, event.detail)
+
+
+def _evicted(book: Book, event: events.Durable) -> None:
+    finishing.evicted(book, *event.detail)
+
+
+def _forgotten(book: Book, event: events.Durable) -> None:
+    txn = book.live.get(event.subject)
+    if txn is not None:
+        operator.forgotten(book, txn, event.detail)
+
+
+def _heuristic(book: Book, event: events.Durable) -> None:
+    phase_two.heuristic_durable(book, _transaction(book, event), event.detail)
+
+
+def _decided(book: Book, event: events.Durable) -> None:
+    apply(book, _transaction(book, event), DECIDED)
+
+
+def _opened(book: Book, event: events.Durable) -> None:
+    apply(book, _transaction(book, event), Input.OPENED)
+
+
+def _transaction(book: Book, event: events.Durable) -> Transaction:
+    txn = book.live.get(event.subject)
+    if txn is None:
+        raise LocalProtocolError(f"{event.what} is durable for {event.subject}, which is not live")
+    return txn
+
+
+_DURABLE: dict[str, Callable[[Book, events.Durable], None]] = {
+    "epoch": _serve,
+    "decided": _decided,
+    "narrowed": _narrowed,
+    "opened": _opened,
+    "ended": _ended,
+    "bound": _bound,
+    "heuristic": _heuristic,
+    "forgotten": _forgotten,
+    "horizon": _evicted,
+}
+
+
+# ---- watching
+
+
+def _watch(book: Book, event: events.Watch) -> None:
+    txn = book.live.get(event.transaction_id)
+    if txn is not None:
+        book.watch(event.ticket, txn)
+        return
+    response = operator.watch_finished(book, event.transaction_id)
+    book.ready.effects.append(effects.Watched(event.ticket, response, last=True))
+
+
+def _unwatch(book: Book, event: events.Unwatch) -> None:
+    book.unwatch(event.ticket)
+
+
+_HANDLERS: dict[type, Callable[[Book, Any], None]] = {
+    events.SessionOpened: requests.open_session,
+    events.SessionLost: requests.lose_session,
+    events.AnswersSeen: requests.see_answers,
+    events.Run: requests.run,
+    events.Begin: requests.begin,
+    events.Commit: requests.commit,
+    events.Abort: requests.abort_request,
+    events.Get: requests.get,
+    events.Watch: _watch,
+    events.Unwatch: _unwatch,
+    events.HelloReceived: arrivals.hello,
+    events.ReportsReceived: arrivals.reports,
+    events.ParticipantLost: arrivals.lost,
+    events.FromParticipant: arrivals.message,
+    events.Administer: operator.administer,
+    events.Durable: _durable,
 }

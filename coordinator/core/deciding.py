@@ -4,12 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-from coordinator.core.book import COMMIT, Book, cause_of
+from coordinator.core.book import COMMIT, Book, cause_of, peers_of
 from coordinator.core.events import Durable
 from coordinator.core.finishing import finish
-from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
+from coordinator.core.model import (
+    COMMIT_OWED,
+    COMMITTED,
+    COMMITTING,
+    DECIDING,
+    OVER,
+    PREPARING,
+    VOTE_OWED,
+    YES,
+    Branch,
+    BranchStep,
+    Participant,
+    Transaction,
+)
 from coordinator.core.one_phase import open_or_hand_over
-from coordinator.core.steps import TEXT_CHARACTERS_MAX, Returned, abort, arm, away, branch_of, no_cause, timeout, too_large
+from coordinator.core.steps import (
+    TEXT_CHARACTERS_MAX,
+    Returned,
+    abort,
+    away,
+    branch_of,
+    no_branch,
+    no_cause,
+    timeout,
+    too_large,
+)
 from troth.errors import Reason, RemoteProtocolError
 from troth.ids import NAME_BYTES_MAX
 from troth.v1 import client_pb2, common_pb2, participant_pb2
@@ -18,17 +41,17 @@ from troth.v1 import client_pb2, common_pb2, participant_pb2
 def start(book: Book, txn: Transaction) -> None:
     """All work is known: ask for the votes, or give the decision away."""
     if not txn.branches:
-        finish(book, txn, State.COMMITTED)
+        finish(book, txn, COMMITTED)
     elif len(txn.branches) == 1:
         open_or_hand_over(book, txn)
     else:
-        txn.peers = participant_pb2.Peers(participants=txn.branches).SerializeToString()
+        txn.peers = peers_of(tuple(txn.branches))
         txn.missing = len(txn.branches)
-        book.set_state(txn, State.PREPARING)
+        book.set_state(txn, PREPARING)
         for branch in txn.branches.values():
-            branch.step = BranchStep.VOTE_OWED
+            branch.step = VOTE_OWED
             book.send_prepare(txn, branch)
-        arm(book, txn)
+        book.arm(txn)
 
 
 def enlist(book: Book, txn: Transaction, participant: Participant) -> None:
@@ -74,35 +97,31 @@ def commit(book: Book, txn: Transaction, request: client_pb2.CommitRequest) -> N
 def vote(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Vote]) -> None:
     """Count a vote: NO aborts; when all have voted it is decided, or over if all only read."""
     participant, vote = argument
-    branch = branch_of(txn, participant)
-    if branch.step is not BranchStep.VOTE_OWED:
+    branch = txn.branches.get(participant.name)
+    if branch is None:
+        raise no_branch(txn, participant)
+    if branch.step is not VOTE_OWED:
         return  # a repeat
-    if vote.kind == participant_pb2.VOTE_KIND_NO:
-        book.end_branch(txn, branch)
-        abort(book, txn, no_cause(participant, vote))
-    elif vote.kind == participant_pb2.VOTE_KIND_READ_ONLY:
-        if too_large(book, txn, branch, vote.results):
-            return
-        branch.results = vote.results
+    kind = vote.kind
+    if kind == participant_pb2.VOTE_KIND_YES:
+        _voted(book, txn, branch, YES, vote.results)
+    elif kind == participant_pb2.VOTE_KIND_READ_ONLY:
         # Its order is freed only with the transaction: a watermark past a live transaction's branch would make a repeated
         # Prepare look expired.
-        branch.step = BranchStep.OVER
-        _count_vote(book, txn)
-    elif vote.kind == participant_pb2.VOTE_KIND_YES:
-        _voted_yes(book, txn, branch, vote.results)
+        _voted(book, txn, branch, OVER, vote.results)
+    elif kind == participant_pb2.VOTE_KIND_NO:
+        book.end_branch(txn, branch)
+        abort(book, txn, no_cause(participant, vote))
     else:
         raise RemoteProtocolError(f"{participant.name} answered one-phase commit for {txn.id}, which has several branches")
 
 
-def _voted_yes(book: Book, txn: Transaction, branch: Branch, results: bytes) -> None:
-    if too_large(book, txn, branch, results):
+def _voted(book: Book, txn: Transaction, branch: Branch, step: BranchStep, results: bytes) -> None:
+    if len(results) > book.settings.payload_bytes_max:
+        too_large(book, txn, branch, results)
         return
-    branch.step = BranchStep.YES
+    branch.step = step
     branch.results = results
-    _count_vote(book, txn)
-
-
-def _count_vote(book: Book, txn: Transaction) -> None:
     txn.missing -= 1
     assert txn.missing >= 0
     if txn.missing == 0:
@@ -111,27 +130,28 @@ def _count_vote(book: Book, txn: Transaction) -> None:
 
 def _decide(book: Book, txn: Transaction) -> None:
     """All have voted and nobody said NO: this is the only place that decides COMMIT."""
-    assert all(branch.step in (BranchStep.YES, BranchStep.OVER) for branch in txn.branches.values())
-    decided = book.decided_record(txn)
-    if not decided.owing:
-        finish(book, txn, State.COMMITTED)
+    for branch in txn.branches.values():
+        assert branch.step is YES or branch.step is OVER
+    record = book.decided_record(txn)
+    if not record.decided.owing:
+        finish(book, txn, COMMITTED)
         return
-    book.set_state(txn, State.DECIDING)
-    book.append(txn.id, force=True, event=Durable("decided", txn.id), decided=decided)
+    book.set_state(txn, DECIDING)
+    book.append(txn.id, record, force=True, event=Durable("decided", txn.id))
 
 
 def decided(book: Book, txn: Transaction, _: Any) -> None:
     """The commit point has passed: tell everybody, independently of one another."""
-    book.set_state(txn, State.COMMITTING)
+    book.set_state(txn, COMMITTING)
     txn.missing = 0
     for branch in txn.branches.values():
-        if branch.step is BranchStep.YES:
-            branch.step = BranchStep.COMMIT_OWED
+        if branch.step is YES:
+            branch.step = COMMIT_OWED
             txn.missing += 1
             book.send_decision(branch.participant, txn.id, branch.order, COMMIT, urgent=txn.wait_complete)
     if not txn.wait_complete:
         book.answer_all(txn)
-    arm(book, txn)
+    book.arm(txn)
 
 
 def preparing_timer(book: Book, txn: Transaction, _: Any) -> None:
@@ -140,9 +160,9 @@ def preparing_timer(book: Book, txn: Transaction, _: Any) -> None:
         timeout(book, txn)
         return
     for branch in txn.branches.values():
-        if branch.step is BranchStep.VOTE_OWED:
+        if branch.step is VOTE_OWED:
             book.send_prepare(txn, branch)
-    arm(book, txn)
+    book.arm(txn)
 
 
 def active_returned(book: Book, txn: Transaction, argument: Returned) -> None:
@@ -156,10 +176,10 @@ def preparing_returned(book: Book, txn: Transaction, argument: Returned) -> None
     """A branch reported PREPARED counts as a YES; another incarnation aborts; otherwise repeat Prepare."""
     participant, report = argument
     branch = branch_of(txn, participant)
-    if branch.step is not BranchStep.VOTE_OWED:
+    if branch.step is not VOTE_OWED:
         return
     if report is not None and report.state == participant_pb2.BRANCH_STATE_PREPARED:
-        _voted_yes(book, txn, branch, report.results)
+        _voted(book, txn, branch, YES, report.results)
     elif branch.incarnation != participant.incarnation:
         away(book, txn, participant)
     else:

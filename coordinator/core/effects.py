@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from google.protobuf.message import Message
 
+from troth.ready import frozen
 from troth.v1 import client_pb2, common_pb2, participant_pb2
 
 
-class Send(NamedTuple):
+@frozen
+class Send:
     """Put a message into a participant's outbox.
 
     `field` names the repeated field of SessionResponse. If the stream is gone, or is no longer this one, the message is dropped:
@@ -59,7 +61,8 @@ class Begun:
     response: client_pb2.BeginResponse
 
 
-class Answered(NamedTuple):
+@frozen
+class Answered:
     """Answer a run, commit or abort. May come again after the session was resumed; clients take repeats."""
 
     session: str

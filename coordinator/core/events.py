@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
+from troth.ready import frozen
 from troth.v1 import admin_pb2, client_pb2, participant_pb2
 
 
@@ -28,7 +29,7 @@ class SessionLost:
     session: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AnswersSeen:
     """The client has every answer to a number below this one."""
 
@@ -36,7 +37,8 @@ class AnswersSeen:
     below: int
 
 
-class Run(NamedTuple):
+@frozen
+class Run:
     """A one-shot transaction. The number is `request.number`; the id is `SESSION.NUMBER`."""
 
     session: str
@@ -118,7 +120,8 @@ class ParticipantLost:
     stream: int
 
 
-class FromParticipant(NamedTuple):
+@frozen
+class FromParticipant:
     """One message of a participant: Enlist, Vote, Acknowledgement, Inquiry or Settlement."""
 
     participant: str
@@ -148,7 +151,8 @@ class Administer:
     )
 
 
-class Durable(NamedTuple):
+@frozen
+class Durable:
     """Made by the core itself and given back by the engine: what hung on an append is now durable."""
 
     what: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from coordinator.core.book import Book
 from coordinator.core.events import Durable
-from coordinator.core.model import Branch, BranchStep, Finished, State, Transaction
+from coordinator.core.model import COMMITTED, COMMITTING, HEURISTIC, Branch, BranchStep, Finished, State, Transaction
 from troth.v1 import common_pb2, record_pb2
 
 RESULT_BYTES_MAX = 64 * 1024 * 1024
@@ -20,22 +20,23 @@ EVICT_MAX = 4096
 
 def finish(book: Book, txn: Transaction, state: State) -> None:
     """The outcome is known. For a commit of several participants: everybody has acknowledged it."""
-    was_decided = txn.state is State.COMMITTING
+    was_decided = txn.state is COMMITTING
     book.timers.cancel(txn.id)
     book.set_state(txn, state)
-    if state is State.COMMITTED:
+    if state is COMMITTED:
         book.counters.committed += 1
         _record_end(book, txn, was_decided)
     elif state is State.ABORTED:
         book.counters.aborted += 1
-    if state is State.HEURISTIC:
+    if state is HEURISTIC:
         book.end_branches(txn)
     else:
         book.live.pop(txn.id, None)
         if txn.session is not None:
             txn.session.live.pop(txn.number, None)
         _retain(book, txn)
-    _settle_key(book, txn)
+    if txn.claim is not None:
+        _settle_key(book, txn, txn.claim.key)
     book.answer_all(txn)
 
 
@@ -43,31 +44,32 @@ def _record_end(book: Book, txn: Transaction, was_decided: bool) -> None:
     """Write Ended, unforced; once it is durable the watermark may pass the branches."""
     if not txn.branches:
         return
-    ended = record_pb2.Ended(transaction_id=txn.id, outcome=common_pb2.OUTCOME_COMMITTED)
+    record = book.record()
+    ended = record.ended
+    ended.transaction_id = txn.id
+    ended.outcome = common_pb2.OUTCOME_COMMITTED
     if not was_decided:
         # There is no Decided before it: this record alone carries the outcome.
         ended.first_attempt_ms = txn.first_attempt_ms
         ended.participant = next(iter(txn.branches))
         if txn.claim is not None:
             ended.claim.CopyFrom(txn.claim)
-    book.append(txn.id, force=False, event=Durable("ended", txn.id, txn), ended=ended)
+    book.append(txn.id, record, force=False, event=Durable("ended", txn.id, txn))
 
 
 def _retain(book: Book, txn: Transaction) -> None:
     results = None
-    if txn.state is State.COMMITTED and txn.claim is not None and not txn.results_lost:
+    committed = txn.state is COMMITTED
+    if committed and txn.claim is not None and not txn.results_lost:
         results = {name: branch.results for name, branch in txn.branches.items() if branch.results}
         size = sum(map(len, results.values()))
         if book.result_bytes + size > RESULT_BYTES_MAX:
             results = None
         else:
             book.result_bytes += size
-    recorded = txn.state is State.COMMITTED and bool(txn.branches)
-    retain(
-        book,
-        txn.id,
-        Finished(txn.outcome, txn.first_attempt_ms, book.clock_ms, tuple(txn.branches), txn.cause, txn.claim, results, recorded),
-    )
+    names, recorded = tuple(txn.branches), committed and bool(txn.branches)
+    done = Finished(txn.outcome, txn.first_attempt_ms, book.clock_ms, names, txn.cause, txn.claim, results, recorded)
+    retain(book, txn.id, done)
 
 
 def retain(book: Book, transaction_id: str, done: Finished) -> None:
@@ -77,24 +79,21 @@ def retain(book: Book, transaction_id: str, done: Finished) -> None:
     book.recorded += done.recorded
 
 
-def _settle_key(book: Book, txn: Transaction) -> None:
-    if txn.claim is None:
-        return
-    entry = book.keys.get(txn.claim.key)
+def _settle_key(book: Book, txn: Transaction, key: str) -> None:
+    entry = book.keys.get(key)
     if entry is None or entry.live is not txn:
         return
     if txn.state is State.COMMITTED:
         entry.live = None
         entry.finished_ms = book.clock_ms
     elif txn.state in (State.ABORTED, State.EXPIRED):
-        del book.keys[txn.claim.key]
+        del book.keys[key]
     # Retries that waited for a settlement are looked at again: told of the commit, or run anew, the first as the holder.
-    for event in txn.joiners:
+    for event in book.joiners.pop(txn.id, ()):
         session = book.sessions.get(event.session)
         if session is not None:
             session.live.pop(event.request.number, None)
             book.again.append(event)
-    txn.joiners = []
 
 
 def reopen(book: Book, transaction_id: str, done: Finished | None, state: State) -> Transaction:
@@ -131,10 +130,8 @@ def evict(book: Book) -> None:
         count += 1
     if count:
         book.evicting = True
-        book.append(
-            "horizon", force=False, event=Durable("horizon", "horizon", (through, count)),
-            horizon=record_pb2.Horizon(dropped_through_ms=through),
-        )  # fmt: skip
+        record = book.record_of(horizon=record_pb2.Horizon(dropped_through_ms=through))
+        book.append("horizon", record, force=False, event=Durable("horizon", "horizon", (through, count)))
 
 
 def _is_over(book: Book, done: Finished, kept: int) -> bool:

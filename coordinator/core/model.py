@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from troth.v1 import client_pb2, common_pb2, participant_pb2, record_pb2
 
@@ -38,6 +39,15 @@ class State(Enum):
     EXPIRED = "EXPIRED"
     """Participants have forgotten what became of it."""
 
+
+# The members that every transaction meets. Until Python 3.12 an enum's class looks its members up at each use by a hook, which
+# takes ten times as long as a name.
+ACTIVE: Final = State.ACTIVE
+PREPARING: Final = State.PREPARING
+DECIDING: Final = State.DECIDING
+COMMITTING: Final = State.COMMITTING
+COMMITTED: Final = State.COMMITTED
+HEURISTIC: Final = State.HEURISTIC
 
 FINISHED = frozenset({State.COMMITTED, State.ABORTED, State.HEURISTIC, State.EXPIRED})
 UNDECIDED = frozenset({State.ACTIVE, State.PREPARING})
@@ -72,6 +82,17 @@ class BranchStep(Enum):
     """It ended, or may have ended, differently from the decision."""
 
 
+ENLISTED: Final = BranchStep.ENLISTED
+VOTE_OWED: Final = BranchStep.VOTE_OWED
+YES: Final = BranchStep.YES
+COMMIT_OWED: Final = BranchStep.COMMIT_OWED
+OVER: Final = BranchStep.OVER
+BRANCH_HEURISTIC: Final = BranchStep.HEURISTIC
+
+Operations = Sequence[tuple[str, bytes]]
+"""The name and the arguments of each operation, in order."""
+
+
 class Branch:
     """One participant's part of a transaction."""
 
@@ -81,8 +102,9 @@ class Branch:
         self.participant = participant
         self.order = order
         self.incarnation = incarnation
-        self.step = BranchStep.ENLISTED
-        self.operations: Any = ()
+        self.step: BranchStep = ENLISTED
+        self.operations: Operations = ()
+        """Of a one-shot transaction; not the request's own messages, which would keep the whole frame that they came in."""
         self.operation_count = 0
         self.results = b""
 
@@ -91,9 +113,9 @@ class Transaction:
     """One transaction that is not finished, or is finished and has still something owed."""
 
     __slots__ = (
-        "answer_to", "attempt", "began", "branches", "cause", "claim", "deadline", "first_attempt_ms", "heuristic",
-        "hold_read_locks", "id", "interactive", "joiners", "late", "missing", "number", "peers", "results_lost",
-        "session", "state", "tickets", "trace", "wait_complete", "watchers",
+        "asked", "attempt", "began", "branches", "cause", "claim", "deadline", "first_attempt_ms", "heuristic",
+        "hold_read_locks", "id", "interactive", "joined", "late", "missing", "number", "peers", "results_lost",
+        "session", "state", "tickets", "trace", "wait_complete",
     )  # fmt: skip
 
     def __init__(self, transaction_id: str, session: Session | None, number: int, state: State) -> None:
@@ -115,14 +137,13 @@ class Transaction:
         self.cause: common_pb2.Cause | None = None
         self.peers = b""
         self.trace: common_pb2.TraceContext | None = None
-        self.answer_to: dict[tuple[str, int], Session] = {}
-        """Who is to be answered, by the session's name and the number."""
-        self.joiners: list[Any] = []
-        """Run events with the same key that run again if this settlement finds it rolled back."""
-        self.tickets: list[Any] = []
+        self.asked = False
+        """Whether its own client is to be answered, under its own number."""
+        self.joined: dict[tuple[str, int], Session] | None = None
+        """Who else is to be answered, by the session's name and the number."""
+        self.tickets: tuple[Any, ...] = ()
         """Get requests that wait."""
-        self.watchers: list[Any] = []
-        self.heuristic: list[record_pb2.Heuristic] = []
+        self.heuristic: tuple[record_pb2.Heuristic, ...] = ()
         self.results_lost = False
         self.late = False
         """Whether it was over, and is kept only because a participant contradicted it since."""
@@ -137,13 +158,32 @@ class Transaction:
             return heuristic_outcome(self.heuristic)
         return OUTCOMES.get(self.state, common_pb2.OUTCOME_IN_DOUBT)
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody is to be answered."""
+        return self.asked or bool(self.joined)
+
+    def wait_for(self, session: Session, number: int) -> None:
+        """Let a number of a session be answered with it."""
+        if session is self.session and number == self.number:
+            self.asked = True
+        elif self.joined is None:
+            self.joined = {(session.name, number): session}
+        else:
+            self.joined[session.name, number] = session
+
+    def forsake(self, session: Session) -> None:
+        """Answer a session no longer."""
+        self.asked = self.asked and self.session is not session
+        self.joined = {key: waiting for key, waiting in (self.joined or {}).items() if waiting is not session} or None
+
     def owing(self) -> list[str]:
         """Participants that owe a vote, an acknowledgement or a settlement."""
         owed = (BranchStep.VOTE_OWED, BranchStep.COMMIT_OWED, BranchStep.SETTLE_OWED)
         return [name for name, branch in self.branches.items() if branch.step in owed]
 
 
-def heuristic_outcome(reports: list[record_pb2.Heuristic]) -> common_pb2.Outcome.ValueType:
+def heuristic_outcome(reports: Sequence[record_pb2.Heuristic]) -> common_pb2.Outcome.ValueType:
     """MIXED when a branch is known to have ended against the decision; HAZARD when one may have; else as decided."""
     decided = common_pb2.OUTCOME_COMMITTED if reports[0].commit_decided else common_pb2.OUTCOME_ABORTED
     ends = {report.branch_outcome for report in reports}
@@ -177,12 +217,6 @@ class Participant:
     reports: dict[str, participant_pb2.BranchReport] = field(default_factory=dict)
     """What an incomplete Hello has listed so far."""
 
-    def take_order(self) -> int:
-        """The order of a new branch."""
-        order = self.next_order
-        self.next_order += 1
-        return order
-
     def watermark(self) -> int:
         """The lowest order that is not finished."""
         return next(iter(self.unended), self.next_order)
@@ -198,6 +232,8 @@ class Session:
     connected: bool = True
     live: dict[int, Transaction] = field(default_factory=dict)
     answers: dict[int, client_pb2.Answer] = field(default_factory=dict)
+    answer_bytes: dict[int, int] = field(default_factory=dict)
+    """How large those of the answers are that have results."""
     answered_below: int = 1
     shed_through: int = 0
     """The highest number that was refused when there was no room to keep the answer: what has not begun up to here never will."""

@@ -31,7 +31,7 @@ def open_or_hand_over(book: Book, txn: Transaction) -> None:
             transaction_id=txn.id, claim=txn.claim, participant=branch.participant.name, order=branch.order,
             first_attempt_ms=txn.first_attempt_ms,
         )  # fmt: skip
-        book.append(txn.id, force=True, event=Durable("opened", txn.id), key_opened=opened)
+        book.append(txn.id, book.record_of(key_opened=opened), force=True, event=Durable("opened", txn.id))
 
 
 def hand_over(book: Book, txn: Transaction, _: Any = None) -> None:
@@ -74,7 +74,7 @@ def settle(book: Book, txn: Transaction) -> None:
     for branch in txn.branches.values():
         branch.step = BranchStep.SETTLE_OWED
         book.send_settle(txn, branch)
-    book.arm_resend(txn)
+    book.arm(txn)
     answer_in_time(book, txn, txn.began)
 
 
@@ -166,7 +166,7 @@ def settling_timer(book: Book, txn: Transaction, _: Any) -> None:
     for branch in txn.branches.values():
         if branch.step is BranchStep.SETTLE_OWED:
             book.send_settle(txn, branch)
-    book.arm_resend(txn)
+    book.arm(txn)
     answer_in_time(book, txn, txn.began)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.message import Message
@@ -24,7 +25,7 @@ def administer(book: Book, event: events.Administer) -> None:
     before = len(appends)
     answer = effects.Administered(event.ticket, _HANDLERS[type(event.request)](book, event.request))
     if len(appends) > before:
-        appends[-1] = appends[-1]._replace(effects=(*appends[-1].effects, answer))
+        appends[-1] = replace(appends[-1], effects=(*appends[-1].effects, answer))
     else:
         book.ready.effects.append(answer)
 
@@ -231,7 +232,7 @@ def _force_abort(book: Book, txn: Transaction, request: admin_pb2.ResolveRequest
         first_attempt_ms=txn.first_attempt_ms,
     )  # fmt: skip
     # The record is for people; an undecided transaction needs none to be aborted.
-    book.append(txn.id, force=False, ended=ended)
+    book.append(txn.id, book.record_of(ended=ended), force=False)
     cause = cause_of(Reason.OPERATOR_ABORT, f"{request.who} aborted it: {request.why}")
     apply(book, txn, Input.OPERATOR_ABORT, cause)
     book.finished[txn.id].recorded = True
@@ -287,7 +288,8 @@ def _forget(book: Book, request: admin_pb2.ForgetTransactionRequest) -> Message:
     if refusal is not None or txn is None:
         return admin_pb2.ForgetTransactionResponse(refusal=refusal)
     record = record_pb2.Forgotten(transaction_id=txn.id, who=request.who, why=request.why)
-    book.append(txn.id, force=True, event=events.Durable("forgotten", txn.id, (request.who, request.why)), forgotten=record)
+    done = events.Durable("forgotten", txn.id, (request.who, request.why))
+    book.append(txn.id, book.record_of(forgotten=record), force=True, event=done)
     return admin_pb2.ForgetTransactionResponse()
 
 
@@ -337,7 +339,7 @@ def _replace(book: Book, request: admin_pb2.ReplaceParticipantRequest) -> Messag
     participant.log_id = ""
     participant.incarnation = 0
     record = record_pb2.ParticipantBound(participant=participant.name, who=request.who, why=request.why)
-    book.append(f"participant/{participant.name}", force=True, participant_bound=record)
+    book.append(f"participant/{participant.name}", book.record_of(participant_bound=record), force=True)
     return admin_pb2.ReplaceParticipantResponse()
 
 

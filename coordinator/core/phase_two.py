@@ -7,8 +7,8 @@ from typing import Any
 from coordinator.core.book import ABORT, COMMIT, Book
 from coordinator.core.events import Durable
 from coordinator.core.finishing import finish
-from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
-from coordinator.core.steps import TEXT_CHARACTERS_MAX, Returned, arm, branch_of
+from coordinator.core.model import COMMIT_OWED, COMMITTED, COMMITTING, OVER, Branch, BranchStep, Participant, State, Transaction
+from coordinator.core.steps import TEXT_CHARACTERS_MAX, Returned, branch_of, no_branch
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
 ENDS = {
@@ -24,11 +24,13 @@ ENDS = {
 def acknowledged(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Acknowledgement]) -> None:
     """Count it; with the last one it is over. An acknowledgement against the decision forces a Heuristic record."""
     participant, message = argument
-    branch = branch_of(txn, participant)
-    if branch.step is not BranchStep.COMMIT_OWED:
+    branch = txn.branches.get(participant.name)
+    if branch is None:
+        raise no_branch(txn, participant)
+    if branch.step is not COMMIT_OWED:
         return  # a repeat
     if message.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_DONE:
-        branch.step = BranchStep.OVER
+        branch.step = OVER
         count_acknowledgement(book, txn)
     else:
         report_heuristic(book, txn, branch, message)
@@ -74,14 +76,14 @@ def _commit_was_decided(book: Book, txn: Transaction) -> bool:
 def append_heuristic(book: Book, txn: Transaction, branch: Branch, report: record_pb2.Heuristic) -> None:
     """Force a Heuristic record for a branch."""
     branch.step = BranchStep.HEURISTIC
-    book.append(txn.id, force=True, event=Durable("heuristic", txn.id, report), heuristic=report)
+    book.append(txn.id, book.record_of(heuristic=report), force=True, event=Durable("heuristic", txn.id, report))
 
 
 def heuristic_durable(book: Book, txn: Transaction, report: record_pb2.Heuristic) -> None:
     """A Heuristic record is durable: it counts as the branch's end."""
-    txn.heuristic.append(report)
+    txn.heuristic += (report,)
     book.counters.heuristic += 1
-    if txn.state is State.COMMITTING:
+    if txn.state is COMMITTING:
         count_acknowledgement(book, txn)
     else:
         finish(book, txn, State.HEURISTIC)
@@ -92,8 +94,8 @@ def count_acknowledgement(book: Book, txn: Transaction) -> None:
     txn.missing -= 1
     assert txn.missing >= 0
     if txn.missing == 0:
-        agreed = txn.outcome == common_pb2.OUTCOME_COMMITTED
-        finish(book, txn, State.COMMITTED if agreed else State.HEURISTIC)
+        agreed = not txn.heuristic or txn.outcome == common_pb2.OUTCOME_COMMITTED
+        finish(book, txn, COMMITTED if agreed else State.HEURISTIC)
 
 
 def abandon(book: Book, txn: Transaction, argument: tuple[str, str]) -> None:
@@ -110,13 +112,13 @@ def abandon(book: Book, txn: Transaction, argument: tuple[str, str]) -> None:
 
 def committing_timer(book: Book, txn: Transaction, _: Any) -> None:
     """Repeat COMMIT where an acknowledgement is owed; at the deadline answer COMMITTED (pending)."""
-    if txn.answer_to and txn.deadline <= book.now.monotonic:
+    if txn.deadline <= book.now.monotonic:
         book.answer_all(txn)  # decided, but not acknowledged by all: COMMITTED (pending)
     for branch in txn.branches.values():
         if branch.step is BranchStep.COMMIT_OWED:
             book.send_decision(branch.participant, txn.id, branch.order, COMMIT, urgent=txn.wait_complete)
     _narrow(book, txn)
-    arm(book, txn)
+    book.arm(txn)
 
 
 def _narrow(book: Book, txn: Transaction) -> None:
@@ -124,7 +126,7 @@ def _narrow(book: Book, txn: Transaction) -> None:
     over = [branch for branch in txn.branches.values() if branch.step is BranchStep.OVER and book.is_pinned(txn, branch)]
     if over:
         event = Durable("narrowed", txn.id, (txn, over))
-        book.append(txn.id, force=False, event=event, decided=book.decided_record(txn))
+        book.append(txn.id, book.decided_record(txn), force=False, event=event)
 
 
 def narrowed(book: Book, txn: Transaction, over: list[Branch]) -> None:

@@ -145,7 +145,7 @@ class Replay:
         claim = decided.claim if decided.HasField("claim") else None
         txn = self._revive(decided.transaction_id, State.COMMITTING, decided.first_attempt_ms, claim)
         reported = self._heuristic.get(txn.id, [])
-        txn.heuristic.extend(reported)
+        txn.heuristic = tuple(reported)
         over = {report.participant for report in reported}
         owing = dict(zip(decided.owing, decided.orders, strict=True))
         for index, name in enumerate(decided.participants):
@@ -156,27 +156,27 @@ class Replay:
             if not owed:
                 self.book.end_branch(txn, branch, BranchStep.HEURISTIC if name in over else BranchStep.OVER)
         if txn.missing:
-            self.book.arm_resend(txn)
+            self.book.arm(txn)
         else:
             txn.state = State.HEURISTIC
 
     def _conclude_opened(self, opened: record_pb2.KeyOpened) -> None:
         txn = self._revive(opened.transaction_id, State.SETTLING, opened.first_attempt_ms, opened.claim)
         branch = self.book.add_recovered_branch(txn, opened.participant, opened.order, BranchStep.SETTLE_OWED)
-        txn.heuristic.extend(self._heuristic.get(txn.id, []))
+        txn.heuristic = tuple(self._heuristic.get(txn.id, ()))
         if txn.heuristic:
             txn.state = State.HEURISTIC
             self.book.end_branch(txn, branch, BranchStep.HEURISTIC)
         else:
             txn.missing = 1
-            self.book.arm_resend(txn)
+            self.book.arm(txn)
 
     def _conclude_heuristic(self, name: str, reports: list[record_pb2.Heuristic]) -> None:
         txn = reopen(self.book, name, self.book.finished.get(name), State.HEURISTIC)
         for report in reports:
             participant = self.book.participant(report.participant)
             txn.branches.setdefault(report.participant, Branch(participant, 0, 0)).step = BranchStep.HEURISTIC
-        txn.heuristic.extend(reports)
+        txn.heuristic = tuple(reports)
 
 
 _READERS: dict[str, Callable[[Replay, Any, int], str]] = {
@@ -206,9 +206,9 @@ def recover(book: Book, records: Sequence[bytes], now: Instant) -> list[str]:
 def live_records(book: Book, owner: str) -> Sequence[Message]:
     """The records that say all that the log must still hold about an owner."""
     if owner == "epoch":
-        return [_record(book, epoch_started=epoch_record(book))]
+        return [book.record_of(epoch_started=epoch_record(book))]
     if owner == "horizon":
-        return [_record(book, horizon=record_pb2.Horizon(dropped_through_ms=book.dropped_through_ms))]
+        return [book.record_of(horizon=record_pb2.Horizon(dropped_through_ms=book.dropped_through_ms))]
     kind, _, name = owner.partition("/")
     if kind == "participant":
         return _participant_records(book, name)
@@ -217,7 +217,7 @@ def live_records(book: Book, owner: str) -> Sequence[Message]:
         return _transaction_records(book, txn)
     # Over; or contradicted since, and until that is written down the log says what it said before.
     done = book.finished.get(owner)
-    return _finished_records(book, owner, done) if done is not None and done.recorded else []
+    return _finished_records(owner, done) if done is not None and done.recorded else []
 
 
 def epoch_record(book: Book) -> record_pb2.EpochStarted:
@@ -225,28 +225,24 @@ def epoch_record(book: Book) -> record_pb2.EpochStarted:
     return record_pb2.EpochStarted(coordinator=book.coordinator, epoch=book.epoch, nonce=book.nonce)
 
 
-def _record(book: Book, at_ms: int = 0, **kind: Message) -> record_pb2.CoordinatorRecord:
-    return record_pb2.CoordinatorRecord(at_ms=at_ms or book.clock_ms, **kind)  # type: ignore[arg-type]  # by field name
-
-
 def _participant_records(book: Book, name: str) -> Sequence[Message]:
     participant = book.participants[name]
     bound = record_pb2.ParticipantBound(participant=name, log_id=participant.log_id, incarnation=participant.incarnation)
-    return [_record(book, participant_bound=bound)]
+    return [book.record_of(participant_bound=bound)]
 
 
 def _transaction_records(book: Book, txn: Transaction) -> Sequence[Message]:
     """DECIDING counts as decided: its own record is in the same batch, or in a later one, and nothing was said yet."""
-    records: list[Message] = [_record(book, heuristic=report) for report in txn.heuristic]
+    records: list[Message] = [book.record_of(heuristic=report) for report in txn.heuristic]
     if txn.state in (State.COMMITTING, State.DECIDING) or (txn.heuristic and txn.heuristic[0].commit_decided):
-        records.insert(0, _record(book, decided=book.decided_record(txn)))
+        records.insert(0, book.decided_record(txn))
     elif txn.claim is not None and _holds_opened_key(book, txn, txn.claim.key):
         (branch,) = txn.branches.values()
         opened = record_pb2.KeyOpened(
             transaction_id=txn.id, claim=txn.claim, participant=branch.participant.name, order=branch.order,
             first_attempt_ms=txn.first_attempt_ms,
         )  # fmt: skip
-        records.insert(0, _record(book, key_opened=opened))
+        records.insert(0, book.record_of(key_opened=opened))
     return records
 
 
@@ -256,20 +252,20 @@ def _holds_opened_key(book: Book, txn: Transaction, key: str) -> bool:
     return entry is not None and entry.live is txn and txn.state in (State.HANDED_OVER, State.SETTLING, State.HEURISTIC)
 
 
-def _finished_records(book: Book, name: str, done: Finished) -> Sequence[Message]:
+def _finished_records(name: str, done: Finished) -> Sequence[Message]:
     """Ended names one participant; of several, Decided tells: who was not among them cannot contradict it later."""
     if len(done.participants) < 2 or done.outcome != common_pb2.OUTCOME_COMMITTED:
-        return [_ended_record(book, name, done)]
+        return [_ended_record(name, done)]
     decided = record_pb2.Decided(
         transaction_id=name, participants=done.participants, claim=done.claim, first_attempt_ms=done.first_attempt_ms
     )
-    return [_record(book, done.at_ms, decided=decided), _ended_record(book, name, done)]
+    return [record_pb2.CoordinatorRecord(at_ms=done.at_ms, decided=decided), _ended_record(name, done)]
 
 
-def _ended_record(book: Book, name: str, done: Finished) -> Message:
+def _ended_record(name: str, done: Finished) -> Message:
     only = done.participants[0] if len(done.participants) == 1 else ""
     ended = record_pb2.Ended(
         transaction_id=name, outcome=done.outcome, claim=done.claim, first_attempt_ms=done.first_attempt_ms,
         participant=only,
     )  # fmt: skip
-    return _record(book, done.at_ms, ended=ended)
+    return record_pb2.CoordinatorRecord(at_ms=done.at_ms, ended=ended)

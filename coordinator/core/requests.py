@@ -12,14 +12,15 @@ from hashlib import sha256
 
 from coordinator.core import effects, events
 from coordinator.core.book import Book, cause_of
+from coordinator.core.checks import check_branches, check_common, check_connected, check_room, check_skew
 from coordinator.core.deciding import start
 from coordinator.core.finishing import is_expired
-from coordinator.core.model import BranchStep, KeyEntry, Session, State, Transaction
+from coordinator.core.model import ACTIVE, BranchStep, KeyEntry, Session, State, Transaction
 from coordinator.core.one_phase import answer_in_time, settle
 from coordinator.core.steps import abort
 from coordinator.core.transitions import Input, apply
 from troth.errors import Reason, RequestError
-from troth.ids import NUMBER_DIGITS_MAX, TransactionId
+from troth.ids import TransactionId
 from troth.v1 import client_pb2, common_pb2, record_pb2
 
 SESSION_TIMER = "session/"
@@ -64,7 +65,7 @@ def end_session(book: Book, name: str) -> None:
     for number in list(session.answers):
         book.drop_answer(session, number)
     for txn in list(session.live.values()):
-        txn.answer_to = {key: waiting for key, waiting in txn.answer_to.items() if waiting is not session}
+        txn.forsake(session)
         if txn.state is State.ACTIVE and txn.session is session:
             abort(book, txn, cause_of(Reason.CLIENT_GONE, f"the client of {txn.id} was gone for too long"))
 
@@ -87,7 +88,7 @@ def see_answers(book: Book, event: events.AnswersSeen) -> None:
     session.answered_below = max(session.answered_below, event.below)
 
 
-def _is_repeat(book: Book, session: Session, number: int) -> bool:
+def _is_repeat(book: Book, session: Session, number: int, transaction_id: str) -> bool:
     """Whether a number was used before; if so it is answered, or will be."""
     if session.keeps_answers and 0 < number < session.answered_below:
         return True
@@ -95,7 +96,6 @@ def _is_repeat(book: Book, session: Session, number: int) -> bool:
     if answer is not None:
         book.ready.effects.append(effects.Answered(session.name, answer))
     # A transaction that nobody has asked about since it was aborted has no answer yet; its number is used all the same.
-    transaction_id = f"{session.name}.{number}"
     return answer is not None or number in session.live or transaction_id in book.finished or transaction_id in book.live
 
 
@@ -106,26 +106,31 @@ def run(book: Book, event: events.Run) -> None:
     """A one-shot transaction."""
     session = book.sessions.get(event.session)
     request = event.request
-    if session is None or _is_repeat(book, session, request.number):
+    number = request.number
+    if session is None:
         return
-    transaction_id = f"{session.name}.{request.number}"
+    transaction_id = f"{session.name}.{number}"
+    if _is_repeat(book, session, number, transaction_id):
+        return
     try:
-        _check_common(book, session, request)
-        _check_branches(book, request.branches)
-        claim = _claim(request.key, _body_hash(request.branches)) if request.key else None
+        check_common(book, session, number, request)
+        # Lists: protobuf's own containers end a loop over them by an exception.
+        branches = request.branches[:]
+        works = check_branches(book, branches)
+        key = request.key
+        claim = _claim(key, _body_hash(branches)) if key else None
         if claim is not None and _join(book, session, event, claim):
             return
-        _check_room(book, request.key)
-        _check_connected(book, request.branches)
+        check_room(book, key)
+        check_connected(works)
     except RequestError as error:
-        book.refuse(session, request.number, transaction_id, _cause_of_error(error))
+        book.refuse(session, number, transaction_id, _cause_of_error(error))
         return
-    txn = _create(book, session, request, claim)
+    txn = _create(book, session, number, transaction_id, request, claim)
     txn.wait_complete = request.wait == common_pb2.WAIT_COMPLETE
-    txn.answer_to[session.name, request.number] = session
-    for work in request.branches:
-        branch = book.add_branch(txn, book.participants[work.participant])
-        branch.operations = work.operations
+    txn.asked = True
+    for participant, operations in works:
+        book.add_branch(txn, participant).operations = operations
     start(book, txn)
 
 
@@ -137,14 +142,14 @@ def begin(book: Book, event: events.Begin) -> None:
         return
     transaction_id = f"{session.name}.{request.number}"
     response = client_pb2.BeginResponse(number=request.number, transaction_id=transaction_id)
-    if not _is_repeat(book, session, request.number):
+    if not _is_repeat(book, session, request.number, transaction_id):
         try:
-            _check_common(book, session, request)
+            check_common(book, session, request.number, request)
             claim = _claim(request.key, INTERACTIVE_HASH) if request.key else None
             holder = None if claim is None else _take_over(book, claim)
             if holder is None:
-                _check_room(book, request.key)
-                txn = _create(book, session, request, claim)
+                check_room(book, request.key)
+                txn = _create(book, session, request.number, transaction_id, request, claim)
                 txn.interactive = True
                 book.timers.set(txn.id, txn.deadline)
             else:
@@ -157,10 +162,10 @@ def begin(book: Book, event: events.Begin) -> None:
 
 
 def _create(
-    book: Book, session: Session, request: client_pb2.RunRequest | client_pb2.BeginRequest,
-    claim: record_pb2.KeyClaim | None,
+    book: Book, session: Session, number: int, transaction_id: str,
+    request: client_pb2.RunRequest | client_pb2.BeginRequest, claim: record_pb2.KeyClaim | None,
 ) -> Transaction:  # fmt: skip
-    txn = Transaction(f"{session.name}.{request.number}", session, request.number, State.ACTIVE)
+    txn = Transaction(transaction_id, session, number, ACTIVE)
     txn.claim = claim
     txn.first_attempt_ms = request.first_attempt_ms or book.clock_ms
     txn.began = book.now.monotonic
@@ -168,108 +173,19 @@ def _create(
     txn.hold_read_locks = request.hold_read_locks
     if request.HasField("trace") and request.trace.ByteSize() <= TRACE_BYTES_MAX:
         txn.trace = request.trace
-    book.live[txn.id] = txn
-    session.live[request.number] = txn
+    book.live[transaction_id] = txn
+    session.live[number] = txn
     if claim is not None:
         book.keys[claim.key] = KeyEntry(claim, txn.id, txn)
     book.counters.started += 1
     return txn
 
 
-# ---- checks: nothing has changed when one of them refuses
-
-
-def _check_common(book: Book, session: Session, request: client_pb2.RunRequest | client_pb2.BeginRequest) -> None:
-    settings = book.settings
-    if not 0 < request.number < 10**NUMBER_DIGITS_MAX:
-        raise RequestError(Reason.INVALID_ARGUMENT, f"number is {request.number}; numbers begin at 1 and have 19 digits at most")
-    if session.keeps_answers and request.number <= session.shed_through:
-        raise RequestError(Reason.OVERLOADED, f"number {request.number} was refused before, and will not begin")
-    if book.draining:
-        raise RequestError(Reason.DRAINING, "the coordinator takes no new transactions")
-    if not 0 < request.timeout_ms <= settings.timeout_ms_max:
-        raise RequestError(Reason.INVALID_TIMEOUT, f"timeout_ms is {request.timeout_ms}; it must be 1 to {settings.timeout_ms_max}")
-    if request.key and len(request.key.encode()) > settings.key_bytes_max:
-        raise RequestError(Reason.INVALID_KEY, f"the key is longer than {settings.key_bytes_max} bytes")
-    if request.first_attempt_ms:
-        _check_age(book, request.first_attempt_ms)
-    if not session.has_room(settings.unseen_answers_max):
-        raise RequestError(Reason.OVERLOADED, f"{len(session.answers)} answers are not acknowledged by the client")
-
-
-def _check_skew(book: Book, first_attempt_ms: int) -> None:
-    # After a jump (a virtual machine that was resumed, say) the durable clock lags behind the wall clock for a while.
-    latest_ms = max(book.clock_ms, book.now.wall_ms)
-    if first_attempt_ms > latest_ms + book.settings.skew_seconds * 1000:
-        ahead = (first_attempt_ms - latest_ms) // 1000
-        raise RequestError(Reason.CLOCK_SKEW, f"first_attempt_ms is {ahead} s ahead of the coordinator's clock")
-
-
-def _check_age(book: Book, first_attempt_ms: int) -> None:
-    _check_skew(book, first_attempt_ms)
-    if book.clock_ms - first_attempt_ms > book.settings.retention_seconds * 1000:
-        raise RequestError(
-            Reason.EXPIRED, f"the first attempt is older than the retention of {book.settings.retention_seconds:g} s"
-        )
-
-
-def _check_room(book: Book, key: str) -> None:
-    if len(book.live) >= book.settings.open_transactions_max:
-        book.counters.overloaded += 1
-        raise RequestError(Reason.OVERLOADED, f"{len(book.live)} transactions are open")
-    if key and len(book.keys) >= book.settings.keys_max:
-        book.counters.overloaded += 1
-        raise RequestError(Reason.OVERLOADED, f"{len(book.keys)} idempotency keys are kept")
-
-
-def _check_branches(book: Book, branches: Iterable[client_pb2.BranchRequest]) -> None:
-    settings = book.settings
-    names = [work.participant for work in branches]
-    if not names:
-        raise RequestError(Reason.INVALID_ARGUMENT, "branches is empty: name at least one participant")
-    if len(names) > settings.participants_max:
-        raise RequestError(
-            Reason.TOO_MANY_PARTICIPANTS, f"{len(names)} participants; at most {settings.participants_max} are allowed"
-        )
-    if len(set(names)) < len(names):
-        raise RequestError(Reason.INVALID_ARGUMENT, "a participant is named twice: put its operations into one branch")
-    for work in branches:
-        _check_branch(book, work)
-
-
-def _check_branch(book: Book, work: client_pb2.BranchRequest) -> None:
-    settings = book.settings
-    participant = book.participants.get(work.participant)
-    if participant is None:
-        raise RequestError(Reason.UNKNOWN_PARTICIPANT, f"no participant {work.participant[:80]!r} has ever connected")
-    if not 0 < len(work.operations) <= settings.operations_max:
-        raise RequestError(
-            Reason.TOO_MANY_OPERATIONS if work.operations else Reason.INVALID_ARGUMENT,
-            f"{len(work.operations)} operations for {work.participant}; 1 to {settings.operations_max} are allowed",
-        )
-    payload = 0
-    for operation in work.operations:
-        payload += len(operation.arguments) + len(operation.name)
-        if participant.operations and operation.name not in participant.operations:
-            raise RequestError(Reason.UNKNOWN_OPERATION, f"participant {work.participant!r} offers no {operation.name[:80]!r}")
-    if payload > settings.payload_bytes_max:
-        raise RequestError(
-            Reason.PAYLOAD_TOO_LARGE,
-            f"{payload} bytes of arguments for {work.participant}; at most {settings.payload_bytes_max} are allowed",
-        )
-
-
-def _check_connected(book: Book, branches: Iterable[client_pb2.BranchRequest]) -> None:
-    for work in branches:
-        if not book.participants[work.participant].ready:
-            raise RequestError(Reason.PARTICIPANT_AWAY, f"participant {work.participant!r} is not connected")
+# ---- keys
 
 
 def _cause_of_error(error: RequestError) -> common_pb2.Cause:
     return cause_of(error.reason, error.message)
-
-
-# ---- keys
 
 
 def _claim(key: str, body_hash: bytes) -> record_pb2.KeyClaim:
@@ -311,12 +227,12 @@ def _join(book: Book, session: Session, event: events.Run, claim: record_pb2.Key
         book.answer(session, book.answer_finished(entry.transaction_id, done, number))
     elif entry.live.state is State.SETTLING:
         session.live[number] = entry.live
-        entry.live.joiners.append(event)
+        book.joiners.setdefault(entry.transaction_id, []).append(event)
     elif _is_told_at_once(entry.live):
         book.answer(session, book.make_answer(entry.live, number, replayed=True))
     else:
         session.live[number] = entry.live
-        entry.live.answer_to[session.name, number] = session
+        entry.live.wait_for(session, number)
     return True
 
 
@@ -371,7 +287,7 @@ def _end(
     if _is_told_at_once(txn):
         book.answer(session, book.make_answer(txn, number))
         return
-    txn.answer_to[session.name, number] = session
+    txn.wait_for(session, number)
     session.live[number] = txn
     apply(book, txn, what, argument)
 
@@ -414,7 +330,7 @@ def get(book: Book, event: events.Get) -> None:
     txn = book.live.get(request.transaction_id)
     done = book.finished.get(request.transaction_id)
     if txn is not None and txn.state is State.SETTLING and len(txn.tickets) < TICKETS_MAX:
-        txn.tickets.append(event.ticket)
+        txn.tickets += (event.ticket,)
         answer_in_time(book, txn, book.now.monotonic)
     elif txn is not None:
         book.ready.effects.append(effects.Got(event.ticket, book.make_answer(txn, 0)))
@@ -457,8 +373,8 @@ def _judge_unknown(
         # Its client could still begin it: that would make liars of us.
         message = f"{parsed} has not begun, and its session is open or yet to come"
         return common_pb2.OUTCOME_IN_DOUBT, cause_of(Reason.UNKNOWN_TRANSACTION, message)
-    _check_room(book, "")
-    _check_skew(book, request.first_attempt_ms)
+    check_room(book, "")
+    check_skew(book, request.first_attempt_ms)
     if len(request.participants) > book.settings.participants_max:
         message = f"{len(request.participants)} participants; at most {book.settings.participants_max} are allowed"
         raise RequestError(Reason.TOO_MANY_PARTICIPANTS, message)
@@ -484,7 +400,7 @@ def _settle_for(book: Book, event: events.Get) -> None:
     txn = Transaction(request.transaction_id, None, 0, State.SETTLING)
     txn.first_attempt_ms = request.first_attempt_ms
     txn.began = txn.deadline = book.now.monotonic
-    txn.tickets.append(event.ticket)
+    txn.tickets = (event.ticket,)
     for name in dict.fromkeys(request.participants):
         book.add_recovered_branch(txn, name, 0, BranchStep.SETTLE_OWED)
     book.live[txn.id] = txn

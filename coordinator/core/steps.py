@@ -1,4 +1,4 @@
-"""Steps that more than one transition takes: aborting, and the transaction's timer."""
+"""Steps that more than one transition takes, aborting above all."""
 
 from __future__ import annotations
 
@@ -24,8 +24,13 @@ def branch_of(txn: Transaction, participant: Participant) -> Branch:
     """The participant's branch; raises `RemoteProtocolError` when it has none."""
     branch = txn.branches.get(participant.name)
     if branch is None:
-        raise RemoteProtocolError(f"{participant.name} has no branch in {txn.id}")
+        raise no_branch(txn, participant)
     return branch
+
+
+def no_branch(txn: Transaction, participant: Participant) -> RemoteProtocolError:
+    """What is wrong with a message of a participant that has no branch."""
+    return RemoteProtocolError(f"{participant.name} has no branch in {txn.id}")
 
 
 def abort(book: Book, txn: Transaction, cause: common_pb2.Cause) -> None:
@@ -39,7 +44,7 @@ def abort(book: Book, txn: Transaction, cause: common_pb2.Cause) -> None:
     txn.cause = cause
     if opened:
         # Unforced: if it is lost, recovery settles the key again and finds the branch rolled back.
-        book.append(txn.id, force=False, key_closed=record_pb2.KeyClosed(transaction_id=txn.id))
+        book.append(txn.id, book.record_of(key_closed=record_pb2.KeyClosed(transaction_id=txn.id)), force=False)
     finish(book, txn, State.ABORTED)
 
 
@@ -69,30 +74,17 @@ def keep_results(book: Book, txn: Transaction, branch: Branch, results: bytes) -
         txn.results_lost = True
 
 
-def too_large(book: Book, txn: Transaction, branch: Branch, results: bytes) -> bool:
-    """Abort, if a branch that is not committed returned more than the limit; says whether it did."""
+def too_large(book: Book, txn: Transaction, branch: Branch, results: bytes) -> None:
+    """Abort: a branch that is not committed returned more than the limit."""
     limit, name = book.settings.payload_bytes_max, branch.participant.name
-    if len(results) <= limit:
-        return False
     message = f"{name} returned {len(results)} bytes of results; at most {limit} are allowed"
     abort(book, txn, cause_of(Reason.PAYLOAD_TOO_LARGE, message, participant=name))
-    return True
 
 
 def timeout(book: Book, txn: Transaction, _: Any = None) -> None:
     """Abort: it was not decided in time."""
     owing = ", ".join(txn.owing()) or "the client"
     abort(book, txn, cause_of(Reason.TIMEOUT, f"transaction {txn.id} was not decided in time; waited for {owing}"))
-
-
-def arm(book: Book, txn: Transaction) -> None:
-    """The next repeat, or the deadline if that comes first and still means something."""
-    book.arm_resend(txn)
-    due = book.timers.due(txn.id)
-    assert due is not None
-    waits_for_deadline = txn.state is State.PREPARING or (txn.wait_complete and txn.answer_to)
-    if waits_for_deadline and txn.deadline < due:
-        book.timers.set(txn.id, max(txn.deadline, book.now.monotonic))
 
 
 def late(book: Book, txn: Transaction, argument: Any) -> None:

@@ -58,7 +58,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from coordinator.core import deciding, one_phase, phase_two, steps
 from coordinator.core.book import Book
@@ -84,6 +84,11 @@ class Input(Enum):
     OPERATOR_ABORT = "operator abort"  # the cause
     ABANDON = "abandon"  # (who, why)
 
+
+# The inputs of every transaction, each looked up once, as in `coordinator.core.model`.
+VOTE: Final = Input.VOTE
+DECIDED: Final = Input.DECIDED
+ACKNOWLEDGED: Final = Input.ACKNOWLEDGED
 
 Handler = Callable[[Book, Transaction, Any], None]
 

@@ -6,7 +6,7 @@ gone is dropped, since Hello settles everything.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import structlog
@@ -41,6 +41,8 @@ class ParticipantStream:
         self.stream: Stream[participant_pb2.SessionResponse] = Stream(
             context, participant_pb2.SessionResponse, participant_pb2.Goodbye, call.write, incoming, self.receive
         )
+        self.put: Callable[..., None] = self._hold
+        """Queue a message: as `Stream.put` does, but not before Welcome."""
 
     def receive(self, frame: participant_pb2.SessionRequest) -> None:
         """Hand one frame to the core, field by field in the order of their numbers."""
@@ -55,14 +57,13 @@ class ParticipantStream:
         if frame.reports or frame.reports_complete:
             batch.append(events.ReportsReceived(name, number, frame.reports, frame.reports_complete))
         for field in (frame.enlists, frame.votes, frame.acknowledgements, frame.inquiries, frame.settlements):
-            batch.extend(events.FromParticipant(name, number, message) for message in field)
+            if field:
+                batch += [events.FromParticipant(name, number, message) for message in field[:]]
         self._context.submit_all(batch)
 
-    def put(self, field: str, message: Message, *, patient: bool = False) -> None:
-        """Queue a message; the first frame carries Welcome, so what comes before it is held back."""
-        if self.welcomed:
-            self.stream.put(field, message, patient=patient)
-        elif not self.stream.ending:
+    def _hold(self, field: str, message: Message, *, patient: bool = False) -> None:
+        """The first frame carries Welcome, so what comes before it is held back."""
+        if not self.stream.ending:
             self._held.append((field, message))
 
     def put_watermark(self, watermark: participant_pb2.Watermark) -> None:
@@ -85,6 +86,7 @@ class ParticipantStream:
         if self.stream.ending or self.welcomed:
             return
         self.welcomed = True
+        self.put = self.stream.put
         self.stream.outbox.set("welcome", answer)
         if self._held_watermark is not None:
             self.stream.outbox.set("watermark", self._held_watermark)

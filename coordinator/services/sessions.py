@@ -8,7 +8,7 @@ session is gone, and the client settles what it does not know by Get.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import structlog
@@ -47,6 +47,7 @@ class Sessions:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._answer_bytes_max = context.config.shell.frame_bytes_max - ANSWER_OVERHEAD_BYTES
         self._sessions: dict[str, Session] = {}
         self._last_number = 0
 
@@ -127,16 +128,22 @@ class Sessions:
 
     def _submit(self, session: Session, frame: client_pb2.ConnectRequest) -> None:
         """Hand one frame to the core, field by field in the order of their numbers."""
-        name = session.name
-        batch: list[Any] = [events.Run(name, request) for request in frame.runs]
-        batch.extend(events.Begin(name, request) for request in frame.begins)
-        batch.extend(events.Commit(name, request) for request in frame.commits)
-        batch.extend(events.Abort(name, request) for request in frame.aborts)
-        if any(event.request.number == 0 for event in batch):
-            raise RemoteProtocolError("a request without a number", reason=Reason.INVALID_ARGUMENT)
-        _check_own(name, [(request.transaction_id, request.number) for request in frame.commits])
-        _check_own(name, [(request.transaction_id, request.number) for request in frame.aborts])
-        batch.extend(events.Get(_GetTicket(session), request) for request in frame.gets)
+        name, commits, aborts = session.name, frame.commits, frame.aborts
+        asked: tuple[tuple[Callable[[str, Any], Any], Sequence[Any]], ...] = (
+            (events.Run, frame.runs), (events.Begin, frame.begins), (events.Commit, commits), (events.Abort, aborts),
+        )  # fmt: skip
+        batch: list[Any] = []
+        for make, requests in asked:
+            if requests:
+                batch += [make(name, request) for request in requests[:]]
+        for event in batch:
+            if event.request.number == 0:
+                raise RemoteProtocolError("a request without a number", reason=Reason.INVALID_ARGUMENT)
+        for requests in (commits, aborts):
+            if requests:
+                _check_own(name, requests)
+        if frame.gets:
+            batch += [events.Get(_GetTicket(session), request) for request in frame.gets[:]]
         if frame.answered_below:
             batch.append(events.AnswersSeen(name, frame.answered_below))
         self._context.submit_all(batch)
@@ -152,14 +159,12 @@ class Sessions:
     def answered(self, effect: effects.Answered) -> None:
         """Answer a run, commit or abort."""
         session = self._sessions.get(effect.session)
-        if session is not None:
-            session.put("answers", self._fitting(effect.answer))
-
-    def _fitting(self, answer: client_pb2.Answer) -> client_pb2.Answer:
-        """An answer that fits into a frame: an outcome without its results is better than none at all."""
-        if not answer.results or answer.ByteSize() <= self._context.config.shell.frame_bytes_max - ANSWER_OVERHEAD_BYTES:
-            return answer
-        return without_results(answer)
+        if session is None or session.stream is None:
+            return
+        answer = effect.answer
+        if answer.ByteSize() > self._answer_bytes_max and answer.results:
+            answer = without_results(answer)  # an outcome without its results is better than none at all
+        session.stream.put("answers", answer)
 
     def violated(self, event: Any, error: ProtocolError) -> None:
         """The core refused an event of a session as illegal: whoever waits for its answer must not wait for ever."""
@@ -189,11 +194,12 @@ class Sessions:
                 session.expiry.cancel()
 
 
-def _check_own(session: str, named: list[tuple[str, int]]) -> None:
+def _check_own(session: str, requests: Sequence[client_pb2.CommitRequest | client_pb2.AbortRequest]) -> None:
     """A session ends its own transactions only."""
-    for transaction_id, number in named:
-        if transaction_id and transaction_id != f"{session}.{number}":
-            message = f"{transaction_id[:160]!r} is not the transaction {number} of this session"
+    for request in requests:
+        transaction_id = request.transaction_id
+        if transaction_id and transaction_id != f"{session}.{request.number}":
+            message = f"{transaction_id[:160]!r} is not the transaction {request.number} of this session"
             raise RemoteProtocolError(message, reason=Reason.INVALID_ARGUMENT)
 
 

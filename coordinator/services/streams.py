@@ -51,9 +51,11 @@ class Stream(Generic[Frame]):
         self._goodbye = goodbye
         self._receive = receive
         self.outbox = Outbox(make_frame, context.config.shell.frame_bytes_max)
+        self._items_max = context.config.shell.outbox_items_max
         self._write = write
         self._link = Link("coordinator", self.outbox, self._move, incoming, self._take)
-        self._moved_at = asyncio.get_running_loop().time()
+        self._moving_since: float | None = None
+        """When the frame that the transport has not taken yet was handed to it."""
         self._limit = asyncio.timeout(None)
         self._running = False
         self.ending = False
@@ -63,16 +65,19 @@ class Stream(Generic[Frame]):
         if self.ending:
             return
         self.outbox.put(field, message, patient=patient)
-        if len(self.outbox) > self._context.config.shell.outbox_items_max and self._is_stuck():
+        if self._moving_since is not None and self._is_stuck(self._moving_since):
             self._context.counters.overloaded_streams += 1
             self.end(status.cause(Reason.OVERLOADED, f"{len(self.outbox)} messages wait for this peer, which does not read"))
 
-    def _is_stuck(self) -> bool:
-        return asyncio.get_running_loop().time() - self._moved_at > self._context.config.shell.goodbye_seconds
+    def _is_stuck(self, since: float) -> bool:
+        if len(self.outbox) <= self._items_max:
+            return False
+        return asyncio.get_running_loop().time() - since > self._context.config.shell.goodbye_seconds
 
     async def _move(self, frame: Packed) -> None:
+        self._moving_since = asyncio.get_running_loop().time()
         await self._write(frame)
-        self._moved_at = asyncio.get_running_loop().time()
+        self._moving_since = None
 
     def end(self, cause: common_pb2.Cause) -> None:
         """Drop what waits, say Goodbye, and end the stream; a peer that does not read gets `goodbye_seconds`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
+from functools import cached_property
 from typing import Any
 
 from coordinator.core import effects, events
@@ -32,9 +33,9 @@ class UnarySession:
         self._last_number = 0
         self._waiting: dict[int, list[asyncio.Future[Any]]] = {}
 
-    @property
+    @cached_property
     def name(self) -> str:
-        """The session's name."""
+        """The session's name; nobody asks before the core has recovered."""
         return self._context.core.unary_session
 
     def take_number(self) -> int:

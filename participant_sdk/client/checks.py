@@ -1,20 +1,38 @@
 """What a request must be before it is sent: the coordinator's rules, checked here first, with the same reasons.
 
-Checks that need the coordinator's limits take them from ClientWelcome; a limit of 0 is not known, and not checked here.
+Checks that need the coordinator's limits take them from ClientWelcome.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 from troth.errors import Reason, RequestError
-from troth.v1 import common_pb2
+from troth.v1 import client_pb2, common_pb2
 
 TIMEOUT_MS_MAX = 2**32 - 1
 """What the wire can carry: 49 days."""
 WAITS = {"logged": common_pb2.WAIT_LOGGED, "complete": common_pb2.WAIT_COMPLETE}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The coordinator's limits as numbers to compare with; one that it has not told is infinite, and so not checked here."""
+
+    frame_bytes_max: float = math.inf
+    timeout_ms_max: float = math.inf
+    key_bytes_max: float = math.inf
+    participants_max: float = math.inf
+    operations_max: float = math.inf
+    payload_bytes_max: float = math.inf
+
+    @classmethod
+    def told(cls, limits: common_pb2.Limits) -> Limits:
+        """What a ClientWelcome says."""
+        return cls(**{one.name: getattr(limits, one.name) or math.inf for one in fields(cls)})
 
 
 def timeout_ms(timeout: float) -> int:
@@ -63,31 +81,37 @@ def positive(name: str, value: int) -> int:
     return value
 
 
-def within_timeout_and_key(ms: int, key: str, limits: common_pb2.Limits) -> None:
+def within_timeout_and_key(ms: int, key: str, limits: Limits) -> None:
     """Raise `RequestError` when the coordinator would refuse this timeout or key."""
-    if limits.timeout_ms_max and ms > limits.timeout_ms_max:
+    if ms > limits.timeout_ms_max:
         raise RequestError(Reason.INVALID_TIMEOUT, f"a timeout of {ms} ms is longer than timeout_ms_max = {limits.timeout_ms_max}")
-    if key and limits.key_bytes_max and len(key.encode()) > limits.key_bytes_max:
+    if key and len(key.encode()) > limits.key_bytes_max:
         raise RequestError(
             Reason.INVALID_KEY,
             f"the idempotency key has {len(key.encode())} bytes, more than key_bytes_max = {limits.key_bytes_max}",
         )
 
 
-def within_branches(work: Mapping[str, Sequence[common_pb2.Operation]], limits: common_pb2.Limits) -> None:
-    """Raise `RequestError` when the coordinator would refuse this work, given for each participant."""
-    _within("participants", len(work), limits.participants_max, Reason.TOO_MANY_PARTICIPANTS, "the transaction")
-    for participant, operations in work.items():
-        _within("operations", len(operations), limits.operations_max, Reason.TOO_MANY_OPERATIONS, participant)
-        size = sum(len(operation.arguments) for operation in operations)
-        _within("payload_bytes", size, limits.payload_bytes_max, Reason.PAYLOAD_TOO_LARGE, participant)
+def within_limits(branches: Sequence[client_pb2.BranchRequest], size: int, limits: Limits) -> None:
+    """Raise `RequestError` when the coordinator would refuse this work, in a request of `size` bytes."""
+    if len(branches) > limits.participants_max:
+        raise _too_much("participants", len(branches), limits.participants_max, Reason.TOO_MANY_PARTICIPANTS, "the transaction")
+    # Each operation and each byte of it makes the request longer: what is so small as a whole is not too large in a part.
+    if size > limits.operations_max or size > limits.payload_bytes_max:
+        for branch in branches:
+            _within_branch(branch, limits)
+    if size > limits.frame_bytes_max:
+        raise _too_much("frame_bytes", size, limits.frame_bytes_max, Reason.FRAME_TOO_LARGE, "the request")
 
 
-def within_frame(size: int, limits: common_pb2.Limits) -> None:
-    """Raise `RequestError` when a request alone is larger than a frame may be."""
-    _within("frame_bytes", size, limits.frame_bytes_max, Reason.FRAME_TOO_LARGE, "the request")
+def _within_branch(branch: client_pb2.BranchRequest, limits: Limits) -> None:
+    count = len(branch.operations)
+    if count > limits.operations_max:
+        raise _too_much("operations", count, limits.operations_max, Reason.TOO_MANY_OPERATIONS, branch.participant)
+    size = sum(len(operation.arguments) for operation in branch.operations)
+    if size > limits.payload_bytes_max:
+        raise _too_much("payload_bytes", size, limits.payload_bytes_max, Reason.PAYLOAD_TOO_LARGE, branch.participant)
 
 
-def _within(what: str, value: int, limit: int, reason: Reason, where: str) -> None:
-    if limit and value > limit:
-        raise RequestError(reason, f"{where}: {value} {what.replace('_', ' ')}, more than {what}_max = {limit}")
+def _too_much(what: str, value: int, limit: float, reason: Reason, where: str) -> RequestError:
+    return RequestError(reason, f"{where}: {value} {what.replace('_', ' ')}, more than {what}_max = {limit}")

@@ -10,8 +10,8 @@ the transaction aborts: there are no half branches (DESIGN section 4, rule 4).
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+import functools
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -41,47 +41,60 @@ class _Carrier:
         if tx is None or tx.client is not self._client:
             return await continuation(details, request)
         call = await continuation(_with_context(details, tx), request)
-        # The caller must get the call untouched, to write to it or to read from it; so a task of its own counts.
-        tx.watch(call, asyncio.create_task(_count(call, tx), name="troth-count"))
+        if call.done():
+            _count(tx, call)  # an interceptor inside of this one has answered it; such a call takes no callback
+        else:
+            call.add_done_callback(functools.partial(_count, tx))
         return call
 
 
 class _UnaryUnary(_Carrier, grpc.aio.UnaryUnaryClientInterceptor):
-    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return await self.carry(continuation, client_call_details, request)
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return self.carry(continuation, client_call_details, request)
 
 
 class _UnaryStream(_Carrier, grpc.aio.UnaryStreamClientInterceptor):
-    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return await self.carry(continuation, client_call_details, request)
+    def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return self.carry(continuation, client_call_details, request)
 
 
 class _StreamUnary(_Carrier, grpc.aio.StreamUnaryClientInterceptor):
-    async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        return await self.carry(continuation, client_call_details, request_iterator)
+    def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        return self.carry(continuation, client_call_details, request_iterator)
 
 
 class _StreamStream(_Carrier, grpc.aio.StreamStreamClientInterceptor):
-    async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        return await self.carry(continuation, client_call_details, request_iterator)
+    def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        return self.carry(continuation, client_call_details, request_iterator)
 
 
 def _with_context(details: grpc.aio.ClientCallDetails, tx: Transaction) -> grpc.aio.ClientCallDetails:
-    metadata = grpc.aio.Metadata(*(details.metadata or ()))
     # Raises for a transaction that is over: a call that silently was not part of it would be worse.
-    metadata[CONTEXT_KEY] = tx.context().SerializeToString()
+    context = tx.context().SerializeToString()
+    own = () if details.metadata is None else details.metadata
+    metadata = grpc.aio.Metadata(*own, (CONTEXT_KEY, context))  # a service takes the last, should there be another context
     return grpc.aio.ClientCallDetails(details.method, details.timeout, metadata, details.credentials, details.wait_for_ready)
 
 
-async def _count(call: Any, tx: Transaction) -> None:
-    """Wait for the end of the call, and tell the transaction what it says."""
-    code = await call.code()
-    trailing = list(await call.trailing_metadata() or ())
-    for key, value in trailing:
-        if code is grpc.StatusCode.OK and key == ACKNOWLEDGED_KEY:
-            tx.count_call(_parse(client_pb2.AcknowledgedOperations(), value))
-        elif code is not grpc.StatusCode.OK and key == CAUSE_KEY:
-            tx.call_failed(_parse(common_pb2.Cause(), value))
+def _count(tx: Transaction, call: Any) -> None:
+    """Tell the transaction what a call says that has ended. Whoever waits for the call goes on after this."""
+    key, kind, tell = (
+        (ACKNOWLEDGED_KEY, client_pb2.AcknowledgedOperations, tx.count_call)
+        if _known(call.code()) is grpc.StatusCode.OK
+        else (CAUSE_KEY, common_pb2.Cause, tx.call_failed)
+    )
+    for name, value in _known(call.trailing_metadata()) or ():
+        if name == key:
+            tell(_parse(kind(), value))
+
+
+def _known(answer: Coroutine[Any, Any, Any]) -> Any:
+    """What gRPC knows of a call that has ended: it tells it in coroutines only, but they have nothing to wait for."""
+    try:
+        answer.send(None)
+    except StopIteration as ended:
+        return ended.value
+    raise AssertionError("a call that has ended does not know how")
 
 
 def _parse(message: Any, data: Any) -> Any:

@@ -65,7 +65,7 @@ class Committed:
         self.results_available: bool = answer.results_available
         """Whether `results` is complete. After a restart of the coordinator the results may be gone; the commit is not."""
         # The bytes are copied out: an answer would keep the whole frame alive in which it came.
-        self._encoded = {branch.participant: branch.results for branch in answer.results}
+        self._encoded = {branch.participant: branch.results for branch in answer.results[:]}
         self._decoded: dict[str, list[Any]] | None = None
 
     @property

@@ -14,17 +14,18 @@ No task belongs to a request: a caller waits for a future, and whoever is cancel
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from participant_sdk.client.checks import Limits
 from participant_sdk.client.connection import Connection
 from troth import __version__
 from troth.backoff import Backoff
 from troth.errors import Aborted, Reason, RequestError
 from troth.link import Outbox, Packed
-from troth.timers import Timers
 from troth.v1 import client_pb2, common_pb2
 
 PROTOCOL_VERSION = 1
@@ -32,6 +33,8 @@ FRAME_BYTES_DEFAULT = 1024 * 1024
 """The size of frames to a coordinator that announces none."""
 RESEND = Backoff(first_seconds=5.0, cap_seconds=30.0)
 """When an unanswered request is sent again on a live stream."""
+TICK_SECONDS = 0.05
+"""How often, at most, the open transactions are looked through for one whose time has come."""
 WATERMARK_SECONDS = 1.0
 """How long the watermark of seen answers waits for a frame to ride with."""
 
@@ -65,6 +68,8 @@ class Exchange:
     sent: bool = False
     """Whether a stream that is gone may have carried the request. What waits in the present outbox is not looked at."""
     resends: int = 0
+    due: float = math.inf
+    """When to send the request again, or to give up: in the loop's time."""
     over: client_pb2.Answer | Reason | None = None
     """For an idle interactive transaction: how it ended without having been asked to."""
 
@@ -100,7 +105,7 @@ class _Identity:
 
     name: str = ""
     epoch: int = 0
-    limits: common_pb2.Limits = field(default_factory=common_pb2.Limits)
+    limits: Limits = field(default_factory=Limits)
 
 
 class Session:
@@ -117,8 +122,7 @@ class Session:
         self._next_number = 1
         self._questions: dict[str, deque[_Question]] = {}
         self._waiting: dict[asyncio.Future[None], None] = {}
-        self._timers: Timers[int] = Timers()
-        self._ticks_at: float | None = None
+        self._ticks_at = math.inf
         self._tick_handle: asyncio.TimerHandle | None = None
         self._watermark_handle: asyncio.TimerHandle | None = None
         self._away: tuple[Reason, str] = (Reason.COORDINATOR_AWAY, f"{address}: not connected yet")
@@ -170,8 +174,8 @@ class Session:
         return self._stream is not None and len(self._open) < self._pending_max and self._refusal is None
 
     @property
-    def limits(self) -> common_pb2.Limits:
-        """The coordinator's limits; all zero before the first ClientWelcome."""
+    def limits(self) -> Limits:
+        """The coordinator's limits; none before the first ClientWelcome."""
         return self._identity.limits
 
     @property
@@ -209,18 +213,20 @@ class Session:
         number = self._next_number
         self._next_number = number + 1
         request.number = number
-        exchange = Exchange(number, f"{self._identity.name}.{number}", deadline)
-        self._open[number] = exchange
-        self.ask(exchange, field, request)
+        exchange = self._open[number] = Exchange(number, f"{self._identity.name}.{number}", deadline)
+        self._ask(exchange, field, request)
         return exchange
 
     def ask(self, exchange: Exchange, field: str, request: Request) -> asyncio.Future[Reply]:
         """Send a request of an open transaction, now or when there is a stream; it replaces one that is unanswered."""
         assert self._open.get(exchange.number) is exchange, "the transaction is over"
-        exchange.field = field
-        exchange.request = request
         exchange.sent = False
         exchange.resends = 0
+        return self._ask(exchange, field, request)
+
+    def _ask(self, exchange: Exchange, field: str, request: Request) -> asyncio.Future[Reply]:
+        exchange.field = field
+        exchange.request = request
         reply: asyncio.Future[Reply] = self._loop.create_future()
         exchange.reply = reply
         if self._stream is not None:
@@ -262,7 +268,7 @@ class Session:
 
     def welcomed(self, welcome: client_pb2.ClientWelcome) -> Outbox[client_pb2.ConnectRequest]:
         """The stream stands: send again what is unanswered, or end what belonged to a session that is gone."""
-        before, self._identity = self._identity, _Identity(welcome.session, welcome.epoch, welcome.limits)
+        before, self._identity = self._identity, _Identity(welcome.session, welcome.epoch, Limits.told(welcome.limits))
         self.counters.streams += 1
         if not (welcome.resumed and welcome.session == before.name):
             self.counters.sessions += 1
@@ -290,13 +296,14 @@ class Session:
     def received(self, frame: client_pb2.ConnectResponse) -> None:
         """Give every answer of a frame to its caller."""
         self.counters.frames_received += 1
-        for begun in frame.begun:
+        answers = frame.answers[:]  # lists: the end of a loop over protobuf's own container is an exception
+        for begun in frame.begun[:]:
             self._begun(begun)
-        for answer in frame.answers:
+        for answer in answers:
             self._answered(answer)
-        for got in frame.got:
+        for got in frame.got[:]:
             self._got(got.answer)
-        if frame.answers and self._watermark_handle is None:
+        if answers and self._watermark_handle is None:
             self._watermark_handle = self._loop.call_later(WATERMARK_SECONDS, self._send_watermark)
 
     def lost(self, reason: Reason, message: str) -> None:
@@ -350,13 +357,12 @@ class Session:
                 question.answer.set_result(answer)
 
     def _close(self, exchange: Exchange, reply: Reply) -> None:
-        """The transaction is over for this session: its number, its timer and its place are free."""
+        """The transaction is over for this session: its number and its place are free."""
         del self._open[exchange.number]
-        self._timers.cancel(exchange.number)
         if exchange.reply is not None and not exchange.reply.done():
             exchange.reply.set_result(reply)
         exchange.request = None
-        if self._stream is not None:
+        if self._waiting and self._stream is not None:
             self._give_turns(1)
         if self._emptied is not None and not self._open:
             self._emptied.set()
@@ -395,33 +401,35 @@ class Session:
 
     # ---- timers
 
+    # Nearly all transactions are over long before anything is due, so nothing is kept sorted for the few that are not: at the
+    # first time that any of them named, all that are open are looked through.
+
     def _arm(self, exchange: Exchange) -> None:
-        at = exchange.deadline
+        due = exchange.deadline
         if exchange.request is not None:
             tries = exchange.resends
             delay = RESEND.delay_seconds(tries, exchange.transaction_id) if tries else RESEND.first_seconds
-            at = min(at, self._loop.time() + delay)
-        self._timers.set(exchange.number, at)
-        if self._ticks_at is None or at < self._ticks_at:
-            self._schedule_tick()
+            due = min(due, self._loop.time() + delay)
+        exchange.due = due
+        if due < self._ticks_at:
+            self._schedule_tick(due)
 
-    def _schedule_tick(self) -> None:
+    def _schedule_tick(self, at: float) -> None:
         if self._tick_handle is not None:
             self._tick_handle.cancel()
-        self._ticks_at = self._timers.deadline()
-        self._tick_handle = None
-        if self._ticks_at is not None:
-            self._tick_handle = self._loop.call_at(self._ticks_at, self._tick)
+        self._ticks_at = at
+        self._tick_handle = self._loop.call_at(at, self._tick)
 
     def _tick(self) -> None:
+        self._ticks_at = math.inf
         now = self._loop.time()
-        for number in self._timers.pop_due(now):
-            exchange = self._open[number]
+        for exchange in [exchange for exchange in self._open.values() if exchange.due <= now]:
             if now >= exchange.deadline:
                 self._expire(exchange)
             else:
                 self._resend(exchange)
-        self._schedule_tick()
+        if self._open:
+            self._schedule_tick(max(min(exchange.due for exchange in self._open.values()), now + TICK_SECONDS))
 
     def _resend(self, exchange: Exchange) -> None:
         if self._stream is not None and exchange.request is not None:

@@ -15,8 +15,6 @@ from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
-import grpc.aio
-
 from participant_sdk.client import checks, results
 from participant_sdk.client.session import Exchange, Lost, Reply, Session
 from troth.errors import Aborted, Reason, RequestError, TrothError
@@ -79,7 +77,6 @@ class Transaction:
         self._deadline = 0.0
         self._call_numbers = count(1)
         self._acknowledged: dict[str, int] = {}
-        self._calls: dict[grpc.aio.Call, asyncio.Task[None]] = {}
         self.outcome: results.Committed | None = None
         """How it ended, once it is committed."""
         self._cause: common_pb2.Cause | None = None
@@ -141,7 +138,6 @@ class Transaction:
             if self._state is _State.ACTIVE:
                 # Not waited for: the exception goes on at once, and a lost abort is a timeout at the coordinator.
                 self._ask_abort()
-            self._forget_calls()
             _current.set(None)
 
     # ---- ending it
@@ -153,7 +149,6 @@ class Transaction:
         """
         if self._state is not _State.ACTIVE:
             raise self._not_active("commit")
-        await self._count_finished_calls()
         exchange = self._live_exchange()
         self._state = _State.COMMITTING
         acknowledged = [
@@ -212,11 +207,6 @@ class Transaction:
             raise self._not_active("acknowledge operations")
         self._add(participant, operations)
 
-    def watch(self, call: grpc.aio.Call, counting: asyncio.Task[None]) -> None:
-        """Let `commit` wait for the counting of a call that has ended (the interceptors use it)."""
-        self._calls[call] = counting
-        counting.add_done_callback(lambda task: self._calls.pop(call, None))
-
     def call_failed(self, cause: common_pb2.Cause) -> None:
         """Remember why a call failed; only the first one counts (the interceptors use it)."""
         if self._cause is None:
@@ -229,16 +219,6 @@ class Transaction:
 
     def _add(self, participant: str, operations: int) -> None:
         self._acknowledged[participant] = self._acknowledged.get(participant, 0) + operations
-
-    async def _count_finished_calls(self) -> None:
-        # A call that has not ended counts nothing: if it did work, the participant's number differs, and it votes NO.
-        finished = [counting for call, counting in self._calls.items() if call.done()]
-        if finished:
-            await asyncio.gather(*finished, return_exceptions=True)
-
-    def _forget_calls(self) -> None:
-        for counting in list(self._calls.values()):
-            counting.cancel()
 
     # ---- beginning
 

@@ -27,7 +27,7 @@ from participant_sdk.core.events import (
 )  # fmt: skip
 from participant_sdk.core.local import LocalOwner
 from participant_sdk.core.machine import Machine
-from participant_sdk.core.transitions import TABLE
+from participant_sdk.core.transitions import ROWS, TABLE
 from participant_sdk.core.work import CommitFailed, Committed, Executed, ExecuteRefused, LocalDone, UndoFailed, Undone
 from troth.errors import LocalProtocolError, Reason, RemoteProtocolError
 from troth.ready import Append, Event, Instant, Ready
@@ -56,6 +56,7 @@ _FORCES: dict[int, Kind] = {
     participant_pb2.FORCE_KIND_ABORT: Kind.FORCE_ABORT,
     participant_pb2.FORCE_KIND_FORGET: Kind.FORCE_FORGET,
 }
+_PREPARE = Kind.PREPARE
 _TIMERS = {"ask": Kind.ASK, "lock": Kind.LOCK_TIMEOUT, "enlist": Kind.ENLIST_TIMEOUT}
 
 
@@ -79,21 +80,29 @@ class ParticipantCore:
             Stop: self._stop,
             **dict.fromkeys(_ANSWERS, self._answered),
         }
+        self._messages: dict[type, Callable[[Any], None]] = {
+            participant_pb2.Decision: self._decision,
+            participant_pb2.Enlisted: self._enlisted,
+            participant_pb2.RollbackIfUnseen: self._settle,
+            participant_pb2.Watermark: self._watermark,
+            participant_pb2.Force: self._force,
+        }
 
     # ---- the engine's side
 
     def recover(self, records: Sequence[bytes], now: Instant) -> Sequence[str]:
         """Rebuild the state from the log; unprepared work of earlier incarnations is rolled back with the first batch."""
-        self._m.now, self._m.wall_ms = now
+        self._m.now = now
         return recovery.recover(self._m, records)
 
     def step(self, event: Event, now: Instant) -> None:
         """Take one event."""
         m = self._m
-        m.now, m.wall_ms = now
-        handle = self._steps.get(type(event))
-        if handle is None:
-            raise LocalProtocolError(f"{type(event).__name__} is no event of a participant")
+        m.now = now
+        try:
+            handle = self._steps[type(event)]
+        except KeyError:
+            raise LocalProtocolError(f"{type(event).__name__} is no event of a participant") from None
         handle(event)
         if m.granted or m.rerun:
             self._follow_up()
@@ -103,7 +112,7 @@ class ParticipantCore:
     def tick(self, now: Instant) -> None:
         """Carry out what is due."""
         m = self._m
-        m.now, m.wall_ms = now
+        m.now = now
         for what, subject in m.timers.pop_due(now.monotonic):
             if what == "local":
                 local.timed_out(m, subject)
@@ -113,8 +122,8 @@ class ParticipantCore:
 
     def _fire(self, branch: Branch | None, kind: Kind) -> None:
         # Another timer of the same tick may have moved the branch on.
-        if branch is not None and (branch.state, kind) in TABLE:
-            self._dispatch(branch, kind, None)
+        if branch is not None and kind in ROWS[branch.state]:
+            TABLE[branch.state][kind](self._m, branch, None)
 
     def deadline(self) -> float | None:
         """When the next tick is due."""
@@ -166,24 +175,19 @@ class ParticipantCore:
 
     # ---- finding the branch
 
-    def _branch(self, transaction_id: str, order: int = 0) -> Branch:
-        """The branch, or a new one that is UNSEEN or EXPIRED and not remembered."""
-        branch = self._m.branches.get(transaction_id)
-        return branch if branch is not None else self._unknown(transaction_id, order)
+    def _take(self, transaction_id: str, kind: Kind, event: Any, order: int = 0) -> None:
+        """Let the table's handler take an event about a branch."""
+        m = self._m
+        branch = m.branches.get(transaction_id) or self._unknown(transaction_id, order)
+        TABLE[branch.state][kind](m, branch, event)
 
     def _unknown(self, transaction_id: str, order: int) -> Branch:
+        """A branch that is UNSEEN or EXPIRED, and not remembered."""
         branch = recovery.new_branch(transaction_id)
         branch.order = order
         if self._m.expired(branch):
             branch.state = State.EXPIRED
         return branch
-
-    def _dispatch(self, branch: Branch, kind: Kind, event: Any) -> None:
-        handler = TABLE.get((branch.state, kind))
-        if handler is None:
-            text = f"{branch.transaction_id}: {kind.name} does not fit to {branch.state.name}"
-            raise RemoteProtocolError(text) if kind <= Kind.FORCE_FORGET else LocalProtocolError(text)
-        handler(self._m, branch, event)
 
     def _follow_up(self) -> None:
         """Take what follows: granted locks, then deferred events."""
@@ -199,12 +203,12 @@ class ParticipantCore:
             branch = m.rerun.popleft()
             deferred, branch.deferred = branch.deferred, ()
             for kind, event in deferred:
-                self._dispatch(branch, kind, event)
+                TABLE[branch.state][kind](m, branch, event)
 
     def _locked(self, branch: Branch | None) -> None:
         # It may have been rolled back in the step in which its locks were granted.
         if branch is not None and branch.state is State.WAITING:
-            self._dispatch(branch, Kind.LOCKED, None)
+            TABLE[branch.state][Kind.LOCKED](self._m, branch, None)
 
     # ---- the session
 
@@ -229,7 +233,7 @@ class ParticipantCore:
         m = self._m
         for branch in list(m.branches.values()):
             if branch.state in UNPREPARED and branch.coordinator == event.coordinator and branch.epoch < event.epoch:
-                self._dispatch(branch, Kind.LOST, None)
+                TABLE[branch.state][Kind.LOST](m, branch, None)
             report = records.report(branch)
             if report is not None:
                 m.ready.effects.append(Send(event.stream, "reports", report))
@@ -249,34 +253,40 @@ class ParticipantCore:
     def _prepare_received(self, event: PrepareReceived) -> None:
         if event.stream == self._m.stream:
             message = event.message
-            self._dispatch(self._branch(message.transaction_id, message.order), Kind.PREPARE, event)
+            self._take(message.transaction_id, _PREPARE, event, message.order)
 
     def _from_coordinator(self, event: FromCoordinator) -> None:
         if event.stream != self._m.stream:
             return  # a superseded stream (rule 5)
         message = event.message
-        if isinstance(message, participant_pb2.Decision):
-            self._enumerated(message, message.order, _DECISIONS.get(message.kind))
-        elif isinstance(message, participant_pb2.Enlisted):
-            self._dispatch(self._branch(message.transaction_id), Kind.ENLISTED, message)
-        elif isinstance(message, participant_pb2.RollbackIfUnseen):
-            self._dispatch(self._branch(message.transaction_id, message.order), Kind.SETTLE, message)
-        elif isinstance(message, participant_pb2.Watermark):
-            self._watermark((message.epoch, message.below))
-        elif isinstance(message, participant_pb2.Force):
-            self._enumerated(message, 0, _FORCES.get(message.kind))
-        else:
+        hear = self._messages.get(type(message))
+        if hear is None:
             raise LocalProtocolError(f"{type(message).__name__} is no message of a coordinator")
+        hear(message)
 
-    def _enumerated(self, message: participant_pb2.Decision | participant_pb2.Force, order: int, kind: Kind | None) -> None:
+    def _decision(self, message: participant_pb2.Decision) -> None:
+        kind = _DECISIONS.get(message.kind)
         if kind is None:
-            raise RemoteProtocolError(f"{type(message).__name__} of the unknown kind {message.kind}")
-        self._dispatch(self._branch(message.transaction_id, order), kind, message)
+            raise RemoteProtocolError(f"Decision of the unknown kind {message.kind}")
+        self._take(message.transaction_id, kind, message, message.order)
+
+    def _enlisted(self, message: participant_pb2.Enlisted) -> None:
+        self._take(message.transaction_id, Kind.ENLISTED, message)
+
+    def _settle(self, message: participant_pb2.RollbackIfUnseen) -> None:
+        self._take(message.transaction_id, Kind.SETTLE, message, message.order)
+
+    def _force(self, message: participant_pb2.Force) -> None:
+        kind = _FORCES.get(message.kind)
+        if kind is None:
+            raise RemoteProtocolError(f"Force of the unknown kind {message.kind}")
+        self._take(message.transaction_id, kind, message)
 
     # ---- the watermark (rule 19)
 
-    def _watermark(self, asked: tuple[int, int]) -> None:
+    def _watermark(self, message: participant_pb2.Watermark) -> None:
         m = self._m
+        asked = (message.epoch, message.below)
         if asked[0] > m.epochs[m.coordinator]:
             raise RemoteProtocolError(f"a watermark of epoch {asked[0]}, which is not there yet")
         m.watermark_asked = max(m.watermark_asked, asked)
@@ -295,7 +305,7 @@ class ParticipantCore:
     def _durable(self, event: Durable) -> None:
         m = self._m
         if event.transaction_id:
-            self._dispatch(self._branch(event.transaction_id), _STEPS[event.step], event)
+            self._take(event.transaction_id, _STEPS[event.step], event)
         elif event.step == "watermark" and m.watermark_in_flight is not None:
             m.watermark, m.watermark_in_flight = m.watermark_in_flight, None
             m.forget_finished()
@@ -304,7 +314,7 @@ class ParticipantCore:
             raise LocalProtocolError(f"nobody waits for {event.step!r}")
 
     def _answered(self, event: Any) -> None:
-        self._dispatch(self._branch(event.transaction_id), _ANSWERS[type(event)], event)
+        self._take(event.transaction_id, _ANSWERS[type(event)], event)
 
     # ---- the service
 
@@ -312,7 +322,7 @@ class ParticipantCore:
         m = self._m
         if event.ticket in m.call_tickets or event.ticket in m.local:
             raise LocalProtocolError(f"the ticket {event.ticket!r} was used before")
-        self._dispatch(self._branch(event.transaction_id), Kind.CALL, event)
+        self._take(event.transaction_id, Kind.CALL, event)
 
     def _local_work(self, event: LocalWork | SchemaChange) -> None:
         local.begin(self._m, event)

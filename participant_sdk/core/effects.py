@@ -1,13 +1,16 @@
-"""What comes out of the participant's core."""
+"""What comes out of the participant's core.
+
+For a resource that is LOGGED or EXTERNAL the requests of `work` are effects too: they go to its driver.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from google.protobuf.message import Message
 
-from participant_sdk.core.work import CommitBranch, Execute, ForgetBranch, LocalRun, PrepareBranch, Undo
+from troth.ready import frozen
 from troth.v1 import common_pb2
 
 
@@ -18,7 +21,8 @@ class Started:
     incarnation: int
 
 
-class Send(NamedTuple):
+@frozen
+class Send:
     """Put a message into the outbox.
 
     `field` names the repeated field of SessionRequest. If the stream is no longer this one, the message is dropped: the
@@ -39,18 +43,13 @@ class ReportsComplete:
     stream: int
 
 
-class Reply(NamedTuple):
+@frozen
+class Reply:
     """Answer a Call: the result, or why it did not happen."""
 
     ticket: Any
     result: common_pb2.Value | None = None
     cause: common_pb2.Cause | None = None
-
-
-class Invoke(NamedTuple):
-    """LOGGED and EXTERNAL: ask the resource for work. See each work for the event that answers it."""
-
-    work: Execute | PrepareBranch | CommitBranch | Undo | ForgetBranch | LocalRun
 
 
 @dataclass(frozen=True, slots=True)

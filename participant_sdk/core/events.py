@@ -7,10 +7,11 @@ it must be hashable, is used once, and comes back in the matching effect.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
+from troth.ready import frozen
 from troth.v1 import common_pb2, participant_pb2
 
 
@@ -44,7 +45,8 @@ class Disconnected:
     stream: int
 
 
-class FromCoordinator(NamedTuple):
+@frozen
+class FromCoordinator:
     """One message of the coordinator, other than Prepare, Welcome and Goodbye."""
 
     stream: int
@@ -57,18 +59,22 @@ class FromCoordinator(NamedTuple):
     )
 
 
-class PrepareReceived(NamedTuple):
+@frozen
+class PrepareReceived:
     """A Prepare, whose operations the shell has looked up and decoded."""
 
     stream: int
     message: participant_pb2.Prepare
+    operations: Sequence[common_pb2.Operation]
+    """Those of the message, taken out once."""
     keys: tuple[str, ...] = ()
     """The declared lock keys of all its operations; `("*",)` for the whole resource."""
     refusal: common_pb2.Cause | None = None
     """Why it cannot run (UNKNOWN_OPERATION, BAD_ARGUMENTS): the vote is then NO."""
 
 
-class Call(NamedTuple):
+@frozen
+class Call:
     """One operation of an interactive transaction, called inside a service. Answered by `Reply` with the same ticket.
 
     The first call of a transaction enlists its branch; it waits until the coordinator has accepted. A call_id that was seen
@@ -121,7 +127,8 @@ class Stop:
     """The process is going down: what waits is refused with SHUTTING_DOWN, what runs finishes, nothing new begins."""
 
 
-class Durable(NamedTuple):
+@frozen
+class Durable:
     """Made by the core itself and given back by the engine: the record of a step is durable."""
 
     transaction_id: str

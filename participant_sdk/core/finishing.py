@@ -18,6 +18,8 @@ EXPIRED = participant_pb2.ACKNOWLEDGEMENT_KIND_EXPIRED
 FORCED_COMMIT = participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_COMMIT
 FORCED_ABORT = participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_ABORT
 
+_COMMITTING, _COMMITTED = State.COMMITTING, State.COMMITTED
+
 
 def ignore(m: Machine, b: Branch, e: Any) -> None:
     """Nothing."""
@@ -73,7 +75,7 @@ def commit(m: Machine, b: Branch, e: Any) -> None:
 
 def begin_commit(m: Machine, b: Branch) -> None:
     """From PREPARED, or from PARKED by an operator's order."""
-    b.state = State.COMMITTING
+    b.state = _COMMITTING
     if m.external and b.begun:
         m.invoke(CommitBranch(b.transaction_id, _works(b)))
     else:
@@ -100,13 +102,11 @@ def commit_failed(m: Machine, b: Branch, e: CommitFailed) -> None:
 
 def committed_durable(m: Machine, b: Branch, e: Any) -> None:
     """COMMIT is durable here: acknowledge."""
-    if b.works and not (m.atomic or m.external):
-        m.invoke(CommitBranch(b.transaction_id, _works(b)))
     b.durable = True
     if b.forced is not None:
         _become_forced(m, b, State.FORCED_COMMIT, FORCED_COMMIT)
         return
-    m.finish(b, State.COMMITTED)
+    m.finish(b, _COMMITTED)
     if b.one_phase:
         say_one_phase(m, b)
     else:
@@ -319,13 +319,13 @@ def settle_expired(m: Machine, b: Branch, e: Any) -> None:
 
 def force_commit(m: Machine, b: Branch, e: participant_pb2.Force) -> None:
     """Commit by order; recorded with who and why."""
-    b.forced, b.detail = Forced(e.who, e.why, m.wall_ms), ""
+    b.forced, b.detail = Forced(e.who, e.why, m.now.wall_ms), ""
     begin_commit(m, b)
 
 
 def force_abort(m: Machine, b: Branch, e: participant_pb2.Force) -> None:
     """Roll back by order; recorded with who and why."""
-    b.forced, b.detail = Forced(e.who, e.why, m.wall_ms), ""
+    b.forced, b.detail = Forced(e.who, e.why, m.now.wall_ms), ""
     roll_back(m, b, m.cause(Reason.OPERATOR_ABORT, f"{e.who}: {e.why}"), force=True)
 
 

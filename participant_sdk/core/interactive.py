@@ -27,7 +27,7 @@ def call_unseen(m: Machine, b: Branch, e: Call) -> None:
     m.adopt(b)
     b.state = State.ENLISTING
     _stand_in_line(m, b, e)
-    m.timers.set(("enlist", b.transaction_id), m.now + m.config.enlist_wait_seconds)
+    m.timers.set(("enlist", b.transaction_id), m.now.monotonic + m.config.enlist_wait_seconds)
     enlist(m, b)
 
 
@@ -173,7 +173,7 @@ def _next_call(m: Machine, b: Branch) -> None:
             return
         if answer is Answer.WAITS:
             b.state = State.WAITING
-            m.timers.set(("lock", b.transaction_id), m.now + m.config.lock_wait_seconds)
+            m.timers.set(("lock", b.transaction_id), m.now.monotonic + m.config.lock_wait_seconds)
             return
         _answer(m, entry, cause=lock_refusal(m, answer))
         b.calls.current = None
@@ -260,6 +260,13 @@ def _answer(m: Machine, entry: CallEntry, *, result: common_pb2.Value | None = N
 
 
 # ---- calls go
+
+
+def close_line(m: Machine, b: Branch) -> None:
+    """The commit has begun: refuse every call that has not begun."""
+    assert b.calls is not None
+    if b.calls.line or b.state is State.WAITING:
+        refuse_line(m, b, m.cause(Reason.NOT_ACTIVE, "the commit has begun"))
 
 
 def refuse_line(m: Machine, b: Branch, cause: common_pb2.Cause) -> None:

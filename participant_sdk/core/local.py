@@ -56,7 +56,7 @@ def begin(m: Machine, event: LocalWork | SchemaChange) -> None:
     if answer is Answer.GRANTED:
         run(m, ticket)
     else:
-        m.timers.set(("local", ticket), m.now + m.config.local_wait_seconds)
+        m.timers.set(("local", ticket), m.now.monotonic + m.config.local_wait_seconds)
 
 
 def run(m: Machine, ticket: Any) -> None:

@@ -42,6 +42,9 @@ class Answer(IntEnum):
     """Too many wait already; nothing has changed."""
 
 
+_GRANTED = Answer.GRANTED
+
+
 class _Request(NamedTuple):
     owner: Owner
     age: Age
@@ -94,7 +97,7 @@ class LockTable:
         assert owner not in self._waiting, f"{owner} waits already"
         if self._is_free_at_once(owner, keys):
             self._take(owner, age, keys)
-            return Answer.GRANTED
+            return _GRANTED
         self._number += 1
         request = _Request(owner, age, keys, self._number)
         if next(self._blocking_ages(request), None) is None:

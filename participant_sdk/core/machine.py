@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -11,15 +11,17 @@ from google.protobuf.message import Message
 
 from participant_sdk.core import work as asked
 from participant_sdk.core.branches import FINISHED, Branch, CallEntry, Config, Kind, State
-from participant_sdk.core.effects import Invoke, LocalReply, Reply, Send
+from participant_sdk.core.effects import LocalReply, Reply, Send
 from participant_sdk.core.events import Durable
 from participant_sdk.core.local import LocalEntry
 from participant_sdk.core.locks import LockTable
 from participant_sdk.core.work import ResourceKind
 from troth.errors import Reason
-from troth.ready import Append, Event, Ready
+from troth.ready import Append, Event, Instant, Ready
 from troth.timers import Timers
 from troth.v1 import common_pb2, participant_pb2, record_pb2
+
+_UNSEEN, _COMMITTED = State.UNSEEN, State.COMMITTED
 
 NEVER_LEARNT = 1 << 64
 """Stands for the order of a finished branch whose order was never learnt: only a newer epoch covers it."""
@@ -32,8 +34,7 @@ class Machine:
         self.config = config
         self.atomic = config.resource is ResourceKind.ATOMIC
         self.external = config.resource is ResourceKind.EXTERNAL
-        self.now = 0.0
-        self.wall_ms = 0
+        self.now = Instant(0.0, 0)
         self.orders: dict[str, record_pb2.ForceOrdered] = {}
         """Orders that recovery has read and not carried out yet."""
         self.incarnation = 0
@@ -59,7 +60,7 @@ class Machine:
         self.recovering: set[str] = set()
         """Branches of an earlier incarnation that are being undone."""
         self.finished: list[tuple[int, int, str]] = []
-        """A heap of (epoch, order, transaction) that the watermark may cover."""
+        """(epoch, order, transaction) of what the watermark may cover, sorted."""
         self.refused: deque[str] = deque()
         self.locks = LockTable(config.lock_waiters_max)
         self.timers: Timers[tuple[str, Any]] = Timers()
@@ -74,10 +75,10 @@ class Machine:
 
     # ---- the world
 
-    def send(self, field: str, message: Message, *, patient: bool = False) -> None:
+    def send(self, field: str, message: Message) -> None:
         """Speak to the coordinator; without a session it is not said, and the next session's reports settle it."""
         if self.stream:
-            self.ready.effects.append(Send(self.stream, field, message, patient))
+            self.ready.effects.append(Send(self.stream, field, message))
 
     def append(
         self, record: record_pb2.ParticipantRecord, branch: Branch, step: str = "",
@@ -89,7 +90,7 @@ class Machine:
 
     def invoke(self, work: Any) -> None:
         """Ask a resource that is not ATOMIC for work."""
-        self.ready.effects.append(Invoke(work))
+        self.ready.effects.append(work)
 
     def cause(self, reason: Reason, message: str) -> common_pb2.Cause:
         """A cause in this participant's name."""
@@ -100,18 +101,22 @@ class Machine:
     def vote(self, branch: Branch, kind: participant_pb2.VoteKind.ValueType, cause: common_pb2.Cause | None = None) -> None:
         """Vote."""
         if self.stream:
-            vote = participant_pb2.Vote(transaction_id=branch.transaction_id, kind=kind, results=branch.results, cause=cause)
+            vote = participant_pb2.Vote()
+            vote.transaction_id, vote.kind, vote.results = branch.transaction_id, kind, branch.results
+            if cause is not None:
+                vote.cause.CopyFrom(cause)
             self.ready.effects.append(Send(self.stream, "votes", vote))
 
     def acknowledge(
         self, branch: Branch, kind: participant_pb2.AcknowledgementKind.ValueType, detail: str = "", *, patient: bool = False
     ) -> None:
         """Acknowledge a decision or an operator's order."""
-        self.send(
-            "acknowledgements",
-            participant_pb2.Acknowledgement(transaction_id=branch.transaction_id, kind=kind, detail=detail),
-            patient=patient,
-        )
+        if self.stream:
+            acknowledgement = participant_pb2.Acknowledgement()
+            acknowledgement.transaction_id, acknowledgement.kind = branch.transaction_id, kind
+            if detail:
+                acknowledgement.detail = detail
+            self.ready.effects.append(Send(self.stream, "acknowledgements", acknowledgement, patient))
 
     def settle(self, branch: Branch, kind: participant_pb2.SettlementKind.ValueType) -> None:
         """Answer RollbackIfUnseen."""
@@ -152,7 +157,7 @@ class Machine:
 
     def adopt(self, branch: Branch) -> None:
         """Remember a branch that was UNSEEN."""
-        assert branch.state is State.UNSEEN and branch.transaction_id not in self.branches
+        assert branch.state is _UNSEEN and branch.transaction_id not in self.branches
         self.branches[branch.transaction_id] = branch
         self.unfinished += 1
 
@@ -167,13 +172,14 @@ class Machine:
         """Make a branch a tombstone: nothing but its outcome is kept."""
         assert branch.state not in FINISHED and state in FINISHED
         branch.state = state
-        self.recovering.discard(branch.transaction_id)
+        if self.recovering:
+            self.recovering.discard(branch.transaction_id)
         branch.works = ()
         self.unfinished -= 1
         self.let_go(branch)
         branch.calls = branch.prepare = None
         self.index(branch)
-        if state is not State.COMMITTED:
+        if state is not _COMMITTED:
             if not branch.durable:
                 self.unkeep(branch)
             self.refused.append(branch.transaction_id)
@@ -183,7 +189,11 @@ class Machine:
 
     def index(self, branch: Branch) -> None:
         """Let the watermark find a finished branch."""
-        heapq.heappush(self.finished, (branch.epoch, branch.order or NEVER_LEARNT, branch.transaction_id))
+        entry = (branch.epoch, branch.order or NEVER_LEARNT, branch.transaction_id)
+        if self.finished and entry < self.finished[-1]:
+            insort(self.finished, entry)
+        else:  # most finish in their order
+            self.finished.append(entry)
 
     def let_go(self, branch: Branch) -> None:
         """Release locks and timers."""
@@ -229,7 +239,7 @@ class Machine:
     def ask_later(self, branch: Branch) -> None:
         """Arm the next inquiry, ever later up to the cap."""
         delay = self.config.inquiry.delay_seconds(branch.attempts, branch.transaction_id)
-        self.timers.set(("ask", branch.transaction_id), self.now + delay)
+        self.timers.set(("ask", branch.transaction_id), self.now.monotonic + delay)
 
     def expired(self, branch: Branch) -> bool:
         """Whether a branch of which nothing is known lies below the watermark."""
@@ -237,11 +247,12 @@ class Machine:
 
     def forget_finished(self) -> None:
         """Forget every finished branch below the watermark."""
-        while self.finished and self.finished[0][:2] < self.watermark:
-            transaction_id = heapq.heappop(self.finished)[2]
+        covered = bisect_left(self.finished, (*self.watermark, ""))
+        for _, _, transaction_id in self.finished[:covered]:
             branch = self.branches.get(transaction_id)
             if branch is not None and branch.state in FINISHED:
                 self._forget(branch)
+        del self.finished[:covered]
 
     def _forget(self, branch: Branch) -> None:
         del self.branches[branch.transaction_id]

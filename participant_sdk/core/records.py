@@ -26,7 +26,8 @@ def prepared(branch: Branch, work: record_pb2.BranchWork | None = None) -> recor
     body.incarnation = branch.incarnation
     body.peers = branch.peers
     body.first_attempt_ms = branch.first_attempt_ms
-    body.one_phase = branch.one_phase
+    if branch.one_phase:
+        body.one_phase = True
     if work is not None:
         body.work.CopyFrom(work)
     return record
@@ -79,19 +80,13 @@ def live(branch: Branch) -> Sequence[record_pb2.ParticipantRecord]:
 
 
 def merged(branch: Branch, keys: Sequence[str]) -> record_pb2.BranchWork:
-    """The work of all calls in one, for a log that holds no BranchActive records."""
-    if len(branch.works) == 1 and branch.works[0][0] == "":
-        only = branch.works[0][1]
-        if list(only.keys) == keys:
-            return only
+    """The work of all calls in one, for a log that holds no BranchActive records; `keys` are those of the branch."""
     whole = record_pb2.BranchWork(keys=keys)
     for _, work in branch.works:
         whole.undo.extend(work.undo)
         whole.rows.extend(work.rows)
         whole.operations.extend(work.operations)
         whole.resource_branch = work.resource_branch or whole.resource_branch
-    if len(branch.works) == 1 and branch.works[0][0] == "":
-        whole.results.CopyFrom(branch.works[0][1].results)
     return whole
 
 

@@ -48,6 +48,7 @@ from participant_sdk.core import interactive as i
 from participant_sdk.core import voting as v
 from participant_sdk.core.branches import Branch, Kind, State
 from participant_sdk.core.machine import Machine
+from troth.errors import LocalProtocolError, RemoteProtocolError
 
 Handler = Callable[[Machine, Branch, Any], None]
 
@@ -256,4 +257,16 @@ ROWS: dict[State, dict[Kind, Handler]] = {
 }
 """The table, one row a state."""
 
-TABLE: dict[tuple[State, Kind], Handler] = {(state, kind): handler for state, row in ROWS.items() for kind, handler in row.items()}
+
+def _misfit(kind: Kind) -> Handler:
+    def refuse(m: Machine, b: Branch, e: Any) -> None:
+        text = f"{b.transaction_id}: {kind.name} does not fit to {b.state.name}"
+        raise RemoteProtocolError(text) if kind <= Kind.FORCE_FORGET else LocalProtocolError(text)
+
+    return refuse
+
+
+_MISFITS = {kind: _misfit(kind) for kind in Kind}
+
+TABLE: dict[State, dict[Kind, Handler]] = {state: {**_MISFITS, **row} for state, row in ROWS.items()}
+"""The table without gaps: what it does not have is refused."""

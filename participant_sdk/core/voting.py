@@ -8,10 +8,10 @@ from participant_sdk.core import records
 from participant_sdk.core.branches import Branch, Kind, State
 from participant_sdk.core.events import PrepareReceived
 from participant_sdk.core.finishing import begin_commit, roll_back, say_one_phase
-from participant_sdk.core.interactive import call_lock_timeout, lock_refusal, refuse_line, run_call
+from participant_sdk.core.interactive import call_lock_timeout, close_line, lock_refusal, run_call
 from participant_sdk.core.locks import Answer
 from participant_sdk.core.machine import Machine
-from participant_sdk.core.work import CommitBranch, Execute, Executed, ExecuteRefused, Mode, PrepareBranch, Release
+from participant_sdk.core.work import Execute, Executed, ExecuteRefused, Mode, PrepareBranch, Release
 from troth.errors import LocalProtocolError, Reason, RemoteProtocolError
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
@@ -19,6 +19,9 @@ YES = participant_pb2.VOTE_KIND_YES
 NO = participant_pb2.VOTE_KIND_NO
 READ_ONLY = participant_pb2.VOTE_KIND_READ_ONLY
 COMMITTED = participant_pb2.VOTE_KIND_COMMITTED
+
+_PREPARING, _PREPARED = State.PREPARING, State.PREPARED
+_PREPARE, _GRANTED = Mode.PREPARE, Answer.GRANTED
 
 # ---- Prepare comes
 
@@ -40,12 +43,12 @@ def prepare_unseen(m: Machine, b: Branch, e: PrepareReceived) -> None:
         vote_no(m, b, refusal)
         return
     answer = m.locks.request(b.transaction_id, (b.first_attempt_ms, b.transaction_id), e.keys)
-    if answer is Answer.GRANTED:
+    if answer is _GRANTED:
         run_prepare(m, b)
     elif answer is Answer.WAITS:
         b.state = State.WAITING
         seconds = min(m.config.lock_wait_seconds, message.timeout_ms / 1000 or m.config.lock_wait_seconds)
-        m.timers.set(("lock", b.transaction_id), m.now + seconds)
+        m.timers.set(("lock", b.transaction_id), m.now.monotonic + seconds)
     else:
         vote_no(m, b, lock_refusal(m, answer))
 
@@ -55,7 +58,7 @@ def prepare_calls(m: Machine, b: Branch, e: PrepareReceived) -> None:
     if b.prepare is not None:
         return
     _check_interactive(b, e)
-    refuse_line(m, b, m.cause(Reason.NOT_ACTIVE, "the commit has begun"))
+    close_line(m, b)
     assert b.calls is not None
     m.timers.cancel(("enlist", b.transaction_id))
     _take_over(m, b, e)
@@ -68,7 +71,7 @@ def prepare_calls(m: Machine, b: Branch, e: PrepareReceived) -> None:
 def prepare_behind_call(m: Machine, b: Branch, e: PrepareReceived) -> None:
     """Prepare never overtakes a running operation (rule 4): await it. Calls that have not begun are refused."""
     _check_interactive(b, e)
-    refuse_line(m, b, m.cause(Reason.NOT_ACTIVE, "the commit has begun"))
+    close_line(m, b)
     m.defer(b, Kind.PREPARE, e)
 
 
@@ -108,7 +111,7 @@ def prepare_expired(m: Machine, b: Branch, e: PrepareReceived) -> None:
 
 
 def _check_interactive(b: Branch, e: PrepareReceived) -> None:
-    if e.message.operations:
+    if e.operations:
         raise RemoteProtocolError(f"{b.transaction_id}: operations in the Prepare of an interactive branch")
 
 
@@ -121,7 +124,7 @@ def _take_over(m: Machine, b: Branch, e: PrepareReceived) -> None:
     message = e.message
     b.prepare = e
     b.stream = e.stream
-    b.order = message.order or b.order
+    b.order = b.order or message.order
     b.first_attempt_ms = message.first_attempt_ms or b.first_attempt_ms
     b.one_phase = message.one_phase
     b.peers = message.peers
@@ -153,15 +156,16 @@ def _vote_on_calls(m: Machine, b: Branch, succeeded: int) -> None:
 
 def _append_prepared(m: Machine, b: Branch) -> None:
     """Write what earlier records do not say; the vote waits for it."""
-    b.state = State.PREPARING
-    keys = list(m.locks.held(b.transaction_id))
+    b.state = _PREPARING
     if m.atomic:
-        work = record_pb2.BranchWork(keys=keys)
+        work = record_pb2.BranchWork(keys=m.locks.held(b.transaction_id))
         b.works = (*b.works, ("", work))
     else:
-        work = records.merged(b, keys)
-        b.works = (("", work),)
-        b.resource_branch = work.resource_branch
+        if b.calls is not None or not b.works:  # otherwise operations of Prepare are all there is
+            b.works = (("", records.merged(b, m.locks.held(b.transaction_id))),)
+        work = b.works[0][1]
+        if m.external:
+            b.resource_branch = work.resource_branch
     m.append(records.prepared(b, work), b, "prepared")
 
 
@@ -190,14 +194,14 @@ def run_prepare(m: Machine, b: Branch) -> None:
     assert b.prepare is not None
     message = b.prepare.message
     decides = b.one_phase and not m.external
-    b.state = State.ONE_PHASE if decides else State.PREPARING
+    b.state = State.ONE_PHASE if decides else _PREPARING
     work = Execute(
         b.transaction_id,
         "",
-        tuple(message.operations),
+        b.prepare.operations,
         b.prepare.keys,
         b.first_attempt_ms,
-        Mode.ONE_PHASE if decides else Mode.PREPARE,
+        Mode.ONE_PHASE if decides else _PREPARE,
         message.hold_read_locks and not b.one_phase,
     )
     if not m.atomic:
@@ -258,8 +262,6 @@ def one_phase_executed(m: Machine, b: Branch, e: Executed) -> None:
 
 def one_phase_durable(m: Machine, b: Branch, e: Any) -> None:
     """The one-phase commit is durable: say so."""
-    if not m.atomic:
-        m.invoke(CommitBranch(b.transaction_id, tuple(work for _, work in b.works)))
     m.keep(b)
     b.durable = True
     m.finish(b, State.COMMITTED)
@@ -277,7 +279,7 @@ def _of_prepare(m: Machine, b: Branch, call_id: str) -> None:
 def _vote_yes(m: Machine, b: Branch) -> None:
     """From here the participant never decides alone (rule 8)."""
     m.keep(b)
-    b.state = State.PREPARED
+    b.state = _PREPARED
     b.prepare = None
     b.attempts = 0
     m.ask_later(b)

@@ -2,7 +2,7 @@
 
 There are three kinds of resource, and one vocabulary for all of them. For an ATOMIC one the work hangs on an append as its
 `apply`: the log that is asked to write the record is the resource itself, and carries the work out in the same local
-transaction. For the others the same work comes out as the effect `Invoke`, and the core appends the record afterwards. The
+transaction. For the others the same work comes out as an effect, and the core appends the record afterwards. The
 answers are the same events either way; the core is stepped with them once they are durable (or written, for unforced work).
 
 Work of one branch is never asked for twice at the same time, and `Undo`, `CommitBranch` and `Release` never while something
@@ -11,11 +11,12 @@ else runs for that branch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
+from troth.ready import frozen
 from troth.v1 import common_pb2, record_pb2
 
 WHOLE_RESOURCE = "*"
@@ -29,8 +30,7 @@ class ResourceKind(Enum):
     """The resource is the log (SQLite): work and record are one local transaction. Work comes as `Append.apply`."""
     LOGGED = "logged"
     """There is nothing beside the log: an operation computes, and its record is all. Execute, Undo and LocalRun come as
-    `Invoke`; CommitBranch comes as `Invoke` after the record is durable and is not answered. A branch that changed nothing
-    is over without a word."""
+    effects; a commit is its record and no more. A branch that changed nothing is over without a word."""
     EXTERNAL = "external"
     """The resource holds prepared branches durably (PostgreSQL, MariaDB, a resource of the contract). A one-phase commit is
     prepared, logged, committed and logged, so that absence from the log proves that nothing was committed."""
@@ -50,7 +50,8 @@ class Mode(Enum):
 # ---- requests
 
 
-class Execute(NamedTuple):
+@frozen
+class Execute:
     """Run operations for a branch, in order, all or none. Answered by `Executed` or `ExecuteRefused`.
 
     ATOMIC: the operations run in a savepoint of their own with a session attached. On success the log fills the record of
@@ -64,7 +65,7 @@ class Execute(NamedTuple):
     transaction_id: str
     call_id: str
     """Comes back in the answer; empty for operations of a Prepare."""
-    operations: tuple[common_pb2.Operation, ...]
+    operations: Sequence[common_pb2.Operation]
     keys: tuple[str, ...]
     """Declared keys that the core has locked for the branch: to be copied into `work.keys`."""
     first_attempt_ms: int
@@ -88,11 +89,11 @@ class PrepareBranch:
     """Oldest first."""
 
 
-class CommitBranch(NamedTuple):
-    """Commit a prepared branch; repeated after a crash.
+@frozen
+class CommitBranch:
+    """EXTERNAL only: commit a prepared branch; repeated after a crash.
 
-    EXTERNAL: retried inside the resource for as long as it may help; answered by `Committed` or `CommitFailed`.
-    LOGGED: told after the outcome is durable; not answered.
+    Retried inside the resource for as long as it may help; answered by `Committed` or `CommitFailed`.
     """
 
     transaction_id: str
@@ -113,7 +114,8 @@ class Undo:
     """Oldest first."""
 
 
-class Release(NamedTuple):
+@frozen
+class Release:
     """ATOMIC only: the branch is committed, drop its row locks. Cannot fail; no event (`None`)."""
 
     transaction_id: str
@@ -144,7 +146,8 @@ Work = Execute | PrepareBranch | CommitBranch | Undo | Release | ForgetBranch | 
 # ---- answers (events of the core)
 
 
-class Executed(NamedTuple):
+@frozen
+class Executed:
     """Execute or PrepareBranch succeeded."""
 
     transaction_id: str

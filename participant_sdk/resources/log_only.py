@@ -36,8 +36,8 @@ from participant_sdk.core.work import (
 )
 from participant_sdk.drivers import Invoked, Jobs, Submit, until_done
 from participant_sdk.registry import BoundOperation, Registry
-from troth.v1 import common_pb2, record_pb2
-from troth.values import decode_arguments, encode_result
+from troth.v1 import record_pb2
+from troth.values import add_result, decode_arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,7 @@ class LogResource:
             # The answer is added to the works of the calls, which say all there is.
             self._submit(Executed(work.transaction_id, "", record_pb2.BranchWork(), True))
         elif isinstance(work, CommitBranch):
-            if self.kind is ResourceKind.EXTERNAL:
-                self._finish(work, self._on_commit, Committed(work.transaction_id))
+            self._finish(work, self._on_commit, Committed(work.transaction_id))
         elif isinstance(work, Undo):
             self._finish(work, self._on_abort, Undone(work.transaction_id))
         elif isinstance(work, LocalRun):
@@ -132,43 +131,53 @@ class LogResource:
 
     def _execute(self, work: Execute) -> None:
         """Run the operations at once when they are plain functions: a task costs more than most of them."""
+        bound: list[BoundOperation] = []
+        waits = False
         try:
-            bound = [self._operations.bind(operation) for operation in work.operations]
+            for operation in work.operations:
+                one = self._operations.bind(operation)
+                bound.append(one)
+                waits = waits or one.spec.is_async
         except Exception as error:
             self._refuse(work, error, "the call")
             return
-        if any(one.spec.is_async for one in bound):
+        if waits:
             self._jobs.start(self._execute_async(work, bound))
         else:
             self._execute_plain(work, bound)
 
     def _execute_plain(self, work: Execute, bound: list[BoundOperation]) -> None:
         branch = LogBranch(work.transaction_id)
-        results = common_pb2.Results()
+        done = record_pb2.BranchWork()
         for one in bound:
             try:
-                results.values.append(encode_result(one(branch), one.name))
+                add_result(done.results, one(branch), one.spec.name)
             except Exception as error:  # whatever the author's function raises
-                self._refuse(work, error, one.name)
+                self._refuse(work, error, one.spec.name)
                 return
-        self._executed(work, branch, results)
+        self._executed(work, bound, branch, done)
 
     async def _execute_async(self, work: Execute, bound: list[BoundOperation]) -> None:
         branch = LogBranch(work.transaction_id)
-        results = common_pb2.Results()
+        done = record_pb2.BranchWork()
         for one in bound:
             try:
                 value = one(branch)
-                results.values.append(encode_result(await value if one.spec.is_async else value, one.name))
+                add_result(done.results, await value if one.spec.is_async else value, one.spec.name)
             except Exception as error:  # whatever the author's function raises
-                self._refuse(work, error, one.name)
+                self._refuse(work, error, one.spec.name)
                 return
-        self._executed(work, branch, results)
+        self._executed(work, bound, branch, done)
 
-    def _executed(self, work: Execute, branch: LogBranch, results: common_pb2.Results) -> None:
-        done = record_pb2.BranchWork(
-            keys=work.keys, results=results, operations=work.operations, resource_branch=work.transaction_id
-        )
+    def _executed(
+        self, work: Execute, bound: list[BoundOperation], branch: LogBranch, done: record_pb2.BranchWork
+    ) -> None:
+        done.resource_branch = work.transaction_id
+        if work.keys:
+            done.keys.extend(work.keys)
+        for one in bound:
+            operation = done.operations.add()
+            operation.name, operation.arguments = one.spec.name, one.encoded
         self._submit(Executed(work.transaction_id, work.call_id, done, not branch._read_only))
 
     def _refuse(self, work: Execute, error: Exception, operation: str) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from threading import get_ident
+from time import monotonic
 from typing import Any
 
 import apsw
@@ -44,18 +44,17 @@ class Use:
     """
 
     rules: Rules
+    known: set[str]
+    """The texts that these rules are known to allow."""
     deadline: float
+    spoilt: bool = False
+    """Whether it must not succeed any more, for any of the reasons below."""
     denial: Denial | None = None
     lost: bool = False
     """The group's transaction was ended."""
     late: bool = False
     """The time was over."""
     fatal: LogFailed | None = None
-
-    @property
-    def spoilt(self) -> bool:
-        """Whether it must not succeed any more."""
-        return self.lost or self.late or self.denial is not None or self.fatal is not None
 
 
 class Database:
@@ -80,7 +79,7 @@ class Database:
         """Run one or more statements and return all rows. `?` takes a sequence, `:name` a mapping."""
         use = self._checked()
         try:
-            if self._guard.knows(use.rules, sql):
+            if sql in use.known:
                 return self._cursor.execute(sql, parameters).fetchall()
             with self._guard.judging(use.rules, sql):
                 return self._cursor.execute(sql, parameters).fetchall()
@@ -99,8 +98,8 @@ class Database:
 
     def begin_use(self, rules: Rules, seconds_max: float) -> Use:
         """Let the author's code in, on this thread."""
-        self._thread = threading.get_ident()
-        self._use = use = Use(rules, time.monotonic() + seconds_max)
+        self._thread = get_ident()
+        self._use = use = Use(rules, self._guard.known(rules), monotonic() + seconds_max)
         return use
 
     def end_use(self) -> None:
@@ -111,14 +110,14 @@ class Database:
 
     def _checked(self) -> Use:
         use = self._use
-        if use is None or self._thread != threading.get_ident():
+        if use is None or self._thread != get_ident():
             raise RequestError(
                 Reason.FORBIDDEN_SQL,
                 "the database was used outside of the function that it was given to",
                 hint="Use `db` only in that function, and on its thread.",
             )
-        if time.monotonic() > use.deadline:
-            use.late = True
+        if monotonic() > use.deadline:
+            use.late = use.spoilt = True
         if use.spoilt:
             raise RequestError(Reason.FORBIDDEN_SQL, "the operation has failed already: let it end")
         return use
@@ -128,15 +127,17 @@ class Database:
         if not isinstance(error, apsw.Error):
             return error
         if isinstance(error, FATAL):
+            use.spoilt = True
             use.fatal = log_failed(error, "an operation's statement failed")
             return use.fatal
         use.denial = self._guard.take_denial() or use.denial
         use.late = use.late or isinstance(error, apsw.InterruptError)
         # An author's ON CONFLICT ROLLBACK, RAISE(ROLLBACK), and the interruption of a write end the whole transaction.
         use.lost = not self._connection.in_transaction
+        use.spoilt = use.lost or use.late or use.denial is not None
         if use.denial is not None:
             return RequestError(use.denial.reason, use.denial.what)
         return error
 
     def _is_late(self) -> bool:
-        return self._use is not None and time.monotonic() > self._use.deadline
+        return self._use is not None and monotonic() > self._use.deadline

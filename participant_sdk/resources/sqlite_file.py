@@ -33,6 +33,8 @@ _LOCK_START, _LOCK_BYTES = 0x40000000, 512
 """PENDING_BYTE, RESERVED_BYTE and the shared range of SQLite's locking protocol (os.h)."""
 _FLOCK = "hhqqi4x"
 _CACHE_KIB = 65_536
+_STATEMENTS_KEPT = 128
+"""Prepared statements; apsw goes through all of them to find one."""
 _CHECKPOINT_PAGES = 4_000
 _WAL_BYTES_KEPT = 64 * 1024 * 1024
 
@@ -85,7 +87,7 @@ class SqliteFile:
 
     def _connect(self) -> apsw.Connection:
         vfs = "unix-none" if self._lock is not None else None
-        connection = apsw.Connection(str(self.path), vfs=vfs, statementcachesize=256)
+        connection = apsw.Connection(str(self.path), vfs=vfs, statementcachesize=_STATEMENTS_KEPT)
         try:
             connection.set_busy_timeout(0)
             connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)

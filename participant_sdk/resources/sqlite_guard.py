@@ -60,13 +60,13 @@ class Guard:
         self._rules = Rules.WRITE
         self._denial: Denial | None = None
 
-    def knows(self, rules: Rules, sql: str) -> bool:
-        """Whether the text is known to be allowed by these rules."""
+    def known(self, rules: Rules) -> set[str]:
+        """The texts that are known to be allowed by these rules; it grows with each that is judged."""
         if self._schema_version != self._schema.version:
             self._schema_version = self._schema.version
             for known in self._known.values():
                 known.clear()
-        return sql in self._known[rules]
+        return self._known[rules]
 
     @contextmanager
     def judging(self, rules: Rules, sql: str) -> Iterator[None]:

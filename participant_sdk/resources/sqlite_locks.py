@@ -34,11 +34,10 @@ class RowLocks:
         held = self._holder
         new: list[bytes] = []
         for row in rows:
-            holder = held.setdefault(row, "")
-            assert holder in ("", transaction_id), "a row is locked by another branch"
-            if not holder:
+            if row not in held:
                 held[row] = transaction_id
                 new.append(row)
+            assert held[row] == transaction_id, "a row is locked by another branch"
         if new:
             self._rows.setdefault(transaction_id, []).extend(new)
             self._journal.append((True, transaction_id, new))

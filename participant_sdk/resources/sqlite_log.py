@@ -247,8 +247,9 @@ class _Batch:
             return False
         if append.apply is None:
             return append.record is not None
-        self.events[index], keep = worker.run(append.apply, append.record)
-        return keep and append.record is not None
+        answer = worker.run(append.apply, append.record)
+        self.events[index] = answer.event
+        return answer.keep_record and append.record is not None
 
 
 def _undecided(records: Sequence[StoredRecord]) -> set[str]:

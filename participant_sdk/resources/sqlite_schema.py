@@ -10,7 +10,7 @@ The whole schema is read once, and again after each change of it: an authorizer 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ class Schema:
         self._connection = connection
         self._tables: dict[str, Table] = {}
         self._fingerprints: dict[tuple[str, ...], bytes] = {}
+        self._keys: dict[str, tuple[bytes, Sequence[int]]] = {}
         self.version = 0
         """Grows with each `read`."""
 
@@ -56,6 +57,7 @@ class Schema:
         children = self._acting_children(names)
         self._tables.clear()
         self._fingerprints.clear()
+        self._keys.clear()
         for name, kind, _, without_rowid in rows:
             if name in texts and not name.lower().startswith(OWN_PREFIX):
                 self._tables[name.lower()] = Table(
@@ -91,6 +93,13 @@ class Schema:
                 # The name in its exact spelling: a changeset finds its table by it.
                 digest.update(name.encode() + b"\0" + (table.digest if table and table.name == name else b"-"))
             known = self._fingerprints[key] = digest.digest()
+        return known
+
+    def key(self, name: str, change: apsw.TableChange) -> tuple[bytes, Sequence[int]]:
+        """What the identity of the changed table's rows begins with, and where the columns of its primary key are."""
+        known = self._keys.get(name)
+        if known is None:
+            known = self._keys[name] = (name.encode() + b"\0", sorted(change.pk_columns))
         return known
 
     def any_triggers(self, names: Iterable[str]) -> bool:

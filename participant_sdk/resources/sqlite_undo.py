@@ -10,15 +10,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import apsw
 
 from participant_sdk.resources.sqlite_database import FATAL
 from participant_sdk.resources.sqlite_schema import FINGERPRINT_BYTES, Schema
+from troth.ready import frozen
 
 _VERSION = b"\x01"
 _HEADER_BYTES = len(_VERSION) + FINGERPRINT_BYTES
+_NO_CHANGE = apsw.no_change
 _IDENTITY_BYTES_MAX = 64
 """A longer key is locked by its hash: two that meet only conflict needlessly."""
 
@@ -31,7 +32,8 @@ class CannotCapture(Exception):
     """A change was recorded in a way that cannot be undone; the message names the table."""
 
 
-class Changes(NamedTuple):
+@frozen
+class Changes:
     """What was changed since the capture began."""
 
     undo: bytes
@@ -66,8 +68,10 @@ class Capture:
         tables: dict[str, None] = {}
         try:
             for change in apsw.Changeset.iter(changeset):
-                tables[change.name] = None
-                rows.append(_identity(change))
+                name = change.name
+                tables[name] = None
+                table, key = self._schema.key(name, change)
+                rows.append(_identity(change, table, key))
         except UnicodeDecodeError:
             raise CannotCapture("a changed row has a text that is not valid Unicode") from None
         fingerprint = self._schema.fingerprint(tables)
@@ -133,21 +137,20 @@ def _describe(kind: int, change: apsw.TableChange) -> str:
     return _CONFLICTS[kind].format(change.name)
 
 
-def _identity(change: apsw.TableChange) -> bytes:
-    """The identity of a changed row: its table and primary key, so written that no two rows share one."""
+def _identity(change: apsw.TableChange, table: bytes, key: Sequence[int]) -> bytes:
+    """The identity of a changed row: its table and primary key (see `Schema.key`), so written that no two rows share one."""
     old, new = change.old, change.new
     values = new if old is None else old
     assert values is not None
-    key = sorted(change.pk_columns)
     if old is not None and new is not None:
         for at in key:
-            if new[at] is not apsw.no_change:
+            if new[at] is not _NO_CHANGE:
                 # The session took one row for another, such as 1 and 1.0 in a key without a type.
                 raise CannotCapture(f"{change.name} has keys that are equal and yet different")
     text = _key_part(values[key[0]]) if len(key) == 1 else b"".join([_key_part(values[at]) for at in key])
     if len(text) > _IDENTITY_BYTES_MAX:
         text = b"#" + hashlib.blake2b(text, digest_size=16).digest()
-    return change.name.encode() + b"\0" + text
+    return table + text
 
 
 def _key_part(value: object) -> bytes:

@@ -36,13 +36,15 @@ from participant_sdk.resources.sqlite_schema import Schema
 from participant_sdk.resources.sqlite_undo import CannotCapture, CannotUndo, Capture, Changes, undo
 from troth import failpoints
 from troth.errors import Aborted, Reason, Refuse, RequestError, TrothError
-from troth.ready import Event
+from troth.ready import Event, frozen
 from troth.v1 import common_pb2, record_pb2
-from troth.values import encode_result
+from troth.values import add_result
 
 _SAVEPOINT = "SAVEPOINT troth_work"
 _RELEASE = "RELEASE troth_work"
 _ROLLBACK = "ROLLBACK TO troth_work"
+_ACTIVE, _PREPARE, _ONE_PHASE = Mode.ACTIVE, Mode.PREPARE, Mode.ONE_PHASE
+_READ, _WRITE, _SCHEMA = Rules.READ, Rules.WRITE, Rules.SCHEMA
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 
 _log = structlog.get_logger("participant_sdk.sqlite")
@@ -73,7 +75,8 @@ class _Failed(Exception):
         self.lost = lost
 
 
-class Answer(NamedTuple):
+@frozen
+class Answer:
     """What became of one append's work."""
 
     event: Event | None
@@ -115,11 +118,11 @@ class Worker:
         if isinstance(work, Execute):
             assert isinstance(record, record_pb2.ParticipantRecord)
             return self._execute(work, record)
-        if isinstance(work, Undo):
-            return self._undo(work)
         if isinstance(work, Release):
             self._locks.drop(work.transaction_id)
             return Answer(None, True)
+        if isinstance(work, Undo):
+            return self._undo(work)
         assert isinstance(work, LocalRun), f"{type(work).__name__} is no work of an atomic resource"
         return self._local(work)
 
@@ -150,20 +153,22 @@ class Worker:
             capture.close()
         self._sql(_RELEASE)
         failpoints.hit("participant", "after-apply", "operation")
-        if work.mode is Mode.ONE_PHASE:
+        if work.mode is _ONE_PHASE:
             record.branch_finished.results.CopyFrom(done.results)
         return self._executed(work, done, changes)
 
     def _executed(self, work: Execute, done: record_pb2.BranchWork, changes: Changes) -> Answer:
-        if changes.undo and work.mode is not Mode.ONE_PHASE:
-            done.undo.append(changes.undo)
-            done.rows.extend(changes.rows)
-            self._locks.take(work.transaction_id, changes.rows)
-        done.keys.extend(work.keys)
-        if work.mode is Mode.ONE_PHASE:
-            self._locks.drop(work.transaction_id)
         changed = bool(changes.undo)
-        keep = changed or (work.mode is not Mode.ACTIVE and (work.hold or work.earlier_changed))
+        if work.mode is _ONE_PHASE:
+            self._locks.drop(work.transaction_id)
+        elif changed:
+            rows = changes.rows
+            done.undo.append(changes.undo)
+            done.rows.extend(rows)
+            self._locks.take(work.transaction_id, rows)
+        if work.keys:
+            done.keys.extend(work.keys)
+        keep = changed or (work.mode is not _ACTIVE and (work.hold or work.earlier_changed))
         return Answer(Executed(work.transaction_id, work.call_id, done, changed), keep)
 
     def _undo(self, work: Undo) -> Answer:
@@ -182,12 +187,12 @@ class Worker:
         return Answer(Undone(work.transaction_id), True)
 
     def _local(self, work: LocalRun) -> Answer:
-        rules = Rules.SCHEMA if work.schema else Rules.WRITE if work.write else Rules.READ
+        rules = _SCHEMA if work.schema else _WRITE if work.write else _READ
         self._sql(_SAVEPOINT)
         capture = Capture(self._connection, self._schema)
         try:
             value = self._call(work.function, rules, "the local function")
-            if rules is Rules.SCHEMA:
+            if rules is _SCHEMA:
                 self._check_foreign_keys()
                 self._schema.read()
             else:
@@ -215,9 +220,9 @@ class Worker:
         results.SetInParent()
         for operation in operations:
             try:
-                bound = self._operations.bind(operation)
-                value = self._call(bound, Rules.WRITE, operation.name)
-                results.values.append(encode_result(value, operation.name))
+                name = operation.name
+                value = self._call(self._operations.bind(operation), _WRITE, name)
+                add_result(results, value, name)
             except RequestError as error:
                 raise self._failed(error) from error
         if results.ByteSize() > self._limits.results_bytes_max:
@@ -297,10 +302,10 @@ class Worker:
 
 
 def _work_in(record: record_pb2.ParticipantRecord, mode: Mode) -> record_pb2.BranchWork:
-    if mode is Mode.ACTIVE:
-        return record.branch_active.work
-    if mode is Mode.PREPARE:
+    if mode is _PREPARE:
         return record.branch_prepared.work
+    if mode is _ACTIVE:
+        return record.branch_active.work
     return record_pb2.BranchWork()
 
 

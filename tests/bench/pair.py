@@ -18,7 +18,7 @@ from participant_sdk.core import effects as participant_effects
 from participant_sdk.core import events as participant_events
 from participant_sdk.core.branches import Config
 from participant_sdk.core.core import ParticipantCore
-from participant_sdk.core.work import ResourceKind
+from participant_sdk.core.work import Execute, ResourceKind
 from participant_sdk.registry import Registry
 from participant_sdk.resources.log_only import LogBranch
 from troth.ready import Core, Instant
@@ -84,16 +84,17 @@ class Member:
     def _perform(self, effect: Any) -> None:
         if isinstance(effect, participant_effects.Send):
             self._say(self, effect.message)
-        elif isinstance(effect, participant_effects.Invoke):
-            self._resource.invoke(effect.work)
+        elif isinstance(effect, Execute):
+            self._resource.invoke(effect)
 
     def hear(self) -> None:
         """Take what the coordinator has sent."""
         wire, self.wire = self.wire, []
         for field, message in wire:
             if field == "prepares":
-                keys = self._operations.keys(message.operations)
-                self.role.inbox.append(participant_events.PrepareReceived(1, message, keys))
+                operations = tuple(message.operations)
+                keys = self._operations.keys(operations)
+                self.role.inbox.append(participant_events.PrepareReceived(1, message, operations, keys))
             else:
                 self.role.inbox.append(participant_events.FromCoordinator(1, message))
         self.role.settle()

@@ -19,11 +19,11 @@ import pytest
 from tests.bench.pair import Pair
 
 BATCH = 128
-PYTHON_CALLS_MAX = 430
+PYTHON_CALLS_MAX = 325
 """Calls of Python functions a transaction, at the coordinator and both participants together."""
-C_CALLS_MAX = 350
+C_CALLS_MAX = 242
 """Calls of built-in functions likewise."""
-COORDINATOR_BYTES_MAX = 1850
+COORDINATOR_BYTES_MAX = 1500
 """Python objects of one open transaction with two participants; the messages that they refer to are not traced."""
 
 

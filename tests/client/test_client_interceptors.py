@@ -225,6 +225,28 @@ async def test_metadata_and_other_interceptors_are_kept(client: Client, service:
     assert tx.acknowledged == {"orders": 2, "payments": 1}
 
 
+async def test_a_call_that_another_interceptor_answers_counts_nothing(client: Client, service: tuple[Service, str]) -> None:
+    class Answers(grpc.aio.UnaryUnaryClientInterceptor):
+        async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+            return b"mine"
+
+    async with (
+        grpc.aio.insecure_channel(service[1], interceptors=[*client.interceptors(), Answers()]) as channel,
+        client.transaction() as tx,
+    ):
+        assert await _call(channel, "UnaryUnary") == b"mine"
+        assert tx.acknowledged == {}
+
+
+async def test_what_a_call_acknowledged_is_known_when_it_returns(
+    client: Client, service: tuple[Service, str], channel: grpc.aio.Channel
+) -> None:
+    async with client.transaction() as tx:
+        for number in (1, 2):
+            await _call(channel, "UnaryUnary")
+            assert tx.acknowledged == {"orders": 2 * number, "payments": number}
+
+
 async def test_a_conflict_that_a_service_reports_is_retried(
     client: Client, service: tuple[Service, str], channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

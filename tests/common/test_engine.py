@@ -302,6 +302,7 @@ async def test_a_failed_log_ends_everything(start: Start, gated: Rig) -> None:
     assert await rig.failed() is FAILED
     await rig.engine.stop()
     rig.engine.submit(Do(effects=("after the end",)))
+    rig.engine.submit_all([Do(effects=("after the end",))])
     assert rig.done == []
     assert rig.engine.backlog() <= 2
     assert len(rig.log.batches) == 1

@@ -15,6 +15,7 @@ from troth.errors import Reason, RequestError
 from troth.v1 import common_pb2
 from troth.values import (
     DEPTH_MAX,
+    add_result,
     decode_arguments,
     decode_results,
     decode_value,
@@ -126,9 +127,15 @@ def test_results_name_the_operation() -> None:
     assert "debit().rows[0] is an object" in caught.value.message
 
 
+    with pytest.raises(RequestError) as added:
+        add_result(common_pb2.Results(), {"rows": [object()]}, "debit")
+    assert (added.value.reason, added.value.message) == (caught.value.reason, caught.value.message)
+
+
 def test_results_come_back_in_order() -> None:
     results = common_pb2.Results(values=[encode_result(v, "f") for v in (1, None, "x")])
-    assert decode_results(results.SerializeToString()) == [1, None, "x"]
+    add_result(results, [2], "f")
+    assert decode_results(results.SerializeToString()) == [1, None, "x", [2]]
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"\x0a\x05abc"])
@@ -145,6 +152,12 @@ def test_a_decimal_that_is_none_is_refused(text: str) -> None:
     value = common_pb2.Value(list=common_pb2.ListValue(items=[common_pb2.Value(decimal=text)]))
     with pytest.raises(RequestError, match=r"value\[0\] is .* no decimal"):
         decode_value(value)
+
+
+def test_a_wrong_argument_is_named() -> None:
+    data = common_pb2.Arguments(values={"price": common_pb2.Value(decimal="much")}).SerializeToString()
+    with pytest.raises(RequestError, match="price is 'much'"):
+        decode_arguments(data)
 
 
 def test_a_wrong_value_in_a_map_is_named() -> None:

@@ -88,7 +88,7 @@ def test_a_client_that_acknowledges_nothing_is_refused() -> None:
 
 
 def test_results_are_kept_for_clients_only_as_far_as_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(book_module, "UNSEEN_RESULT_BYTES_MAX", 10)
+    monkeypatch.setattr(book_module, "UNSEEN_RESULT_BYTES_MAX", 60)
     driver = Driver()
     committed(driver, 1)
     committed(driver, 2)
@@ -142,6 +142,21 @@ def test_a_request_needs_its_participants_connected() -> None:
     driver.lose("b")
     driver.run(1, "ab")
     assert driver.outcomes() == ["1 ABORTED PARTICIPANT_AWAY"]
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_read_locks_are_held_when_the_client_asks_for_it(held: bool) -> None:
+    driver = Driver()
+    driver.run(1, "ab", hold_read_locks=held)
+    assert [effect.message.hold_read_locks for effect in driver.take(effects.Send)] == [held] * 2
+
+
+def test_events_of_one_turn_share_a_reading_of_the_clocks() -> None:
+    driver = Driver()
+    now = driver.instant()
+    for number in (1, 2):
+        driver.core.step(events.Run(driver.session, driver.request(number, "ab")), now)
+    assert driver.core.open_transactions() == 2 and driver.book.now is now
 
 
 @pytest.mark.parametrize("length, travels", [(55, True), (2000, False)])

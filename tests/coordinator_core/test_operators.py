@@ -197,6 +197,20 @@ def test_a_watcher_is_told_each_state_until_the_last() -> None:
     assert told == [("PREPARING", False)] * 2 + [("DECIDING", False), ("COMMITTING", False), ("COMMITTED", True)]
 
 
+def test_a_watcher_that_has_gone_is_told_nothing_more() -> None:
+    driver = states.preparing()
+    driver.step(events.Watch("ticket", driver.id(1)))
+    driver.step(events.Unwatch("ticket"))
+    driver.abort(1)
+    assert watched(driver) == [("PREPARING", False)] and not driver.book.watchers
+
+
+def test_a_watcher_of_a_heuristic_outcome_is_told_once() -> None:
+    driver = states.heuristic()
+    driver.step(events.Watch("ticket", driver.id(1)))
+    assert watched(driver) == [("HEURISTIC", True)] and not driver.book.watchers
+
+
 def test_a_watcher_of_what_is_over_or_unknown_is_told_once() -> None:
     driver = finished()
     for number in (2, 9):

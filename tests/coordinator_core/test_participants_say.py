@@ -158,6 +158,13 @@ def test_a_branch_that_is_rolled_back_is_dealt_with() -> None:
     assert driver.sent() == [] and not driver.book.participants["a"].questions
 
 
+def test_a_parked_branch_answers_with_an_acknowledgement() -> None:
+    driver = asked()
+    driver.say("a", acknowledgement(OLD, "HAZARD"))
+    driver.sync()
+    assert not driver.book.participants["a"].questions and driver.book.live[OLD].state.name == "HEURISTIC"
+
+
 def test_an_answer_counts_for_a_client_that_asks_about_the_same_transaction() -> None:
     driver = asked()
     driver.get(OLD, "a", WALL_MS)

@@ -131,3 +131,16 @@ def test_an_input_is_taken_or_changes_nothing(state: State, what: Input) -> None
 def test_the_states_without_a_row_are_those_that_are_over() -> None:
     with_rows = {state for state, _ in TABLE}
     assert set(State) - with_rows == {State.COMMITTED, State.ABORTED, State.EXPIRED}
+
+
+def test_who_has_no_branch_is_not_heard() -> None:
+    for make, say in (
+        (preparing, lambda driver: driver.vote("c", 1)),
+        (committing, lambda driver: driver.acknowledge("c", 1)),
+        (settling, lambda driver: driver.settle("c", driver.id(1), "ROLLED_BACK")),
+    ):
+        driver = make()
+        before = driver.txn(1).state
+        with pytest.raises(RemoteProtocolError, match="c has no branch"):
+            say(driver)
+        assert driver.txn(1).state is before

@@ -70,7 +70,8 @@ def from_coordinator(frame: participant_pb2.SessionResponse) -> Iterator[Any]:
     honest = (participant.PREPARED, participant.COMMITTED)
     for message in frame.prepares:
         if message.transaction_id not in honest:
-            yield into.PrepareReceived(1, message, tuple(operation.name for operation in message.operations))
+            operations = tuple(message.operations)
+            yield into.PrepareReceived(1, message, operations, tuple(operation.name for operation in operations))
     for field in (frame.enlisted, frame.decisions, frame.settles, frame.forces):
         yield from (into.FromCoordinator(1, message) for message in field if message.transaction_id not in honest)
     if frame.watermark.epoch < 5:

@@ -47,7 +47,7 @@ def noise(draw: st.DrawFn) -> Any:
                 operation.name = draw(st.sampled_from(("debit", "read", "refuse", "conflict", "late")))
             if draw(st.booleans()):
                 prepare.incarnation = 1
-            return into.PrepareReceived(stream, prepare, keys)
+            return into.PrepareReceived(stream, prepare, tuple(prepare.operations), keys)
         case 3:
             operation = common_pb2.Operation(name=draw(st.sampled_from(("debit", "read", "refuse"))))
             return into.Call(object(), draw(st.sampled_from(NOISE)), draw(st.sampled_from("ab")), 0, operation, ("k1",))
@@ -86,7 +86,7 @@ class Scene:
             transaction_id=transaction_id, order=order, incarnation=1, timeout_ms=5000, first_attempt_ms=order,
             operations=[common_pb2.Operation(name="debit")],
         )  # fmt: skip
-        self.machine.step(into.PrepareReceived(1, message, (f"honest{order}",)))
+        self.machine.step(into.PrepareReceived(1, message, tuple(message.operations), (f"honest{order}",)))
         self.settle()
 
     def decide(self, transaction_id: str) -> None:

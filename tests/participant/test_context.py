@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -153,6 +154,34 @@ async def test_a_refusal_that_leaves_the_handler_becomes_a_status_with_its_cause
     assert caught.value.code() is grpc.StatusCode.ABORTED
     assert (cause.reason, cause.code, cause.retryable, len(cause.message)) == ("REFUSED", "NO_FUNDS", True, 500)
     assert counts(trailing) == {"bank": 2}
+
+
+async def test_each_call_of_a_method_has_a_scope_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("participant_sdk.context.HANDLERS_KEPT_MAX", 1)
+    interceptor = TransactionInterceptor()
+    handlers = [grpc.unary_unary_rpc_method_handler(unary) for _ in range(2)]
+
+    async def wrapped(method: str, handler: Any) -> Any:
+        async def look_up(details: Any) -> Any:
+            return handler
+
+        details = SimpleNamespace(method=method, invocation_metadata=WITH_CONTEXT)
+        return await interceptor.intercept_service(look_up, cast("grpc.HandlerCallDetails", details))
+
+    first = await wrapped("/a", handlers[0])
+    assert await wrapped("/a", handlers[0]) is first
+    assert await wrapped("/a", handlers[1]) is not first
+    assert await wrapped("/b", handlers[0]) is not first
+    async with served("unary_unary", _tells_its_call) as method:
+        for call_id in ("c1", "c2"):
+            context = common_pb2.TransactionContext(transaction_id="t", call_id=call_id)
+            assert await method(b"a", metadata=((CONTEXT_KEY, context.SerializeToString()),)) == call_id.encode()
+
+
+async def _tells_its_call(request: bytes, context: Any) -> bytes:
+    scope = current_scope()
+    assert scope is not None
+    return scope.context.call_id.encode()
 
 
 @pytest.mark.parametrize("value", [b"\xff", b"", common_pb2.TransactionContext(call_id="c").SerializeToString()])

@@ -29,6 +29,7 @@ from participant_sdk.core.work import (
     UndoFailed,
     Undone,
 )
+from participant_sdk.drivers import Invoked
 from tests.transcripts import Command, describe, short, transaction_id
 from troth.backoff import Backoff
 from troth.errors import ProtocolError, Reason
@@ -161,7 +162,7 @@ class Machinery:
         ready = self.core.take_ready()
         self.appends += ready.appends
         self.effects += ready.effects
-        self.invoked += [effect.work for effect in ready.effects if isinstance(effect, out.Invoke)]
+        self.invoked += [effect for effect in ready.effects if isinstance(effect, Invoked)]
         return ready
 
     def advance(self, seconds: float) -> None:
@@ -195,12 +196,11 @@ class Machinery:
                 self.step(event)
 
     def answer(self) -> None:
-        """Let the resource answer what it was asked by `Invoke`."""
+        """Let the resource answer what it was asked."""
         works, self.invoked = self.invoked, []
-        logged = self.settings["resource"] is ResourceKind.LOGGED
         for work in works:
             event = self.resource.answer(work)
-            if event is not None and not (logged and isinstance(work, CommitBranch)):
+            if event is not None:
                 self.step(event)
 
     def drain(self) -> None:
@@ -362,7 +362,8 @@ class ParticipantDriver:
         refusal = c.settings.get("refused")
         stream = c.number("stream", self.machine.core._m.stream)
         keys = tuple(c.items("keys"))
-        self.machine.step(into.PrepareReceived(stream, message, keys, cause(refusal) if refusal else None))
+        why = cause(refusal) if refusal else None
+        self.machine.step(into.PrepareReceived(stream, message, tuple(message.operations), keys, why))
 
     def _decide(self, c: Command, kind: participant_pb2.DecisionKind.ValueType) -> None:
         self._hear(
@@ -453,9 +454,9 @@ def _work(work: Any) -> str:
 def _effect(effect: Any) -> str:
     if isinstance(effect, out.Send):
         return f"say    {effect.field} {describe(effect.message)}"
-    if isinstance(effect, out.Invoke):
-        subject = getattr(effect.work, "transaction_id", getattr(effect.work, "ticket", ""))
-        return short(f"ask    {subject} {_work(effect.work)}")
+    if isinstance(effect, Invoked):
+        subject = getattr(effect, "transaction_id", getattr(effect, "ticket", ""))
+        return short(f"ask    {subject} {_work(effect)}")
     if isinstance(effect, out.Reply | out.LocalReply):
         if effect.cause is not None:
             told = f"refused {effect.cause.reason}"

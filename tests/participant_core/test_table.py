@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from participant_sdk.core import events as into
-from participant_sdk.core.branches import FINISHED, Kind, State
+from participant_sdk.core.branches import FINISHED, Branch, Kind, State
 from participant_sdk.core.transitions import ROWS, TABLE
 from participant_sdk.core.work import CommitFailed, Committed, Executed, ExecuteRefused, ResourceKind, UndoFailed, Undone
 from tests.participant_core.driver import Machinery, ParticipantDriver, cause
@@ -68,7 +68,7 @@ def force(kind: participant_pb2.ForceKind.ValueType) -> Any:
 def prepare(**settings: Any) -> Any:
     """Prepare of an interactive branch."""
     message = participant_pb2.Prepare(transaction_id=T1, order=1, incarnation=1, interactive=True, **settings)
-    return into.PrepareReceived(1, message)
+    return into.PrepareReceived(1, message, tuple(message.operations))
 
 
 EVENTS: dict[Kind, Callable[[], Any]] = {
@@ -104,7 +104,7 @@ FROM_THE_WORLD = (
 def test_every_state_can_be_reached_and_has_a_row() -> None:
     assert set(WAYS) == set(ROWS) == set(State)
     for state in State:
-        branch = reach(state).core._branch(T1, 1)
+        branch = remembered(reach(state))
         assert branch.state is state
 
 
@@ -112,9 +112,14 @@ def test_every_kind_of_event_is_tried() -> None:
     assert {*EVENTS, *INSIDE} == set(Kind)
 
 
+def remembered(machine: Machinery) -> Branch:
+    """The branch, or one of which nothing is known."""
+    return machine.core._m.branches.get(T1) or machine.core._unknown(T1, 1)
+
+
 def illegal(kinds: Iterable[Kind]) -> list[Any]:
     """Every pair that the table does not have."""
-    pairs = [(state, kind) for state in State for kind in kinds if (state, kind) not in TABLE]
+    pairs = [(state, kind) for state in State for kind in kinds if kind not in ROWS[state]]
     return [pytest.param(state, kind, id=f"{state.name}-{kind.name}") for state, kind in pairs]
 
 
@@ -130,10 +135,10 @@ def test_illegal_events_change_nothing(state: State, kind: Kind) -> None:
 @pytest.mark.parametrize(("state", "kind"), illegal(INSIDE))
 def test_illegal_inner_events_change_nothing(state: State, kind: Kind) -> None:
     machine = reach(state)
-    branch = machine.core._branch(T1, 1)
+    branch = remembered(machine)
     before = machine.snapshot()
     with pytest.raises(ProtocolError):
-        machine.core._dispatch(branch, kind, None)
+        TABLE[branch.state][kind](machine.core._m, branch, None)
     assert machine.snapshot() == before
 
 
@@ -142,7 +147,7 @@ def test_illegal_inner_events_change_nothing(state: State, kind: Kind) -> None:
 def test_legal_events_lead_on(state: State, resource: ResourceKind) -> None:
     """Whatever may come from the world is taken, twice; then what is under way comes to its end."""
     for kind in FROM_THE_WORLD:
-        if (state, kind) not in TABLE:
+        if kind not in ROWS[state]:
             continue
         machine = reach(state, resource)
         for _ in range(2):

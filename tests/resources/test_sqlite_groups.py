@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ async def test_a_full_disk_inside_an_operation_ends_the_log_even_if_it_is_hidden
 
 
 async def test_a_bug_of_ours_ends_the_log_too(bank: Bank) -> None:
-    append = plain()._replace(apply="no work")
+    append = replace(plain(), apply="no work")
     with pytest.raises(LogFailed, match="AssertionError"):
         await bank.write(append)
 

@@ -234,6 +234,17 @@ async def test_rows_stay_locked_until_the_outcome(bank: Bank) -> None:
     assert work.rows
 
 
+async def test_rows_are_locked_by_the_key_that_the_table_has_now(bank: Bank) -> None:
+    """Where the key's columns are is remembered until the schema changes."""
+    await bank.locally("CREATE TABLE pairs (one INTEGER PRIMARY KEY, two INTEGER NOT NULL)", schema=True)
+    await bank.did("t1", "INSERT INTO pairs VALUES (1, 2)")
+    await bank.write(bank.release("t1"))
+    await bank.locally("DROP TABLE pairs; CREATE TABLE pairs (one INTEGER, two INTEGER PRIMARY KEY)", schema=True)
+    await bank.did("t2", "INSERT INTO pairs VALUES (1, 2)")
+    await bank.did("t3", "INSERT INTO pairs VALUES (1, 3)")
+    assert (await bank.refused("t4", "UPDATE pairs SET one = 9 WHERE two = 2")).reason == "CONFLICT"
+
+
 async def test_locks_are_taken_again_at_recovery(tmp_path: Path) -> None:
     async with Bank(tmp_path / "bank.db") as bank:
         work = (await bank.did("t1", add("a", 1))).work

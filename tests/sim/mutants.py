@@ -6,6 +6,7 @@ A mutant replaces one entry of a table or one function of a core. It names the r
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from coordinator.core import arrivals, book, core, deciding, finishing, model, one_phase, phase_two, recovery, requests, steps
@@ -65,9 +66,9 @@ def _no_event(what: str) -> Callable[[Any], Any]:
         def append(self: Any, record: Any, branch: Any, step: str = "", **options: Any) -> None:
             original(self, record, branch, step, **options)
             if step == what and options.get("apply") is not None:
-                T[(branch.state, Kind.DURABLE_COMMITTED)](self, branch, None)
+                T[branch.state][Kind.DURABLE_COMMITTED](self, branch, None)
                 last = self.ready.appends[-1]
-                self.ready.appends[-1] = last._replace(event=None)
+                self.ready.appends[-1] = replace(last, event=None)
 
         return append
 
@@ -113,11 +114,12 @@ _mutant("a timer decides against a decision that is being written", "2", (C, (St
 _mutant("a client's abort reverses a decision that is being written", "2", (C, (State.DECIDING, Input.ABORT), to(_abort_again)))
 _mutant("a timer decides what was handed over", "2", (C, (State.HANDED_OVER, Input.TIMER), to(_abort_again)))
 _mutant("a client's abort decides what was handed over", "2", (C, (State.HANDED_OVER, Input.ABORT), to(_abort_again)))
-_mutant("one missing vote is overlooked", "2", (deciding, "_count_vote", lambda original: _count_to_one(original)))
+_mutant("one missing vote is overlooked", "2", (deciding, "_voted", lambda original: _count_to_one(original)))
 
 
 def _count_to_one(original: Any) -> Any:
-    def count(b: Book, txn: Transaction) -> None:
+    def voted(b: Book, txn: Transaction, branch: Any, step: BranchStep, results: bytes) -> None:
+        branch.step, branch.results = step, results
         txn.missing -= 1
         if txn.missing == 1 or (txn.missing == 0 and txn.state is State.PREPARING):
             for branch in txn.branches.values():
@@ -125,7 +127,7 @@ def _count_to_one(original: Any) -> Any:
                     branch.step = BranchStep.YES
             deciding._decide(b, txn)
 
-    return count
+    return voted
 
 
 def _no_is_yes(original: Any) -> Any:
@@ -178,7 +180,7 @@ _mutant(
 _mutant("a repeated call runs again", "4", (interactive, "_known", to(lambda m, b, e: False)))
 _mutant(
     "Prepare overtakes a running operation", "4",
-    (T, (P.EXECUTING, Kind.PREPARE), to(voting.prepare_calls)),
+    (T[P.EXECUTING], Kind.PREPARE, to(voting.prepare_calls)),
 )  # fmt: skip
 _mutant(
     "a count that differs is overlooked by the coordinator and the participant", "4",
@@ -202,7 +204,7 @@ def _lenient_commit(original: Any) -> Any:
 
 def _any_stream(original: Any) -> Any:
     def take(self: Any, event: Any) -> None:
-        original(self, event._replace(stream=self._m.stream))
+        original(self, replace(event, stream=self._m.stream))
 
     return take
 
@@ -236,21 +238,21 @@ _mutant(
 )  # fmt: skip
 _mutant(
     "RollbackIfUnseen does not wait for the running operation", "7",
-    (T, (P.ONE_PHASE, Kind.SETTLE), to(lambda m, b, e: m.settle(b, participant_pb2.SETTLEMENT_KIND_ROLLED_BACK))),
-    (T, (P.PREPARING, Kind.SETTLE), to(lambda m, b, e: m.settle(b, participant_pb2.SETTLEMENT_KIND_ROLLED_BACK))),
+    (T[P.ONE_PHASE], Kind.SETTLE, to(lambda m, b, e: m.settle(b, participant_pb2.SETTLEMENT_KIND_ROLLED_BACK))),
+    (T[P.PREPARING], Kind.SETTLE, to(lambda m, b, e: m.settle(b, participant_pb2.SETTLEMENT_KIND_ROLLED_BACK))),
 )  # fmt: skip
 _mutant(
     "RollbackIfUnseen leaves no tombstone, and frames of a superseded stream are taken", "5, 7",
-    (T, (P.UNSEEN, Kind.SETTLE), to(lambda m, b, e: m.settle(b, participant_pb2.SETTLEMENT_KIND_ROLLED_BACK))),
+    (T[P.UNSEEN], Kind.SETTLE, to(lambda m, b, e: m.settle(b, participant_pb2.SETTLEMENT_KIND_ROLLED_BACK))),
     (participant_core.ParticipantCore, "_prepare_received", lambda original: _any_stream(original)),
 )  # fmt: skip
 _mutant(
     "a committed branch is told as rolled back", "7",
-    (T, (P.COMMITTED, Kind.SETTLE), to(lambda m, b, e: m.settle(b, participant_pb2.SETTLEMENT_KIND_ROLLED_BACK))),
+    (T[P.COMMITTED], Kind.SETTLE, to(lambda m, b, e: m.settle(b, participant_pb2.SETTLEMENT_KIND_ROLLED_BACK))),
 )  # fmt: skip
 _mutant(
     "a participant in doubt decides alone", "8",
-    (T, (P.PREPARED, Kind.ASK), to(lambda m, b, e: f.roll_back(m, b, m.cause(Reason.TIMEOUT, "mutant")))),
+    (T[P.PREPARED], Kind.ASK, to(lambda m, b, e: f.roll_back(m, b, m.cause(Reason.TIMEOUT, "mutant")))),
 )  # fmt: skip
 
 
@@ -266,7 +268,7 @@ def _active_too(original: Any) -> Any:
 _mutant("a prepared branch is undone at recovery", "3, 8", (participant_recovery, "_resume", _active_too))
 _mutant(
     "a participant in doubt does not ask, and does not report", "8",
-    (T, (P.PREPARED, Kind.ASK), to(nothing)), (records, "report", to(lambda branch: None)),
+    (T[P.PREPARED], Kind.ASK, to(nothing)), (records, "report", to(lambda branch: None)),
 )  # fmt: skip
 _mutant("inquiries are not answered, reports neither", "8", (arrivals, "presume", to(nothing)))
 
@@ -309,7 +311,7 @@ _mutant(
 def _claim_dropped(original: Any) -> Any:
     def decided_record(self: Book, txn: Transaction) -> Any:
         record = original(self, txn)
-        record.ClearField("claim")
+        record.decided.ClearField("claim")
         return record
 
     return decided_record
@@ -361,7 +363,7 @@ _mutant(
 )  # fmt: skip
 _mutant("recovery forgets decisions", "14", (recovery.Replay, "_conclude_decided", to(nothing)))
 _mutant("Prepare is not repeated, and no deadline ends it", "13", (C, (State.PREPARING, Input.TIMER), to(nothing)))
-_mutant("a repeated one-phase Prepare runs again", "13", (T, (P.COMMITTED, Kind.PREPARE), lambda original: _run_again))
+_mutant("a repeated one-phase Prepare runs again", "13", (T[P.COMMITTED], Kind.PREPARE, lambda original: _run_again))
 
 
 def _run_again(m: Any, b: Any, e: Any) -> None:
@@ -372,7 +374,7 @@ def _run_again(m: Any, b: Any, e: Any) -> None:
         voting.run_prepare(m, b)
 
 
-_mutant("a number that was used runs again", "15", (requests, "_is_repeat", to(lambda b, session, number: False)))
+_mutant("a number that was used runs again", "15", (requests, "_is_repeat", to(lambda b, session, number, transaction_id: False)))
 _mutant(
     "answers are not kept for a client that comes back", "15",
     (book.Book, "answer", lambda original: _not_kept(original)),
@@ -424,8 +426,8 @@ _mutant("the decision names one participant too few", "20", (book.Book, "decided
 def _one_less(original: Any) -> Any:
     def decided_record(self: Book, txn: Transaction) -> Any:
         record = original(self, txn)
-        if len(record.owing) > 1:
-            del record.owing[-1], record.orders[-1]
+        if len(record.decided.owing) > 1:
+            del record.decided.owing[-1], record.decided.orders[-1]
         return record
 
     return decided_record
@@ -458,5 +460,5 @@ _mutant("an abort undoes nothing", "6 (resource)", (f, "_works", to(lambda b: ()
 _mutant("a branch that changed rows votes READ_ONLY", "6 (resource)", (voting, "_vote_yes", to(voting._vote_read_only)))
 _mutant(
     "an operation that refused is voted YES", "6 (resource)",
-    (T, (P.PREPARING, Kind.EXECUTE_REFUSED), to(lambda m, b, e: voting._vote_yes(m, b))),
+    (T[P.PREPARING], Kind.EXECUTE_REFUSED, to(lambda m, b, e: voting._vote_yes(m, b))),
 )  # fmt: skip

@@ -5,9 +5,10 @@ prices, bounds and prefixes. `tests.sim.mutants` has the others, and the list of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from coordinator.core import arrivals, finishing, model, phase_two, recovery, requests, steps
+from coordinator.core import arrivals, checks, finishing, model, phase_two, recovery, requests, steps
 from coordinator.core import core as coordinator_core
 from coordinator.core.book import Book
 from coordinator.core.model import State, Transaction
@@ -38,10 +39,9 @@ def _mutant(name: str, rule: str, *patches: Patch) -> None:
 # ---- rule 5: what is below the watermark
 
 
-
 def _any_stream(original: Any) -> Any:
     def take(self: Any, event: Any) -> None:
-        original(self, event._replace(stream=self._m.stream))
+        original(self, replace(event, stream=self._m.stream))
 
     return take
 
@@ -53,7 +53,7 @@ _mutant(
 )  # fmt: skip
 _mutant(
     "a branch that was rolled back votes YES on late work", "5",
-    (T, (P.ABORTED, Kind.PREPARE), to(lambda m, b, e: m.vote(b, participant_pb2.VOTE_KIND_YES))),
+    (T[P.ABORTED], Kind.PREPARE, to(lambda m, b, e: m.vote(b, participant_pb2.VOTE_KIND_YES))),
 )  # fmt: skip
 
 # ---- rule 9: epochs
@@ -85,14 +85,14 @@ def _kept_shorter(original: Any) -> Any:
     return is_over
 
 
-_mutant("what is older than the retention is run again", "12", (requests, "_check_age", to(nothing)))
-_mutant("what comes from the future is run", "12", (requests, "_check_skew", to(nothing)))
+_mutant("what is older than the retention is run again", "12", (checks, "_check_age", to(nothing)))
+_mutant("what comes from the future is run", "12", (checks, "check_skew", to(nothing)), (requests, "check_skew", to(nothing)))
 _mutant("a key is kept no longer than the retention", "12", (finishing, "_is_over", _kept_shorter))
 
 # ---- rule 16: shedding
 
 
-_mutant("nothing is shed", "16", (requests, "_check_room", to(nothing)))
+_mutant("nothing is shed", "16", (requests, "check_room", to(nothing)))
 _mutant("a client may leave answers unacknowledged without end", "16", (model.Session, "has_room", to(lambda self, most: True)))
 _mutant("a participant takes branches without end", "16", (machine.Machine, "refuses_new", to(lambda self: None)))
 
@@ -128,14 +128,14 @@ def _unsigned(original: Any) -> Any:
     return finished
 
 
-_mutant("a forced rollback is acknowledged as a commit", "18", (T, (P.FORCED_ABORT, Kind.COMMIT), to(f.acknowledge_again)))
+_mutant("a forced rollback is acknowledged as a commit", "18", (T[P.FORCED_ABORT], Kind.COMMIT, to(f.acknowledge_again)))
 _mutant("an operator's order has no author", "18", (f, "Forced", to(lambda who, why, at: Forced("", "", 0))))
 _mutant("a participant's log does not say who forced it", "18", (records, "finished", _unsigned))
 _mutant("recovery forgets heuristic outcomes", "18", (recovery._READERS, "heuristic", to(lambda self, r, at: r.transaction_id)))
 _mutant("a heuristic outcome forgets itself", "18", (phase_two, "count_acknowledgement", to(_agreed)))
 _mutant("a second contradiction is taken for a repeat", "18", (C, (State.HEURISTIC, Input.ACKNOWLEDGED), to(steps.late)))
 _mutant("whoever is in doubt beside a contradiction is told nothing", "18", (arrivals, "tell_decision", to(nothing)))
-_mutant("a settlement takes a forced commit for the commit", "18", (T, (P.FORCED_COMMIT, Kind.SETTLE), to(f.settle_committed)))
+_mutant("a settlement takes a forced commit for the commit", "18", (T[P.FORCED_COMMIT], Kind.SETTLE, to(f.settle_committed)))
 _mutant("a contradiction of what is over is dropped", "18", (arrivals, "_late_heuristic", to(nothing)))
 
 # ---- AC4: without faults it commits

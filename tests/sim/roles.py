@@ -281,7 +281,7 @@ class ParticipantProcess(Process):
             self._welcome(number, message)
         elif field == "prepares":
             keys = keys_of(list(message.operations))
-            self.submit(participant_into.PrepareReceived(number, message, keys))
+            self.submit(participant_into.PrepareReceived(number, message, tuple(message.operations), keys))
         else:
             self.submit(participant_into.FromCoordinator(number, message))
 

@@ -8,6 +8,7 @@ state of its own), and branches that Hello lists after the end of its list are a
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from coordinator.services.participants import ParticipantService
@@ -47,15 +48,15 @@ def _effects_first(original: Any) -> Any:
         for append in batch:
             for effect in append.effects:
                 self._perform(effect)
-        await original(self, copies, [append._replace(effects=()) for append in batch], drop_below)
+        await original(self, copies, [replace(append, effects=()) for append in batch], drop_below)
 
     return write
 
 
 def _events_first(original: Any) -> Any:
     async def write(self: Any, copies: Any, batch: Any, drop_below: int) -> None:
-        self._inbox.extend(append.event for append in batch if append.event is not None)
-        await original(self, copies, [append._replace(event=None) for append in batch], drop_below)
+        self.submit_all([append.event for append in batch if append.event is not None])
+        await original(self, copies, [replace(append, event=None) for append in batch], drop_below)
 
     return write
 
@@ -79,6 +80,14 @@ def _released_though_failed(original: Any) -> Any:
 
 
 def _dropped_while_writing(original: Any) -> Any:
+    def submit(self: Any, event: Any) -> None:
+        if self._writing is None:
+            original(self, event)
+
+    return submit
+
+
+def _frame_dropped_while_writing(original: Any) -> Any:
     def submit_all(self: Any, events: Any) -> None:
         if self._writing is None or len(events) != 1:
             original(self, events)
@@ -108,7 +117,7 @@ def _last_lost(original: Any) -> Any:
 
 def _only_forced(original: Any) -> Any:
     def start_write(self: Any, now: Any) -> None:
-        if self._forced_queued or self._closing is not None:
+        if self._urgent_queued or self._closing is not None:
             original(self, now)
 
     return start_write
@@ -119,7 +128,10 @@ _mutant("a record's event happens before it is durable", "1", (Engine, "_write",
 _mutant("nothing is ever synced", "1", (MemoryLog, "write", _never_synced))
 _mutant("a failed log is ignored: what was to be written is dropped", "17", (Engine, "_fail", _nothing))
 _mutant("a failed write is taken for a success", "17", (MemoryLog, "write", _released_though_failed))
-_mutant("an event that arrives during a write is dropped", "13", (Engine, "submit_all", _dropped_while_writing))
+_mutant(
+    "an event that arrives during a write is dropped", "13",
+    (Engine, "submit", _dropped_while_writing), (Engine, "submit_all", _frame_dropped_while_writing),
+)  # fmt: skip
 _mutant("a caller that is cancelled cancels the writer", "15", (Runtime, "ask", _cancels_the_writer))
 _mutant("the last record of a batch is lost", "1", (Engine, "_take_batch", _last_lost))
 _mutant("unforced records wait for ever for a forced one", "going on", (Engine, "_start_write", _only_forced))
@@ -151,10 +163,10 @@ def _drops_the_rest(original: Any) -> Any:
 
 
 def _no_wake(original: Any) -> Any:
-    def put(self: Any, field: str, message: Any) -> None:
-        self._items += 1  # as if something waited already
-        original(self, field, message)
-        self._items -= 1
+    def put(self: Any, field: str, message: Any, *, patient: bool = False) -> None:
+        urgent, self._urgent = self._urgent, True  # as if the writer were awake already
+        original(self, field, message, patient=patient)
+        self._urgent = urgent
 
     return put
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from participant_sdk import Refuse
@@ -103,7 +104,7 @@ class BankResource(MemoryLog):
     def _translated(self, work: Any) -> Any:
         if not isinstance(work, Execute):
             return work
-        return work._replace(operations=tuple(self._operation(one) for one in work.operations))
+        return replace(work, operations=tuple(self._operation(one) for one in work.operations))
 
     def _operation(self, wire: common_pb2.Operation) -> common_pb2.Operation:
         bound: Any = self._registry.bind(wire)

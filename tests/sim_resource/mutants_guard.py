@@ -352,7 +352,7 @@ def _death_is_final(original: Any) -> Any:
 
 _mutant("nobody dies", "wait-die", (LockTable, "request", _nobody_dies))
 _mutant("the older dies", "wait-die", (LockTable, "request", _the_old_die))
-_mutant("who waits waits for ever", "bounded", (TABLE, (State.WAITING, Kind.LOCK_TIMEOUT), to(finishing.ignore)))
+_mutant("who waits waits for ever", "bounded", (TABLE[State.WAITING], Kind.LOCK_TIMEOUT, to(finishing.ignore)))
 _mutant("age is this attempt's", "first attempt", (LockTable, "request", _own_time))
 _mutant(
     "death is final", "the dead may retry",
@@ -403,5 +403,5 @@ def _force_is_no_abort(original: Any) -> Any:
 _mutant("orders written offline are not carried out", "offline", (recovery, "_obey", to(nothing)))
 _mutant("an order to roll back commits", "offline", (recovery, "force_abort", _force_is_no_abort))
 _mutant(
-    "an order to roll back a parked branch commits", "online", (TABLE, (State.PARKED, Kind.FORCE_ABORT), _force_is_no_abort)
+    "an order to roll back a parked branch commits", "online", (TABLE[State.PARKED], Kind.FORCE_ABORT, _force_is_no_abort)
 )

@@ -171,7 +171,7 @@ _mutant(
     "the log's end of a branch does not drop its undo", "commit drops the undo",
     (recovery._REPLAY, "branch_finished", _works_kept_in_replay),
 )  # fmt: skip
-_mutant("a commit after a restart fails", "commit cannot fail", (TABLE, (State.PREPARED, Kind.COMMIT), _commit_of_another_life))
+_mutant("a commit after a restart fails", "commit cannot fail", (TABLE[State.PREPARED], Kind.COMMIT, _commit_of_another_life))
 _mutant("the undo is dropped at the vote", "abort restores", (voting, "_vote_yes", after(_undo_dropped_at_the_vote)))
 _mutant("only the first call is undone", "abort restores", (Worker, "_undo", _first_undo_only))
 _mutant("abort forgets to undo", "abort restores", (sqlite_work, "undo", to(nothing)))

@@ -162,7 +162,7 @@ class Paper:
             first_attempt_ms=txn.first_attempt_ms,
             interactive=txn.interactive,
         )
-        event = into.PrepareReceived(0, message, () if txn.interactive else keys_of(txn.works))
+        event = into.PrepareReceived(0, message, tuple(message.operations), () if txn.interactive else keys_of(txn.works))
         for _ in range(self.world.random.choice([1, 1, 1, 2])):
             self.service.tell(event)
 

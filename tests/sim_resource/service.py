@@ -6,6 +6,7 @@ The witness sees each batch when it has been written, in the order of the log, a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from participant_sdk.core import effects as out
@@ -165,7 +166,7 @@ class Service(Shell):
         delay = self.world.random.choice([0.0, 0.001, 0.01])
         stream = self.stream
         if isinstance(message, into.PrepareReceived):
-            self.later(delay, lambda: self.submit(message._replace(stream=stream)))
+            self.later(delay, lambda: self.submit(replace(message, stream=stream)))
         else:
             self.later(delay, lambda: self.submit(into.FromCoordinator(stream, message)))
 

@@ -61,8 +61,7 @@ class Cleaner:
         self._last_batch = len(batch) - copies
         # A debt is carried over, a credit is not: after a quiet time there shall be no long copying.
         self._copies_paid = min(0, self._copies_paid - copies) + self._last_batch
-        for position, (append, seq) in enumerate(zip(batch, seqs, strict=True)):
-            if seq:
-                self._held.append((seq, append.owner))
-                if position < copies:
-                    self._copied_at.setdefault(append.owner, seq)
+        self._held.extend([(seq, append.owner) for append, seq in zip(batch, seqs, strict=True) if seq])
+        for append, seq in zip(batch[:copies], seqs[:copies], strict=True):
+            assert seq, "a copy is a record, and nothing refuses it"
+            self._copied_at.setdefault(append.owner, seq)
