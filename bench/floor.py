@@ -10,7 +10,6 @@ and its gRPC leave to be had, so that what Troth adds can be told from what nobo
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -21,7 +20,7 @@ from typing import Any
 
 import grpc.aio
 
-from bench.service import run_loop, serve, stream
+from bench.service import run_role, serve, stream
 from troth.v1 import client_pb2, common_pb2, participant_pb2
 
 Write = Callable[[bytes], Awaitable[None]]
@@ -214,14 +213,5 @@ async def work(directory: Path, addresses: list[str]) -> None:
         await asyncio.gather(*dialled, return_exceptions=True)
 
 
-def main() -> None:
-    """Parse the role."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--directory", type=Path, required=True)
-    parser.add_argument("--participants", default="")
-    options = parser.parse_args()
-    run_loop(work(options.directory, [one for one in options.participants.split(",") if one]))
-
-
 if __name__ == "__main__":
-    main()
+    run_role(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -30,6 +31,15 @@ def run_loop(work: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine to its end."""
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(work)
+
+
+def run_role(work: Callable[[Path, list[str]], Coroutine[Any, Any, None]]) -> None:
+    """Run a participant, or with `--participants ADDRESS,ADDRESS` the coordinator, in `--directory DIR`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--directory", type=Path, required=True)
+    parser.add_argument("--participants", default="")
+    options = parser.parse_args()
+    run_loop(work(options.directory, [one for one in options.participants.split(",") if one]))
 
 
 async def serve(directory: Path, handlers: Mapping[str, Handler], interceptors: Sequence[Any] = (), *, stream: Any = None) -> None:

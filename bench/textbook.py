@@ -9,7 +9,6 @@ no locks, no checks. Records are written on the loop's own thread, which is chea
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import sqlite3
@@ -19,7 +18,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from bench.service import Handler, method, run_loop, serve
+from bench.service import Handler, method, run_role, serve
 
 
 class Records:
@@ -88,14 +87,5 @@ async def work(directory: Path, addresses: list[str]) -> None:
     await asyncio.gather(*(channel.close() for channel in channels))
 
 
-def main() -> None:
-    """Parse the role."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--directory", type=Path, required=True)
-    parser.add_argument("--participants", default="")
-    options = parser.parse_args()
-    run_loop(work(options.directory, [one for one in options.participants.split(",") if one]))
-
-
 if __name__ == "__main__":
-    main()
+    run_role(work)
