@@ -18,7 +18,6 @@ from coordinator.core.model import (
     COMMITTING,
     FINISHED,
     OVER,
-    PREPARING,
     Branch,
     BranchStep,
     Counters,
@@ -269,15 +268,6 @@ class Book:
         """Nothing more is owed for any branch."""
         for branch in txn.branches.values():
             self.end_branch(txn, branch, branch.step if branch.step is BRANCH_HEURISTIC else OVER)
-
-    def arm(self, txn: Transaction) -> None:
-        """Set the transaction's timer to its next repeat, or to the deadline if that comes first and still means something."""
-        now, state = self.now.monotonic, txn.state
-        at = now + self.resend.delay_seconds(txn.attempt, txn.id)
-        txn.attempt += 1
-        if txn.deadline < at and (state is PREPARING or (state is COMMITTING and txn.wait_complete and txn.is_awaited)):
-            at = max(txn.deadline, now)
-        self.timers.set(txn.id, at)
 
     def set_state(self, txn: Transaction, state: State) -> None:
         """Move a transaction, and tell its watchers."""

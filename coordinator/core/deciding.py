@@ -26,6 +26,7 @@ from coordinator.core.steps import (
     TEXT_CHARACTERS_MAX,
     Returned,
     abort,
+    arm,
     away,
     branch_of,
     no_branch,
@@ -51,7 +52,7 @@ def start(book: Book, txn: Transaction) -> None:
         for branch in txn.branches.values():
             branch.step = VOTE_OWED
             book.send_prepare(txn, branch)
-        book.arm(txn)
+        arm(book, txn)
 
 
 def enlist(book: Book, txn: Transaction, participant: Participant) -> None:
@@ -151,7 +152,7 @@ def decided(book: Book, txn: Transaction, _: Any) -> None:
             book.send_decision(branch.participant, txn.id, branch.order, COMMIT, urgent=txn.wait_complete)
     if not txn.wait_complete:
         book.answer_all(txn)
-    book.arm(txn)
+    arm(book, txn)
 
 
 def preparing_timer(book: Book, txn: Transaction, _: Any) -> None:
@@ -162,7 +163,7 @@ def preparing_timer(book: Book, txn: Transaction, _: Any) -> None:
     for branch in txn.branches.values():
         if branch.step is VOTE_OWED:
             book.send_prepare(txn, branch)
-    book.arm(txn)
+    arm(book, txn)
 
 
 def active_returned(book: Book, txn: Transaction, argument: Returned) -> None:

@@ -9,7 +9,7 @@ from coordinator.core.events import Durable
 from coordinator.core.finishing import finish, is_expired
 from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
 from coordinator.core.phase_two import ENDS, acknowledged_too_late, report_heuristic
-from coordinator.core.steps import Returned, abort, away, branch_of, keep_results, no_cause
+from coordinator.core.steps import Returned, abort, arm, away, branch_of, keep_results, no_cause
 from troth.errors import Reason, RemoteProtocolError
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
@@ -74,7 +74,7 @@ def settle(book: Book, txn: Transaction) -> None:
     for branch in txn.branches.values():
         branch.step = BranchStep.SETTLE_OWED
         book.send_settle(txn, branch)
-    book.arm(txn)
+    arm(book, txn)
     answer_in_time(book, txn, txn.began)
 
 
@@ -166,7 +166,7 @@ def settling_timer(book: Book, txn: Transaction, _: Any) -> None:
     for branch in txn.branches.values():
         if branch.step is BranchStep.SETTLE_OWED:
             book.send_settle(txn, branch)
-    book.arm(txn)
+    arm(book, txn)
     answer_in_time(book, txn, txn.began)
 
 

@@ -8,7 +8,7 @@ from coordinator.core.book import ABORT, COMMIT, Book
 from coordinator.core.events import Durable
 from coordinator.core.finishing import finish
 from coordinator.core.model import COMMIT_OWED, COMMITTED, COMMITTING, OVER, Branch, BranchStep, Participant, State, Transaction
-from coordinator.core.steps import TEXT_CHARACTERS_MAX, Returned, branch_of, no_branch
+from coordinator.core.steps import TEXT_CHARACTERS_MAX, Returned, arm, branch_of, no_branch
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
 ENDS = {
@@ -118,7 +118,7 @@ def committing_timer(book: Book, txn: Transaction, _: Any) -> None:
         if branch.step is BranchStep.COMMIT_OWED:
             book.send_decision(branch.participant, txn.id, branch.order, COMMIT, urgent=txn.wait_complete)
     _narrow(book, txn)
-    book.arm(txn)
+    arm(book, txn)
 
 
 def _narrow(book: Book, txn: Transaction) -> None:

@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError, Message
 from coordinator.core.book import Book
 from coordinator.core.finishing import reopen, retain
 from coordinator.core.model import Branch, BranchStep, Finished, KeyEntry, State, Transaction, heuristic_outcome
+from coordinator.core.steps import arm
 from troth.errors import LogDamaged, LogForeign, Reason
 from troth.ready import Instant
 from troth.v1 import common_pb2, record_pb2
@@ -156,7 +157,7 @@ class Replay:
             if not owed:
                 self.book.end_branch(txn, branch, BranchStep.HEURISTIC if name in over else BranchStep.OVER)
         if txn.missing:
-            self.book.arm(txn)
+            arm(self.book, txn)
         else:
             txn.state = State.HEURISTIC
 
@@ -169,7 +170,7 @@ class Replay:
             self.book.end_branch(txn, branch, BranchStep.HEURISTIC)
         else:
             txn.missing = 1
-            self.book.arm(txn)
+            arm(self.book, txn)
 
     def _conclude_heuristic(self, name: str, reports: list[record_pb2.Heuristic]) -> None:
         txn = reopen(self.book, name, self.book.finished.get(name), State.HEURISTIC)

@@ -6,7 +6,7 @@ from typing import Any
 
 from coordinator.core.book import ABORT, Book, cause_of
 from coordinator.core.finishing import finish
-from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
+from coordinator.core.model import COMMITTING, PREPARING, Branch, BranchStep, Participant, State, Transaction
 from troth.errors import Reason, RemoteProtocolError
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
@@ -89,3 +89,13 @@ def timeout(book: Book, txn: Transaction, _: Any = None) -> None:
 
 def late(book: Book, txn: Transaction, argument: Any) -> None:
     """Lost the race, or is a repeat: the outcome that there is, or will be, answers it."""
+
+
+def arm(book: Book, txn: Transaction) -> None:
+    """Set the transaction's timer to its next repeat, or to the deadline if that comes first and still means something."""
+    now, state = book.now.monotonic, txn.state
+    at = now + book.resend.delay_seconds(txn.attempt, txn.id)
+    txn.attempt += 1
+    if txn.deadline < at and (state is PREPARING or (state is COMMITTING and txn.wait_complete and txn.is_awaited)):
+        at = max(txn.deadline, now)
+    book.timers.set(txn.id, at)
