@@ -47,14 +47,17 @@ class Use:
     known: set[str]
     """The texts that these rules are known to allow."""
     deadline: float
-    spoilt: bool = False
-    """Whether it must not succeed any more, for any of the reasons below."""
     denial: Denial | None = None
     lost: bool = False
     """The group's transaction was ended."""
     late: bool = False
     """The time was over."""
     fatal: LogFailed | None = None
+
+    @property
+    def spoilt(self) -> bool:
+        """Whether it must not succeed any more."""
+        return self.lost or self.late or self.denial is not None or self.fatal is not None
 
 
 class Database:
@@ -117,7 +120,7 @@ class Database:
                 hint="Use `db` only in that function, and on its thread.",
             )
         if monotonic() > use.deadline:
-            use.late = use.spoilt = True
+            use.late = True
         if use.spoilt:
             raise RequestError(Reason.FORBIDDEN_SQL, "the operation has failed already: let it end")
         return use
@@ -127,14 +130,12 @@ class Database:
         if not isinstance(error, apsw.Error):
             return error
         if isinstance(error, FATAL):
-            use.spoilt = True
             use.fatal = log_failed(error, "an operation's statement failed")
             return use.fatal
         use.denial = self._guard.take_denial() or use.denial
         use.late = use.late or isinstance(error, apsw.InterruptError)
         # An author's ON CONFLICT ROLLBACK, RAISE(ROLLBACK), and the interruption of a write end the whole transaction.
         use.lost = not self._connection.in_transaction
-        use.spoilt = use.lost or use.late or use.denial is not None
         if use.denial is not None:
             return RequestError(use.denial.reason, use.denial.what)
         return error
