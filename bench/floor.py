@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,10 @@ def participant(records: Records) -> Any:
         async for raw in incoming:
             frame = participant_pb2.SessionResponse.FromString(raw)
             for prepare in frame.prepares:
-                name = prepare.transaction_id
-                records.force(b"prepared " + prepare.SerializeToString(), lambda name=name: vote(name))  # type: ignore[misc]
+                records.force(b"prepared " + prepare.SerializeToString(), partial(vote, prepare.transaction_id))
             for decision in frame.decisions:
                 name = decision.transaction_id
-                records.force(b"committed " + name.encode(), lambda name=name: acknowledge(name))  # type: ignore[misc]
+                records.force(b"committed " + name.encode(), partial(acknowledge, name))
         pump.cancel()
 
     return session

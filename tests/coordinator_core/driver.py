@@ -149,6 +149,16 @@ class Driver:
         """A one-shot transaction."""
         self.step(events.Run(self.session, self.request(number, names, **fields)))
 
+    def complete(self, number: int, names: str) -> None:
+        """A one-shot transaction from its request to the last acknowledgement."""
+        self.run(number, names)
+        for name in names:
+            self.vote(name, number)
+        self.sync()
+        for name in names:
+            self.acknowledge(name, number)
+        self.sync()
+
     def begin(self, number: int, **fields: Any) -> None:
         """An interactive transaction."""
         request = client_pb2.BeginRequest(number=number, timeout_ms=fields.pop("timeout_ms", 5000), **fields)

@@ -110,13 +110,7 @@ def test_a_second_branch_that_contradicts_while_the_first_is_written_down_is_rec
 
 def test_a_commit_that_is_contradicted_twice_at_once_stays_a_commit() -> None:
     driver = Driver()
-    driver.run(1, "ab")
-    for name in "ab":
-        driver.vote(name, 1)
-    driver.sync()
-    for name in "ab":
-        driver.acknowledge(name, 1)
-    driver.sync()
+    driver.complete(1, "ab")
     for name in "ab":
         driver.acknowledge(name, 1, "FORCED_ABORT")
     driver.sync()

@@ -210,13 +210,7 @@ def test_a_transaction_has_only_so_many_participants() -> None:
 
 def committed() -> Driver:
     driver = Driver()
-    driver.run(1, "ab")
-    for name in "ab":
-        driver.vote(name, 1)
-    driver.sync()
-    for name in "ab":
-        driver.acknowledge(name, 1)
-    driver.sync()
+    driver.complete(1, "ab")
     return driver
 
 

@@ -205,13 +205,7 @@ def test_a_number_of_a_session_to_come_cannot_be_used_up(driver: Driver) -> None
 
 
 def test_who_had_no_branch_cannot_contradict(driver: Driver) -> None:
-    driver.run(1, "ab")
-    for name in "ab":
-        driver.vote(name, 1)
-    driver.sync()
-    for name in "ab":
-        driver.acknowledge(name, 1)
-    driver.sync()
+    driver.complete(1, "ab")
     driver.acknowledge("h", 1, "HAZARD")
     with pytest.raises(ProtocolError, match="had no branch"):
         driver.acknowledge("h", 1, "FORCED_ABORT")
