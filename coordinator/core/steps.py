@@ -1,4 +1,4 @@
-"""Steps that more than one transition takes, aborting above all."""
+"""Steps that more than one transition takes: aborting, and the transaction's timer."""
 
 from __future__ import annotations
 
