@@ -30,9 +30,9 @@ def coordinator_process(directory: Path, *settings: str) -> Process:
     return Process("coordinator", directory, command)
 
 
-def participant_process(directory: Path, coordinator: str, names: list[str], resource: str) -> Process:
-    """One process with the participants `names`."""
-    command = ["-m", "bench.participant", "--directory", str(directory), "--coordinator", coordinator]
+def participant_process(directory: Path, coordinator: str, names: list[str], resource: str, store: str = "") -> Process:
+    """One process with the participants `names`; with a store each has a slot there, and nothing on the disk."""
+    command = ["-m", "bench.participant", "--directory", str(directory), "--coordinator", coordinator, "--store", store]
     return Process(names[0], directory, [*command, "--names", ",".join(names), "--resource", resource])
 
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,14 @@ CREATE TABLE IF NOT EXISTS movements (
 """
 
 
-def log_participant(name: str, directory: Path, coordinator: str) -> Participant:
-    """A participant that keeps nothing but its log."""
-    one = Participant(name, resource=LogResource(), data_directory=directory / name, coordinator=coordinator)
+def log_participant(name: str, directory: Path, coordinator: str, store: str = "") -> Participant:
+    """A participant that keeps nothing but its log; in a slot of a store, if there is one."""
+    if store:
+        from participant_sdk.resources.postgres import PostgresLog
+
+        one = Participant(name, resource=LogResource(), log=PostgresLog(store), coordinator=coordinator)
+    else:
+        one = Participant(name, resource=LogResource(), data_directory=directory / name, coordinator=coordinator)
 
     @one.operation(locks=[])
     def note(branch: LogBranch, *, account: int, amount: int) -> int:
@@ -130,9 +136,10 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--coordinator", required=True)
     parser.add_argument("--names", required=True)
+    parser.add_argument("--store", default="")
     parser.add_argument("--resource", choices=("log", "sqlite"), default="log")
     options = parser.parse_args()
-    make = sqlite_participant if options.resource == "sqlite" else log_participant
+    make: Make = sqlite_participant if options.resource == "sqlite" else partial(log_participant, store=options.store)
     run_loop(work(options.directory, options.coordinator, options.names.split(","), make))
 
 

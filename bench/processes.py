@@ -86,8 +86,17 @@ class Process:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def lives(self) -> bool:
+        """Whether it runs."""
+        return self._process is not None and self._process.returncode is None
+
+    def said(self) -> str:
+        """What it has said so far."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
     def _last_words(self) -> str:
-        lines = self._log.read_text(errors="replace").splitlines()[-15:] if self._log.exists() else []
+        lines = self.said().splitlines()[-15:]
         return "; its last words:\n    " + "\n    ".join(lines) if lines else ""
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from bench import hot
 from bench.measure import Result
 from bench.stages import Bench
 
@@ -64,6 +65,10 @@ def figures(bench: Bench) -> dict[str, float]:
     def p50(name: str) -> float:
         return bench.results[name].p50_ms if name in bench.results else nan
 
+    def share(name: str) -> float:
+        crowd, alone = (bench.results.get(f"{name} {callers}") for callers in (hot.CALLERS, 1))
+        return hot.useful(crowd) / hot.useful(alone) if crowd is not None and alone is not None else nan
+
     return {
         "echo": echo,
         "naive": rate("textbook 128"),
@@ -78,6 +83,15 @@ def figures(bench: Bench) -> dict[str, float]:
         "c1_over_echo": p50("one-shot 1") / p50("echo c1"),
         "branch_cpu_64_over_2": (cpu.get("participants 64", nan) / 64) / (cpu.get("participants 2", nan) / 2),
         "interactive_share": rate("interactive 128") / rate("plain calls 128"),
+        "hot_share": share("hot"),
+        "hot_unfairness": bench.fairness.get("hot", nan),
+        "hot_sqlite_share": share("hot sqlite"),
+        "hot_sqlite_unfairness": bench.fairness.get("hot sqlite", nan),
+        "store_share": rate("cell store") / rate("cell file"),
+        "shards_share": rate("cell 1 nodes") / rate("cell 1 shard"),
+        "nodes_cpu": max(cpu.get("cell 2 nodes", nan), cpu.get("cell 4 nodes", nan)) / cpu.get("cell 1 nodes", nan),
+        "slots_cpu": cpu.get("cell 2 slots", nan) / cpu.get("cell 1 slots", nan),
+        "takeover_seconds": statistics.median(bench.takeovers) if bench.takeovers else nan,
         "floor_ratio128": rate("floor 128") / echo,
         "floor_ratio1024": rate("floor 1024") / echo,
         "floor_c1_over_echo": p50("floor 1") / p50("echo c1"),
@@ -92,6 +106,14 @@ TARGETS = {
     "sqlite128": (">=", 1.5),
     "branch_cpu_64_over_2": ("<=", 1.2),
     "interactive_share": (">=", 0.6),
+    "hot_share": (">=", 0.7),
+    "hot_unfairness": ("<=", 3.0),
+    "hot_sqlite_share": (">=", 0.7),
+    "hot_sqlite_unfairness": ("<=", 3.0),
+    "store_share": (">=", 0.6),
+    "shards_share": (">=", 0.9),
+    "nodes_cpu": ("<=", 1.15),
+    "takeover_seconds": ("<=", 5.0),
 }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from bench import floor
+from bench import cell, floor, hot
 from bench.cluster import Cluster
 from bench.echo import echo as answer
 from bench.measure import Once, Result, Span, measure
@@ -42,6 +42,10 @@ class Bench:
     told: Callable[[Result], None]
     results: dict[str, Result] = field(default_factory=dict)
     echoes: list[float] = field(default_factory=list)
+    fairness: dict[str, float] = field(default_factory=dict)
+    """Of each stage with a hot key: completions of the luckiest caller to those of the median one."""
+    takeovers: list[float] = field(default_factory=list)
+    """Seconds from the kill of a node to the next commit on a shard of its."""
 
     def add(self, result: Result) -> None:
         """Keep a result, and tell it."""
@@ -279,6 +283,8 @@ STAGES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "log": log_only,
     "sqlite": sqlite,
     "wide": wide,
+    "hot": hot.hot,
+    "cell": cell.cell,
 }
 
 

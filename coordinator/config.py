@@ -14,100 +14,31 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from coordinator.core.settings import CoreSettings
-from troth.errors import ConfigError, RequestError
-from troth.ids import check_name
+from coordinator.config_checks import CHECKS, check_access
+from coordinator.core.settings import BARE_REPORT_BYTES, CoreSettings
+from coordinator.memory import usable_bytes
+from coordinator.shell_settings import FRAME_OVERHEAD_BYTES, RANGES, ShellSettings
+from troth.errors import ConfigError
 from troth.v1 import common_pb2
 
 PREFIX = "TROTH_"
-OTHER_VARIABLES = frozenset({"TROTH_CONFIG", "TROTH_COORDINATOR", "TROTH_FAILPOINTS"})
-"""Variables with the prefix that are not settings of the daemon: its file, the CLI's address, crash points of tests."""
+OTHER_VARIABLES = frozenset(
+    {
+        "TROTH_CONFIG", "TROTH_COORDINATOR", "TROTH_FAILPOINTS", "TROTH_POSTGRES_BIN", "TROTH_PGBOUNCER_BIN",
+        "TROTH_CLIENT_AUTHORITIES", "TROTH_CLIENT_CERTIFICATE", "TROTH_CLIENT_KEY", "TROTH_CLIENT_TOKEN_FILE",
+        "TROTH_CLIENT_TOKEN_COMMAND",
+    }
+)  # fmt: skip
+"""Variables with the prefix that are not settings of the daemon: its file, the CLI's address and certificate, what tests use."""
 
-FRAME_OVERHEAD_BYTES = 65_536
-"""What a frame needs beyond the payload of its one message."""
-
-LOG_LEVELS = ("debug", "info", "warning", "error")
-LOG_FORMATS = ("auto", "console", "json")
-
-
-@dataclass(frozen=True, slots=True)
-class ShellSettings:
-    """What the daemon needs around its core."""
-
-    name: str = "c1"
-    """The coordinator's name; stamped in its log, and the first part of every transaction id."""
-    listen: str = "127.0.0.1:7420"
-    """Where to listen, HOST:PORT; port 0 takes a free one."""
-    data_directory: str = "var/coordinator"
-    """The directory of the log; one daemon has it to itself."""
-    log_level: str = "info"
-    """What is told on stderr: debug, info, warning or error."""
-    log_format: str = "auto"
-    """How it is told: console, json, or auto (console on a terminal)."""
-    drain_seconds: float = 30.0
-    """How long a shutdown waits for undecided transactions."""
-    frame_bytes_max: int = 4_194_304
-    """Bytes of one message of gRPC, either way."""
-    outbox_items_max: int = 50_000
-    """Messages that may wait for a peer that does not read; past it the stream is ended and Hello settles the rest."""
-    calls_max: int = 25_000
-    """Calls and streams at once; gRPC refuses more."""
-    hello_seconds: float = 10.0
-    """How long a new stream may stay silent."""
-    goodbye_seconds: float = 5.0
-    """How long an ended stream may take to deliver its Goodbye."""
-    keepalive_seconds: float = 30.0
-    """How long a connection may be silent before it is pinged."""
-    keepalive_timeout_seconds: float = 10.0
-    """How long the answer to a ping may take before the connection is given up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """The unit of a number, and the values that it may have, both ends included."""
-
-    lowest: float
-    highest: float
-    unit: str
-
-
-DAY_SECONDS = 86_400.0
-
-RANGES: Mapping[str, Range] = {
-    "open_transactions_max": Range(1, 10_000_000, "transactions"),
-    "participants_max": Range(1, 4_096, "participants"),
-    "operations_max": Range(1, 65_536, "operations"),
-    "payload_bytes_max": Range(1, 1_073_741_824, "bytes"),
-    "key_bytes_max": Range(1, 4_096, "bytes"),
-    "timeout_ms_max": Range(1, 604_800_000, "milliseconds"),
-    "retention_seconds": Range(1, 366 * DAY_SECONDS, "seconds"),
-    "retained_transactions_max": Range(0, 100_000_000, "transactions"),
-    "keys_max": Range(1, 100_000_000, "keys"),
-    "skew_seconds": Range(0, DAY_SECONDS, "seconds"),
-    "session_linger_seconds": Range(0.1, DAY_SECONDS, "seconds"),
-    "sessions_max": Range(1, 1_000_000, "sessions"),
-    "unseen_answers_max": Range(1, 10_000_000, "answers"),
-    "resend_first_seconds": Range(0.01, 3_600, "seconds"),
-    "resend_cap_seconds": Range(0.01, 3_600, "seconds"),
-    "settle_answer_seconds": Range(0.01, 3_600, "seconds"),
-    "watermark_interval_seconds": Range(0.01, 3_600, "seconds"),
-    "reports_max": Range(1, 100_000_000, "reports"),
-    "late_heuristics_max": Range(1, 1_000_000, "transactions"),
-    "known_participants_max": Range(1, 1_000_000, "participants"),
-    "drain_seconds": Range(0, DAY_SECONDS, "seconds"),
-    "frame_bytes_max": Range(FRAME_OVERHEAD_BYTES + 1, 1_073_741_824, "bytes"),
-    "outbox_items_max": Range(100, 100_000_000, "messages"),
-    "calls_max": Range(10, 10_000_000, "calls"),
-    "hello_seconds": Range(0.1, 3_600, "seconds"),
-    "goodbye_seconds": Range(0.1, 3_600, "seconds"),
-    "keepalive_seconds": Range(1, 3_600, "seconds"),
-    "keepalive_timeout_seconds": Range(1, 3_600, "seconds"),
-}
-"""The range of every numeric setting; a test compares the names with the two dataclasses."""
+KEYS_MEMORY_SHARE = 4
+"""What part of the memory, one in so many, keys may take where `keys_max` is not set."""
+KEY_BYTES = 1_280
+"""What a finished transaction with a key of some 40 characters takes in memory, measured; with the longest keys it is 1,500."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +47,20 @@ class Config:
 
     shell: ShellSettings
     core: CoreSettings
+
+    def of_shard(self, name: str, shards: int) -> Config:
+        """The settings of one shard of so many. Keys are spread evenly, by their hash, and any node may come to have all shards: so
+        `keys_max`, which is sized by the memory, is divided. The other limits of the core each shard has whole (decision 47)."""
+        keys_max = max(1, -(-self.core.keys_max // shards))
+        return Config(replace(self.shell, name=name), replace(self.core, keys_max=keys_max))
+
+    def keyed_per_second(self) -> float:
+        """How many transactions with a key may commit each second, for ever, before `keys_max` refuses them."""
+        return self.core.keys_max / self.keys_seconds()
+
+    def keys_seconds(self) -> float:
+        """How long a key is kept."""
+        return self.core.retention_seconds + self.core.skew_seconds
 
     def limits(self) -> common_pb2.Limits:
         """The limits that are announced to peers."""
@@ -126,12 +71,13 @@ class Config:
             key_bytes_max=self.core.key_bytes_max,
             operations_max=self.core.operations_max,
             timeout_ms_max=self.core.timeout_ms_max,
+            frame_messages_max=self.shell.frame_messages_max,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One value, and where it came from: `default`, `file PATH`, `environment TROTH_…` or `flag`."""
+    """One value, and where it came from: `default`, `memory of N MiB`, `file PATH`, `environment TROTH_…` or `flag`."""
 
     name: str
     value: Any
@@ -155,12 +101,15 @@ SETTING_NAMES = tuple(_FIELDS)
 
 
 def load(
-    file: Path | None = None, environment: Mapping[str, str] = os.environ, flags: Mapping[str, Any] | None = None
-) -> Loaded:
-    """Read, merge and check all settings. `flags` with the value `None` were not given. Raises `ConfigError`."""
+    file: Path | None = None, environment: Mapping[str, str] = os.environ, flags: Mapping[str, Any] | None = None,
+    memory_bytes: int | None = None,
+) -> Loaded:  # fmt: skip
+    """Read, merge and check all settings. `flags` with the value `None` were not given. `memory_bytes` is what there is for this
+    process; `None` asks the machine. Raises `ConfigError`."""
     values: dict[str, tuple[Any, str]] = {
         name: (_default(field), "default") for name, field in _FIELDS.items()
     }
+    values.update(_from_memory(usable_bytes() if memory_bytes is None else memory_bytes))
     file = _file_of(file, environment)
     values.update(_from_file(file) if file is not None else {})
     values.update(_from_environment(environment))
@@ -189,6 +138,14 @@ def _unit(name: str) -> str:
 # ---- the sources
 
 
+def _from_memory(memory_bytes: int) -> dict[str, tuple[Any, str]]:
+    """What is sized by the memory: `keys_max`, since nothing else that fills up with time has to be kept whatever it takes. Its
+    default is the floor; a machine too small for that needs the setting."""
+    keys = memory_bytes // KEYS_MEMORY_SHARE // KEY_BYTES // 1_000 * 1_000
+    fits = int(min(keys, RANGES["keys_max"].highest))
+    return {"keys_max": (fits, f"memory of {memory_bytes >> 20} MiB")} if fits > CoreSettings().keys_max else {}
+
+
 def _file_of(file: Path | None, environment: Mapping[str, str]) -> Path | None:
     if file is not None:
         return file
@@ -209,13 +166,34 @@ def _from_file(path: Path) -> dict[str, tuple[Any, str]]:
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
     values: dict[str, tuple[Any, str]] = {}
+    foreign = _of_kubernetes(environment)
     for variable, text in environment.items():
-        if variable.startswith(PREFIX) and variable not in OTHER_VARIABLES:
+        if variable.startswith(PREFIX) and variable not in OTHER_VARIABLES and not foreign(variable):
             name = _known(variable.removeprefix(PREFIX).lower(), variable, "the environment", PREFIX)
             if variable != PREFIX + name.upper():
                 raise _unknown(variable, PREFIX + name.upper(), "the environment")
             values[name] = (_parse(name, text, variable), f"environment {variable}")
     return values
+
+
+_SERVICE_PORT = re.compile(r"(TROTH(?:_[A-Z0-9_]+)?)_PORT")
+_SERVICE_URL = re.compile(r"(?:tcp|udp|sctp)://.*")
+
+
+def _of_kubernetes(environment: Mapping[str, str]) -> Callable[[str], bool]:
+    """Whether a variable was put there by Kubernetes, which tells every pod of a namespace of a Service `troth` or `troth-…` so:
+
+        TROTH_SERVICE_HOST, TROTH_SERVICE_PORT, TROTH_SERVICE_PORT_GRPC, TROTH_PORT=tcp://10.96.14.7:7420, TROTH_PORT_7420_TCP, …
+
+    Only a URL in `…_PORT` makes a Service: somebody who wrote TROTH_PORT=7420 meant a setting, and is told that there is none.
+    """
+    services = [
+        match[1] for variable, text in environment.items()
+        if (match := _SERVICE_PORT.fullmatch(variable)) and _SERVICE_URL.fullmatch(text)
+    ]  # fmt: skip
+    names = "|".join(map(re.escape, services))
+    theirs = re.compile(rf"(?:{names})_(?:SERVICE_HOST|(?:SERVICE_)?PORT(?:_[A-Z0-9_]+)?)") if services else None
+    return lambda variable: theirs is not None and theirs.fullmatch(variable) is not None
 
 
 def _from_flags(flags: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
@@ -255,12 +233,17 @@ def _unknown(written: str, near: str, where: str) -> ConfigError:
 # ---- values
 
 
+_TRUTHS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+
 def _parse(name: str, text: str, where: str) -> Any:
     """The value of a text from the environment or a flag."""
     kind = type(_default(_FIELDS[name]))
     try:
+        if kind is bool:
+            return _TRUTHS[text.lower()]
         return text if kind is str else kind(text.replace("_", "") if kind is int else text)
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         raise ConfigError(f"{name} is {text!r} ({where}): that is not {_kind_name(kind)}") from error
 
 
@@ -271,7 +254,7 @@ def _number(name: str, value: Any) -> Any:
 
 
 def _kind_name(kind: type) -> str:
-    return {int: "a whole number", float: "a number", str: "a text"}[kind]
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
 
 
 def _check_value(name: str, value: Any, origin: str) -> None:
@@ -284,54 +267,47 @@ def _check_value(name: str, value: Any, origin: str) -> None:
             raise ConfigError(
                 f"{name} is {value} ({origin}): it must be {limits.lowest:.15g} to {limits.highest:.15g} {limits.unit}"
             )
-    elif name in _CHECKS:
-        problem = _CHECKS[name](value)
+    elif name in CHECKS:
+        problem = CHECKS[name](value)
         if problem:
-            raise ConfigError(f"{name} is {value!r} ({origin}): {problem}")
+            shown = "not usable" if name == "store" else repr(value)  # it may hold a password
+            raise ConfigError(f"{name} is {shown} ({origin}): {problem}")
+
+
+_WITHIN = (
+    ("frame_bytes_max", "outboxes_bytes_max"),
+    ("transaction_watches_max", "watches_max"),
+    ("connection_watches_max", "watches_max"),
+    ("watches_max", "unary_calls_max"),
+    ("unary_calls_max", "calls_max"),
+)
+"""Limits of which the first one is part of what the second one counts."""
 
 
 def _check_together(config: Config, values: Mapping[str, tuple[Any, str]]) -> None:
     core, shell = config.core, config.shell
+    check_access(shell)
     if core.resend_first_seconds > core.resend_cap_seconds:
         raise _above("resend_first_seconds", "resend_cap_seconds", values)
+    if core.payload_bytes_max > core.open_bytes_max:
+        raise _above("payload_bytes_max", "open_bytes_max", values)
+    if core.timeout_ms_max > core.retention_seconds * 1000:
+        # Its retries would be refused as EXPIRED while it still runs.
+        raise _above("timeout_ms_max in seconds", "retention_seconds", values)
+    if core.open_transactions_max + core.late_heuristics_max > core.reports_max:
+        # A participant with a branch in each of them could not complete its Hello any more.
+        raise _above("open_transactions_max plus late_heuristics_max", "reports_max", values)
+    if (core.open_transactions_max + core.late_heuristics_max) * BARE_REPORT_BYTES > core.reports_bytes_max:
+        # The same, of bytes: results are left out, the branches themselves cannot be.
+        raise _above(f"open_transactions_max plus late_heuristics_max times {BARE_REPORT_BYTES} bytes", "reports_bytes_max", values)
     if core.payload_bytes_max + FRAME_OVERHEAD_BYTES > shell.frame_bytes_max:
         raise _above(f"payload_bytes_max plus {FRAME_OVERHEAD_BYTES} bytes", "frame_bytes_max", values)
+    for small, large in _WITHIN:
+        # A limit that another one keeps from ever being reached is not in force, whatever it promises.
+        if values[small][0] > values[large][0]:
+            raise _above(small, large, values)
 
 
 def _above(small: str, large: str, values: Mapping[str, tuple[Any, str]]) -> ConfigError:
     value, origin = values[large]
     return ConfigError(f"{small} is above {large}, which is {value} ({origin})")
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """Host and port of HOST:PORT; raises `ConfigError`."""
-    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):([0-9]{1,5})", text)
-    if match is None or int(match[2]) > 65_535:
-        raise ConfigError(f"{text!r} is not an address", hint="Write HOST:PORT, such as 127.0.0.1:7420.")
-    return match[1], int(match[2])
-
-
-def _check_listen(text: str) -> str:
-    try:
-        split_address(text)
-    except ConfigError as error:
-        return f"{error.message}; {error.hint}"
-    return ""
-
-
-def _check_coordinator(text: str) -> str:
-    try:
-        check_name("coordinator", text)
-    except RequestError as error:
-        return error.message
-    return ""
-
-
-_CHECKS: Mapping[str, Callable[[str], str]] = {
-    "name": _check_coordinator,
-    "listen": _check_listen,
-    "data_directory": lambda text: "" if text else "name a directory",
-    "log_level": lambda text: "" if text in LOG_LEVELS else f"it must be one of {', '.join(LOG_LEVELS)}",
-    "log_format": lambda text: "" if text in LOG_FORMATS else f"it must be one of {', '.join(LOG_FORMATS)}",
-}
-"""For each text setting: what is wrong with a value, or an empty text."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from troth.log.files import DIRECTORY_MODE, FileLock, read_only
+from troth.log.files import FileLock, make_directory, read_only
 
 LOG_FILE = "coordinator.db"
 ADDRESS_FILE = "address"
@@ -28,12 +28,17 @@ class DataDirectory:
         """The log."""
         return self.path / LOG_FILE
 
+    def log_bytes(self) -> int:
+        """How large the log is, with its WAL."""
+        size = 0
+        for end in ("", "-wal"):
+            with contextlib.suppress(OSError):
+                size += (self.path / f"{LOG_FILE}{end}").stat().st_size
+        return size
+
     def lock(self) -> None:
         """Make the directory if need be, and take it."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=DIRECTORY_MODE)
-        except OSError as error:
-            raise read_only(self.path, error) from error
+        make_directory(self.path)
         # Earlier than the log's own lock, which comes with opening it: the address file must not be touched before.
         self._lock = FileLock(self.path / ADDRESS_FILE)
 
@@ -56,6 +61,22 @@ class DataDirectory:
         """Nobody listens any more, or not yet."""
         with contextlib.suppress(OSError):
             (self.path / ADDRESS_FILE).unlink(missing_ok=True)
+
+
+class NoDirectory:
+    """In place of a directory, where the log is in a store: nothing is on the local disk."""
+
+    def lock(self) -> None:
+        """There is nothing to take."""
+
+    def log_bytes(self) -> int | None:
+        """It is elsewhere."""
+        return None
+
+    unlock = remove_address = lock
+
+    def write_address(self, address: str) -> None:
+        """Several nodes of one machine would overwrite each other's; whoever asks is told the address by people."""
 
 
 def read_address(directory: Path) -> str:

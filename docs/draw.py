@@ -24,16 +24,24 @@ sys.path.insert(0, str(ROOT))
 
 import click  # noqa: E402 - the root of the clone must be on the path first
 
+from coordinator import attention  # noqa: E402 - as above
 from coordinator.cli.main import troth  # noqa: E402 - as above
-from coordinator.config import RANGES, SETTING_NAMES, ShellSettings  # noqa: E402 - as above
+from coordinator.config import SETTING_NAMES  # noqa: E402 - as above
 from coordinator.core import model, transitions  # noqa: E402 - as above
 from coordinator.core.settings import CoreSettings  # noqa: E402 - as above
+from coordinator.metrics import families  # noqa: E402 - as above
+from coordinator.shell_settings import RANGES, ShellSettings  # noqa: E402 - as above
+from participant_sdk import metrics as sdk_metrics  # noqa: E402 - as above
 from participant_sdk import participant  # noqa: E402 - as above
 from participant_sdk.core import branches  # noqa: E402 - as above
 from participant_sdk.core import transitions as participant_transitions  # noqa: E402 - as above
 from troth.errors import Reason  # noqa: E402 - as above
 
 MARKED = re.compile(r"<!-- drawn: (?P<name>[a-z-]+) -->\n(?P<body>.*?)<!-- end of (?P=name) -->", re.DOTALL)
+
+
+LISTED = re.compile(r"<!-- listed: events -->\n(?P<body>.*?)<!-- end of events -->", re.DOTALL)
+"""Events are stable: those that are listed must be there, and new ones come into the list when it is drawn the next time."""
 
 
 # ---- words and tables
@@ -154,8 +162,12 @@ def configuration() -> str:
     defaults = {one.name: one.default for owner in (ShellSettings, CoreSettings) for one in fields(owner)}
     return table(
         ("setting", "default", "unit", "range", "meaning"),
-        ((f"`{name}`", f"`{_plain(defaults[name])}`", *_range(name), said[name]) for name in SETTING_NAMES),
+        ((f"`{name}`", _default(name, defaults[name]), *_range(name), said[name]) for name in SETTING_NAMES),
     )
+
+
+def _default(name: str, value: Any) -> str:
+    return f"by memory, at least `{_plain(value)}`" if name == "keys_max" else f"`{_plain(value)}`"
 
 
 def _range(name: str) -> tuple[str, str]:
@@ -191,6 +203,57 @@ def records(message: str) -> str:
     return table(("record", "meaning"), ((f"`{name}`", said) for said, _, name in found))
 
 
+# ---- what the log says
+
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+def events() -> str:
+    """Every event that is written somewhere in the packages, by its level; one that is put together at run time is not."""
+    found: set[tuple[int, str, str]] = set()
+    for package in ("coordinator", "participant_sdk", "troth"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                found.update(_events_of(node, package))
+    names = {"coordinator": "coordinator", "participant_sdk": "service", "troth": "both"}
+    rows = ((LEVELS[level], event, names[package]) for level, event, package in sorted(found, reverse=True))
+    return table(("level", "event", "said by"), rows)
+
+
+def _events_of(node: ast.AST, package: str) -> Iterable[tuple[int, str, str]]:
+    if not isinstance(node, ast.Call) or not node.args:
+        return
+    says, event = node.func, node.args[0]
+    if isinstance(says, ast.Attribute) and says.attr == "tell" and len(node.args) > 1:  # through `troth.quiet`
+        says, event = node.args[0], node.args[1]
+    of_log = isinstance(says, ast.Attribute) and isinstance(says.value, ast.Name) and says.value.id in ("log", "_log")
+    if isinstance(says, ast.Attribute) and of_log and says.attr in LEVELS and isinstance(event, ast.Constant):
+        yield LEVELS.index(says.attr), str(event.value), package
+
+
+# ---- metrics
+
+
+def counters() -> str:
+    """What is counted, by both names."""
+    rows = [(f"`{name}`", f"`troth_{name}_total`", says) for name, says in families.COUNTERS.items()]
+    rows += [(f"`{name}`", f"`troth_{name}` (now)", says) for name, says in families.GAUGES.items()]
+    return table(("status", "Prometheus", "counts"), rows)
+
+
+def metric_families(known: Iterable[Any], *, labels: bool) -> str:
+    """Metrics with what they say."""
+    head = ("metric", "kind", "labels", "says") if labels else ("metric", "kind", "says")
+    rows = ((f"`{one.name}`", one.kind, *([", ".join(one.labels)] if labels else []), one.says) for one in known)
+    return table(head, rows)
+
+
+def named(meanings: dict[str, str]) -> str:
+    """Values of a label with what they mean."""
+    return table(("value", "means"), ((f"`{name}`", says) for name, says in meanings.items()))
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "coordinator-states": lambda: states(model.State),
     "coordinator-moves": theory,
@@ -199,6 +262,11 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "participant-table": participant_table,
     "cli": cli,
     "configuration": configuration,
+    "counters": counters,
+    "families": lambda: metric_families(families.FAMILIES, labels=True),
+    "phases": lambda: named(families.PHASES),
+    "attention": lambda: named(attention.KINDS),
+    "sdk-families": lambda: metric_families(sdk_metrics.FAMILIES, labels=False),
     "participant-limits": participant_limits,
     "errors": errors,
     "coordinator-records": lambda: records("CoordinatorRecord"),
@@ -214,8 +282,9 @@ def pages() -> list[Path]:
     return sorted((ROOT / "docs").rglob("*.md"))
 
 
-def drawn(text: str) -> str:
+def drawn(text: str, *, rewrites: bool = False) -> str:
     """The text of a page with every drawn section as it should be. Raises `KeyError` for a section that nobody draws."""
+    text = LISTED.sub(lambda m: f"<!-- listed: events -->\n{events()}<!-- end of events -->", text) if rewrites else text
     return MARKED.sub(lambda m: f"<!-- drawn: {m['name']} -->\n{SECTIONS[m['name']]()}<!-- end of {m['name']} -->", text)
 
 
@@ -224,7 +293,7 @@ def main(arguments: Sequence[str]) -> int:
     stale = []
     for page in pages():
         text = page.read_text(encoding="utf-8")
-        fresh = drawn(text)
+        fresh = drawn(text, rewrites="--check" not in arguments)
         if fresh != text:
             stale.append(page.relative_to(ROOT).as_posix())
             if "--check" not in arguments:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from types import TracebackType
 from typing import Any
 
 from participant_sdk.context import Scope
+from participant_sdk.pins import Pins
+from troth.errors import Reason, RequestError
 from troth.values import encode_arguments
 
 RunCall = Callable[[Scope, str, str, bytes], Awaitable[Any]]
@@ -15,16 +20,47 @@ RunCall = Callable[[Scope, str, str, bytes], Awaitable[Any]]
 class Branch:
     """Runs operations in the transaction of one call. Get it from `Participant.branch()`.
 
-    Nothing that it did counts until the client commits; everything is undone when it does not.
+        await participant.branch().run("debit", account="a", amount=5)
+
+        async with participant.branch() as db:          # where the resource is a server database
+            await db.execute("UPDATE account SET ...")
+
+    Nothing that it did counts until the client commits; everything is undone when it does not. In the block `db` is what
+    operations get, under the same rules; an exception that leaves it loses the branch. A call that is repeated by its client cannot
+    run its block again: that is `Aborted` (OPERATION_COUNT), and the transaction is tried again as a whole.
     """
 
     def __init__(
-        self, participant: str, scope: Scope, run: RunCall, name_of: Callable[[str | Callable[..., Any]], str]
-    ) -> None:
+        self, participant: str, incarnation: int, scope: Scope, run: RunCall, name_of: Callable[[str | Callable[..., Any]], str],
+        pins: Pins | None = None,
+    ) -> None:  # fmt: skip
         self._participant = participant
+        self._incarnation = incarnation
         self._scope = scope
         self._run = run
         self._name_of = name_of
+        self._pins = pins
+        self._block: AbstractAsyncContextManager[Any] | None = None
+
+    @property
+    def pins(self) -> Pins:
+        """Where its blocks get their connections. Raises `RequestError` when its resource has none to give."""
+        if self._pins is None:
+            raise RequestError(
+                Reason.INVALID_ARGUMENT, f"the resource of {self._participant} has no connection to give to a block",
+                hint="Write an operation, and call it with branch().run().",
+            )  # fmt: skip
+        return self._pins
+
+    async def __aenter__(self) -> Any:
+        self._block = self.pins.block(self.run)
+        return await self._block.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        assert self._block is not None, "the block was not entered"
+        return await self._block.__aexit__(kind, error, traceback)
 
     @property
     def transaction_id(self) -> str:
@@ -45,6 +81,43 @@ class Branch:
         name = self._name_of(operation)
         encoded = encode_arguments(arguments)
         call_id = self._scope.next_call_id(self._participant)
-        value = await self._run(self._scope, call_id, name, encoded)
-        self._scope.acknowledged(self._participant)
+        self._scope.at_work += 1
+        try:
+            value = await self._run(self._scope, call_id, name, encoded)
+        except BaseException:
+            # It may have a branch all the same, which holds locks: an abort must find it.
+            self._scope.acknowledged(self._participant, 0, self._incarnation)
+            raise
+        finally:
+            self._scope.at_work -= 1
+        self._scope.acknowledged(self._participant, 1, self._incarnation)
         return value
+
+
+class SyncBranch:
+    """The same for a handler that runs in a thread. Get it from `Participant.branch_sync()`.
+
+        with participant.branch_sync() as db:
+            db.execute("UPDATE account SET ...")
+
+        participant.branch_sync().run("debit", account="a", amount=5)
+    """
+
+    def __init__(self, branch: Branch, loop: asyncio.AbstractEventLoop) -> None:
+        self._branch = branch
+        self._loop = loop
+        self._block: AbstractContextManager[Any] | None = None
+
+    def __enter__(self) -> Any:
+        self._block = self._branch.pins.block_sync(self._branch.run, self._loop)
+        return self._block.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        assert self._block is not None, "the block was not entered"
+        return self._block.__exit__(kind, error, traceback)
+
+    def run(self, operation: str | Callable[..., Any], /, **arguments: object) -> Any:
+        """Run an operation, and wait: see `Branch.run`."""
+        return asyncio.run_coroutine_threadsafe(self._branch.run(operation, **arguments), self._loop).result()

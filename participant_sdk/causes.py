@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import structlog
+import secrets
 
 from troth.errors import Aborted, Reason, Refuse, RequestError, TrothError
+from troth.logs import encodable, get_logger
 from troth.v1 import common_pb2
 
 REQUEST_REASONS = frozenset(
@@ -28,16 +29,20 @@ REQUEST_REASONS = frozenset(
 )
 """To a participant and its callers: reasons of a refusal before anything ran. (A client has `client.results.WRONG_REQUESTS`.)"""
 
-_log = structlog.get_logger("participant_sdk")
+MESSAGE_CHARACTERS_MAX = 4000
+CODE_CHARACTERS_MAX = 200
+"""What of an error's message and code is told; the rest is cut."""
+
+_log = get_logger("participant_sdk")
 
 
 def cause_of(error: TrothError, participant: str = "") -> common_pb2.Cause:
-    """The cause that tells an error to a peer."""
+    """The cause that tells an error to a peer. `participant` is who says it, unless the error names somebody."""
     return common_pb2.Cause(
         reason=error.reason.name,
-        participant=participant,
-        code=getattr(error, "code", ""),
-        message=error.message,
+        participant=error.participant or participant,
+        code=_text(error.code, CODE_CHARACTERS_MAX),
+        message=_text(error.message, MESSAGE_CHARACTERS_MAX),
         retryable=error.retryable if isinstance(error, Refuse | Aborted) else error.reason.retryable,
     )
 
@@ -56,7 +61,7 @@ def error_of(
     # The coordinator's messages end with the hint; our errors add it themselves.
     message = message.removesuffix(f" ({reason.hint})")
     if reason in wrong:
-        return RequestError(reason, message)
+        return RequestError(reason, message, participant=cause.participant)
     return Aborted(
         reason,
         message,
@@ -67,17 +72,24 @@ def error_of(
     )
 
 
-def cause_of_operation(error: Exception, participant: str, operation: str) -> common_pb2.Cause:
+def cause_of_operation(error: BaseException, participant: str, operation: str) -> common_pb2.Cause:
     """Why an operation did not happen, from what it raised.
 
     The text of an unexpected exception stays here, in the log: it may hold what a client must not see.
     """
-    if isinstance(error, TrothError):
-        return cause_of(error, participant)
-    _log.error("operation failed", participant=participant, operation=operation, exc_info=error)
-    return common_pb2.Cause(
-        reason=Reason.OPERATION_FAILED.name,
-        participant=participant,
-        message=f"{operation} raised {type(error).__name__}",
-        retryable=Reason.OPERATION_FAILED.retryable,
-    )
+    if isinstance(error, Refuse | Aborted | RequestError):
+        try:
+            return cause_of(error, participant)
+        except Exception as slip:  # a subclass without what its parent has, a code that cannot be written as text
+            slip.__cause__ = error
+            error = slip
+    error_id = secrets.token_hex(4)
+    _log.error("operation failed", participant=participant, operation=operation, error_id=error_id, exc_info=error)
+    told = f"{operation} raised {type(error).__name__} (error {error_id} in the participant's log)"
+    return cause_of(Aborted(Reason.OPERATION_FAILED, told), participant)
+
+
+def _text(value: object, characters_max: int) -> str:
+    """The value as the wire takes it: an author may have given whatever he likes. A subclass of str counts by its content."""
+    text = str.__str__(value) if isinstance(value, str) else str(value)
+    return encodable(text[:characters_max])

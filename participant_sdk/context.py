@@ -4,12 +4,16 @@ The client puts a TransactionContext into the call metadata `troth-context-bin`;
 `current_scope()` of the handler, and answers in the trailing metadata `troth-acknowledged-bin` how many operations each
 participant acknowledged in this call. The client adds these up and names the sums when it commits: a participant that counts
 differently votes NO (DESIGN section 4, rule 4), so no half branch is ever committed.
+
+A handler that calls other services in the same transaction does so through channels with `Participant.onward`: the scope gives
+each such call a context, adds what it acknowledged to its own counts, and passes on why it failed. So it goes at any depth.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -17,34 +21,48 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from participant_sdk.causes import cause_of
+from participant_sdk.carriers import Carried, SyncCarrier, Uncounted, aio_carriers, cause_within
+from participant_sdk.metadata import ACKNOWLEDGED_KEY, CAUSE_KEY, CONTEXT_KEY, Metadata
+from participant_sdk.tally import Tally
 from troth.errors import Reason, RequestError, TrothError
 from troth.v1 import client_pb2, common_pb2
 
-CONTEXT_KEY = "troth-context-bin"
-"""Call metadata: a serialised TransactionContext."""
-ACKNOWLEDGED_KEY = "troth-acknowledged-bin"
-"""Trailing metadata: a serialised AcknowledgedOperations for each participant."""
-CAUSE_KEY = "troth-cause-bin"
-"""Trailing metadata: the serialised Cause when a TrothError left the handler."""
 CAUSE_MESSAGE_CHARACTERS_MAX = 500
 """Trailers of more than 8 KiB get lost on the way, so a message is cut."""
 
 HANDLERS_KEPT_MAX = 10_000
 """Methods of a server whose wrapped handlers are kept."""
 
-Metadata = tuple[tuple[str, str | bytes], ...]
+EarlyVote = Callable[[str], Awaitable[common_pb2.SealedVote | None]]
+"""Prepares the branch of a transaction, given by its id, and votes; `None` when the commit has to ask."""
 
 
 class Scope:
-    """One call of a service inside a transaction: its context, and what its participants did in it."""
+    """One call of a service inside a transaction: its context, and what was done in it, here and further on."""
 
-    __slots__ = ("_acknowledged", "_calls", "_reported", "_servicer_context", "context")
+    __slots__ = (
+        "_calls", "_last", "_lock", "_onward", "_reported", "_servicer_context", "_tally", "at_work", "context", "over", "tells",
+        "uncounted",
+    )  # fmt: skip
 
-    def __init__(self, context: common_pb2.TransactionContext, servicer_context: Any = None) -> None:
+    def __init__(self, context: common_pb2.TransactionContext, servicer_context: Any = None, *, tells: bool = False) -> None:
         self.context = context
+        """The transaction, and this call's id in it."""
+        self.tells = tells or servicer_context is not None
+        """Whether whoever called is told, with the answer, all of `acknowledgements`. Otherwise branches are enlisted first."""
+        self.over = False
+        """Whether the call has been answered. What a task does that outlives it (one that a handler started) is no part of it."""
+        self.at_work = 0
+        """Operations and blocks of the handler that have not ended."""
         self._calls: dict[str, int] = {}
-        self._acknowledged: dict[str, int] = {}
+        self._last: dict[tuple[str, int], EarlyVote] = {}
+        """Of each participant that worked in its caller's last call, by incarnation: how it votes when the call ends."""
+        self._onward = 0
+        self._tally = Tally()
+        self._lock = threading.Lock()
+        """Blocking calls of one handler may end in several threads."""
+        self.uncounted = Uncounted()
+        """Blocking calls that go on from here."""
         self._servicer_context = servicer_context
         """Whose trailing metadata is kept up to date, so that a handler that aborts tells it too."""
         self._reported: Any = None
@@ -56,33 +74,71 @@ class Scope:
         A repeat of the call (with the same id, after a lost answer) gives the same ids, as long as the handler runs its
         operations in the same order; so repeats are recognised.
         """
-        index = self._calls.get(participant, 0)
-        self._calls[participant] = index + 1
+        with self._lock:
+            index = self._calls.get(participant, 0)
+            self._calls[participant] = index + 1
         return f"{self.context.call_id}/{index}"
 
-    def acknowledged(self, participant: str) -> None:
-        """The participant has acknowledged one more operation to the handler."""
-        self._acknowledged[participant] = self._acknowledged.get(participant, 0) + 1
-        self._reported = None
-        self.report()
+    def onward_context(self) -> common_pb2.TransactionContext:
+        """A context for one call that goes on from here, to carry by hand; its id is `CALL>INDEX`.
+
+        Channels with `Participant.onward` do this by themselves. By hand: give each call its own, put it serialised into the
+        message, and tell `acknowledged` what came back. As with operations, a repeat gives the same ids in the same order.
+        """
+        with self._lock:
+            index, self._onward = self._onward, self._onward + 1
+        onward = common_pb2.TransactionContext()
+        onward.CopyFrom(self.context)
+        onward.last_call = False  # of what is called from here the caller knows nothing
+        onward.call_id = f"{self.context.call_id}>{index}"
+        return onward
+
+    def acknowledged(self, participant: str, operations: int = 1, incarnation: int = 0) -> None:
+        """The participant, in its incarnation, has acknowledged so many more operations to the handler. 0 operations: it has a
+        branch all the same."""
+        with self._lock:
+            self._tally.add(participant, operations, incarnation)
+            self._reported = None
+            self._report()
+
+    def votes_at_end(self, participant: str, incarnation: int, vote: EarlyVote) -> None:
+        """Have a participant vote when the call ends, if it is its caller's last one."""
+        if self.context.last_call:
+            self._last[participant, incarnation] = vote
+
+    async def end(self) -> None:
+        """The call ends well: whoever worked in it, and is not called again, may prepare now."""
+        for (participant, incarnation), vote in self._last.items():
+            told = await vote(self.context.transaction_id)
+            if told is not None:
+                with self._lock:
+                    self._tally.vote(participant, incarnation, told)
+                    self._reported = None
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many operations each participant acknowledged in this call."""
-        return dict(self._acknowledged)
+        """How many operations each participant acknowledged in this call, at any depth."""
+        self.uncounted.count()
+        return self._tally.counts
+
+    @property
+    def acknowledgements(self) -> list[client_pb2.AcknowledgedOperations]:
+        """What whoever called must learn, to pass it on to `Transaction.acknowledge` as it is."""
+        self.uncounted.count()
+        return self._tally.told()
 
     def trailers(self) -> Metadata:
-        """What the client must learn."""
-        return tuple(
-            (
-                ACKNOWLEDGED_KEY,
-                client_pb2.AcknowledgedOperations(participant=participant, count=count).SerializeToString(),
-            )
-            for participant, count in sorted(self._acknowledged.items())
-        )
+        """What the client must learn. Never nothing: so it knows that nothing was done."""
+        told = self._tally.told() or [client_pb2.AcknowledgedOperations()]
+        return tuple((ACKNOWLEDGED_KEY, one.SerializeToString()) for one in told)
 
     def report(self) -> None:
         """Put the counts into the trailing metadata, beside whatever else is there."""
+        self.uncounted.count()
+        with self._lock:
+            self._report()
+
+    def _report(self) -> None:
         if self._servicer_context is None:
             return
         present = self._servicer_context.trailing_metadata() or ()
@@ -91,24 +147,86 @@ class Scope:
             self._reported = (*others, *self.trailers())
             self._servicer_context.set_trailing_metadata(self._reported)
 
+    def tell(self, carried: Carried) -> None:
+        """The call has ended, and its caller is in this process: told here what was done."""
+        self.over = True
+        for done in self.acknowledgements:
+            carried.count(done)
+        carried.over()
+
+    def carried(self) -> Carried:
+        """This transaction, for a call that goes on from here. Why one failed is told by its error, if the handler lets it out."""
+        return Carried(self._call_begins, self._count, lambda cause: None, self._call_ends)
+
+    def _call_begins(self) -> common_pb2.TransactionContext:
+        context = self.onward_context()
+        with self._lock:
+            self._tally.call_begins()
+            self._reported = None
+        return context
+
+    def _count(self, done: client_pb2.AcknowledgedOperations) -> None:
+        with self._lock:
+            self._tally.count(done)
+            self._reported = None
+
+    def _call_ends(self) -> None:
+        with self._lock:
+            self._tally.call_ends()
+            self._reported = None
+            self._report()
+
 
 _scope: ContextVar[Scope | None] = ContextVar("troth_scope", default=None)
 
 
 def current_scope() -> Scope | None:
-    """The scope of the call that is being handled, or `None` outside of a transaction."""
-    return _scope.get()
+    """The scope of the call that is being handled, or `None` outside of a transaction, and when the call has been answered."""
+    scope = _scope.get()
+    return None if scope is None or scope.over else scope
 
 
 @contextlib.contextmanager
-def entered(context: common_pb2.TransactionContext) -> Iterator[Scope]:
-    """Run a block inside a transaction's context, as the interceptor runs a handler."""
-    scope = Scope(context)
+def entered(context: common_pb2.TransactionContext, *, tells: bool = False) -> Iterator[Scope]:
+    """Run a block inside a transaction's context, as the interceptor runs a handler. `tells` is whether whoever called gets
+    `Scope.acknowledgements` with the answer."""
+    scope = Scope(context, tells=tells)
+    with within(scope):
+        try:
+            yield scope
+        finally:
+            scope.over = True
+
+
+@contextlib.contextmanager
+def within(scope: Scope) -> Iterator[None]:
+    """Be inside of a call for the time of the block."""
     token = _scope.set(scope)
     try:
-        yield scope
+        yield
     finally:
         _scope.reset(token)
+
+
+def around() -> Carried | None:
+    """The transaction of the handler that makes a call."""
+    scope = current_scope()
+    return None if scope is None else scope.carried()
+
+
+def _around_and_uncounted() -> tuple[Carried, Uncounted] | None:
+    scope = current_scope()
+    return None if scope is None else (scope.carried(), scope.uncounted)
+
+
+def onward_carriers() -> list[grpc.aio.ClientInterceptor]:
+    """For channels of grpc.aio: calls on them go on in the transaction of the handler that makes them."""
+    return list(aio_carriers(around))
+
+
+def onward_sync_carriers() -> list[SyncCarrier]:
+    """The same for channels of the blocking API."""
+    return [SyncCarrier(_around_and_uncounted)]
 
 
 def parse_context(metadata: Any) -> common_pb2.TransactionContext:
@@ -132,31 +250,55 @@ def _carried(metadata: Any) -> list[bytes]:
 class TransactionInterceptor(grpc.aio.ServerInterceptor):
     """Gives handlers their transaction. Calls without one, and handlers that are no coroutines, pass unchanged.
 
-    A `TrothError` that leaves a handler becomes the status of its reason, with the message and the cause.
+    A `TrothError` that leaves a handler becomes the status of its reason, with the message and the cause; so does the error of
+    a call that went on from it and came back with a cause, and a group of such errors. `participant` is whose service this is.
     """
 
-    def __init__(self) -> None:
-        self._handlers: dict[str, tuple[Any, Any]] = {}
-        """By method: the handler, and the same one inside the scope of its call."""
+    def __init__(self, participant: str = "") -> None:
+        self._handlers = _Handlers(participant, threads=False)
 
-    # What a handler is wrapped in takes the context from the call, and not from here: so it is the same for all calls.
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None or not _carried(handler_call_details.invocation_metadata):
+        return self._handlers.within(await continuation(handler_call_details), handler_call_details)
+
+
+class SyncTransactionInterceptor(grpc.ServerInterceptor):
+    """The same for servers of the blocking API, whose handlers all run in threads."""
+
+    def __init__(self, participant: str = "") -> None:
+        self._handlers = _Handlers(participant, threads=True)
+
+    def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
+        """See gRPC."""
+        return self._handlers.within(continuation(handler_call_details), handler_call_details)
+
+
+class _Handlers:
+    """The handlers of a server inside the scope of a call. What one is wrapped in takes the context from the call, and not from
+    here: so it is the same for all calls."""
+
+    def __init__(self, participant: str, *, threads: bool) -> None:
+        self._participant = participant
+        self._threads = threads
+        self._known: dict[str, tuple[Any, Any]] = {}
+        """By method: the handler, and the same one inside."""
+
+    def within(self, handler: Any, details: Any) -> Any:
+        """The handler for one call."""
+        if handler is None or not _carried(details.invocation_metadata):
             return handler
-        known = self._handlers.get(handler_call_details.method)
+        known = self._known.get(details.method)
         if known is None or known[0] is not handler:
-            if len(self._handlers) >= HANDLERS_KEPT_MAX:
-                self._handlers.clear()  # of a server that makes up its methods
-            known = self._handlers[handler_call_details.method] = (handler, _wrapped(handler))
+            if len(self._known) >= HANDLERS_KEPT_MAX:
+                self._known.clear()  # of a server that makes up its methods
+            known = self._known[details.method] = (handler, _wrapped(handler, self._participant, self._threads))
         return known[1]
 
 
-def _wrapped(handler: Any) -> Any:
+def _wrapped(handler: Any, participant: str, threads: bool) -> Any:
     """The same handler inside the scope of its call."""
     kinds: dict[tuple[bool, bool], tuple[str, Callable[..., Any]]] = {
         (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
@@ -167,44 +309,97 @@ def _wrapped(handler: Any) -> Any:
     name, make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
     behaviour = getattr(handler, name)
     if inspect.isasyncgenfunction(behaviour):
-        wrapped: Callable[..., Any] = _generator_in_scope(behaviour)
+        wrapped: Callable[..., Any] = _generator_in_scope(behaviour, participant)
     elif inspect.iscoroutinefunction(behaviour):
-        wrapped = _coroutine_in_scope(behaviour)
-    else:
-        # A plain def runs in a thread pool, where the context is not seen: `branch()` says so there.
+        wrapped = _coroutine_in_scope(behaviour, participant)
+    elif not threads:
+        # A plain def of an asynchronous server runs in a thread, where nobody can read its trailing metadata: `branch()` says so.
         return handler
+    elif handler.response_streaming:
+        wrapped = _iterator_in_scope(behaviour, participant)
+    else:
+        wrapped = _function_in_scope(behaviour, participant)
     return make(
         wrapped, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
     )
 
 
-def _coroutine_in_scope(behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+def _coroutine_in_scope(behaviour: Callable[..., Awaitable[Any]], participant: str) -> Callable[..., Awaitable[Any]]:
     async def handle(request: Any, servicer_context: Any) -> Any:
         try:
             scope = _enter(servicer_context)
             try:
-                return await behaviour(request, servicer_context)
+                response = await behaviour(request, servicer_context)
+                await scope.end()
+                return response
             finally:
                 scope.report()
-        except TrothError as error:
-            await _abort(servicer_context, error)
+                scope.over = True
+        except (TrothError, grpc.RpcError, ExceptionGroup) as error:
+            await _abort(servicer_context, error, participant)
 
     return handle
 
 
-def _generator_in_scope(behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., Any]:
+def _generator_in_scope(behaviour: Callable[..., AsyncIterator[Any]], participant: str) -> Callable[..., Any]:
     async def handle(request: Any, servicer_context: Any) -> AsyncIterator[Any]:
         try:
             scope = _enter(servicer_context)
             try:
                 async for response in behaviour(request, servicer_context):
                     yield response
+                await scope.end()
             finally:
                 scope.report()
-        except TrothError as error:
-            await _abort(servicer_context, error)
+                scope.over = True
+        except (TrothError, grpc.RpcError, ExceptionGroup) as error:
+            await _abort(servicer_context, error, participant)
 
     return handle
+
+
+def _function_in_scope(behaviour: Callable[..., Any], participant: str) -> Callable[..., Any]:
+    def handle(request: Any, servicer_context: Any) -> Any:
+        with _in_thread(servicer_context, participant) as scope, within(scope):
+            return behaviour(request, servicer_context)
+
+    return handle
+
+
+def _iterator_in_scope(behaviour: Callable[..., Iterator[Any]], participant: str) -> Callable[..., Any]:
+    # Each response is asked for in a thread of the pool, and not always in the same one.
+    def handle(request: Any, servicer_context: Any) -> Iterator[Any]:
+        with _in_thread(servicer_context, participant) as scope:
+            with within(scope):
+                responses = iter(behaviour(request, servicer_context))
+            while (response := _next(responses, scope)) is not _END:
+                yield response
+
+    return handle
+
+
+_END = object()
+
+
+def _next(responses: Iterator[Any], scope: Scope) -> Any:
+    with within(scope):
+        return next(responses, _END)
+
+
+@contextlib.contextmanager
+def _in_thread(servicer_context: Any, participant: str) -> Iterator[Scope]:
+    """The scope of a call whose handler runs in a thread, which handles others after it."""
+    try:
+        scope = Scope(parse_context(servicer_context.invocation_metadata()), servicer_context)
+        try:
+            yield scope
+        finally:
+            scope.report()
+            scope.over = True
+    except (TrothError, grpc.RpcError, ExceptionGroup) as error:
+        code, details, trailing = _status(servicer_context, error, participant)
+        servicer_context.set_trailing_metadata(trailing)
+        servicer_context.abort(code, details)
 
 
 def _enter(servicer_context: Any) -> Scope:
@@ -215,10 +410,24 @@ def _enter(servicer_context: Any) -> Scope:
     return scope
 
 
-async def _abort(servicer_context: Any, error: TrothError) -> None:
-    cause = cause_of(error)
-    cause.message = cause.message[:CAUSE_MESSAGE_CHARACTERS_MAX]
+async def _abort(servicer_context: Any, error: Exception, participant: str) -> None:
+    """End the call with the cause that the error tells; an error that tells none goes on as it is."""
+    code, details, trailing = _status(servicer_context, error, participant)
+    await servicer_context.abort(code, details, trailing)
+
+
+def _status(servicer_context: Any, error: Exception, participant: str) -> tuple[grpc.StatusCode, str, Any]:
+    cause = cause_told(error, participant)
+    if cause is None:
+        raise error
     trailing = (*(servicer_context.trailing_metadata() or ()), (CAUSE_KEY, cause.SerializeToString()))
-    await servicer_context.abort(
-        getattr(grpc.StatusCode, error.reason.grpc_code), f"{error.reason.name}: {cause.message}", trailing
-    )
+    reason = Reason.__members__.get(cause.reason, Reason.INTERNAL)  # of a newer service, further on
+    return getattr(grpc.StatusCode, reason.grpc_code), f"{cause.reason}: {cause.message}", trailing
+
+
+def cause_told(error: BaseException, participant: str) -> common_pb2.Cause | None:
+    """The cause that an error tells, short enough for a header."""
+    cause = cause_within(error, participant)
+    if cause is not None:
+        cause.message = cause.message[:CAUSE_MESSAGE_CHARACTERS_MAX]
+    return cause

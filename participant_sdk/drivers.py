@@ -11,10 +11,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
-import structlog
-
 from participant_sdk.core.work import CommitBranch, Execute, ForgetBranch, LocalRun, PrepareBranch, Undo
 from troth.backoff import Backoff
+from troth.logs import get_logger
 from troth.ready import Event
 from troth.v1 import record_pb2
 
@@ -23,7 +22,7 @@ Invoked = Execute | PrepareBranch | CommitBranch | Undo | ForgetBranch | LocalRu
 RETRY = Backoff(first_seconds=0.05, cap_seconds=30.0)
 """The wait between two attempts at what must happen."""
 
-_log = structlog.get_logger("participant_sdk.drivers")
+_log = get_logger("participant_sdk.drivers")
 
 
 class Driver(Protocol):
@@ -48,11 +47,17 @@ class Jobs:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine that answers for itself."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.critical("a driver's task failed: its branch gets no answer before the next start", exc_info=error)
 
     async def close(self) -> None:
         """Cancel what runs and wait until it has ended."""
@@ -70,6 +75,12 @@ async def until_done(what: str, attempt_once: Callable[[], Awaitable[str]]) -> N
         _log.warning("not done yet", what=what, why=why, attempt=attempt + 1, next_try=delay)
         await asyncio.sleep(delay)
         attempt += 1
+
+
+def raised(what: str, error: BaseException) -> str:
+    """The complaint about an author's function that raised; where it did so is said in the log."""
+    _log.error("a function raised", what=what, exc_info=error)
+    return f"it raised {type(error).__name__}"
 
 
 Submit = Callable[[Event], None]

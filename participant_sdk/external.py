@@ -8,9 +8,12 @@ it is rolled back before the participant serves.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
-from participant_sdk.causes import cause_of
+from participant_sdk.border import Raised, finished
+from participant_sdk.causes import cause_of, cause_of_operation
 from participant_sdk.core.work import (
     CommitBranch,
     CommitFailed,
@@ -26,7 +29,7 @@ from participant_sdk.core.work import (
     UndoFailed,
     Undone,
 )
-from participant_sdk.drivers import Invoked, Jobs, Submit, merged_work, until_done
+from participant_sdk.drivers import Invoked, Jobs, Submit, merged_work, raised, until_done
 from participant_sdk.resources.contract import (
     Begun,
     Broken,
@@ -38,9 +41,16 @@ from participant_sdk.resources.contract import (
     Resource,
     Unreachable,
 )
+from troth.backoff import Backoff
 from troth.errors import LogFailed, Reason, RequestError, TrothError
+from troth.logs import get_logger
 from troth.v1 import common_pb2, record_pb2
 from troth.values import encode_result
+
+SWEEP = Backoff(first_seconds=30.0, cap_seconds=30.0)
+"""The wait between two looks for branches that nobody knows."""
+
+_log = get_logger("participant_sdk.external")
 
 Finish = Callable[[str, record_pb2.BranchWork], Awaitable[Done | Refused | Unreachable | Broken]]
 """`commit` or `rollback` of one branch."""
@@ -66,6 +76,8 @@ class ExternalDriver:
         """The resource's names of branches with unprepared work."""
         self._named: dict[str, str] = {}
         """The resource's names of prepared branches, until they are forgotten."""
+        self._losing: dict[str, asyncio.Task[None]] = {}
+        """Rollbacks of work that failed. Whoever goes on in the same transaction begins a branch of the same name: not before."""
 
     # ---- life
 
@@ -85,6 +97,22 @@ class ExternalDriver:
         await self._until_reachable("in_doubt", list_in_doubt)
         for stranger in strangers:
             self._jobs.start(self._roll_back(stranger))
+        self._jobs.start(self._sweep())
+
+    async def _sweep(self) -> None:
+        """Look now and then for branches that nobody here knows: a process that owned this log before may have been stopped in
+        the middle of a prepare, and have gone on with it when it was looked for. It voted nothing."""
+        while True:
+            await asyncio.sleep(SWEEP.delay_seconds(0, self._participant))
+            before = self._known()
+            answer = await self._asked("in_doubt", self._resource.in_doubt)
+            if isinstance(answer, InDoubt):
+                for name in set(answer.resource_branches) - before - self._known():
+                    _log.warning("rolling back a branch that was left behind", participant=self._participant, branch=name)
+                    await self._roll_back(name)
+
+    def _known(self) -> set[str]:
+        return {*self._begun.values(), *self._named.values()}
 
     async def close(self) -> None:
         """Drop what runs, and close the resource."""
@@ -96,7 +124,7 @@ class ExternalDriver:
             answer = await ask()
             if isinstance(answer, Broken):
                 raise LogFailed(Reason.LOG_FAILED, answer.why, hint="Mend the resource, then start again.")
-            return answer.why if isinstance(answer, Unreachable) else ""
+            return (answer.why or "it is away") if isinstance(answer, Unreachable) else ""
 
         await until_done(f"{self._participant} resource {what}", attempt)
 
@@ -124,16 +152,17 @@ class ExternalDriver:
         earlier = work.transaction_id in self._begun
         try:
             done, changed = await self._run(work)
-        except _NotDone as error:
+        except Exception as error:  # a resource that answers what it must not would leave its branch without an answer
             self._lose(work.transaction_id)
-            refused = ExecuteRefused(work.transaction_id, work.call_id, error.cause, branch_lost=earlier)
+            refused = ExecuteRefused(work.transaction_id, work.call_id, self._cause(error), branch_lost=earlier)
             self._submit(refused)
         else:
             self._submit(Executed(work.transaction_id, work.call_id, done, changed))
 
     async def _run(self, work: Execute) -> tuple[record_pb2.BranchWork, bool]:
         name = await self._begin(work.transaction_id)
-        done = record_pb2.BranchWork(resource_branch=name, keys=work.keys, operations=work.operations)
+        done = record_pb2.BranchWork(resource_branch=name, operations=work.operations)
+        work.keys.into(done)
         for operation in work.operations:
             done.results.values.append(await self._perform(name, operation))
         if work.mode is Mode.ACTIVE:
@@ -141,15 +170,19 @@ class ExternalDriver:
         return await self._prepare(work.transaction_id, done)
 
     async def _begin(self, transaction_id: str) -> str:
+        if losing := self._losing.get(transaction_id):
+            await asyncio.wait((losing,))
         if transaction_id not in self._begun:
-            answer = await self._resource.begin(transaction_id)
+            answer = await self._asked("begin", self._resource.begin, transaction_id)
             if not isinstance(answer, Begun):
                 raise self._not_done(answer)
             self._begun[transaction_id] = answer.resource_branch
         return self._begun[transaction_id]
 
     async def _perform(self, name: str, operation: common_pb2.Operation) -> common_pb2.Value:
-        answer = await self._resource.execute(name, operation)
+        answer = await finished(self._resource.execute, name, operation)
+        if type(answer) is Raised:
+            raise _NotDone(cause_of_operation(answer.error, self._participant, operation.name))
         if not isinstance(answer, Performed):
             raise self._not_done(answer)
         try:
@@ -159,26 +192,29 @@ class ExternalDriver:
 
     async def _prepare(self, transaction_id: str, done: record_pb2.BranchWork) -> tuple[record_pb2.BranchWork, bool]:
         """Prepare; a branch that changed nothing is over at the resource, and has no name any more."""
-        answer = await self._resource.prepare(done.resource_branch)
+        answer = await self._asked("prepare", self._resource.prepare, done.resource_branch)
         if not isinstance(answer, Prepared):
             raise self._not_done(answer)
+        done.undo.extend(answer.undo)
+        done.rows.extend(answer.rows)
         self._begun.pop(transaction_id, None)
         if answer.changed:
             self._named[transaction_id] = done.resource_branch
         else:
             done.resource_branch = ""
-        done.undo.extend(answer.undo)
-        done.rows.extend(answer.rows)
         return done, answer.changed
 
     async def _prepare_branch(self, work: PrepareBranch) -> None:
         try:
             done, changed = await self._prepare(work.transaction_id, merged_work(work.works))
-        except _NotDone as error:
+        except Exception as error:  # as above
             self._lose(work.transaction_id)
-            self._submit(ExecuteRefused(work.transaction_id, "", error.cause, branch_lost=True))
+            self._submit(ExecuteRefused(work.transaction_id, "", self._cause(error), branch_lost=True))
         else:
             self._submit(Executed(work.transaction_id, "", done, changed))
+
+    def _cause(self, error: Exception) -> common_pb2.Cause:
+        return error.cause if isinstance(error, _NotDone) else cause_of_operation(error, self._participant, "the resource")
 
     def _not_done(self, answer: object) -> _NotDone:
         """Why a step did not happen. Nobody knows what an unreachable resource did: the branch is rolled back."""
@@ -195,13 +231,14 @@ class ExternalDriver:
         """Roll back what is left of a branch whose work failed. The vote does not wait for it; `open` would do it too."""
         name = self._begun.pop(transaction_id, None)
         if name is not None:
-            self._jobs.start(self._roll_back(name))
+            losing = self._losing[transaction_id] = self._jobs.start(self._roll_back(name))
+            losing.add_done_callback(lambda _: self._losing.pop(transaction_id, None))
 
     # ---- outcomes
 
     async def _commit(self, work: CommitBranch) -> None:
-        async def commit(name: str, merged: record_pb2.BranchWork) -> Done | Refused | Unreachable | Broken:
-            return await self._resource.commit(name, merged, one_phase=False)
+        def commit(name: str, merged: record_pb2.BranchWork) -> Awaitable[Done | Refused | Unreachable | Broken]:
+            return self._resource.commit(name, merged, one_phase=False)
 
         merged = merged_work(work.works)
         why = await self._finish(commit, merged.resource_branch, merged)
@@ -218,8 +255,7 @@ class ExternalDriver:
         name = self._named.pop(work.transaction_id, "")
 
         async def attempt() -> str:
-            answer = await self._resource.forget(name)
-            return answer.why if isinstance(answer, Unreachable) else ""
+            return _complaint(await self._asked("forget", self._resource.forget, name))
 
         if name:
             await until_done(f"{self._participant} forget {name}", attempt)
@@ -229,16 +265,22 @@ class ExternalDriver:
         failed: list[str] = []
 
         async def attempt() -> str:
-            answer = await finish(name, work)
-            if isinstance(answer, Broken):
-                failed.append(answer.why)
-            elif isinstance(answer, Refused):
-                failed.append(answer.cause.message)
-            return answer.why if isinstance(answer, Unreachable) else ""
+            answer = await self._asked(finish.__name__, finish, name, work)
+            if isinstance(answer, Broken | Refused):
+                failed.append(answer.why if isinstance(answer, Broken) else answer.cause.message)
+                return ""
+            return _complaint(answer)
 
         if name:
             await until_done(f"{self._participant} {finish.__name__} {name}", attempt)
         return failed[0] if failed else ""
+
+    async def _asked(self, what: str, method: Callable[..., Any], *arguments: Any) -> Any:
+        """The resource's answer. What raised instead may have happened or not, like what was asked of one that is away."""
+        answer = await finished(method, *arguments)
+        if type(answer) is Raised:
+            return Unreachable(raised(f"{self._participant} resource {what}", answer.error))
+        return answer
 
     def _no_local(self) -> TrothError:
         return RequestError(
@@ -246,3 +288,10 @@ class ExternalDriver:
             "this resource has no participant.local and participant.read",
             hint="Use the database directly: it isolates prepared branches itself.",
         )
+
+
+def _complaint(answer: object) -> str:
+    """Why a step has to be tried again; empty when it is done. Only `Done` says that: a resource that returns nothing has not."""
+    if isinstance(answer, Done):
+        return ""
+    return (isinstance(answer, Unreachable) and answer.why) or f"the resource answered {type(answer).__name__}"

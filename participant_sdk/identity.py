@@ -9,12 +9,15 @@ The log holds at most a few records: each start writes again what is known and d
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from google.protobuf.message import DecodeError
 
+from participant_sdk.core.coordinators import Coordinators
+from participant_sdk.core.starts import Starts
 from troth import failpoints
-from troth.errors import LogDamaged, ProtocolError, Reason
+from troth.errors import LogDamaged, Reason
 from troth.log.contract import Log, LogIdentity, StoredRecord
 from troth.ready import Append
 from troth.v1 import record_pb2
@@ -23,31 +26,49 @@ from troth.v1 import record_pb2
 class IdentityLog:
     """One participant's identity on `log`, which it has to itself."""
 
-    def __init__(self, participant: str, log: Log) -> None:
+    def __init__(self, participant: str, log: Log, nonce: str = "") -> None:
         self._participant = participant
         self._log = log
-        self._epochs: dict[str, int] = {}
+        self._coordinators = Coordinators()
+        self._starts = Starts()
+        self._nonce = nonce
+        self._one_at_a_time = asyncio.Lock()
+        """The shards of a cell are heard at the same time, and the log has one writer."""
         self.incarnation = 0
-        """The incarnation of this process; 0 before `start`."""
+        """The newest incarnation: that of this process once it has begun, and before that the last one that did."""
+        self._drop_below = 0
 
-    async def start(self) -> LogIdentity:
-        """Open the log and begin a new incarnation, durably. Raises `LogError`."""
+    async def open(self) -> LogIdentity:
+        """Open the log and read it; nothing is written. Raises `LogError`."""
         identity, records = await self._log.open()
         self._replay(records)
-        self.incarnation += 1
-        known = [self._epoch_seen(coordinator, epoch) for coordinator, epoch in sorted(self._epochs.items())]
-        drop_below = records[-1].seq + 1 if records else 0
-        await self._write([self._incarnation_started(), *known], drop_below)
+        self._drop_below = records[-1].seq + 1 if records else 0
         return identity
 
-    async def see(self, coordinator: str, epoch: int) -> None:
-        """Make a coordinator's epoch durable. Raises `ProtocolError` (STALE_EPOCH) when a higher one was seen; `LogError`."""
-        seen = self._epochs.get(coordinator, 0)
-        if epoch < seen:
-            raise stale_epoch(coordinator, epoch, seen)
-        if epoch > seen:
-            await self._write([self._epoch_seen(coordinator, epoch)])
-            self._epochs[coordinator] = epoch
+    async def begin(self, position: int) -> None:
+        """Begin a new incarnation, durably; the log with the branches was opened at `position`. Raises `LogError`."""
+        self.incarnation += 1
+        started = self._starts.begin(self._participant, self.incarnation, self._nonce, position)
+        known = [_append(seen) for seen in self._coordinators.records()]
+        await self._write([Append(record_pb2.ParticipantRecord(incarnation_started=started)), *known], self._drop_below)
+
+    @property
+    def starts(self) -> Starts:
+        """Every start, the present one last."""
+        return self._starts
+
+    @property
+    def coordinators(self) -> Coordinators:
+        """Which coordinators were followed."""
+        return self._coordinators
+
+    async def see(self, said: record_pb2.EpochSeen) -> None:
+        """Make durable which life of which coordinator is followed. Raises `RemoteProtocolError` when it is none to follow;
+        `LogError`."""
+        async with self._one_at_a_time:
+            if self._coordinators.check(said):
+                await self._write([_append(said)])
+                self._coordinators.replay(said)
 
     async def close(self) -> None:
         """Release the file."""
@@ -67,24 +88,13 @@ class IdentityLog:
                 raise _damaged(stored.seq) from None
             if record.HasField("incarnation_started"):
                 self.incarnation = max(self.incarnation, record.incarnation_started.incarnation)
+                self._starts.replay(record.incarnation_started)
             elif record.HasField("epoch_seen"):
-                seen = record.epoch_seen
-                self._epochs[seen.coordinator] = max(seen.epoch, self._epochs.get(seen.coordinator, 0))
-
-    def _incarnation_started(self) -> Append:
-        started = record_pb2.IncarnationStarted(participant=self._participant, incarnation=self.incarnation)
-        return Append(record_pb2.ParticipantRecord(incarnation_started=started))
-
-    def _epoch_seen(self, coordinator: str, epoch: int) -> Append:
-        seen = record_pb2.EpochSeen(coordinator=coordinator, epoch=epoch)
-        return Append(record_pb2.ParticipantRecord(epoch_seen=seen))
+                self._coordinators.replay(record.epoch_seen)
 
 
-def stale_epoch(coordinator: str, epoch: int, seen: int) -> ProtocolError:
-    """A coordinator that has been replaced wants to be listened to."""
-    return ProtocolError(
-        f"coordinator {coordinator} has epoch {epoch}, but epoch {seen} of it was seen", reason=Reason.STALE_EPOCH
-    )
+def _append(seen: record_pb2.EpochSeen) -> Append:
+    return Append(record_pb2.ParticipantRecord(epoch_seen=seen))
 
 
 def _hit(moment: str, batch: Sequence[Append]) -> None:

@@ -16,26 +16,54 @@ can be promised on a log that may have lied.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+import functools
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Protocol, Self, TypeVar, overload
 
-from participant_sdk.branch import Branch
-from participant_sdk.context import Scope, TransactionInterceptor, current_scope
+import grpc.aio
+
+from participant_sdk import background, program
+from participant_sdk.background import refuse_in_loop
+from participant_sdk.branch import Branch, SyncBranch
+from participant_sdk.carriers import SyncCarrier
+from participant_sdk.cell_session import CellSession
+from participant_sdk.client.transaction import current_transaction
+from participant_sdk.context import (
+    Scope,
+    SyncTransactionInterceptor,
+    TransactionInterceptor,
+    around,
+    current_scope,
+    onward_carriers,
+    onward_sync_carriers,
+)
 from participant_sdk.core.events import Call, LocalWork, SchemaChange
-from participant_sdk.registry import WHOLE_RESOURCE, Locks, Registry
+from participant_sdk.core.work import WHOLE_RESOURCE
+from participant_sdk.health import Condition, Health
+from participant_sdk.lock_keys import LockKey, Locks, keys_of_local_work
+from participant_sdk.pins import Pins
+from participant_sdk.registry import Registry
 from participant_sdk.resources.contract import AtomicResource, Resource
 from participant_sdk.resources.log_only import LogResource
-from participant_sdk.runtime import Runtime, Setup, Wiring, not_running
+from participant_sdk.runtime import Runtime, not_running
+from participant_sdk.slots import SlotLogs, Slots, check_slotted
+from participant_sdk.wiring import Setup, Wiring
+from troth.address import check_dialled
+from troth.backoff import Backoff
 from troth.engine import EngineCounters
-from troth.errors import ConfigError, Reason, RequestError
+from troth.errors import Aborted, ConfigError, Reason, RequestError, TrothError
+from troth.identity.tls import Tls
 from troth.ids import check_name
 from troth.v1 import common_pb2
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Value = TypeVar("Value")
+Http = TypeVar("Http")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +74,39 @@ class Limits:
     """Branches that are not finished; a further one is refused as OVERLOADED."""
     calls_waiting_max: int = 10_000
     """Interactive calls that have not been answered; a further one is OVERLOADED."""
+    calls_bytes_max: int = 64 * 1024 * 1024
+    """Bytes of the arguments, results and undo of the interactive calls of all unfinished branches. A further call is OVERLOADED;
+    one that brings more than there is room for ends its branch so."""
     operations_max: int = 10_000
     """Calls of one branch."""
     lock_wait_seconds: float = 2.0
     """Longest wait of a branch for locks; then it is a CONFLICT, and the client tries again."""
     local_wait_seconds: float = 10.0
     """Longest wait of `read` and `local` for locks; then it is a TIMEOUT."""
+    enlist_after_seconds: float = 0.02
+    """How long interactive work may last before the coordinator is told of it; a commit that comes sooner is told of it anyway."""
     enlist_wait_seconds: float = 5.0
-    """Longest wait of a call for the coordinator's acceptance; then it is COORDINATOR_AWAY."""
+    """Longest wait of a call for the coordinator's acceptance, where it has to be awaited; then it is COORDINATOR_AWAY."""
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            wanted = int if isinstance(one.default, int) else (int, float)
+            if not isinstance(value, wanted) or isinstance(value, bool) or not 0 < value < math.inf:
+                raise ConfigError(f"{one.name} is {value!r}", hint="Limits are numbers above zero; counts and bytes are whole.")
+
+
+IN_THE_WAY = frozenset({Reason.TIMEOUT, Reason.CONFLICT, Reason.GROUP_LOST})
+"""Why local work was not done that may be done later."""
+LOCAL_AGAIN = Backoff(first_seconds=0.05, cap_seconds=2.0)
+"""The wait between two attempts at local work."""
+
+
+class Nearby(Protocol):
+    """A coordinator in the same process (`participant_sdk.Embedded`)."""
+
+    def adopt(self, participant: Participant, wiring: Wiring) -> tuple[Wiring, str]:
+        """Take it on; returns how it reaches this coordinator, and what stands for an address."""
 
 
 class Participant:
@@ -62,7 +115,14 @@ class Participant:
     `name`            as the coordinator knows it: a-z, 0-9, '-' and '_'.
     `resource`        a `SqliteResource`, a `LogResource`, or anything with the contract of `resources.contract`.
     `data_directory`  for the SDK's own log; made when it is not there, and never shared.
-    `coordinator`     HOST:PORT.
+    `log`             instead of a directory: `PostgresLog(dsn)`, for a service that runs as several processes on one database.
+    `loosely_coupled` whether one interactive transaction may reach several of these processes. Their branches do not see each
+                      other's work, and may wait for each other's locks until they time out; by default the second is refused.
+    `coordinator`     HOST:PORT, or HOST:PORT,HOST:PORT where it has several nodes; or the service's own `Embedded`, which starts
+                      and closes this participant.
+    `tls`             how the coordinator is believed, and who this participant is; without it nothing is encrypted.
+    `on_failure`      called once, in the loop, with the error when the participant ends by itself and for good (see `serve`): for a
+                      program that does not wait in `serve`. `participant_sdk.terminate` ends the process in an orderly way.
 
     Raises `ConfigError` when any of these cannot be.
     """
@@ -72,28 +132,54 @@ class Participant:
         name: str,
         *,
         resource: AtomicResource | Resource | LogResource,
-        data_directory: str | Path,
-        coordinator: str,
+        data_directory: str | Path = "",
+        coordinator: str | Nearby,
+        log: SlotLogs | None = None,
+        loosely_coupled: bool = False,
         limits: Limits | None = None,
+        tls: Tls | None = None,
+        on_failure: Callable[[TrothError], object] | None = None,
         wiring: Wiring | None = None,
     ) -> None:
         try:
             check_name("participant", name)
         except RequestError as error:
             raise ConfigError(error.message) from None
-        if not coordinator:
-            raise ConfigError("the coordinator's address is empty", hint="Pass coordinator='HOST:PORT'.")
+        if not isinstance(coordinator, str):
+            if not hasattr(coordinator, "adopt"):
+                check_dialled(coordinator)  # it is neither, which is told here
+            wiring, coordinator = coordinator.adopt(self, wiring or Wiring())
+        self._logs = _checked(log, data_directory, resource)
+        if tls is not None:
+            tls.check()
+            wiring = replace(wiring or Wiring(), session=functools.partial(CellSession, tls=tls))
         self._setup = Setup(
-            name, resource, Path(data_directory), coordinator, asdict(limits or Limits()), wiring or Wiring()
-        )
-        self._registry = Registry(async_reason=resource.async_reason)
-        self._runtime: Runtime | None = None
+            name, resource, Path(data_directory), check_dialled(coordinator), asdict(limits or Limits()), wiring or Wiring(),
+            on_failure, loosely_coupled=loosely_coupled,
+        )  # fmt: skip
+        results_bytes_max = getattr(resource, "results_bytes_max", 0)
+        if results_bytes_max > self._setup.limits["calls_bytes_max"]:
+            raise ConfigError(
+                f"results_bytes_max of the resource is {results_bytes_max}, above calls_bytes_max",
+                hint="What one call may return must fit into what the calls of all branches may hold: lower it, or raise that.",
+            )
+        self._registry = Registry(
+            async_reason=resource.async_reason, plain_reason=getattr(resource, "plain_reason", ""),
+            undecided_seen=resource.atomic, isolated=getattr(resource, "isolates", False),
+        )  # fmt: skip
+        self._pins = _pins_of(resource, self._registry)
+        self._runtime: Runtime | Slots | None = None
         resource.bind(name, self._registry)
 
     @property
     def name(self) -> str:
         """The participant's name."""
         return self._setup.name
+
+    @property
+    def slot(self) -> str:
+        """The slot that this process has, such as `payments/2`; the participant's name when it has none."""
+        return self.name if self._runtime is None else self._runtime.name
 
     # ---- operations
 
@@ -106,10 +192,13 @@ class Participant:
     def operation(self, function: Any = None, /, *, locks: Locks | None = None, name: str = "") -> Any:
         """Register a function as an operation; use it as a decorator, with or without arguments.
 
-        `locks`  what the operation *reads* and must not change before the outcome: a function of the operation's arguments
-                 (by name, any of them) that returns keys, or a list of keys. Rows that it changes are locked anyway. Without
-                 it the whole resource is locked, which is always right and never fast. The function must leave the arguments
-                 as they are: the operation gets the same objects.
+        `locks`  what the operation *reads or changes*: a function of the operation's arguments (by name, any of them) that
+                 returns a list of keys, or such a list. Nobody else who names one of these keys runs before the outcome, but
+                 those who all name it as `Read(key)`, and change nothing under it. Rows that it changes are locked against
+                 other changes anyway, but who reads them asks for keys. Without keys the whole resource is locked, which is
+                 always right and never fast; an author who means that others may read undecided rows says `NO_LOCKS`. The
+                 function must leave the arguments as they are: the operation gets them. A database that isolates its branches
+                 itself (`Postgres`) needs no keys, and without them takes none.
         `name`   the name that clients use; the function's own by default.
 
         Raises `ConfigError` when the function cannot be an operation.
@@ -131,9 +220,28 @@ class Participant:
         if self._runtime is not None:
             raise ConfigError(f"participant {self.name} was started before", hint="Make a new Participant.")
         self._registry.close()
-        runtime = Runtime(self._setup, self._registry)
+        runtime = Runtime(self._setup, self._registry) if self._logs is None else Slots(self._setup, self._registry, self._logs)
         await runtime.start()
         self._runtime = runtime
+
+    def start_in_background(self) -> None:
+        """Start in the process's background loop, for a service that is not asynchronous. Once in each process, after the fork; a
+        participant that was started before is left as it is. Raises what `start` raises."""
+        if self._runtime is None:
+            background.start(self)
+
+    def close_in_background(self) -> None:
+        """Close what was started there, as the end of the process does."""
+        background.close(self)
+
+    def wait(self, work: Coroutine[Any, Any, Value]) -> Value:
+        """In a thread: wait for what is awaited in the participant's loop, such as `bank.wait(bank.read(...))`."""
+        runtime = self._runtime
+        if runtime is None:
+            work.close()
+            raise not_running(self.name)
+        refuse_in_loop("wait()", "await")
+        return asyncio.run_coroutine_threadsafe(work, runtime.loop).result()
 
     async def close(self) -> None:
         """Refuse new work, make durable what is under way, disconnect. What is in doubt is taken up at the next start."""
@@ -159,6 +267,17 @@ class Participant:
     ) -> None:
         # Whoever is cancelled while this runs still gets a closed log.
         await asyncio.shield(self.close())
+
+    def run(self, prepare: Callable[[], Awaitable[object]] | None = None) -> int:
+        """Start, serve until SIGTERM or Ctrl-C, and close: the whole program of a service that does nothing else.
+
+            sys.exit(bank.run(prepare=seed))
+
+        `prepare` is awaited after the start. Call it outside of an event loop. Returns the exit status: 0 after a signal, 1 when
+        the coordinator sent the participant away for good, 2 for a wrong setting, 3 when the log failed or cannot be used; why
+        is in the log. Raises what `prepare` raises.
+        """
+        return asyncio.run(program.run(self, prepare))
 
     async def serve(self) -> None:
         """Run until `close` is called, or this is cancelled.
@@ -187,17 +306,53 @@ class Participant:
         """Records, forced records, batches and syncs since the start."""
         return self._running().counters
 
+    @property
+    def health(self) -> Health:
+        """How it is now, for probes; also before the start and after the end."""
+        return Health(Condition.NEW) if self._runtime is None else self._runtime.health
+
     # ---- transactions
 
     def interceptors(self) -> list[TransactionInterceptor]:
         """For `grpc.aio.server(interceptors=...)`: gives `branch()` its transaction."""
-        return [TransactionInterceptor()]
+        return [TransactionInterceptor(self.name)]
+
+    def interceptors_sync(self) -> list[SyncTransactionInterceptor]:
+        """The same for `grpc.server(...)`, whose handlers run in threads: gives `branch_sync()` its transaction."""
+        return [SyncTransactionInterceptor(self.name)]
+
+    def carry(self, http: Http) -> Http:
+        """Make the calls of an `httpx.AsyncClient`, an `httpx.Client` or a `requests.Session` go on in the transaction of the
+        handler that makes them, as `onward` does; returns the client."""
+        from participant_sdk.frameworks.clients import carry
+
+        return carry(http, around)
+
+    def onward(self) -> list[grpc.aio.ClientInterceptor]:
+        """For `grpc.aio.insecure_channel(address, interceptors=...)`: calls that a handler makes on it go on in its transaction.
+
+        What the called service acknowledged, at any depth, is told to the client with this service's own, and a refusal that
+        the handler lets out reaches the client with the participant and the code. Several calls may run in parallel. Outside
+        of a transaction the calls pass unchanged. Read a stream of responses to its end: before that it has acknowledged nothing.
+        """
+        return onward_carriers()
+
+    def onward_sync(self) -> list[SyncCarrier]:
+        """The same for channels of the blocking API: `grpc.intercept_channel(channel, *participant.onward_sync())`.
+
+        The thread that calls needs the handler's context; `asyncio.to_thread` carries it.
+        """
+        return onward_sync_carriers()
 
     def branch(self, context: common_pb2.TransactionContext | None = None) -> Branch:
         """The branch of the transaction in which the service was called, or of `context` when the service carries it itself.
 
-        With `context` keep the branch for the whole call: its operations are numbered. Raises `RequestError` (NO_CONTEXT).
+        With `context` keep the branch for the whole call: its operations are numbered. Raises `RequestError` (NO_CONTEXT), and
+        `Aborted` (COORDINATOR_AWAY) until a participant that was started again has reached its coordinator.
         """
+        return self._branch(context, self._running)
+
+    def _branch(self, context: common_pb2.TransactionContext | None, running: Callable[[], Runtime | Slots]) -> Branch:
         scope = current_scope() if context is None else Scope(context)
         if scope is None:
             raise RequestError(
@@ -205,35 +360,83 @@ class Participant:
                 "the service was not called inside a transaction",
                 hint="Give interceptors() to the server, use async handlers, and call with a transaction's channel.",
             )
-        return Branch(self._setup.name, scope, self._call, self._registry.name_of)
+        runtime = running()
+        scope.votes_at_end(self.slot, runtime.incarnation, runtime.last_call)
+        return Branch(self.slot, runtime.incarnation, scope, self._call, self._registry.name_of, self._pins)
+
+    def branch_sync(self, context: common_pb2.TransactionContext | None = None) -> SyncBranch:
+        """`branch()`, for a handler that runs in a thread and not in the participant's loop.
+
+            with participant.branch_sync() as db:
+                db.execute("UPDATE account SET ...")
+
+        The thread needs the handler's context (`asyncio.to_thread` carries it), or gets the transaction's as an argument.
+        """
+        runtime = self._runtime
+        if runtime is None:
+            raise not_running(self.name)
+        refuse_in_loop("branch_sync()", "async with branch()")
+        return SyncBranch(self._branch(context, lambda: runtime), runtime.loop)
 
     def _call(self, scope: Scope, call_id: str, name: str, arguments: bytes) -> Awaitable[Any]:
         operation = common_pb2.Operation(name=name, arguments=arguments)
         context = scope.context
         keys = self._registry.keys([operation])
+        undeclared = self._registry.undeclared([operation])
         return self._running().ask(
-            lambda ticket: Call(ticket, context.transaction_id, call_id, context.first_attempt_ms, operation, keys)
+            lambda ticket: Call(
+                ticket, context.transaction_id, call_id, context.first_attempt_ms, operation, keys, scope.tells, undeclared
+            )
         )
 
     # ---- local work
 
-    async def read(self, function: Callable[[Any], Value], *, locks: Sequence[str] = (WHOLE_RESOURCE,)) -> Value:
+    async def read(
+        self, function: Callable[[Any], Value], *, locks: Sequence[LockKey] = (WHOLE_RESOURCE,), wait_seconds: float = 0.0
+    ) -> Value:
         """Run a function on the resource that only reads, and return what it returned. It sees no undecided data.
 
-        `locks` names what it reads, in the words of the operations' keys; without it, it waits for every open branch.
-        Raises what the function raised, or `Aborted` (TIMEOUT) when the locks were not free in time.
+        `locks` names what it reads, in the words of the operations' keys, and shares it with others who read; without keys it
+        waits for every open branch, and with `NO_LOCKS` for none, and sees undecided rows. While it waits others wait behind
+        it for a tenth of a second at a time only.
+        `wait_seconds` is how long it is tried again while branches without an outcome are in the way; `math.inf` is for as long as
+        it takes, which is what a service wants at its start. By default it is tried once, for `Limits.local_wait_seconds`.
+
+        Raises what the function raised, `Aborted` (TIMEOUT) when the locks were not free in time, or `RequestError`
+        (INVALID_ARGUMENT) when it is called in a transaction that holds them itself, and so would wait for its own end.
         """
-        value: Value = await self._running().ask(lambda ticket: LocalWork(ticket, function, False, tuple(locks)))
+        value: Value = await self._patiently(function, False, locks, wait_seconds)
         return value
 
-    async def local(self, function: Callable[[Any], Value], *, locks: Sequence[str] = (WHOLE_RESOURCE,)) -> Value:
+    async def local(
+        self, function: Callable[[Any], Value], *, locks: Sequence[LockKey] = (WHOLE_RESOURCE,), wait_seconds: float = 0.0
+    ) -> Value:
         """Run a function on the resource in a local transaction, durably, and return what it returned.
 
-        As `read`; when the function raises, nothing of it is kept. Rows of undecided branches cannot be changed
-        (`Aborted` with CONFLICT).
+        As `read`; when the function raises, nothing of it is kept. Rows of undecided branches cannot be changed: that is
+        `Aborted` (CONFLICT), and within `wait_seconds` the function is called again.
         """
-        value: Value = await self._running().ask(lambda ticket: LocalWork(ticket, function, True, tuple(locks)))
+        value: Value = await self._patiently(function, True, locks, wait_seconds)
         return value
+
+    async def _patiently(self, function: Callable[[Any], Any], write: bool, locks: Sequence[LockKey], wait_seconds: float) -> Any:
+        runtime = self._running()
+        keys, inside = keys_of_local_work(locks, reads=not write), _transaction_here()
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + wait_seconds
+        attempt = 0
+        while True:
+            try:
+                return await runtime.ask(lambda ticket: LocalWork(ticket, function, write, keys, inside))
+            except Aborted as aborted:
+                if aborted.reason not in IN_THE_WAY:
+                    raise
+                delay = LOCAL_AGAIN.delay_seconds(attempt, self.name)
+                if clock() + delay >= deadline:
+                    hint = "Branches without an outcome are in the way: see `Participant.health`, or wait with wait_seconds=."
+                    raise Aborted(aborted.reason, aborted.message, participant=self.name, hint=hint) from None
+                await asyncio.sleep(delay)
+                attempt += 1
 
     async def change_schema(self, statement: str) -> None:
         """Run SQL that changes the schema of a `SqliteResource`. Waits until nothing is undecided; nothing runs beside it."""
@@ -241,9 +444,38 @@ class Participant:
 
         if not isinstance(self._setup.resource, SqliteResource):
             raise RequestError(Reason.INVALID_ARGUMENT, f"the resource of {self.name} has no schema to change")
-        await self._running().ask(lambda ticket: SchemaChange(ticket, schema_change(statement), statement))
+        inside = _transaction_here()
+        await self._running().ask(lambda ticket: SchemaChange(ticket, schema_change(statement), statement, inside))
 
-    def _running(self) -> Runtime:
+    def _running(self) -> Runtime | Slots:
         if self._runtime is None:
             raise not_running(self.name)
+        self._runtime.check_place()
         return self._runtime
+
+
+def _checked(log: SlotLogs | None, data_directory: str | Path, resource: Any) -> SlotLogs | None:
+    """Where the log is to be. Raises `ConfigError` when it is nowhere, or in two places."""
+    if (log is None) == (not str(data_directory)):
+        hint = "A directory of its own, or PostgresLog(dsn) for several processes."
+        raise ConfigError("a participant needs either data_directory or log", hint=hint)
+    if log is not None:
+        check_slotted(resource)
+    return log
+
+
+def _pins_of(resource: Any, registry: Registry) -> Pins | None:
+    """The blocks of a resource whose operations work on a connection."""
+    if not hasattr(resource, "pinned_max"):
+        return None
+    pins = Pins(resource.pinned_max, resource.pinned_seconds_max, getattr(resource, "around", nullcontext))
+    pins.register(registry, resource.async_reason, resource.plain_reason)
+    return pins
+
+
+def _transaction_here() -> str:
+    """The transaction in which the caller works: one that he was called in, or has begun; empty when there is none."""
+    scope, block = current_scope(), current_transaction()
+    if scope is not None:
+        return scope.context.transaction_id
+    return block.transaction_id if block is not None else ""

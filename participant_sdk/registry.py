@@ -5,30 +5,29 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from inspect import Parameter
 from typing import Any
 
-import structlog
-
+from participant_sdk.border import Raised, called
+from participant_sdk.core.work import Keys
+from participant_sdk.lock_keys import UNDECLARED, LockKey, Locks, NoLocks, reads_only, sorted_keys, without_keys, wrong_keys
 from participant_sdk.typed import Check, Mistyped, UnsupportedAnnotation, compile_annotation
 from troth.errors import ConfigError, Reason, RequestError
 from troth.ids import check_name
+from troth.logs import get_logger
 from troth.v1 import common_pb2
 from troth.values import decode_arguments
 
-WHOLE_RESOURCE = "*"
-"""The lock key that conflicts with every other; the default of an operation that declares none."""
-LOCK_KEYS_MAX = 1000
-LOCK_KEY_CHARACTERS_MAX = 200
 BOUND_KEPT_MAX = 4096
 """Operations whose arguments are kept from the look at their lock keys to their run."""
+BOUND_BYTES_MAX = 16 * 1024 * 1024
+"""Bytes of their arguments."""
 
-Locks = Callable[..., Iterable[str]] | Sequence[str]
-"""The lock keys of an operation: a function of its arguments (by name, any subset of them), or the keys themselves."""
 
-_log = structlog.get_logger("participant_sdk.registry")
+_log = get_logger("participant_sdk.registry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +41,10 @@ class OperationSpec:
     """The check of each parameter."""
     defaults: Mapping[str, Any]
     """The defaults of the parameters that have one."""
-    locks: Callable[[Mapping[str, Any]], Iterable[str]]
+    locks: Callable[[Mapping[str, Any]], Iterable[LockKey]]
     """The declared keys for checked arguments, as the author's function returned them."""
+    whole_without_keys: bool = False
+    """Whether no keys mean the whole resource; see `Registry.undecided_seen`."""
 
     def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The keyword arguments that the function is called with. Raises `RequestError` (BAD_ARGUMENTS)."""
@@ -60,19 +61,16 @@ class OperationSpec:
             raise RequestError(Reason.BAD_ARGUMENTS, f"{self.name}: {'; '.join(mistakes)}")
         return bound
 
-    def keys(self, bound: Mapping[str, Any]) -> set[str]:
+    def keys(self, bound: Mapping[str, Any]) -> Sequence[LockKey]:
         """The lock keys for bound arguments. Raises `RequestError` (OPERATION_FAILED)."""
-        try:
-            keys = set(self.locks(bound))
-        except Exception as error:  # whatever the author's function raises
-            _log.error("locks function failed", operation=self.name, exc_info=error)
-            raise self._bad_locks(f"raised {type(error).__name__}") from None
-        if len(keys) > LOCK_KEYS_MAX:
-            raise self._bad_locks(f"returned {len(keys)} keys, more than {LOCK_KEYS_MAX}")
-        for key in keys:
-            if type(key) is not str or not 0 < len(key) <= LOCK_KEY_CHARACTERS_MAX:
-                raise self._bad_locks(f"returned {str(key)[:40]!r}: keys are str of 1 to {LOCK_KEY_CHARACTERS_MAX}")
-        return keys
+        keys: Any = called(lambda: self.locks(bound))
+        if isinstance(keys, Raised):
+            _log.error("locks function failed", operation=self.name, exc_info=keys.error)
+            raise self._bad_locks(f"raised {type(keys.error).__name__}")
+        if wrong := wrong_keys(keys):
+            raise self._bad_locks(f"returned {wrong}")
+        named: Sequence[LockKey] = keys
+        return named or without_keys(named, self.whole_without_keys)
 
     def _misnamed(self, arguments: Mapping[str, Any]) -> list[str]:
         missing = [name for name in self.checks if name not in arguments and name not in self.defaults]
@@ -96,33 +94,79 @@ class BoundOperation:
     arguments: dict[str, Any]
     encoded: bytes
     """The arguments as they came."""
+    declared: Sequence[LockKey]
+    """Its lock keys."""
+    caller: str = ""
+    """Who began the transaction, as the coordinator says."""
 
     @property
     def name(self) -> str:
         """The operation's name."""
         return self.spec.name
 
+    @property
+    def reads_only(self) -> bool:
+        """Whether its author said that it changes nothing, by keys that are all shared."""
+        return reads_only(self.declared)
+
     def __call__(self, resource: Any) -> Any:
         """Run it; an `async def` returns its coroutine. Raises whatever the author's function raises."""
-        return self.spec.function(resource, **self.arguments)
+        if not self.caller:
+            return self.spec.function(resource, **self.arguments)
+        before = _caller.set(self.caller)
+        try:
+            result = self.spec.function(resource, **self.arguments)
+        finally:
+            _caller.reset(before)
+        return _of(self.caller, result) if inspect.isawaitable(result) else result
+
+
+_caller: ContextVar[str] = ContextVar("troth_caller", default="")
+
+
+def current_caller() -> str:
+    """Inside an operation of a one-shot transaction: the identity that began it, such as `spiffe://example.org/web`, as the
+    coordinator knows it and no client can say otherwise. Empty in interactive work, outside of operations, and where the
+    coordinator has no policy.
+    """
+    return _caller.get()
+
+
+async def _of(caller: str, result: Awaitable[Any]) -> Any:
+    """The same, of a coroutine: it runs in a task, whose context is its own."""
+    _caller.set(caller)
+    return await result
 
 
 @dataclass(slots=True)
 class Registry:
     """The operations of one participant, by name.
 
-    `async_reason` refuses `async def`: it says why the resource cannot run them; empty when it can.
+    `async_reason` refuses `async def`: it says why the resource cannot run them; empty when it can. `plain_reason` refuses `def`.
     """
 
     async_reason: str = ""
+    plain_reason: str = ""
+    undecided_seen: bool = False
+    """Whether the resource shows undecided rows to whoever has no lock against it; then no keys are the whole resource."""
+    isolated: bool = False
+    """Whether the resource keeps branches apart by itself; then an operation that declares nothing takes no keys."""
     _specs: dict[str, OperationSpec] = field(default_factory=dict)
     _names: dict[Callable[..., Any], str] = field(default_factory=dict)
+    _hidden: set[str] = field(default_factory=set)
     _closed: bool = False
     _bound: dict[tuple[str, bytes], BoundOperation] = field(default_factory=dict)
     """What `keys` has decoded and `bind` has not asked for yet. Each is given out once: functions may change their arguments."""
+    _bound_bytes: int = 0
+    """Bytes of their arguments, as they came."""
 
-    def add(self, function: Callable[..., Any], *, name: str = "", locks: Locks | None = None) -> OperationSpec:
-        """Register a function. Raises `ConfigError` when it cannot be an operation; nothing has changed then."""
+    def add(
+        self, function: Callable[..., Any], *, name: str = "", locks: Locks | None = None, hidden: bool = False
+    ) -> OperationSpec:
+        """Register a function; one that is `hidden` is offered to nobody.
+
+        Raises `ConfigError` when it cannot be an operation; nothing has changed then.
+        """
         if not inspect.isfunction(function):
             raise ConfigError(f"{function!r} is no function", hint="Register a def or an async def.")
         name = _operation_name(name or function.__name__)
@@ -133,10 +177,15 @@ class Registry:
         is_async = inspect.iscoroutinefunction(function)
         if is_async and self.async_reason:
             raise ConfigError(f"operation {name} is async def: {self.async_reason}", hint="Write it as a plain def.")
+        if not is_async and self.plain_reason:
+            raise ConfigError(f"operation {name} is a plain def: {self.plain_reason}", hint="Write it as an async def.")
         checks, defaults = _parameters(name, function)
-        spec = OperationSpec(name, function, is_async, checks, defaults, _lock_function(name, locks, checks))
+        lock_function = _lock_function(name, [] if locks is None and self.isolated else locks, checks)
+        spec = OperationSpec(name, function, is_async, checks, defaults, lock_function, self.undecided_seen)
         self._specs[name] = spec
         self._names[function] = name
+        if hidden:
+            self._hidden.add(name)
         return spec
 
     def close(self) -> None:
@@ -144,8 +193,8 @@ class Registry:
         self._closed = True
 
     def names(self) -> list[str]:
-        """All names, sorted."""
-        return sorted(self._specs)
+        """All names that are offered, sorted."""
+        return sorted(self._specs.keys() - self._hidden)
 
     def name_of(self, operation: str | Callable[..., Any]) -> str:
         """The name of an operation given by name or as its function. Raises `RequestError` (UNKNOWN_OPERATION)."""
@@ -160,30 +209,43 @@ class Registry:
     def bind(self, operation: common_pb2.Operation) -> BoundOperation:
         """Look up and check one operation as it came over the wire.
 
-        Raises `RequestError` (UNKNOWN_OPERATION, BAD_ARGUMENTS).
+        Raises `RequestError` (UNKNOWN_OPERATION, BAD_ARGUMENTS, OPERATION_FAILED).
         """
         name, arguments = operation.name, operation.arguments
-        return self._bound.pop((name, arguments), None) or self._decode(name, arguments)
+        bound = self._bound.pop((name, arguments), None)
+        if bound is None:
+            bound = self._decode(name, arguments)
+        else:
+            self._bound_bytes -= len(arguments)
+        bound.caller = operation.caller
+        return bound
 
     def _decode(self, name: str, arguments: bytes) -> BoundOperation:
         spec = self._specs.get(name)
         if spec is None:
             raise _unknown(name, self.names())
-        return BoundOperation(spec, spec.bind(decode_arguments(arguments)), arguments)
+        bound = spec.bind(decode_arguments(arguments))
+        return BoundOperation(spec, bound, arguments, spec.keys(bound))
 
-    def keys(self, operations: Iterable[common_pb2.Operation]) -> tuple[str, ...]:
-        """The lock keys of operations, sorted, each once; `("*",)` as soon as one needs the whole resource.
-
-        Raises `RequestError` (UNKNOWN_OPERATION, BAD_ARGUMENTS, OPERATION_FAILED).
-        """
-        keys: set[str] = set()
-        if len(self._bound) >= BOUND_KEPT_MAX:
+    def keys(self, operations: Iterable[common_pb2.Operation]) -> Keys:
+        """The lock keys of operations. Raises `RequestError` (UNKNOWN_OPERATION, BAD_ARGUMENTS, OPERATION_FAILED)."""
+        keys: list[LockKey] = []
+        if len(self._bound) >= BOUND_KEPT_MAX or self._bound_bytes >= BOUND_BYTES_MAX:
             self._bound.clear()  # of operations that never ran: refused ones, and those that died waiting for locks
+            self._bound_bytes = 0
         for operation in operations:
             name, arguments = operation.name, operation.arguments
-            bound = self._bound[name, arguments] = self._decode(name, arguments)
-            keys |= bound.spec.keys(bound.arguments)
-        return (WHOLE_RESOURCE,) if WHOLE_RESOURCE in keys else tuple(sorted(keys))
+            bound = self._decode(name, arguments)
+            if (name, arguments) not in self._bound:
+                self._bound_bytes += len(arguments)
+            self._bound[name, arguments] = bound
+            keys.extend(bound.declared)
+        return sorted_keys(keys)
+
+    def undeclared(self, operations: Iterable[common_pb2.Operation]) -> tuple[str, ...]:
+        """Those operations, just after `keys` of them, that have the whole resource because they declare no keys."""
+        found = (self._bound.get((one.name, one.arguments)) for one in operations)
+        return tuple(one.name for one in found if one is not None and one.declared is UNDECLARED)
 
 
 # ---- what is checked at registration
@@ -246,10 +308,10 @@ def _bad_signature(name: str, what: str) -> ConfigError:
 
 def _lock_function(
     name: str, locks: Locks | None, checks: Mapping[str, Check]
-) -> Callable[[Mapping[str, Any]], Iterable[str]]:
+) -> Callable[[Mapping[str, Any]], Iterable[LockKey]]:
     """The author's lock declaration as a function of all bound arguments."""
     if locks is None:
-        return lambda bound: (WHOLE_RESOURCE,)
+        return lambda bound: UNDECLARED
     if not callable(locks):
         fixed = _fixed_locks(name, locks)
         return lambda bound: fixed
@@ -267,10 +329,13 @@ def _lock_function(
     return lambda bound: function(**{one: bound[one] for one in wanted})
 
 
-def _fixed_locks(name: str, locks: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(locks, str) or not all(isinstance(key, str) for key in locks):
-        raise ConfigError(f"operation {name}: locks must be a list of str or a function", hint='For example ["stock"].')
-    return tuple(locks)
+def _fixed_locks(name: str, locks: Sequence[LockKey]) -> Sequence[LockKey]:
+    if wrong := wrong_keys(locks):
+        raise ConfigError(
+            f"operation {name}: locks must be a list of keys or a function: it is {wrong}",
+            hint='For example ["stock"], or ["stock", Read("prices")].',
+        )
+    return locks if isinstance(locks, NoLocks) else tuple(locks)
 
 
 def _unknown(name: str, known: list[str]) -> RequestError:

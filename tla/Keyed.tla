@@ -29,9 +29,10 @@ VARIABLES
   told,         \* what clients heard: <<a, outcome>>
   incarnation, seen, hello, branch, durable, below,   \* the participant, as in Troth.tla
   messages,
-  committed     \* attempts whose work the participant has ever committed; only for the invariants
+  committed,    \* attempts whose work the participant has ever committed; only for the invariants
+  heard         \* what a retry that had joined was told of the key: <<outcome, whether it was so>>
 
-vars == <<log, up, state, home, told, incarnation, seen, hello, branch, durable, below, messages, committed>>
+vars == <<log, up, state, home, told, incarnation, seen, hello, branch, durable, below, messages, committed, heard>>
 
 Attempts == 1..AttemptsMax
 Epochs == 1..EpochMax
@@ -58,6 +59,7 @@ Init ==
   /\ below = [epoch |-> 1, attempt |-> 1]
   /\ messages = {}
   /\ committed = {}
+  /\ heard = {}
 
 Send(ms) == messages' = messages \cup ms
 SetState(e, a, s) == state' = [state EXCEPT ![e][a] = s]
@@ -80,14 +82,26 @@ Run(e, a) ==
   /\ Holders(e) = {}
   /\ home' = [home EXCEPT ![a] = e]
   /\ SetState(e, a, "OPENING")
-  /\ UNCHANGED <<log, up, told, incarnation, seen, hello, branch, durable, below, messages, committed>>
+  /\ UNCHANGED <<log, up, told, incarnation, seen, hello, branch, durable, below, messages, committed, heard>>
+
+\* A retry that had joined a holder, and lost the answer, asks.  Nothing ever runs under its own id, so the participant would
+\* truthfully say that it is rolled back: that is the answer only where nobody holds the key, and only to whom it listens.
+Ask(e) ==
+  LET committers == {a \in Attempts : state[e][a] = "COMMITTED"} IN
+  /\ e \in up /\ \E a \in Attempts : home[a] # 0
+  /\ \/ /\ committers # {}
+        /\ heard' = heard \cup {<<"COMMITTED", committers \cap committed # {}>>}
+     \/ /\ Holders(e) = {} \/ Off("UnderTheKey")
+        /\ seen = e /\ hello
+        /\ heard' = heard \cup {<<"ABORTED", committed = {}>>}
+  /\ UNCHANGED <<log, up, state, home, told, incarnation, seen, hello, branch, durable, below, messages, committed>>
 
 \* KeyOpened becomes durable.  Records are written in order: the KeyClosed of an earlier attempt comes before.
 LogKeyOpened(e, a) ==
   /\ e \in up /\ home[a] = e /\ state[e][a] = "OPENING" /\ a \notin log.opened /\ MayWrite(e)
   /\ ~Off("KeyRecord")
   /\ log' = [log EXCEPT !.opened = @ \cup {a}, !.closed = @ \cup {b \in log.opened : b < a /\ state[e][b] \in {"ABORTED", "EXPIRED"}}]
-  /\ UNCHANGED <<up, state, home, told, incarnation, seen, hello, branch, durable, below, messages, committed>>
+  /\ UNCHANGED <<up, state, home, told, incarnation, seen, hello, branch, durable, below, messages, committed, heard>>
 
 \* The event `Durable(opened)`: Prepare goes out, and the decision with it.  No timer and no abort comes before: the
 \* record cannot be called back.
@@ -96,14 +110,14 @@ Durable(e, a) ==
   /\ seen = e /\ hello
   /\ SetState(e, a, "HANDED_OVER")
   /\ Send({[kind |-> "Prepare", e |-> e, a |-> a, inc |-> incarnation]})
-  /\ UNCHANGED <<log, up, home, told, incarnation, seen, hello, branch, durable, below, committed>>
+  /\ UNCHANGED <<log, up, home, told, incarnation, seen, hello, branch, durable, below, committed, heard>>
 
 \* The participant is gone: nothing was handed over, so it is still the coordinator's to decide.
 Away(e, a) ==
   /\ e \in up /\ state[e][a] = "OPENING" /\ a \in log.opened
   /\ ~(seen = e /\ hello)
   /\ SetState(e, a, "ABORTED") /\ Tell(a, "ABORTED")
-  /\ UNCHANGED <<log, up, home, incarnation, seen, hello, branch, durable, below, messages, committed>>
+  /\ UNCHANGED <<log, up, home, incarnation, seen, hello, branch, durable, below, messages, committed, heard>>
 
 Vote(m) ==
   LET e == m.e  a == m.a IN
@@ -112,14 +126,14 @@ Vote(m) ==
         /\ SetState(e, a, "COMMITTED") /\ Tell(a, "COMMITTED")
      \/ /\ m.what = "NO" /\ state[e][a] = "HANDED_OVER"
         /\ SetState(e, a, "ABORTED") /\ Tell(a, "ABORTED")
-  /\ UNCHANGED <<log, up, home, incarnation, seen, hello, branch, durable, below, messages, committed>>
+  /\ UNCHANGED <<log, up, home, incarnation, seen, hello, branch, durable, below, messages, committed, heard>>
 
 \* A lost stream after the hand-over.
 Settle(e, a) ==
   /\ e \in up /\ state[e][a] = "HANDED_OVER"
   /\ SetState(e, a, "SETTLING")
   /\ Send({RollbackIfUnseen(e, a)})
-  /\ UNCHANGED <<log, up, home, told, incarnation, seen, hello, branch, durable, below, committed>>
+  /\ UNCHANGED <<log, up, home, told, incarnation, seen, hello, branch, durable, below, committed, heard>>
 
 Settlement(m) ==
   LET e == m.e  a == m.a IN
@@ -127,18 +141,18 @@ Settlement(m) ==
   /\ CASE m.what = "COMMITTED" -> SetState(e, a, "COMMITTED") /\ Tell(a, "COMMITTED")
        [] m.what = "ROLLED_BACK" -> SetState(e, a, "ABORTED") /\ Tell(a, "ABORTED")
        [] m.what = "EXPIRED" -> SetState(e, a, "EXPIRED") /\ UNCHANGED told
-  /\ UNCHANGED <<log, up, home, incarnation, seen, hello, branch, durable, below, messages, committed>>
+  /\ UNCHANGED <<log, up, home, incarnation, seen, hello, branch, durable, below, messages, committed, heard>>
 
 \* Ended and KeyClosed are not forced: a crash before them only asks again.
 LogEnded(e, a) ==
   /\ e \in up /\ state[e][a] = "COMMITTED" /\ a \notin log.ended /\ MayWrite(e)
   /\ log' = [log EXCEPT !.ended = @ \cup {a}]
-  /\ UNCHANGED <<up, state, home, told, incarnation, seen, hello, branch, durable, below, messages, committed>>
+  /\ UNCHANGED <<up, state, home, told, incarnation, seen, hello, branch, durable, below, messages, committed, heard>>
 
 LogKeyClosed(e, a) ==
   /\ e \in up /\ state[e][a] \in {"ABORTED", "EXPIRED"} /\ a \in log.opened \ log.closed /\ MayWrite(e)
   /\ log' = [log EXCEPT !.closed = @ \cup {a}]
-  /\ UNCHANGED <<up, state, home, told, incarnation, seen, hello, branch, durable, below, messages, committed>>
+  /\ UNCHANGED <<up, state, home, told, incarnation, seen, hello, branch, durable, below, messages, committed, heard>>
 
 \* The watermark passes a committed attempt once its Ended is durable, and an aborted one at once.  So the question about a
 \* key whose KeyClosed was lost in a crash may find the attempt forgotten: EXPIRED.  Then it was aborted, because a committed
@@ -155,7 +169,7 @@ SendWatermark(e) ==
   /\ e \in up /\ seen = e /\ hello
   /\ \A a \in Attempts : home[a] \in 1..(e - 1) => state[e][a] = "NONE" \/ Finished(e, a)
   /\ Send({[kind |-> "Watermark", e |-> e, a |-> lowest]})
-  /\ UNCHANGED <<log, up, state, home, told, incarnation, seen, hello, branch, durable, below, committed>>
+  /\ UNCHANGED <<log, up, state, home, told, incarnation, seen, hello, branch, durable, below, committed, heard>>
 
 \* A new epoch.  A key that is open and neither ended nor closed is settled before anything runs under it.
 Recover ==
@@ -174,7 +188,7 @@ Recover ==
        /\ messages' = {m \in messages : m.e \in up' \/ m.kind \notin ToCoordinator}
             \cup {RollbackIfUnseen(new, a) : a \in IF Off("AskFirst") THEN {} ELSE open}
   /\ log' = [log EXCEPT !.epoch = new]
-  /\ UNCHANGED <<home, told, incarnation, seen, hello, branch, durable, below, committed>>
+  /\ UNCHANGED <<home, told, incarnation, seen, hello, branch, durable, below, committed, heard>>
 
 (***************************************************************************)
 (* The participant.                                                        *)
@@ -193,7 +207,7 @@ OnPrepare(m) ==
        [] branch[a] = "COMMITTED" -> Send({FromParticipant("Vote", a, "COMMITTED")}) /\ UNCHANGED branch
        [] branch[a] = "ABORTED" -> Send({FromParticipant("Vote", a, "NO")}) /\ UNCHANGED branch
        [] OTHER -> FALSE
-  /\ UNCHANGED <<log, up, state, home, told, incarnation, seen, hello, durable, below, committed>>
+  /\ UNCHANGED <<log, up, state, home, told, incarnation, seen, hello, durable, below, committed, heard>>
 
 Executed(a) ==
   /\ branch[a] = "EXECUTING_ONE_PHASE"
@@ -201,13 +215,13 @@ Executed(a) ==
   /\ durable' = [durable EXCEPT ![a] = "COMMITTED"]
   /\ committed' = committed \cup {a}
   /\ Send({FromParticipant("Vote", a, "COMMITTED")})
-  /\ UNCHANGED <<log, up, state, home, told, incarnation, seen, hello, below>>
+  /\ UNCHANGED <<log, up, state, home, told, incarnation, seen, hello, below, heard>>
 
 ExecuteRefused(a) ==
   /\ branch[a] = "EXECUTING_ONE_PHASE"
   /\ branch' = [branch EXCEPT ![a] = "ABORTED"]
   /\ Send({FromParticipant("Vote", a, "NO")})
-  /\ UNCHANGED <<log, up, state, home, told, incarnation, seen, hello, durable, below, committed>>
+  /\ UNCHANGED <<log, up, state, home, told, incarnation, seen, hello, durable, below, committed, heard>>
 
 OnRollbackIfUnseen(m) ==
   LET a == m.a
@@ -220,7 +234,7 @@ OnRollbackIfUnseen(m) ==
      ELSE /\ branch' = [branch EXCEPT ![a] = "ABORTED"]
           /\ durable' = [durable EXCEPT ![a] = "ABORTED"]
           /\ Send({FromParticipant("Settlement", a, "ROLLED_BACK")})
-  /\ UNCHANGED <<log, up, state, home, told, incarnation, seen, hello, below, committed>>
+  /\ UNCHANGED <<log, up, state, home, told, incarnation, seen, hello, below, committed, heard>>
 
 OnWatermark(m) ==
   LET covered(a) == home[a] \in 1..(m.e - 1) \/ (home[a] = m.e /\ a < m.a)
@@ -231,7 +245,7 @@ OnWatermark(m) ==
   /\ below' = [epoch |-> m.e, attempt |-> m.a]
   /\ branch' = [a \in Attempts |-> IF drop(a) THEN "UNSEEN" ELSE branch[a]]
   /\ durable' = [a \in Attempts |-> IF drop(a) THEN "NONE" ELSE durable[a]]
-  /\ UNCHANGED <<log, up, state, home, told, incarnation, seen, hello, messages, committed>>
+  /\ UNCHANGED <<log, up, state, home, told, incarnation, seen, hello, messages, committed, heard>>
 
 \* Hello: a branch that runs (ACTIVE) or has committed in one phase is listed; the coordinator settles or ends it.
 ReportsReceived(e) ==
@@ -244,13 +258,13 @@ ReportsReceived(e) ==
   /\ state' = [state EXCEPT ![e] = [a \in Attempts |->
                  IF a \in finished THEN "COMMITTED" ELSE IF a \in running THEN "SETTLING" ELSE state[e][a]]]
   /\ told' = told \cup {<<a, "COMMITTED">> : a \in finished}
-  /\ UNCHANGED <<log, up, home, incarnation, branch, durable, below, committed>>
+  /\ UNCHANGED <<log, up, home, incarnation, branch, durable, below, committed, heard>>
 
 Restart ==
   /\ incarnation < IncarnationMax
   /\ incarnation' = incarnation + 1 /\ hello' = FALSE
   /\ branch' = [a \in Attempts |-> IF durable[a] = "NONE" THEN "UNSEEN" ELSE durable[a]]
-  /\ UNCHANGED <<log, up, state, home, told, seen, durable, below, messages, committed>>
+  /\ UNCHANGED <<log, up, state, home, told, seen, durable, below, messages, committed, heard>>
 
 (***************************************************************************)
 (* Behaviours, and what must hold.                                         *)
@@ -261,6 +275,7 @@ Progress ==
   \/ \E e \in Epochs, a \in Attempts :
        \/ Run(e, a) \/ LogKeyOpened(e, a) \/ Durable(e, a) \/ Away(e, a) \/ Settle(e, a)
        \/ LogEnded(e, a) \/ LogKeyClosed(e, a)
+  \/ \E e \in Epochs : Ask(e)
   \/ \E e \in Epochs : SendWatermark(e) \/ ReportsReceived(e)
   \/ \E a \in Attempts : Executed(a) \/ ExecuteRefused(a)
   \/ \E m \in messages :
@@ -277,6 +292,9 @@ ToldIsTrue ==
   \A a \in Attempts :
     /\ <<a, "COMMITTED">> \in told => a \in committed
     /\ <<a, "ABORTED">> \in told => a \notin committed
+
+\* What is asked under the key is answered under the key, as it is at that moment.
+KeyToldIsTrue == \A said \in heard : said[2]
 
 \* EXPIRED frees the key, so it must never be said of an attempt that has committed.
 ExpiredIsAborted == \A e \in Epochs, a \in Attempts : state[e][a] = "EXPIRED" => a \notin committed

@@ -17,16 +17,21 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from troth import failpoints
 from troth.errors import ProtocolError, Reason, TrothError
+from troth.histogram import SECONDS, SIZES, Histogram
 from troth.log.cleaner import Cleaner
 from troth.log.contract import Log, LogIdentity
-from troth.ready import Append, Core, Effect, Event, Instant
+from troth.ready import Append, Core, Effect, Event, Instant, Opened
 
 LINGER_SECONDS = 0.02
 """How long an unforced append waits for a forced one to ride with."""
+
+COMPANY_SECONDS = 1.0
+"""How long an append waits that is not forced and for which nobody waits: it only lets things be forgotten (the end of a
+transaction whose decision is durable, a watermark). So transactions that come one by one pay no syncs for ends."""
 
 PATIENCE_SECONDS = 0.004
 """How long a forced append waits for another to ride with, when nobody waits for it."""
@@ -45,6 +50,10 @@ class EngineCounters:
     batches: int = 0
     syncs: int = 0
     protocol_errors: int = 0
+    sync_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS), compare=False)
+    """How long writes took, each with its sync."""
+    batch_records: Histogram = field(default_factory=lambda: Histogram(SIZES), compare=False)
+    """How many records they had."""
 
 
 def read_clocks() -> Instant:
@@ -74,6 +83,10 @@ class Engine:
         self._role = role
         self._core = core
         self._log = log
+        self.position = 0
+        """The seq of the newest record that is durable: all that peers may be told of how far the log is."""
+        self._written = 0
+        """The seq of the newest record that is written, be it durable or not."""
         self._perform = perform
         self._on_violation = on_violation
         self._clocks = clocks
@@ -101,11 +114,15 @@ class Engine:
         """Open the log, recover the core, and begin. Raises `LogError`."""
         try:
             identity, records = await self._log.open()
-            owners = self._core.recover([record.body for record in records], self._clocks())
+            self.position = self._written = records[-1].seq if records else 0
+            opened = Opened(identity.log_id, self.position)
+            owners = self._core.recover([record.body for record in records], self._clocks(), opened)
             self._cleaner.recovered([record.seq for record in records], owners)
         except BaseException:
             await self._log.close()
             raise
+        if self._log.lost is not None:
+            self._log.lost.add_done_callback(lambda lost: self._fail(lost.result()))
         self._task = asyncio.create_task(self._run(), name=f"troth-engine-{self._role}")
         return identity
 
@@ -142,18 +159,26 @@ class Engine:
     async def _run(self) -> None:
         try:
             while not self._finished():
-                self._turn()
+                now = self._clocks()
+                while now.monotonic >= self._log.held_until:
+                    # This process may have been stopped for long, and another may own the log: say nothing before that is known.
+                    await self._log.hold()
+                    now = self._clocks()
+                self._turn(now)
                 if self._inbox or self._finished():
                     await asyncio.sleep(0)
                 else:
                     await self._sleep()
+        except asyncio.CancelledError:
+            # Whoever cancels all tasks of a loop cancels this one too; what is left then must not look alive.
+            self._fail(TrothError(Reason.SHUTTING_DOWN, f"the {self._role}'s engine was cancelled"))
         except Exception as error:
             self._fail(error)
         finally:
             if self._alarm is not None:
                 self._alarm.cancel()
         if self._writing is not None:
-            await self._writing
+            await asyncio.wait((self._writing,))
         self._ended = True
 
     def _finished(self) -> bool:
@@ -161,9 +186,8 @@ class Engine:
             return True
         return self._closing is not None and not (self._inbox or self._queued or self._writing)
 
-    def _turn(self) -> None:
+    def _turn(self, now: Instant) -> None:
         """One turn: everything that waits goes into the core, and what comes out is carried out."""
-        now = self._clocks()
         core, perform, inbox = self._core, self._perform, self._inbox
         # What was released is taken whole: the cleaner, asked below, must find that the core knows what the log holds.
         room, self._released = max(TURN_EVENTS_MAX, self._released), 0
@@ -226,13 +250,15 @@ class Engine:
         if not appends:
             return
         self._queued.extend(appends)
-        linger = LINGER_SECONDS
+        linger = COMPANY_SECONDS
         for append in appends:
             if append.force or append.apply is not None:
                 if append.patient:
                     linger = PATIENCE_SECONDS
                 else:
                     self._urgent_queued += 1
+            elif not append.patient and linger > LINGER_SECONDS:
+                linger = LINGER_SECONDS
         until = now.monotonic + linger
         if self._lingers_until is None or until < self._lingers_until:
             self._lingers_until = until
@@ -269,8 +295,14 @@ class Engine:
             # A batch of applies alone is not synced (unforced work promises nothing); everything else is.
             sync = any(append.force or append.apply is None for append in whole)
             self._hit("before-sync", batch)
+            began = self._clocks().monotonic
             written = await self._log.write(whole, sync=sync, drop_below=drop_below)
+            self.counters.sync_seconds.add(self._clocks().monotonic - began)
+            self.counters.batch_records.add(len(whole))
             self._cleaner.written(len(copies), whole, written.seqs)
+            self._written = max(self._written, *written.seqs)
+            if sync:
+                self.position = self._written
             self.counters.batches += 1
             self.counters.syncs += sync
             self._hit("after-sync", batch)

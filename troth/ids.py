@@ -15,6 +15,8 @@ from troth.errors import Reason, RequestError
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}\Z")
 NONCE_PATTERN = re.compile(r"[0-9a-f]{8,32}\Z")
+SLOT_PATTERN = re.compile(r"(0|[1-9][0-9]{0,5})\Z")
+"""The number behind a participant's name, in the name of one of its slots."""
 NAME_BYTES_MAX = 63
 NUMBER_DIGITS_MAX = 19
 """Of each number in an id: all of them fit into 64 bits."""
@@ -24,12 +26,26 @@ ID_BYTES_MAX = NAME_BYTES_MAX + 32 + 3 * NUMBER_DIGITS_MAX + 4
 
 def check_name(kind: str, name: str) -> str:
     """Return `name`, or raise `RequestError` (INVALID_NAME) when it is no legal name for a `kind` of thing."""
-    if not NAME_PATTERN.match(name):
+    if not isinstance(name, str) or not NAME_PATTERN.match(name):
         raise RequestError(
             Reason.INVALID_NAME,
-            f"{name[:80]!r} is not a {kind} name: use 1 to 63 of a-z, 0-9, '-' and '_', beginning with a letter or digit",
+            f"{repr(name)[:82]} is not a {kind} name: use 1 to 63 of a-z, 0-9, '-' and '_', beginning with a letter or digit",
         )
     return name
+
+
+def check_participant(name: str) -> str:
+    """Return the name of a participant or of a slot of one (`payments/2`), or raise `RequestError` (INVALID_NAME)."""
+    service, slash, slot = name.partition("/") if isinstance(name, str) else (name, "", "")
+    check_name("participant", service)
+    if slash and not SLOT_PATTERN.match(slot):
+        raise RequestError(Reason.INVALID_NAME, f"{name[:82]!r} is no slot of {service}: one looks like '{service}/0'")
+    return name
+
+
+def service_of(name: str) -> str:
+    """The participant that a slot belongs to; a participant without slots is its own."""
+    return name.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)

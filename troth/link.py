@@ -13,7 +13,7 @@ Both sides use the same link: the frame types differ, and so does who opens the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -23,6 +23,10 @@ from troth import failpoints
 from troth.errors import RemoteProtocolError
 
 Frame = TypeVar("Frame", bound=Message)
+Item = TypeVar("Item")
+
+POSITION_TAG = bytes([14 << 3])
+"""Of the field `position` in the frames of a participant's session, either way."""
 
 _LENGTH_DELIMITED = 2
 """The wire type of a message inside a message."""
@@ -98,11 +102,40 @@ def from_wire(kind: type[Frame], raw: bytes) -> Frame:
 
 RECEIVE_BYTES_MAX = 64 * 1024 * 1024
 """The largest frame that is accepted; coordinators send frames of at most `frame_bytes_max`."""
+
+FRAME_MESSAGES_MAX = 16_384
+"""Messages of one frame, to a peer that announces no other number. Four megabytes hold two million empty messages, which cost
+their reader minutes: bytes alone bound no work."""
+
+BACKLOG_EVENTS_MAX = 50_000
+"""Events and appends that may wait for a core before its process reads on: the flow control of the peers does the rest."""
+BACKLOG_PAUSE_SECONDS = 0.005
+
+KEEPALIVE_SECONDS = 30.0
+KEEPALIVE_TIMEOUT_SECONDS = 10.0
+
+
+def keepalive_options(silent_seconds: float, answer_seconds: float) -> list[tuple[str, int]]:
+    """For gRPC, on either side: ping what was silent, and give up what does not answer the ping.
+
+    There are two timers for the answer. The second one is gRPC's own and a minute long; a peer that is frozen (its kernel goes
+    on acknowledging) is found by that one alone.
+    """
+    return [
+        ("grpc.keepalive_time_ms", int(silent_seconds * 1000)),
+        ("grpc.keepalive_timeout_ms", int(answer_seconds * 1000)),
+        ("grpc.http2.ping_timeout_ms", int(answer_seconds * 1000)),
+    ]
+
+DIRECT = ("grpc.enable_http_proxy", 0)
+"""The coordinator is dialled directly: `http_proxy` is for the web, and on many machines it names a proxy that does not even reach
+loopback."""
+
 CHANNEL_OPTIONS = (
+    DIRECT,
     ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
     # A connection that died silently is noticed; the server must allow pings at this rate.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    *keepalive_options(KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS),
     ("grpc.http2.max_pings_without_data", 0),
     # Our own back-off paces the attempts; gRPC's grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -112,17 +145,46 @@ CHANNEL_OPTIONS = (
 """How either kind of peer dials the coordinator."""
 
 
+ENDINGS = frozenset({"decisions", "settles", "commits", "aborts"})
+"""The fields that end work. They go before all that begins some, in a frame and in the outbox, whatever came first: what a caller
+begins after he has heard how his last transaction ended must find it ended. (To end early does no harm: whoever is told of a
+transaction's end before its beginning refuses the beginning.)"""
+
+
+def messages_of(frame: Message) -> int:
+    """How many messages a frame has in its repeated fields."""
+    return sum(len(value) for field, value in frame.ListFields() if field.is_repeated)
+
+
+async def paced(frames: AsyncIterable[Item], backlog: Callable[[], int]) -> AsyncIterator[Item]:
+    """The frames of a peer, read no faster than the core takes what they bring. Writing is never waited for."""
+    async for frame in frames:
+        yield frame
+        while backlog() > BACKLOG_EVENTS_MAX:  # noqa: ASYNC110 - only under overload; nobody signals its end
+            await asyncio.sleep(BACKLOG_PAUSE_SECONDS)
+
+
 class Outbox(Generic[Frame]):
-    """Messages that wait for the next frame, in the order of arrival within each field."""
+    """Messages that wait for the next frame, in the order of arrival within each field; `ENDINGS` go first.
+
+    `position` tells how far this process's log is durable, where frames carry that.
+    """
 
     __slots__ = (
-        "_bytes", "_bytes_max", "_fields", "_items", "_make_frame", "_prefixes", "_single", "_urgent", "_waiter", "patience",
+        "_bytes", "_bytes_max", "_fields", "_items", "_make_frame", "_messages_max", "_position", "_prefixes", "_single", "_told",
+        "_urgent", "_waiter", "patience",
     )  # fmt: skip
 
-    def __init__(self, make_frame: type[Frame], frame_bytes_max: int) -> None:
+    def __init__(
+        self, make_frame: type[Frame], frame_bytes_max: int, frame_messages_max: int = FRAME_MESSAGES_MAX,
+        position: Callable[[], int] | None = None,
+    ) -> None:  # fmt: skip
+        self._position = position
+        self._told = 0
         self._make_frame = make_frame
         self._prefixes = _prefixes(make_frame)
         self._bytes_max = frame_bytes_max
+        self._messages_max = frame_messages_max
         self._fields: dict[str, list[bytes]] = {}
         self._single: dict[str, Message | int | bool] = {}
         self._items = 0
@@ -135,6 +197,11 @@ class Outbox(Generic[Frame]):
 
     def __len__(self) -> int:
         return self._items
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the messages that wait."""
+        return self._bytes
 
     def put(self, field: str, message: Message, *, patient: bool = False) -> None:
         """Add a message to a repeated field of the next frame. One that is `patient` lets that frame wait for others."""
@@ -183,24 +250,35 @@ class Outbox(Generic[Frame]):
             self._waiter.set_result(None)
 
     def drain(self) -> Packed | None:
-        """The next frame, of at most `frame_bytes_max` bytes unless one message alone is larger; `None` when empty."""
+        """The next frame, or `None` when empty: at most `frame_messages_max` messages, and `frame_bytes_max` bytes unless one
+        message alone is larger."""
         if not (self._items or self._single):
             self._urgent = False
             return None
         head, singular = self._drain_single()
+        told = b"" if self._position is None else self._tell_position(self._position())
         parts = [head]
         counts: dict[str, int] = {}
-        room = self._bytes_max - len(head)
-        for field in list(self._fields):
+        room, places = self._bytes_max - len(head) - len(told), self._messages_max
+        for field in sorted(self._fields, key=_begins_work):
             before = self._bytes
-            if moved := self._move(field, room, parts):
+            if moved := self._move(field, room, places, parts):
                 counts[field] = moved
             room -= before - self._bytes
+            places -= moved
             if field in self._fields:
                 break  # the frame is full: no other field may overtake the rest of this one
         if not self._items:
             self._urgent = False
-        return Packed(b"".join(parts), counts, singular)
+        return Packed(b"".join(parts) + told, counts, singular)
+
+    def _tell_position(self, position: int) -> bytes:
+        """The field that tells how far the log is, if that is news. What waits here was released by records that are durable: the
+        position covers them."""
+        if position <= self._told:
+            return b""
+        self._told = position
+        return POSITION_TAG + varint(position)
 
     def _drain_single(self) -> tuple[bytes, tuple[str, ...]]:
         if not self._single:
@@ -212,11 +290,12 @@ class Outbox(Generic[Frame]):
         self._single.clear()
         return frame.SerializeToString(), singular
 
-    def _move(self, field: str, room: int, parts: list[bytes]) -> int:
+    def _move(self, field: str, room: int, places: int, parts: list[bytes]) -> int:
         """Move what fits of one field; returns how many messages."""
         waiting = self._fields[field]
         empty = len(parts) == 1 and not parts[0]
         count = len(waiting) if self._bytes <= room else self._fitting(waiting, room, empty=empty)
+        count = min(count, places)
         moved = waiting[:count]
         parts.extend(moved)
         self._bytes -= sum(map(len, moved))
@@ -236,6 +315,10 @@ class Outbox(Generic[Frame]):
             if used > room and (count or not empty):
                 return count
         return len(waiting)
+
+
+def _begins_work(field: str) -> bool:
+    return field not in ENDINGS
 
 
 def _set(frame: Message, field: str, value: Message | int | bool) -> None:
@@ -274,16 +357,22 @@ class Link(Generic[Frame]):
         self._outbox.wake()
 
     async def run(self) -> None:
-        """Run until the peer ends the stream, `end` was called, or the transport fails (its error is raised)."""
+        """Run until the peer ends the stream, `end` was called, or the transport fails (its error is raised).
+
+        A peer that has said its last word may still read: what waits when both end is written, unless the peer is gone.
+        """
         reader = asyncio.create_task(self._read(), name=f"troth-link-read-{self._role}")
         writer = asyncio.create_task(self._send(), name=f"troth-link-write-{self._role}")
         try:
             await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            both_end = self._ending and reader.done() and reader.exception() is None
+            if both_end:
+                await asyncio.wait((writer,))
         finally:
             for task in (reader, writer):
                 task.cancel()
             results = await asyncio.gather(reader, writer, return_exceptions=True)
-        for result in results:
+        for result in results[:1] if both_end else results:
             if isinstance(result, Exception):
                 raise result
 

@@ -57,7 +57,8 @@ class Append:
     `force`    whether a promise hangs on it. An unforced append rides with the next forced one, or goes after a linger.
     `effects`  released once the record is durable.
     `event`    stepped into the core once the record is durable, before anything else happens.
-    `patient`  nobody waits for it: though forced, it rides with the next batch, or goes after `engine.PATIENCE_SECONDS`.
+    `patient`  nobody waits for it: though forced, it rides with the next batch, or goes after `engine.PATIENCE_SECONDS`; unforced,
+               after `engine.COMPANY_SECONDS`.
     `apply`    work that the log carries out in the same local transaction, in a savepoint of its own. Its result is an event
                that the log returns and that is stepped into the core once durable. If the work refuses, the record and the
                effects of this append are dropped, and the event says so; the rest of the batch goes on. Only logs that
@@ -84,10 +85,19 @@ class Ready:
         return bool(self.effects or self.appends)
 
 
+class Opened(NamedTuple):
+    """The log that a core recovers from."""
+
+    log_id: str
+    """Random at the log's creation."""
+    position: int
+    """The seq of its newest record; 0 while it is empty."""
+
+
 class Core(Protocol):
     """What the engine needs from a core."""
 
-    def recover(self, records: Sequence[bytes], now: Instant) -> Sequence[str]:
+    def recover(self, records: Sequence[bytes], now: Instant, opened: Opened) -> Sequence[str]:
         """Rebuild the state from the log's records, oldest first; called once, before anything else.
 
         Returns the owner of each record, parallel to `records`.

@@ -190,7 +190,7 @@ def _encode_dict(value: dict[object, object], out: common_pb2.Value, depth: int)
     out.map.SetInParent()
     for name, item in value.items():
         if type(name) is not str:
-            raise _Wrong(f"has the key {name!r}, which is {_kind(name)}: keys must be str")
+            raise _Wrong(f"has a key that is {_kind(name)}: keys must be str")
         _check_unicode(name)
         try:
             _encode(item, out.map.entries[name], depth + 1)
@@ -227,7 +227,8 @@ def _check_unicode(text: str) -> None:
 
 def _name(name: object) -> str:
     if type(name) is not str:
-        raise RequestError(Reason.BAD_ARGUMENTS, f"the argument name {name!r} is {_kind(name)}: names must be str")
+        raise RequestError(Reason.BAD_ARGUMENTS, f"an argument's name is {_kind(name)}: names must be str")
+    _check_unicode(name)
     return name
 
 

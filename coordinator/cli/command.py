@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+
+from coordinator.cli import render
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -57,10 +60,60 @@ def coordinator_option(function: Function) -> Function:
         "--timeout", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True,
         help="Seconds to wait for the coordinator.",
     )(function)  # fmt: skip
+    for option in reversed(_TLS_OPTIONS):
+        function = option(function)
     return click.option(
         "--coordinator", metavar="HOST:PORT",
-        help="The coordinator. Default: $TROTH_COORDINATOR, else the address in the data directory, else 127.0.0.1:7420.",
+        help="The coordinator; several nodes with commas between them. "
+        "Default: $TROTH_COORDINATOR, else the address in the data directory, else 127.0.0.1:7420.",
     )(function)  # fmt: skip
+
+
+def _keep_tls(context: click.Context, option: click.Parameter, value: str) -> None:
+    """Every command that calls the coordinator has these; `coordinator.cli.remote` takes them from here."""
+    given = tuple(shlex.split(value)) if option.name == "token_command" else value
+    context.meta.setdefault(TLS_META, {})[str(option.name).removeprefix("tls_")] = given
+
+
+TLS_META = "troth.tls"
+"""Where a command's context keeps the files of TLS that it was given, by the names of `Tls`."""
+
+
+def _tls_option(name: str, text: str, metavar: str = "FILE") -> Callable[[Function], Function]:
+    variable = f"TROTH_CLIENT_{name.upper().removeprefix('TLS-').replace('-', '_')}"
+    return click.option(
+        f"--{name}", envvar=variable, default="", metavar=metavar, expose_value=False, callback=_keep_tls,
+        help=f"{text} Default: ${variable}.",
+    )  # fmt: skip
+
+
+_TLS_OPTIONS = (
+    _tls_option("tls-authorities", "Who signs for the coordinator; turns TLS on."),
+    _tls_option("tls-certificate", "Your certificate."),
+    _tls_option("tls-key", "Its private key."),
+    _tls_option("token-file", "Instead of a certificate, your token; turns TLS on."),
+    _tls_option("token-command", "Instead of that, a program that writes it.", "COMMAND"),
+)
+
+
+def paging_options(default: int) -> Callable[[Function], Function]:
+    """`--limit` and `--page-token` of a listing."""
+
+    def decorate(function: Function) -> Function:
+        function = click.option(
+            "--page-token", default="", metavar="TOKEN", help="Go on where a listing that was cut ended; it tells the token."
+        )(function)
+        return click.option(
+            "--limit", type=click.IntRange(min=0), default=default, show_default=True, help="At most so many; 0 for all."
+        )(function)
+
+    return decorate
+
+
+def tell_of_more(shown: int, total: int, token: str) -> None:
+    """Say that a listing was cut, and how to see the rest."""
+    if token:
+        render.tell(f"{shown} of {total}; --limit 0 shows all, --page-token {token} goes on")
 
 
 def why_options(function: Function) -> Function:
@@ -80,7 +133,12 @@ def config_options(function: Function) -> Function:
 _CONFIG_OPTIONS = (
     click.option("--config", "file", type=click.Path(dir_okay=False), help="TOML file. Default: $TROTH_CONFIG."),
     click.option("--data-directory", metavar="DIR", help="Directory of the log."),
+    click.option("--store", metavar="DSN", help="PostgreSQL database of the log, in place of the directory; see `troth store`."),
     click.option("--listen", metavar="HOST:PORT", help="Where to listen; port 0 takes a free one."),
+    click.option("--tls-certificate", metavar="FILE", help="The coordinator's certificate; see `troth pki`."),
+    click.option("--tls-key", metavar="FILE", help="The certificate's private key."),
+    click.option("--tls-authorities", metavar="FILE", help="Who signs for participants, clients and operators."),
+    click.option("--insecure", flag_value=True, default=None, help="Listen beyond this machine without TLS."),
     click.option("--name", metavar="NAME", help="The coordinator's name."),
     click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error."),
     click.option("--drain-seconds", metavar="SECONDS", help="How long a shutdown waits for undecided transactions."),

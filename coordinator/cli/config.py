@@ -18,17 +18,10 @@ troth config check --config troth.toml               # exit 2 with what is wrong
 """
 
 
-def load_options(
-    file: str | None, data_directory: str | None, listen: str | None, name: str | None, log_level: str | None,
-    drain_seconds: str | None, assignments: tuple[str, ...],
-) -> Loaded:  # fmt: skip
-    """The settings from the options of `config_options`."""
+def load_options(file: str | None, assignments: tuple[str, ...], **named: Any) -> Loaded:
+    """The settings from the options of `config_options`: what was not given is `None`."""
     flags: dict[str, Any] = parse_assignments(assignments)
-    named = {
-        "data_directory": data_directory, "listen": listen, "name": name, "log_level": log_level,
-        "drain_seconds": drain_seconds,
-    }  # fmt: skip
-    flags.update({key: value for key, value in named.items() if value is not None})
+    flags.update({name: value for name, value in named.items() if value is not None})
     return load(Path(file) if file else None, flags=flags)
 
 
@@ -65,4 +58,4 @@ def check(as_json: bool, **options: Any) -> None:
     if as_json:
         render.write_json({"ok": True})
     else:
-        click.echo("ok")
+        render.say("ok")

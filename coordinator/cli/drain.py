@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import click
 
 from coordinator.cli import render
 from coordinator.cli.command import Command, coordinator_option, json_option
 from coordinator.cli.remote import connected
+from coordinator.services.fills import WARN_PERCENT, percent
 from troth.v1 import admin_pb2
 
 
@@ -17,25 +21,32 @@ def drain(coordinator: str | None, timeout: float, as_json: bool) -> None:
     """Refuse new transactions. What is begun goes on; stop the daemon with SIGTERM when nothing is undecided."""
     with connected(coordinator, timeout) as remote:
         response = remote.call(remote.admin.Drain, admin_pb2.DrainRequest())
-    if as_json:
-        render.write_json(render.plain(response))
-    else:
-        click.echo(f"draining\tundecided={response.undecided}\tunacknowledged={response.unacknowledged}")
+    render.answer(response, as_json, "draining", f"undecided={response.undecided}", f"unacknowledged={response.unacknowledged}")
 
 
 @click.command(cls=Command, examples="troth status\ntroth status --json")
 @coordinator_option
 @json_option
 def status(coordinator: str | None, timeout: float, as_json: bool) -> None:
-    """Tell the daemon's identity, counters and limits."""
+    """Tell the daemon's identity, counters and limits, and how full those are that fill up. Warns of what is 80 % full."""
     with connected(coordinator, timeout) as remote:
         response = remote.call(remote.admin.GetStatus, admin_pb2.GetStatusRequest())
     document = render.plain(response)
     if as_json:
         render.write_json(document)
-        return
-    nested = {"counters", "limits"}
-    render.write_facts((name, value) for name, value in document.items() if name not in nested)
-    for name in sorted(nested):
-        click.echo()
-        render.write_table((name.upper(), "VALUE"), document[name].items())
+    else:
+        _show_status(document, response.fills)
+    for one in response.fills:
+        if percent(one) >= WARN_PERCENT:
+            render.tell(f"troth: {one.limit} is {percent(one)} % full; see docs/reference/limits.md")
+
+
+def _show_status(document: dict[str, Any], fills: Sequence[admin_pb2.Fill]) -> None:
+    nested = {"counters": "COUNTER", "limits": "LIMIT OF A REQUEST"}
+    render.write_facts((name, value) for name, value in document.items() if name not in (*nested, "fills"))
+    render.say()
+    rows = ((one.limit, one.used, one.max, f"{percent(one)} %") for one in fills)
+    render.write_table(("LIMIT", "USED", "MAX", "FULL"), rows)
+    for name, title in nested.items():
+        render.say()
+        render.write_table((title, "VALUE"), document[name].items())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from troth.errors import ConfigError, LogError, Reason, TrothError
+from typing import Any
+
+from troth.errors import LogError, Reason, TrothError
 
 OK = 0
 REFUSED = 1
@@ -22,17 +24,28 @@ class Failure(Exception):
         self.message = message
         self.hint = hint
 
+    def document(self) -> dict[str, Any]:
+        """For machines."""
+        return {"error": {"reason": self.reason, "message": self.message, "hint": self.hint}}
+
     def text(self) -> str:
         """For people."""
         return f"{self.reason}: {self.message}" + (f" ({self.hint})" if self.hint else "")
 
 
+class AlreadyTold(Failure):
+    """A failure whose JSON is a part of what stdout has already."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.exit_code, failure.reason, failure.message, failure.hint)
+
+
 def failure_of(error: TrothError) -> Failure:
     """The failure that an error is."""
-    if isinstance(error, LogError):
-        code = LOG
-    elif isinstance(error, ConfigError) or error.reason is Reason.PORT_TAKEN:
+    if error.reason in (Reason.CONFIG, Reason.PORT_TAKEN):  # of a log's address too
         code = USAGE
+    elif isinstance(error, LogError):
+        code = LOG
     else:
         code = REFUSED
     return Failure(code, error.reason.name, error.message, error.hint)

@@ -6,6 +6,8 @@ Works on the files of either side: a coordinator's log, a participant's, or the 
 from __future__ import annotations
 
 import json
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,19 @@ from google.protobuf.message import Message
 from coordinator.cli import offline_resolve, render
 from coordinator.cli.asking import confirm
 from coordinator.cli.command import Group, json_option, why_options
-from coordinator.cli.failure import LOG
+from coordinator.cli.failure import LOG, USAGE, Failure
 from coordinator.cli.remote import who_am_i
+from troth.ids import NAME_PATTERN
 from troth.log import offline
+from troth.v1 import record_pb2
+
+LOG_ID = re.compile(r"[0-9a-f]{32}\Z")
 
 EXAMPLES = """
 troth log verify var/c1/coordinator.db               # sound? exit 3 with what is wrong
 troth log dump var/payments/payments.db --json       # every record
 troth log resolve var/payments/payments.db c1.7.9f2c4e1a.3.42 commit --why "told by phone, ticket 4711"
+troth log stand-in var/c1/coordinator.db --name c1 --log-id 5f0c... --why "the disk died"
 """
 
 PATH = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -111,4 +118,33 @@ def resolve(
     if as_json:
         render.write_json({"transaction_id": transaction_id, "action": action, "seqs": seqs})
     else:
-        click.echo(f"Recorded as {', '.join(f'record {seq}' for seq in seqs)}; it takes effect at the next start.")
+        render.say(f"Recorded as {', '.join(f'record {seq}' for seq in seqs)}; it takes effect at the next start.")
+
+
+@log.command("stand-in", examples='troth log stand-in var/c1/coordinator.db --name c1 --log-id 5f0c... --why "the disk died"')
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--name", required=True, help="The coordinator's name.")
+@click.option("--log-id", required=True, metavar="ID", help="The lost log's: `epoch_seen` in a participant's log has it.")
+@why_options
+@json_option
+def stand_in(path: Path, name: str, log_id: str, why: str, who: str | None, yes: bool, as_json: bool) -> None:
+    """Make a log that stands in for a coordinator's log that is lost, under its old name."""
+    if not (LOG_ID.match(log_id) and NAME_PATTERN.match(name)):
+        raise Failure(USAGE, "INVALID_ARGUMENT", "a log's id is 32 hexadecimal digits, and a name is a name",
+                      "`troth log dump FILE` of a participant's log has both, in epoch_seen.")  # fmt: skip
+    confirm(
+        f"make {path} stand in for the log {log_id} of {name}:",
+        (
+            "it has the lost log's identity, and nothing else: should that one be found, start it, and never both;",
+            "its coordinator lets nobody in until `troth participants accept-loss`: bring all participants back first;",
+            "what is in doubt is proven by those who know, where it can be; keys of requests that began before are EXPIRED.",
+        ),
+        yes,
+    )
+    loss = record_pb2.Loss(why=f"stands in for a lost log, by {who or who_am_i()}: {why}")
+    record = record_pb2.CoordinatorRecord(at_ms=time.time_ns() // 1_000_000, loss=loss)
+    offline.stand_in(path, name, log_id, record.SerializeToString())
+    if as_json:
+        render.write_json({"path": str(path), "name": name, "log_id": log_id})
+    else:
+        render.say(f"Made {path}. Start its coordinator, and bring all participants back; then: troth participants accept-loss")

@@ -7,10 +7,31 @@ from collections.abc import Sequence
 
 import click
 
-from coordinator.cli import config, demo, drain, log, participants, render, serve, txn, version
+from coordinator.cli import (
+    audit,
+    cell,
+    config,
+    conform,
+    demo,
+    doctor,
+    drain,
+    log,
+    participants,
+    pki,
+    policy,
+    render,
+    review,
+    serve,
+    store,
+    token,
+    txn,
+    version,
+)
 from coordinator.cli.command import Group
-from coordinator.cli.failure import INTERRUPTED, OK, USAGE, Failure, failure_of
+from coordinator.cli.failure import INTERRUPTED, OK, USAGE, AlreadyTold, Failure, failure_of
+from troth import __version__
 from troth.errors import TrothError
+from troth.packages import what_is_missing
 
 EXAMPLES = """
 troth serve --data-directory var/c1                 # run a coordinator
@@ -18,12 +39,15 @@ troth txn list                                      # what is not finished
 troth txn explain c1.7.9f2c4e1a.3.42                # why it is where it is, and what to do
 troth participants                                  # who is connected, who owes what
 troth log verify var/c1/coordinator.db              # is a log sound?
+troth doctor --dsn postgresql://db/bank             # is a service's database fit, and what is in doubt there?
 troth config show                                   # every setting, and where it comes from
 troth demo                                          # a shop that survives kill -9
+troth dev                                           # try it: a coordinator, its console, three services
 """
 
 
 @click.group(cls=Group, examples=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="troth")
 def troth() -> None:
     """Two-phase commit for services: everywhere or nowhere.
 
@@ -32,8 +56,9 @@ def troth() -> None:
 
 
 for command in (
-    serve.serve, txn.txn, participants.participants, drain.drain, drain.status, log.log, config.config, demo.demo,
-    version.version,
+    serve.serve, txn.txn, participants.participants, drain.drain, drain.status, cell.cell, log.log, store.store, pki.pki,
+    token.token, policy.policy, audit.audit, review.review, config.config,
+    demo.demo, demo.dev, conform.conform, doctor.doctor, version.version,
 ):  # fmt: skip
     troth.add_command(command)
 
@@ -57,17 +82,20 @@ def run(arguments: Sequence[str]) -> int:
             return _failed(Failure(USAGE, "USAGE", error.format_message()), as_json)
         error.show()
         return USAGE
+    except ModuleNotFoundError as error:
+        if not (missing := what_is_missing(error)):
+            raise
+        return _failed(Failure(USAGE, "CONFIG", missing), as_json)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our pipe has gone; there is nobody to tell.
+    except render.ReaderGone:
         sys.stdout = None  # or the interpreter fails again when it closes it
         return OK
     return result if isinstance(result, int) else OK
 
 
 def _failed(failure: Failure, as_json: bool) -> int:
-    if as_json:
-        render.write_json({"error": {"reason": failure.reason, "message": failure.message, "hint": failure.hint}})
-    click.echo(f"troth: {failure.text()}", err=True)
+    if as_json and not isinstance(failure, AlreadyTold):
+        render.write_json(failure.document())
+    render.tell(f"troth: {failure.text()}")
     return failure.exit_code

@@ -2,76 +2,162 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from coordinator.cli import render
 from coordinator.cli.asking import confirm
-from coordinator.cli.command import Group, coordinator_option, json_option, why_options
+from coordinator.cli.command import Group, coordinator_option, json_option, paging_options, tell_of_more, why_options
 from coordinator.cli.remote import connected, who_am_i
 from troth.v1 import admin_pb2
 
 EXAMPLES = """
 troth participants                                   # who is connected, who owes what
 troth participants list --json
-troth participants replace payments --why "its disk died, restored from backup"
+troth participants replace payments --log-id 5f0c... --why "its disk died, restored from backup"
+troth participants accept-loss --why "the coordinator's log is from last night"
+troth participants repair payments --why "somebody posed as it"
+troth participants forget payments --why "it was renamed"
 """
 
 
 @click.group(cls=Group, examples=EXAMPLES, invoke_without_command=True)
+@paging_options(1_000)
 @coordinator_option
 @json_option
 @click.pass_context
-def participants(context: click.Context, coordinator: str | None, timeout: float, as_json: bool) -> None:
+def participants(context: click.Context, /, **options: Any) -> None:
     """List participants, or let another log take over a name."""
     if context.invoked_subcommand is None:
-        _list(coordinator, timeout, as_json)
+        _list(**options)
 
 
 @participants.command("list", examples="troth participants list --json")
+@paging_options(1_000)
 @coordinator_option
 @json_option
-def list_(coordinator: str | None, timeout: float, as_json: bool) -> None:
-    """List every participant that the coordinator knows."""
-    _list(coordinator, timeout, as_json)
+def list_(**options: Any) -> None:
+    """List the participants that the coordinator knows, by name."""
+    _list(**options)
 
 
-def _list(coordinator: str | None, timeout: float, as_json: bool) -> None:
+def _list(limit: int, page_token: str, coordinator: str | None, timeout: float, as_json: bool) -> None:
     with connected(coordinator, timeout) as remote:
-        response = remote.call(remote.admin.ListParticipants, admin_pb2.ListParticipantsRequest())
+        request = admin_pb2.ListParticipantsRequest(page_token=page_token)
+        response = remote.pages(remote.admin.ListParticipants, request, "participants", limit)
     if as_json:
         render.write_json(render.plain(response))
         return
-    columns = ("PARTICIPANT", "CONNECTED", "INCARNATION", "VOTES_OWED", "ACKS_OWED", "LOG", "SOFTWARE")
+    columns = ("PARTICIPANT", "CONNECTED", "INCARNATION", "VOTES_OWED", "ACKS_OWED", "STRANDED", "LOG", "SOFTWARE")
     render.write_table(
         columns,
         (
-            (p.participant, p.connected, p.incarnation, p.votes_owed, p.acknowledgements_owed, p.log_id, p.software)
+            (
+                p.participant, p.connected, p.incarnation, p.votes_owed, p.acknowledgements_owed, p.stranded_total, p.log_id,
+                p.software,
+            )
             for p in response.participants
         ),
-    )
+    )  # fmt: skip
+    for p in response.participants:
+        for name in p.stranded:
+            render.say(f"{p.participant} is in doubt about {name}, which this log did not begin, or has lost: settle it by hand")
+        for name in p.lacking:
+            render.say(f"{p.participant} has lost {name}, which was committed there: `troth txn explain {name}`")
+        if p.lacking_total > len(p.lacking):
+            more = p.lacking_total - len(p.lacking)
+            render.say(f"... and {more} more: troth txn list --state HEURISTIC --participant {p.participant}")
+        if p.recalling:
+            left = f", {p.to_recall} are left" if p.connected else "; that goes on when it is connected"
+            render.say(f"{p.participant} is asked which commits its log has, since that took the name over{left}")
+        if p.undeclared:
+            render.say(
+                f"{p.participant} has operations that lock everything, for want of lock keys, and for which others have waited: "
+                f"{', '.join(p.undeclared)}"
+            )
+        if p.awaited_log_id:
+            render.say(f"{p.participant} waits for the log {p.awaited_log_id}, which an operator has named")
+        if p.refused_log_id:
+            render.say(
+                f"{p.participant} was refused with the log {p.refused_log_id}; if it is to take the name over: "
+                f"troth participants replace {p.participant} --log-id {p.refused_log_id} --why ..."
+            )
+        if p.loss:
+            render.say(f"{p.loss}; see how-to/operate-a-coordinator, 'a lost or old log'")
+    tell_of_more(len(response.participants), response.total, response.next_page_token)
 
 
-@participants.command(examples='troth participants replace payments --why "its disk died, restored from backup"')
-@click.argument("name")
+@participants.command("accept-loss", examples='troth participants accept-loss --why "the disk died, restored from last night"')
 @why_options
 @coordinator_option
 @json_option
-def replace(
-    name: str, why: str, who: str | None, yes: bool, coordinator: str | None, timeout: float, as_json: bool
-) -> None:
-    """Let the next log that says Hello under NAME take the name over."""
+def accept_loss(why: str, who: str | None, yes: bool, coordinator: str | None, timeout: float, as_json: bool) -> None:
+    """Let the coordinator go on although its log has lost what participants have heard."""
     confirm(
-        f"replace {name}:",
+        "go on without what the log has lost:",
         (
-            "the next log under this name is accepted, and the old one is refused from then on;",
-            "what the old log had prepared is not in the new one: commits that it owes will be HAZARD.",
+            "participants that have heard more than it says are welcome again, and new work begins;",
+            "of transactions that began before, no abort is presumed: what is in doubt stays so until it is settled by hand;",
+            "keys of requests that began before are EXPIRED: their clients have to find out what happened.",
         ),
         yes,
     )
     with connected(coordinator, timeout) as remote:
-        request = admin_pb2.ReplaceParticipantRequest(participant=name, who=who or who_am_i(), why=why)
+        response = remote.call(remote.admin.AcceptLoss, admin_pb2.AcceptLossRequest(who=who or who_am_i(), why=why))
+    render.answer(response, as_json, f"Accepted. Welcome again: {', '.join(response.participants)}.")
+
+
+@participants.command(examples='troth participants forget payments --why "it was renamed"')
+@click.argument("name")
+@why_options
+@coordinator_option
+@json_option
+def forget(name: str, why: str, who: str | None, yes: bool, coordinator: str | None, timeout: float, as_json: bool) -> None:
+    """Forget the participant NAME, which is away and owes nothing: its name is free, and its place."""
+    confirm(f"forget {name}:", ("the next log that says Hello under this name has it.",), yes)
+    with connected(coordinator, timeout) as remote:
+        request = admin_pb2.ForgetParticipantRequest(participant=name, who=who or who_am_i(), why=why)
+        response = remote.call(remote.admin.ForgetParticipant, request)
+    render.answer(response, as_json, f"{name} is forgotten.")
+
+
+@participants.command(examples='troth participants repair payments --why "somebody posed as it with incarnation 900000"')
+@click.argument("name")
+@why_options
+@coordinator_option
+@json_option
+def repair(name: str, why: str, who: str | None, yes: bool, coordinator: str | None, timeout: float, as_json: bool) -> None:
+    """Let the log that has the name NAME in again, whatever incarnation and position were told under it: they were not its own."""
+    confirm(f"repair {name}:", ("its log is accepted at its next Hello, whatever it tells of itself.",), yes)
+    with connected(coordinator, timeout) as remote:
+        rows = remote.pages(remote.admin.ListParticipants, admin_pb2.ListParticipantsRequest(), "participants", 0).participants
+        log_id = next((row.log_id or row.awaited_log_id for row in rows if row.participant == name), "")
+        request = admin_pb2.ReplaceParticipantRequest(participant=name, log_id=log_id, who=who or who_am_i(), why=why)
         response = remote.call(remote.admin.ReplaceParticipant, request)
-    if as_json:
-        render.write_json(render.plain(response))
-    else:
-        click.echo(f"The next log under the name {name} will be accepted.")
+    render.answer(response, as_json, f"The log {log_id} has the name {name}, and tells anew how far it is.")
+
+
+@participants.command(examples='troth participants replace payments --log-id 5f0c... --why "its disk died"')
+@click.argument("name")
+@click.option("--log-id", required=True, metavar="ID", help="The log that takes the name over: `troth participants` tells it.")
+@why_options
+@coordinator_option
+@json_option
+def replace(
+    name: str, log_id: str, why: str, who: str | None, yes: bool, coordinator: str | None, timeout: float, as_json: bool
+) -> None:  # fmt: skip
+    """Let the log ID take over the name NAME; another one is refused."""
+    confirm(
+        f"replace {name}:",
+        (
+            f"the log {log_id} is accepted under this name, and every other one is refused from then on;",
+            "what the old log had prepared is not in the new one: commits that it owes will be HAZARD;",
+            "it is asked which commits it has; those that it lacks are listed by their ids, until each is forgotten.",
+        ),
+        yes,
+    )
+    with connected(coordinator, timeout) as remote:
+        request = admin_pb2.ReplaceParticipantRequest(participant=name, log_id=log_id, who=who or who_am_i(), why=why)
+        response = remote.call(remote.admin.ReplaceParticipant, request)
+    render.answer(response, as_json, f"The log {log_id} will be accepted under the name {name}.")

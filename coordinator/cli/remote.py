@@ -11,15 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # it has stubs but no py.typed
 
+from coordinator.cli.command import TLS_META
 from coordinator.cli.failure import REFUSED, UNREACHABLE, Failure
-from coordinator.config import ShellSettings, split_address
 from coordinator.directory import read_address
 from coordinator.services.status import STATUS_METADATA_KEY
+from coordinator.shell_settings import ShellSettings
+from troth.address import addresses_of, check_dialled, split_address
+from troth.identity.tls import Tls
+from troth.link import DIRECT
 from troth.v1 import admin_pb2_grpc, client_pb2_grpc, common_pb2
+
+CONNECT_SECONDS = 2.0
+"""How long one of several nodes may take to be found away."""
+PAGE_ROWS = 1_000
+"""Rows of one page of a listing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +50,56 @@ class Remote:
         return response
 
 
+    def pages(self, method: Callable[..., Any], request: Any, rows: str, limit: int) -> Any:
+        """Ask for pages until there are `limit` rows, or all for 0; returns them as one response. `rows` is the field's name."""
+        response = None
+        while True:
+            left = limit - len(getattr(response, rows)) if limit and response is not None else limit
+            request.limit = min(left, PAGE_ROWS) if left else PAGE_ROWS
+            page = self.call(method, request)
+            if response is None:
+                response = page
+            else:
+                getattr(response, rows).extend(getattr(page, rows))
+                response.next_page_token = page.next_page_token
+            if not page.next_page_token or (limit and len(getattr(response, rows)) >= limit):
+                return response
+            request.page_token = page.next_page_token
+
+
 @contextmanager
 def connected(coordinator: str | None, timeout: float) -> Iterator[Remote]:
     """A channel for the time of a command."""
-    address = find_address(coordinator)
-    split_address(address)
-    with grpc.insecure_channel(address, options=[("grpc.enable_retries", 0)]) as channel:
+    named = find_address(coordinator)
+    address = named if named.startswith("unix:/") else _listening(check_dialled(named))
+    with _channel(address, timeout) as channel:
         yield Remote(
             address, timeout, admin_pb2_grpc.AdminServiceStub(channel), client_pb2_grpc.TransactionServiceStub(channel)
         )
+
+
+def _channel(address: str, timeout: float) -> grpc.Channel:
+    """With TLS where the command or the environment names files of it. Raises `ConfigError` for such that cannot be used."""
+    context = click.get_current_context(silent=True)
+    given = context.meta.get(TLS_META, {}) if context is not None else {}
+    connecting = ("grpc.min_reconnect_backoff_ms", int(timeout * 1000))  # how long one attempt may take; 20 s of itself
+    options = [DIRECT, ("grpc.enable_retries", 0), connecting]
+    if not any(given.values()):
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(address, Tls(**given).channel_credentials(), options=options)
+
+
+def _listening(addresses: str) -> str:
+    """Of the addresses of several nodes the first that somebody listens at, or the last: then the call says that nobody does."""
+    *others, last = addresses_of(addresses)
+    for address in others:
+        host, port = split_address(address)
+        try:
+            socket.create_connection((host.strip("[]"), port), CONNECT_SECONDS).close()
+        except OSError:
+            continue
+        return address
+    return last
 
 
 def find_address(coordinator: str | None) -> str:
@@ -69,13 +120,25 @@ def translated(address: str) -> Iterator[None]:
         raise failure_of_call(error, address) from error
 
 
+_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+"""What a coordinator that is down, or is going down, leaves us with. We ourselves cancel nothing."""
+
+
+_SIGNS_OF_TLS = ("handshake", "CERTIFICATE", "SSL", "Socket closed", "reset by peer", "End of TCP stream")
+"""In the words of gRPC: what a peer leaves us with that has TLS where we have none, or none where we have it, or takes no
+certificate of ours. A coordinator that was killed says the same, now and then."""
+_ABOUT_TLS = "Name the right files: --tls-authorities, --tls-certificate and --tls-key; or try again, if it was just going down."
+
+
 def failure_of_call(error: Any, address: str) -> Failure:
     """What a failed call means to the person."""
     info = error_info(error)
     if info is not None:
         message = str(error.details()).removeprefix(f"{info.reason}: ")
         return Failure(REFUSED, info.reason, message)
-    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+    if error.code() in _AWAY:
+        if any(sign in str(error.details()) for sign in _SIGNS_OF_TLS):
+            return Failure(UNREACHABLE, "COORDINATOR_AWAY", f"no TLS with {address}: {error.details()}", _ABOUT_TLS)
         return Failure(
             UNREACHABLE, "COORDINATOR_AWAY", f"no coordinator answers at {address}",
             "Start it with `troth serve`, or name it with --coordinator HOST:PORT.",
@@ -104,4 +167,8 @@ def refused(cause: common_pb2.Cause) -> Failure:
 
 def who_am_i() -> str:
     """Who is recorded when nobody is named."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's arbitrary uid has no line in /etc/passwd
+        user = f"uid{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"

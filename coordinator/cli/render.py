@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 import json
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,14 +18,72 @@ from rich.table import Table
 from rich.text import Text
 
 
+def visible(text: str) -> str:
+    """A text with every character that a terminal would obey, and not show, written as its escape.
+
+    Names, keys, causes and ids come from peers. Raw, they could move the cursor, colour or hide what is there, or reverse the
+    direction of a line, so that a person reads what nobody wrote.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escaped(one) if unicodedata.category(one) in _OBEYED else one for one in text)
+
+
+_OBEYED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Controls, formats (directions of writing among them), halves of pairs, what is not assigned, separators of lines."""
+
+
+def _escaped(one: str) -> str:
+    number = ord(one)
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def json_text(document: Any, indent: int | None = None) -> str:
+    """A document as JSON. What a terminal would obey is escaped in JSON's own way."""
+    text = json.dumps(document, indent=indent, ensure_ascii=False)
+    if text.isprintable():
+        return text
+    return "".join(one if one == "\n" or unicodedata.category(one) not in _OBEYED else json.dumps(one)[1:-1] for one in text)
+
+
+class ReaderGone(Exception):
+    """Whoever reads our output has closed it; there is nobody to tell."""
+
+
+def _print(text: str, *, newline: bool = True) -> None:
+    """Print data. click would end the process with 1, which means something else here."""
+    try:
+        click.echo(text, nl=newline)
+    except BrokenPipeError:
+        raise ReaderGone from None
+
+
 def write_json(document: Any) -> None:
     """Print one JSON document."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    _print(json_text(document, indent=2))
+
+
+def write_part(text: str) -> None:
+    """Print a part of a JSON document that grows."""
+    _print(text, newline=False)
+
+
+def answer(response: Message, as_json: bool, *words: Any) -> None:
+    """Say what was done: the whole response as JSON, or in words."""
+    if as_json:
+        write_json(plain(response))
+    else:
+        say(*words)
+
+
+def say(*cells: Any) -> None:
+    """Print one line of data, its cells with tabs between them."""
+    _print("\t".join(visible(cell(value)) for value in cells))
 
 
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print rows: a table on a terminal, tabs in a pipe."""
-    texts = [[cell(value) for value in row] for row in rows]
+    texts = [[visible(cell(value)) for value in row] for row in rows]
     if sys.stdout.isatty():
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in columns:
@@ -30,18 +92,26 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
             table.add_row(*(Text(text) for text in row))
         Console().print(table)
         return
-    click.echo("\t".join(columns))
-    for row in texts:
-        click.echo("\t".join(" ".join(text.split()) for text in row))
+    for line in (list(columns), *texts):
+        _print("\t".join(line))
+
+
+def write_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print rows as CSV (RFC 4180, but for lines that end as this system's do), with the same cells as a table."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow([column.lower() for column in columns])
+    writer.writerows([[visible(cell(value)) for value in row] for row in rows])
+    _print(lines.getvalue(), newline=False)
 
 
 def write_facts(facts: Iterable[tuple[str, Any]]) -> None:
     """Print names and values, one pair a line; empty values are left out."""
-    pairs = [(name, cell(value)) for name, value in facts]
+    pairs = [(name, visible(cell(value))) for name, value in facts]
     shown = [(name, text) for name, text in pairs if text]
     width = max((len(name) for name, _ in shown), default=0) if sys.stdout.isatty() else 0
     for name, text in shown:
-        click.echo(f"{name:<{width}}  {text}" if width else f"{name}\t{text}")
+        _print(f"{name:<{width}}  {text}" if width else f"{name}\t{text}")
 
 
 def cell(value: Any) -> str:
@@ -56,8 +126,9 @@ def cell(value: Any) -> str:
 
 
 def tell(text: str) -> None:
-    """Talk to the person, not to the pipe."""
-    click.echo(text, err=True)
+    """Talk to the person, not to the pipe. That nobody listens any more is no reason to end."""
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(visible(text), err=True)
 
 
 # ---- messages

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import structlog
 
+from coordinator.alone import Alone, Tell
 from coordinator.cli import render
 from coordinator.cli.command import Command, config_options
 from coordinator.cli.config import load_options
-from coordinator.cli.failure import LOG, OK
+from coordinator.cli.failure import LOG, OK, failure_of
 from coordinator.config import Config
-from coordinator.server import Daemon, make_daemon
+from coordinator.config_checks import LOG_FORMATS
 from troth import failpoints
 from troth.errors import TrothError
+from troth.logs import get_logger
+
+log = get_logger("troth.serve")
+
+if TYPE_CHECKING:
+    from coordinator.cell.node import CellNode
 
 EXAMPLES = """
 troth serve                                          # 127.0.0.1:7420, data in var/coordinator
 troth serve --config troth.toml
 troth serve --name c1 --data-directory var/c1 --listen 127.0.0.1:0
+troth serve --store postgresql://db/troth            # one of several nodes; see `troth store`
 """
 
 GC_ALLOCATIONS = 50_000
@@ -41,62 +49,46 @@ Python's defaults that is often, under load and above all in recovery.
 @config_options
 def serve(**options: Any) -> int:
     """Run the coordinator until SIGTERM or SIGINT. A second signal does not wait for undecided transactions."""
-    failpoints.arm_from_environment()
-    loaded = load_options(**options)
-    configure_logging(loaded.config)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(run(loaded.config))
+    voice = configure_logging(_format_asked(options["assignments"], os.environ), "info")
+    try:
+        failpoints.arm_from_environment()
+        config = load_options(**options).config
+        voice = configure_logging(config.shell.log_format, config.shell.log_level)
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(run(config, voice))
+    except TrothError as error:
+        failure = failure_of(error)
+        voice.fail(failure.text())
+        return failure.exit_code
 
 
-async def run(config: Config) -> int:
-    """Run one daemon and return the exit code. Raises `TrothError` when it cannot start."""
+async def run(config: Config, voice: Voice) -> int:
+    """Run one node and return the exit code. Raises `TrothError` when it cannot start."""
     gc.set_threshold(GC_ALLOCATIONS, 20, 100)
-    daemon = make_daemon(config)
-    gc.disable()  # recovery makes much, and nothing of it is garbage
-    await daemon.start()
-    gc.freeze()  # what was loaded and recovered stays: a collection need not look at it again
-    gc.enable()
-    stop = asyncio.Event()
-    _on_signals(stop, daemon)
-    render.tell(f"troth: serving on {daemon.address} (coordinator {config.shell.name}, epoch {daemon.epoch})")
-    if not await _failed_before(stop.wait(), daemon):
-        render.tell("troth: draining")
-        if not await _failed_before(daemon.drain(), daemon):
-            await daemon.stop()
-    if daemon.failed.done():
-        return await _abandon(daemon)
-    render.tell("troth: stopped")
+    node = _node(config, voice.tell)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, node.stop)
+    error = await node.run()
+    if error is not None:
+        voice.fail(f"stopped at once: {error}")
+        return LOG
+    voice.tell("stopped")
     return OK
 
 
-async def _failed_before(what: Any, daemon: Daemon) -> bool:
-    """Whether the log failed while something was awaited."""
-    task = asyncio.ensure_future(what)
-    await asyncio.wait((task, daemon.failed), return_when=asyncio.FIRST_COMPLETED)
-    if daemon.failed.done():
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        return True
-    await task
-    return False
+def _format_asked(assignments: tuple[str, ...], environment: Mapping[str, str]) -> str:
+    """The format in which wrong settings are told, when there are no right ones yet: as a flag or the environment has it."""
+    named = [value for one in assignments for name, _, value in [one.partition("=")] if name == "log_format"]
+    return next((one for one in (*named[-1:], environment.get("TROTH_LOG_FORMAT")) if one in LOG_FORMATS), "auto")
 
 
-async def _abandon(daemon: Daemon) -> int:
-    error = daemon.failed.result()
-    render.tell(f"troth: stopped at once: {error}")
-    with contextlib.suppress(TrothError):
-        await daemon.abandon()
-    return LOG
+def _node(config: Config, tell: Callable[[str], None]) -> Alone | CellNode:
+    """What runs: a coordinator on a file, or a node of a cell on a store. (The latter needs the extra `postgres`.)"""
+    if not config.shell.store:
+        return Alone(config, tell)
+    from coordinator.cell.node import CellNode
 
-
-def _on_signals(stop: asyncio.Event, daemon: Daemon) -> None:
-    def signalled() -> None:
-        if stop.is_set():
-            daemon.hurry.set()
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, signalled)
+    return CellNode(config, tell)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -108,19 +100,63 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
-def configure_logging(config: Config) -> None:
-    """Structured log lines on stderr."""
-    level = getattr(logging, config.shell.log_level.upper())
-    console = config.shell.log_format == "console" or (config.shell.log_format == "auto" and sys.stderr.isatty())
-    last = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
-    before: list[Any] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
+class Voice(NamedTuple):
+    """Says to people how the process is, and why it ends. Where all other lines are JSON, these are too, whatever the level."""
+
+    tell: Tell
+    fail: Tell
+
+
+def configure_logging(log_format: str, level: str) -> Voice:
+    """Structured log lines on stderr: JSON, or columns on a terminal. Lines of libraries are there too, from warnings on."""
+    console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+    last: Any = structlog.processors.JSONRenderer()
+    if console:
+        traceback = structlog.dev.plain_traceback  # another shows locals
+        last = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=traceback)
+    after: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if not console:
-        before.append(structlog.processors.format_exc_info)
-    structlog.configure(
-        processors=[*before, last],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        after.append(structlog.processors.format_exc_info)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[*after, last],
+            foreign_pre_chain=[
+                _take_fields,
+                structlog.stdlib.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+            ],
+        )
     )
+    handler.addFilter(_is_about_us)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("troth").setLevel(level.upper())
+    logging.getLogger("troth.serve").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    if console:
+        return Voice(_say_plainly, _say_plainly)
+    sys.excepthook = _log_uncaught
+    return Voice(log.info, log.error)
+
+
+def _is_about_us(record: logging.LogRecord) -> bool:
+    """Whether a line is for people. gRPC tells with a traceback that the status of a call did not reach a peer that has just left,
+    which any peer may do at any time; a call that we have used wrongly fails with another text."""
+    error = record.exc_info[1] if record.exc_info else None
+    return type(error).__name__ != "ExecuteBatchError" or not str(error).startswith('Failed "execute_batch"')
+
+
+def _say_plainly(what: str) -> None:
+    render.tell(f"troth: {what}")
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, _: object) -> None:
+    log.critical("ended by an error of its own; please report it", exc_info=error)
+
+
+def _take_fields(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """The parts of a line of `troth.logs`, in place of its text."""
+    record = event["_record"]
+    if not hasattr(record, "fields"):
+        return event
+    return {**event, "event": record.event, **record.fields}

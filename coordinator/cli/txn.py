@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import click
 
-from coordinator.cli import render
+from coordinator.cli import render, watching
 from coordinator.cli.asking import confirm
-from coordinator.cli.command import Group, coordinator_option, json_option, why_options
-from coordinator.cli.failure import REFUSED, Failure
-from coordinator.cli.remote import Remote, connected, translated, who_am_i
-from coordinator.services.status import outcome_name
+from coordinator.cli.command import Group, coordinator_option, json_option, paging_options, tell_of_more, why_options
+from coordinator.cli.durations import Duration, Since
+from coordinator.cli.failure import OK, REFUSED, AlreadyTold, Failure
+from coordinator.cli.remote import Remote, connected, who_am_i
+from coordinator.core.listing import FINISHED_NAMES, STATE_NAMES
+from coordinator.core.model import outcome_name
+from coordinator.core.words import cause_words
 from troth.v1 import admin_pb2, client_pb2
 
 EXAMPLES = """
 troth txn list                                       # what is not finished, oldest first
 troth txn list --state COMMITTING --participant payments --json
+troth txn list --since 24h --outcome ABORTED --newest     # what was aborted since yesterday, from the history
 troth txn show c1.7.9f2c4e1a.3.42                    # the facts
 troth txn explain c1.7.9f2c4e1a.3.42                 # in words: why, who owes what, what next
 troth txn watch c1.7.9f2c4e1a.3.42                   # each state as it comes
@@ -26,7 +29,11 @@ troth txn resolve c1.7.9f2c4e1a.3.42 abort --why "the client is gone"
 troth txn forget c1.7.9f2c4e1a.3.42 --why "repaid by hand, ticket 4711"
 """
 
-COLUMNS = ("TRANSACTION", "STATE", "OUTCOME", "AGE_SECONDS", "PARTICIPANTS", "OWING", "KEY")
+COLUMNS = ("TRANSACTION", "STATE", "OUTCOME", "AGE_SECONDS", "TOOK_SECONDS", "PARTICIPANTS", "OWING", "KEY", "CAUSE")
+STATES = STATE_NAMES - FINISHED_NAMES
+"""States of what is not over; what is over has outcomes."""
+
+FORGET_WORDS = "it is no longer listed as something to look at; do it when the damage is repaired."
 
 ACTIONS = {
     "abort": admin_pb2.RESOLVE_ACTION_ABORT,
@@ -40,35 +47,69 @@ def txn() -> None:
     """See, understand and force transactions."""
 
 
-@txn.command("list", examples="troth txn list --state COMMITTING\ntroth txn list --finished --json")
-@click.option("--state", "states", multiple=True, metavar="STATE", help="Only this state; several times.")
+def named(known: Collection[str]) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], tuple[str, ...]]:
+    """Takes those names that are known, in any case of letters."""
+
+    def take(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(text.upper() for text in texts)
+        for name in names:
+            if name not in known:
+                raise click.BadParameter(f"{name!r} is not one of {', '.join(sorted(known))}", context, option)
+        return names
+
+    return take
+
+
+@txn.command(
+    "list",
+    examples="troth txn list --state COMMITTING\n"
+    "troth txn list --since 24h --outcome ABORTED --newest\n"
+    "troth txn list --since 7d --slow 2s --participant payments --limit 0 --csv > slow.csv",
+)
+@click.option(
+    "--state", "states", multiple=True, metavar="STATE", callback=named(STATES),
+    help=f"Only what is in this state; several times. One of {', '.join(sorted(STATES))}.",
+)  # fmt: skip
+@click.option(
+    "--outcome", "outcomes", multiple=True, metavar="OUTCOME", callback=named(FINISHED_NAMES),
+    help=f"What ended so; several times. One of {', '.join(sorted(FINISHED_NAMES))}.",
+)  # fmt: skip
+@click.option("--since", "since_ms", type=Since(), help="What ended since: 30m, 12h, 7d ago, or a time as 2026-01-31T08:00.")
+@click.option("--slow", "slow_ms", type=Duration(), default=0, help="Only what took, or has taken, so long: 250ms, 2s, 1m.")
 @click.option("--participant", default="", help="Only transactions of this participant.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="At most so many.")
-@click.option("--finished", is_flag=True, help="Finished ones within the retention too.")
+@click.option("--key", default="", help="Only transactions with this idempotency key, those that are over too.")
+@click.option("--finished", is_flag=True, help="What is over, too; --outcome and --since say so themselves.")
+@click.option("--newest", "newest_first", is_flag=True, help="Newest first.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, with a line of names.")
+@paging_options(100)
 @coordinator_option
 @json_option
 def list_(
-    states: tuple[str, ...], participant: str, limit: int, finished: bool, coordinator: str | None, timeout: float,
-    as_json: bool,
+    limit: int, page_token: str, coordinator: str | None, timeout: float, as_json: bool, as_csv: bool, states: tuple[str, ...],
+    outcomes: tuple[str, ...], since_ms: int | None, finished: bool, **filters: Any,
 ) -> None:  # fmt: skip
-    """List transactions, oldest first."""
+    """List transactions: those that are not over, and on request those that are, from the history."""
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other")
     request = admin_pb2.ListTransactionsRequest(
-        states=[state.upper() for state in states], participant=participant, limit=limit, finished=finished
+        page_token=page_token, states=(*states, *outcomes), since_ms=since_ms or 0, finished=finished or bool(since_ms), **filters
     )
     with connected(coordinator, timeout) as remote:
-        response = remote.call(remote.admin.ListTransactions, request)
+        response = remote.pages(remote.admin.ListTransactions, request, "transactions", limit)
     if as_json:
         render.write_json(render.plain(response))
         return
-    render.write_table(COLUMNS, (_row(summary) for summary in response.transactions))
-    if response.total > len(response.transactions):
-        render.tell(f"{len(response.transactions)} of {response.total}; --limit shows more")
+    write = render.write_csv if as_csv else render.write_table
+    write(COLUMNS, (_row(summary) for summary in response.transactions))
+    tell_of_more(len(response.transactions), response.total, response.next_page_token)
 
 
 def _row(summary: admin_pb2.TransactionSummary) -> tuple[Any, ...]:
     return (
         summary.transaction_id, summary.state, outcome_name(summary.outcome), summary.age_seconds,
+        (summary.ended_ms - summary.first_attempt_ms) / 1000 if summary.ended_ms else None,
         list(summary.participants), list(summary.owing), summary.key,
+        cause_words(summary.cause) if summary.HasField("cause") else "",
     )  # fmt: skip
 
 
@@ -79,9 +120,7 @@ def _row(summary: admin_pb2.TransactionSummary) -> tuple[Any, ...]:
 def show(transaction_id: str, coordinator: str | None, timeout: float, as_json: bool) -> None:
     """Show the facts of one transaction."""
     with connected(coordinator, timeout) as remote:
-        response = _explain(remote, transaction_id)
-    if not response.HasField("summary"):
-        raise Failure(REFUSED, "UNKNOWN_TRANSACTION", response.explanation)
+        response = _known(_explain(remote, transaction_id))
     if as_json:
         document = render.plain(response)
         render.write_json({"summary": document["summary"], "branches": document["branches"]})
@@ -97,7 +136,7 @@ def show(transaction_id: str, coordinator: str | None, timeout: float, as_json: 
 def explain(transaction_id: str, coordinator: str | None, timeout: float, as_json: bool) -> None:
     """Say in words why a transaction is where it is, who owes what, what comes next, and what forcing it would do."""
     with connected(coordinator, timeout) as remote:
-        response = _explain(remote, transaction_id)
+        response = _known(_explain(remote, transaction_id))
     if as_json:
         render.write_json(render.plain(response))
     else:
@@ -105,9 +144,14 @@ def explain(transaction_id: str, coordinator: str | None, timeout: float, as_jso
 
 
 def _explain(remote: Remote, transaction_id: str) -> admin_pb2.ExplainResponse:
-    response: admin_pb2.ExplainResponse = remote.call(
-        remote.admin.Explain, admin_pb2.ExplainRequest(transaction_id=transaction_id)
-    )
+    response: admin_pb2.ExplainResponse = remote.call(remote.admin.Explain, admin_pb2.ExplainRequest(transaction_id=transaction_id))
+    return response
+
+
+def _known(response: admin_pb2.ExplainResponse) -> admin_pb2.ExplainResponse:
+    """The explanation; raises `Failure` when nothing is known of the transaction."""
+    if not response.HasField("summary"):
+        raise Failure(REFUSED, "UNKNOWN_TRANSACTION", response.explanation)
     return response
 
 
@@ -117,7 +161,7 @@ def _show_summary(summary: admin_pb2.TransactionSummary) -> None:
 
 def _show_branches(response: admin_pb2.ExplainResponse) -> None:
     if response.branches:
-        click.echo()
+        render.say()
         columns = ("PARTICIPANT", "STATE", "CONNECTED", "NEXT_TRY_SECONDS")
         render.write_table(columns, ((b.participant, b.state, b.connected, _next(b)) for b in response.branches))
 
@@ -127,41 +171,52 @@ def _next(branch: admin_pb2.BranchExplanation) -> str:
 
 
 def _show_explanation(response: admin_pb2.ExplainResponse) -> None:
-    if response.HasField("summary"):
-        summary = response.summary
-        click.echo(f"{summary.transaction_id} is {summary.state}, outcome {outcome_name(summary.outcome)}.")
-    click.echo(response.explanation)
+    summary = response.summary
+    key = f", key {summary.key}" if summary.key else ""
+    render.say(f"{summary.transaction_id} is {summary.state}, outcome {outcome_name(summary.outcome)}{key}.")
+    render.say(response.explanation)
     for branch in response.branches:
         due = f" Next try in {branch.next_try_seconds:.1f} s." if branch.next_try_seconds >= 0 else ""
-        click.echo(f"  {branch.explanation}{due}")
+        render.say(f"  {branch.explanation}{due}")
     if response.next:
-        click.echo(f"Next: {response.next}")
+        render.say(f"Next: {response.next}")
     for line in response.if_forced:
-        click.echo(f"If forced: {line}")
+        render.say(f"If forced: {line}")
 
 
 @txn.command(examples="troth txn watch c1.7.9f2c4e1a.3.42")
 @click.argument("transaction_id")
 @coordinator_option
 @json_option
-def watch(transaction_id: str, coordinator: str | None, timeout: float, as_json: bool) -> None:
-    """Tell each state of a transaction until it is finished. With --json: one list, written as it grows."""
-    with connected(coordinator, timeout) as remote, translated(remote.address):
-        states = remote.transactions.Watch(client_pb2.WatchRequest(transaction_id=transaction_id))
-        if as_json:
-            _write_json_list(render.plain(state) for state in states)
-        else:
-            for state in states:
-                click.echo(f"{state.state}\t{outcome_name(state.outcome)}\t{state.explanation}")
+def watch(transaction_id: str, coordinator: str | None, timeout: float, as_json: bool) -> int:
+    """Tell each state of a transaction until it is finished; exit 1 when nothing is known of it.
+
+    A coordinator that goes away is waited for, up to --timeout, and the watch goes on by itself. With --json: one list, written as
+    it grows; when the watch fails, its last entry is the error.
+    """
+    last = ""
+    states = watching.follow(coordinator, timeout, transaction_id)
+    for state in _as_json_list(states) if as_json else states:
+        last = state.state
+        if not as_json:
+            render.say(state.state, outcome_name(state.outcome), state.explanation)
+    return REFUSED if last == watching.UNKNOWN else OK
 
 
-def _write_json_list(documents: Iterator[dict[str, Any]]) -> None:
-    # The first one is fetched before anything is written: a refusal must still be able to be the only document.
-    first = next(documents, None)
-    click.echo("[" if first is None else "[\n" + json.dumps(first, ensure_ascii=False), nl=False)
-    for document in documents:
-        click.echo(",\n" + json.dumps(document, ensure_ascii=False), nl=False)
-    click.echo("\n]")
+def _as_json_list(states: Iterator[client_pb2.WatchResponse]) -> Iterator[client_pb2.WatchResponse]:
+    """Write what goes by as one list. A failure before the first is not ours: then it is the only document."""
+    before = "["
+    try:
+        for state in states:
+            render.write_part(f"{before}\n{render.json_text(render.plain(state))}")
+            before = ","
+            yield state
+    except Failure as failure:
+        if before == "[":
+            raise
+        render.write_part(f",\n{render.json_text(failure.document())}\n]\n")
+        raise AlreadyTold(failure) from failure
+    render.write_part("\n]\n")
 
 
 @txn.command(
@@ -182,16 +237,15 @@ def resolve(
     with connected(coordinator, timeout) as remote:
         told = _explain(remote, transaction_id)
         whom = f" at {participant}" if participant else ""
-        matching = [line for line in told.if_forced if line.startswith(action)]
-        confirm(f"{action} {transaction_id}{whom}: {told.explanation}", matching or told.if_forced, yes)
         request = admin_pb2.ResolveRequest(
-            transaction_id=transaction_id, action=ACTIONS[action], participant=participant, who=who or who_am_i(), why=why
-        )
+            transaction_id=transaction_id, action=ACTIONS[action], participant=participant, who=who or who_am_i(), why=why,
+            dry_run=True,
+        )  # fmt: skip
+        preview = remote.call(remote.admin.Resolve, request)
+        confirm(f"{action} {transaction_id}{whom}: {told.explanation}", (preview.message,), yes)
+        request.dry_run = False
         response = remote.call(remote.admin.Resolve, request)
-    if as_json:
-        render.write_json(render.plain(response))
-    else:
-        click.echo(response.message)
+    render.answer(response, as_json, response.message)
 
 
 @txn.command(examples='troth txn forget c1.7.9f2c4e1a.3.42 --why "repaid by hand, ticket 4711"')
@@ -205,10 +259,11 @@ def forget(
     """Forget a heuristic outcome that has been dealt with."""
     with connected(coordinator, timeout) as remote:
         told = _explain(remote, transaction_id)
-        confirm(f"forget {transaction_id}: {told.explanation}", told.if_forced, yes)
-        request = admin_pb2.ForgetTransactionRequest(transaction_id=transaction_id, who=who or who_am_i(), why=why)
+        request = admin_pb2.ForgetTransactionRequest(
+            transaction_id=transaction_id, who=who or who_am_i(), why=why, dry_run=True
+        )  # fmt: skip
+        remote.call(remote.admin.ForgetTransaction, request)
+        confirm(f"forget {transaction_id}: {told.explanation}", (FORGET_WORDS,), yes)
+        request.dry_run = False
         response = remote.call(remote.admin.ForgetTransaction, request)
-    if as_json:
-        render.write_json(render.plain(response))
-    else:
-        click.echo(f"{transaction_id} is forgotten.")
+    render.answer(response, as_json, f"{transaction_id} is forgotten.")

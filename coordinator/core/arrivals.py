@@ -1,24 +1,27 @@
-"""What participants say: Hello, the branches that it lists, and messages about transactions that are not live.
+"""What participants say: the branches that Hello lists, and messages about transactions that are not live.
 
-A name belongs to one log, and to that log's highest incarnation; both are durable before the participant is welcomed.
-Nothing is sent to a participant before its Hello is complete, because only then is known what it has.
+Nothing is heard from a participant before it is welcomed (`hello`), and nothing is sent to one before its Hello is complete,
+because only then is known what it has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from coordinator.core import effects, events
+from coordinator.core import effects, events, recalling
+from coordinator.core.beginning import announced
 from coordinator.core.book import ABORT, COMMIT, Book, cause_of
-from coordinator.core.deciding import refuse_enlist
-from coordinator.core.finishing import finish, reopen
-from coordinator.core.model import Branch, BranchStep, Finished, Participant, State, Transaction
-from coordinator.core.phase_two import ENDS, append_heuristic, tell_decision
-from coordinator.core.steps import TEXT_CHARACTERS_MAX, keep_results
+from coordinator.core.deciding import enlist_prepared, refuse_enlist
+from coordinator.core.finishing import finish
+from coordinator.core.model import ACTIVE, Branch, BranchStep, Finished, Participant, State, Transaction
+from coordinator.core.phase_two import ENDS, late_heuristic, tell_decision
+from coordinator.core.proving import prove
+from coordinator.core.settings import REPORT_BYTES
+from coordinator.core.steps import TEXT_CHARACTERS_MAX, keep_results, send_away
 from coordinator.core.transitions import ACKNOWLEDGED, VOTE, Input, apply
 from troth.errors import Reason, RemoteProtocolError, RequestError
-from troth.ids import TransactionId, check_name
+from troth.ids import TransactionId
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
 # The values that mean something. What a later version adds must not be taken for one of them.
@@ -27,83 +30,19 @@ _ACKNOWLEDGEMENTS = frozenset(participant_pb2.AcknowledgementKind.values()) - {0
 _SETTLEMENTS = frozenset(participant_pb2.SettlementKind.values()) - {0}
 _REPORTS = frozenset(participant_pb2.BranchState.values()) - {0}
 
+_ASKED_FOR_VOTES = frozenset({State.PREPARING, State.HANDED_OVER})
+"""Where a vote that means nothing may hide what a branch did: there it has consequences (`deciding.vote`, `one_phase`)."""
+
 _CONTRADICTS = frozenset({
     participant_pb2.BRANCH_STATE_PREPARED, participant_pb2.BRANCH_STATE_HAZARD,
     participant_pb2.BRANCH_STATE_FORCED_COMMIT, participant_pb2.BRANCH_STATE_FORCED_ABORT,
 })  # fmt: skip
 """A branch that may have ended otherwise than was decided, or may still."""
 
-# ---- Hello
+UNDECLARED_MAX = 100
+"""Operations without lock keys that are kept of a participant."""
 
-
-def hello(book: Book, event: events.HelloReceived) -> None:
-    """Accept a participant's stream, or refuse it."""
-    cause = _refusal(book, event)
-    if cause is not None:
-        book.ready.effects.append(effects.Rejected(event.participant, event.stream, cause))
-        return
-    participant = book.participant(event.participant)
-    newer = event.hello.incarnation > participant.incarnation
-    if participant.stream:
-        reason = Reason.STALE_INCARNATION if newer else Reason.SUPERSEDED_STREAM
-        message = f"a newer stream of {event.participant!r} took over"
-        book.ready.effects.append(effects.Rejected(event.participant, participant.stream, cause_of(reason, message)))
-    bound = not newer and participant.log_id == event.hello.log_id
-    participant.log_id = event.hello.log_id
-    participant.incarnation = event.hello.incarnation
-    participant.stream = event.stream
-    participant.ready = False
-    participant.software = event.hello.software
-    participant.operations = frozenset(event.hello.operations)
-    participant.reports.clear()
-    participant.questions.clear()
-    if bound:
-        book.ready.effects.append(effects.Welcomed(event.participant, event.stream))
-    else:
-        record = record_pb2.ParticipantBound(
-            participant=event.participant, log_id=event.hello.log_id, incarnation=event.hello.incarnation
-        )
-        done = events.Durable("bound", event.participant, event.stream)
-        book.append(f"participant/{event.participant}", book.record_of(participant_bound=record), force=True, event=done)
-
-
-def _refusal(book: Book, event: events.HelloReceived) -> common_pb2.Cause | None:
-    try:
-        check_name("participant", event.participant)
-    except RequestError as error:
-        return cause_of(error.reason, error.message)
-    known = book.participants.get(event.participant)
-    if not event.hello.log_id or not event.hello.incarnation:
-        return cause_of(Reason.INVALID_ARGUMENT, "Hello needs log_id and incarnation")
-    if known is None:
-        if len(book.participants) >= book.settings.known_participants_max:
-            return cause_of(Reason.OVERLOADED, f"{len(book.participants)} participants are known")
-        return None
-    if known.log_id and known.log_id != event.hello.log_id:
-        # Told in part: whoever knows a log's whole id can pose as its participant.
-        message = f"the name {event.participant!r} belongs to the log {known.log_id[:8]}..., not to {event.hello.log_id[:8]}..."
-        return cause_of(Reason.FOREIGN_LOG, message)
-    if event.hello.incarnation < known.incarnation and known.log_id:
-        message = f"incarnation {event.hello.incarnation} of {event.participant!r} is older than {known.incarnation}"
-        return cause_of(Reason.STALE_INCARNATION, message)
-    return None
-
-
-def bound(book: Book, name: str, stream: int) -> None:
-    """The binding is durable: welcome the participant, if it is still there."""
-    participant = book.participants[name]
-    if participant.stream == stream:
-        book.ready.effects.append(effects.Welcomed(name, stream))
-
-
-def lost(book: Book, event: events.ParticipantLost) -> None:
-    """A stream ended. Its branches stay as they are: the participant may come back in time."""
-    participant = book.participants.get(event.participant)
-    if participant is not None and participant.stream == event.stream:
-        participant.stream = 0
-        participant.ready = False
-        participant.reports.clear()
-        participant.questions.clear()
+# ---- what Hello lists
 
 
 def reports(book: Book, event: events.ReportsReceived) -> None:
@@ -114,37 +53,81 @@ def reports(book: Book, event: events.ReportsReceived) -> None:
     if participant.ready:
         _late_reports(book, participant, event)
         return
-    if len(participant.reports) + len(event.reports) > book.settings.reports_max:
-        _send_away(book, participant)
+    if event.reports and not participant.welcomed:
+        raise RemoteProtocolError(f"{participant.name} lists branches before it was welcomed")
+    listed = [report for report in event.reports if not _taken_at_once(book, participant, report)]
+    if len(participant.reports) + len(listed) > book.settings.reports_max:
+        message = f"{participant.name} lists more than {book.settings.reports_max} branches (reports_max)"
+        send_away(book, participant, cause_of(Reason.OVERLOADED, message))
         return
-    for report in event.reports:
-        participant.reports[report.transaction_id] = report
+    if not _keep_reports(book, participant, listed):
+        message = f"Hellos that are not complete have listed {book.settings.reports_bytes_max} bytes (reports_bytes_max)"
+        send_away(book, participant, cause_of(Reason.OVERLOADED, message))
+        return
     if event.complete:
-        participant.ready = True
-        _say_heard(book, participant)
-        listed, participant.reports = participant.reports, {}
-        for report in listed.values():
-            _take_report(book, participant, report)
-        ask(book, participant)
-        for txn in [*participant.recovered.values(), *participant.unended.values()]:
-            if txn.state is not State.ABORTED and txn.state is not State.COMMITTED:
-                apply(book, txn, Input.RETURNED, (participant, listed.get(txn.id)))
+        participant.listed = True
+        if participant.welcomed:
+            heard_out(book, participant)
+
+
+def _keep_reports(book: Book, participant: Participant, listed: Iterable[participant_pb2.BranchReport]) -> bool:
+    """Keep what is listed until the list is complete. Half of the room is for branches without their results, since who cannot list
+    them all never comes back. False when there is no room at all."""
+    whole = book.settings.reports_bytes_max
+    room = whole - sum(one.report_bytes for one in book.participants.values())
+    for report in listed:
+        # A copy: a message that is part of another one keeps the whole frame that it came in.
+        kept = participant_pb2.BranchReport()
+        kept.CopyFrom(report)
+        if kept.ByteSize() > room - whole // 2:
+            kept.ClearField("detail")  # told again with the acknowledgement
+            kept.ClearField("results")
+            txn = book.live.get(kept.transaction_id)
+            if txn is not None and participant.name in txn.branches:
+                txn.results_lost = True
+        size = kept.ByteSize() + REPORT_BYTES
+        participant.reports[kept.transaction_id] = kept
+        participant.report_bytes += size
+        room -= size
+    return room >= 0
+
+
+def heard_out(book: Book, participant: Participant) -> None:
+    """It is welcomed and its Hello is complete: settle what it listed, and what it did not."""
+    participant.ready = True
+    book.awaited.discard(participant.name)
+    participant.in_doubt.clear()
+    _say_heard(book, participant)
+    reported, participant.reports, participant.report_bytes = participant.reports, {}, 0
+    for report in reported.values():
+        _take_report(book, participant, report)
+    ask(book, participant)
+    for txn in [*participant.recovered.values(), *participant.unended.values()]:
+        if txn.state is not State.ABORTED and txn.state is not State.COMMITTED:
+            apply(book, txn, Input.RETURNED, (participant, reported.get(txn.id)))
+    recalling.begin(book, participant)
+
+
+def _taken_at_once(book: Book, participant: Participant, report: participant_pb2.BranchReport) -> bool:
+    """Whether a report is dealt with before the list is complete: a one-phase commit is a fact, whatever else is listed. There may
+    be any number of them behind one watermark that is pinned, and so they are not kept."""
+    if report.state != participant_pb2.BRANCH_STATE_COMMITTED:
+        return False
+    txn = book.live.get(report.transaction_id)
+    if txn is None:
+        _take_report(book, participant, report)
+    elif txn.state in (State.HANDED_OVER, State.SETTLING) and participant.name in txn.branches:
+        apply(book, txn, Input.RETURNED, (participant, report))
+    else:
+        return False
+    return True
 
 
 def _say_heard(book: Book, participant: Participant) -> None:
     """Say the last watermark once more, or that nothing may be forgotten: so the participant learns that its Hello was heard."""
-    sent = participant.watermark_sent
+    sent = 0 if participant.recalling else participant.watermark_sent
     watermark = participant_pb2.Watermark(epoch=book.epoch if sent else 0, below=sent)
     book.ready.effects.append(effects.SendWatermark(participant.name, participant.stream, watermark))
-
-
-def _send_away(book: Book, participant: Participant) -> None:
-    """End a stream that lists more branches than may be listed."""
-    cause = cause_of(Reason.OVERLOADED, f"{participant.name} lists more than {book.settings.reports_max} branches (reports_max)")
-    book.ready.effects.append(effects.Rejected(participant.name, participant.stream, cause))
-    participant.stream = 0
-    participant.reports.clear()
-    participant.questions.clear()
 
 
 def _take_report(book: Book, participant: Participant, report: participant_pb2.BranchReport) -> None:
@@ -169,22 +152,39 @@ def _late_reports(book: Book, participant: Participant, event: events.ReportsRec
 
 def _judge_report(book: Book, participant: Participant, report: participant_pb2.BranchReport) -> None:
     """Settle a listed branch whose transaction is not live; a live one is told by its own transition."""
+    active = report.state == participant_pb2.BRANCH_STATE_ACTIVE
+    if active and not report.order and report.transaction_id.startswith(book.life):
+        _announced(book, participant, report.transaction_id)
+        return
     txn = book.live.get(report.transaction_id)
+    if report.state == participant_pb2.BRANCH_STATE_PREPARED and _is_news(book, participant, txn, report):
+        _announced_prepared(book, participant, report.transaction_id)
+        return
     if txn is not None and participant.name in txn.branches:
         branch = txn.branches[participant.name]
         if report.state == participant_pb2.BRANCH_STATE_PREPARED and _is_abandoned(txn, branch):
-            book.send_decision(participant, txn.id, report.order, COMMIT)
+            _tell_in_doubt(book, participant, txn, report.order)
         elif txn.state is State.HEURISTIC and branch.step is not BranchStep.HEURISTIC and report.state in _CONTRADICTS:
-            tell_decision(book, participant, txn, report.order)  # its answer is heard, and recorded if it contradicts as well
+            # Its answer is heard, and recorded if it contradicts as well.
+            _tell_in_doubt(book, participant, txn, report.order)
         return
     if report.state == participant_pb2.BRANCH_STATE_COMMITTED:
         _record_one_phase(book, participant, report)
-    elif report.state == participant_pb2.BRANCH_STATE_ACTIVE:
-        participant.questions[report.transaction_id] = report.order
+    elif active:
+        # Of another coordinator it is rolled back by its participant, which has promised nothing.
+        if book.began(_parse(participant, report.transaction_id)):
+            participant.questions[report.transaction_id] = report.order
     elif report.state in _REPORTS:
-        presume(book, participant, report.transaction_id, report.order)
+        presume(book, participant, report.transaction_id, report.order, report.peers)
     else:
         raise RemoteProtocolError(f"{participant.name} reports a branch in the unknown state {report.state}")
+
+
+def _tell_in_doubt(book: Book, participant: Participant, txn: Transaction, order: int) -> None:
+    """Tell the decision to whoever is in doubt of a transaction that ended heuristically; it is not forgotten until then."""
+    if txn.state is State.HEURISTIC:
+        participant.in_doubt.add(txn.id)
+    tell_decision(book, participant, txn, order)
 
 
 def ask(book: Book, participant: Participant) -> None:
@@ -217,13 +217,19 @@ def _record_one_phase(book: Book, participant: Participant, report: participant_
     participant.questions.pop(report.transaction_id, None)
     if report.transaction_id in book.finished:
         return
-    if report.transaction_id in book.live or not book.may_have_begun(_parse(participant, report.transaction_id)):
+    parsed = _parse(participant, report.transaction_id)
+    if book.dropped.covers(parsed):
+        return  # the log knew of it for as long as it had to
+    # Of this life everything that was handed over is live, or retained: what is neither was refused, or never began.
+    if report.transaction_id in book.live or parsed.epoch == book.epoch or not book.may_have_begun(parsed):
         raise RemoteProtocolError(
             f"{participant.name} reports that it committed {report.transaction_id}, which was not its to commit"
         )
     txn = Transaction(report.transaction_id, None, 0, State.SETTLING)
     txn.first_attempt_ms = book.clock_ms
     branch = Branch(participant, report.order, 0)
+    branch.changed = True
+    txn.results_lost |= report.results_lost
     keep_results(book, txn, branch, report.results)
     txn.branches[participant.name] = branch
     participant.recovered[txn.id] = txn
@@ -238,6 +244,10 @@ def message(book: Book, event: events.FromParticipant) -> None:
     """One message of a participant."""
     participant, what = book.participants.get(event.participant), event.message
     if participant is not None and participant.stream == event.stream:  # frames of a superseded stream are dropped
+        if not participant.welcomed:
+            raise RemoteProtocolError(f"{participant.name} sent a {type(what).__name__} before it was welcomed")
+        if event.position > participant.heard:
+            book.hear(participant, event.position)
         _HEARD[type(what)](book, participant, what)
 
 
@@ -246,15 +256,17 @@ def _unknown_kind(participant: Participant, what: Any) -> RemoteProtocolError:
 
 
 def _vote(book: Book, participant: Participant, what: participant_pb2.Vote) -> None:
-    if what.kind not in _VOTES:
-        raise _unknown_kind(participant, what)
     book.counters.votes += 1
     transaction_id = what.transaction_id
     txn = book.live.get(transaction_id)
+    if what.kind not in _VOTES and (txn is None or txn.state not in _ASKED_FOR_VOTES):
+        raise _unknown_kind(participant, what)
     if txn is not None:
         apply(book, txn, VOTE, (participant, what))
     elif what.kind == participant_pb2.VOTE_KIND_YES:
-        presume(book, participant, transaction_id, 0)
+        presume(book, participant, transaction_id, what.order)
+    elif what.kind == participant_pb2.VOTE_KIND_COMMITTED:
+        _committed_late(book, participant, transaction_id)
 
 
 def _acknowledgement(book: Book, participant: Participant, what: participant_pb2.Acknowledgement) -> None:
@@ -262,28 +274,63 @@ def _acknowledgement(book: Book, participant: Participant, what: participant_pb2
         raise _unknown_kind(participant, what)
     book.counters.acknowledgements += 1
     transaction_id = what.transaction_id
+    participant.in_doubt.discard(transaction_id)
+    ordered, told = transaction_id in participant.ordered, transaction_id in participant.told_abort
+    participant.told_abort.discard(transaction_id)
+    if what.kind != participant_pb2.ACKNOWLEDGEMENT_KIND_HAZARD:
+        participant.ordered.discard(transaction_id)  # a HAZARD may come again, and must not count then
+    if participant.stranded:
+        participant.stranded.pop(transaction_id, None)  # an operator ended it
     if participant.questions:
         participant.questions.pop(transaction_id, None)  # a parked branch answers a question so
+    if participant.recalled:
+        recalling.heard(book, participant, transaction_id)
     txn = book.live.get(transaction_id)
     if txn is not None:
         apply(book, txn, ACKNOWLEDGED, (participant, what))
     else:
-        _acknowledged_late(book, participant, what)
+        _acknowledged_late(book, participant, what, ordered=ordered, told=told)
 
 
 def _enlist(book: Book, participant: Participant, what: participant_pb2.Enlist) -> None:
-    txn = book.live.get(what.transaction_id)
+    _announced(book, participant, what.transaction_id)
+
+
+def _announced(book: Book, participant: Participant, transaction_id: str) -> None:
+    """A branch of unprepared work is announced, by itself or in Hello. Its client may not have been heard of yet."""
+    txn = book.live.get(transaction_id) or announced(book, transaction_id)
     if txn is not None:
         apply(book, txn, Input.ENLIST, participant)
     else:
-        refuse_enlist(book, participant, what.transaction_id, _why_not_live(book, what.transaction_id))
+        refuse_enlist(book, participant, transaction_id, _why_not_live(book, transaction_id))
+
+
+def _is_news(
+    book: Book, participant: Participant, txn: Transaction | None, what: participant_pb2.Inquiry | participant_pb2.BranchReport
+) -> bool:
+    """Whether a prepared branch is announced, that was prepared early and is not known to be enlisted."""
+    if what.order or not what.transaction_id.startswith(book.life):
+        return False
+    return txn is None or txn.state is ACTIVE or participant.name not in txn.branches
+
+
+def _announced_prepared(book: Book, participant: Participant, transaction_id: str) -> None:
+    """A branch is announced that was prepared early: it is part of its transaction if that may still commit with it, else it is
+    told ABORT (see `early`)."""
+    txn = book.live.get(transaction_id) or announced(book, transaction_id)
+    if txn is None:
+        presume(book, participant, transaction_id, 0)
+    elif txn.state is not ACTIVE or not enlist_prepared(book, txn, participant):
+        _tell_abort(book, participant, transaction_id, 0)
 
 
 def _settlement(book: Book, participant: Participant, what: participant_pb2.Settlement) -> None:
     if what.kind not in _SETTLEMENTS:
         raise _unknown_kind(participant, what)
     txn = book.live.get(what.transaction_id)
-    if what.transaction_id in participant.questions:
+    if what.transaction_id in participant.recalled:
+        recalling.answered(book, participant, what)
+    elif what.transaction_id in participant.questions:
         _answered(book, participant, txn, what)
     elif txn is not None:
         apply(book, txn, Input.SETTLED, (participant, what))
@@ -293,7 +340,14 @@ def _asked(book: Book, participant: Participant, what: participant_pb2.Inquiry) 
     _inquiry(book, participant, book.live.get(what.transaction_id), what)
 
 
+def _undeclared(book: Book, participant: Participant, what: common_pb2.Operation) -> None:
+    """An operation of which operators are to read that it declares no lock keys. Those that it does not offer are passed over."""
+    if len(participant.undeclared) < UNDECLARED_MAX and (not participant.operations or what.name in participant.operations):
+        participant.undeclared[what.name[:TEXT_CHARACTERS_MAX]] = None
+
+
 _HEARD: dict[type, Callable[[Book, Participant, Any], None]] = {
+    common_pb2.Operation: _undeclared,
     participant_pb2.Enlist: _enlist,
     participant_pb2.Vote: _vote,
     participant_pb2.Acknowledgement: _acknowledgement,
@@ -311,18 +365,24 @@ def _why_not_live(book: Book, transaction_id: str) -> Reason:
         parsed = TransactionId.parse(transaction_id)
     except RequestError as error:
         return error.reason
+    session = book.sessions.get(parsed.session_prefix)
+    answer = session.answers.get(parsed.number) if session is not None else None
+    if answer is not None and answer.cause.reason in Reason.__members__:
+        return Reason[answer.cause.reason]
     earlier = parsed.coordinator == book.coordinator and parsed.epoch < book.epoch
     return Reason.COORDINATOR_RESTARTED if earlier else Reason.UNKNOWN_TRANSACTION
 
 
 def _inquiry(book: Book, participant: Participant, txn: Transaction | None, what: participant_pb2.Inquiry) -> None:
     branch = txn.branches.get(participant.name) if txn is not None else None
-    if branch is None or txn is None:
+    if what.state == participant_pb2.BRANCH_STATE_PREPARED and _is_news(book, participant, txn, what):
+        _announced_prepared(book, participant, what.transaction_id)
+    elif branch is None or txn is None:
         presume(book, participant, what.transaction_id, what.order)
-    elif branch.step is BranchStep.COMMIT_OWED or _is_abandoned(txn, branch):
+    elif branch.step is BranchStep.COMMIT_OWED:
         book.send_decision(participant, txn.id, branch.order or what.order, COMMIT)
-    elif txn.state is State.HEURISTIC:
-        tell_decision(book, participant, txn, what.order)
+    elif txn.state is State.HEURISTIC or _is_abandoned(txn, branch):
+        _tell_in_doubt(book, participant, txn, branch.order or what.order)
     # Otherwise it is live and undecided: silence, and the decision follows by itself.
 
 
@@ -332,26 +392,44 @@ def _is_abandoned(txn: Transaction, branch: Branch) -> bool:
     return branch.step is BranchStep.HEURISTIC and bool(txn.heuristic) and txn.heuristic[0].commit_decided
 
 
-def presume(book: Book, participant: Participant, transaction_id: str, order: int) -> None:
+def presume(book: Book, participant: Participant, transaction_id: str, order: int, peers: bytes = b"") -> None:
     """Presumed abort: there is no record, so a prepared participant that asks is told ABORT.
 
-    Only for transactions that nobody else can still decide: those of this coordinator's earlier epochs, and those of its own
-    epoch, nonce included, that are not live.
+    Only for transactions that nobody else can have decided, or can still decide: those that this very log began (epoch and nonce),
+    and that are not live. About all others, those of another log of the same name, or of a life that an older copy of this log
+    does not know, there is silence: the branch stays in doubt, and is listed. What this log has lost, and an operator has accepted
+    as lost, may be proven by the others (`proving`).
     """
     done = book.finished.get(transaction_id)
-    if done is not None and done.outcome == common_pb2.OUTCOME_COMMITTED:
+    committed = done is not None and done.outcome == common_pb2.OUTCOME_COMMITTED
+    if done is not None and committed and participant.name in done.participants:
         book.send_decision(participant, transaction_id, order, COMMIT)
         return
-    parsed = _parse(participant, transaction_id)
-    ours = parsed.coordinator == book.coordinator
-    earlier = parsed.epoch < book.epoch or (parsed.epoch == book.epoch and parsed.nonce == book.nonce)
-    if not (ours and earlier):
-        raise RemoteProtocolError(
-            f"{participant.name} asks about {transaction_id}, which another coordinator, or another life of this one, began",
-            reason=Reason.STALE_EPOCH,
-        )
-    # An acknowledgement tells of a branch that an operator had ended otherwise.
+    # Of a commit that it is not part of it has prepared early what nobody has named.
+    proven = committed or (done is not None and done.outcome == common_pb2.OUTCOME_ABORTED)
+    if not proven and not _may_presume(book, participant, parsed := _parse(participant, transaction_id), order):
+        if len(participant.stranded) < book.settings.reports_max:
+            participant.stranded[transaction_id] = peers or participant.stranded.get(transaction_id, b"")
+            if parsed.coordinator == book.coordinator and not book.has_lost:
+                prove(book, participant, transaction_id, participant.stranded[transaction_id])
+        return
+    _tell_abort(book, participant, transaction_id, order)
+
+
+def _tell_abort(book: Book, participant: Participant, transaction_id: str, order: int) -> None:
+    """Its acknowledgement tells of a branch that an operator had ended otherwise; it may be in a transaction that never named it.
+    A tombstone without an order gets one, by which the watermark covers it."""
+    if not order and transaction_id.startswith(book.life):
+        order = book.take_order(participant)
+    if len(participant.told_abort) < book.settings.reports_max:
+        participant.told_abort.add(transaction_id)
     book.send_decision(participant, transaction_id, order, ABORT, acknowledge=True)
+
+
+def _may_presume(book: Book, participant: Participant, parsed: TransactionId, order: int) -> bool:
+    """A log that took the name over may be in doubt about what the one before had acknowledged: then the record of a commit may be
+    absent because the retention has dropped it."""
+    return book.may_presume(parsed) and not (participant.was_before(parsed.epoch, order) and book.dropped.covers(parsed))
 
 
 def _parse(participant: Participant, transaction_id: str) -> TransactionId:
@@ -361,27 +439,45 @@ def _parse(participant: Participant, transaction_id: str) -> TransactionId:
         raise RemoteProtocolError(f"{participant.name} speaks of {error.message}") from None
 
 
-def _acknowledged_late(book: Book, participant: Participant, what: participant_pb2.Acknowledgement) -> None:
+def _acknowledged_late(
+    book: Book, participant: Participant, what: participant_pb2.Acknowledgement, *, ordered: bool, told: bool
+) -> None:  # fmt: skip
     """An acknowledgement for a transaction that is over: a repeat, or it contradicts what was decided."""
     agreed = ENDS[what.kind] == common_pb2.OUTCOME_ABORTED
     done = book.finished.get(what.transaction_id)
     committed = done is not None and done.outcome == common_pb2.OUTCOME_COMMITTED
+    if done is not None and committed and told and participant.name not in done.participants:
+        return  # it is no part of that commit, and was told so: however its branch ended says nothing of it
     if agreed is not committed or what.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_DONE:
         return  # as decided, or a repeat
     if what.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_EXPIRED:
         return  # it was finished and forgotten, and the log knows how
-    _check_late(book, participant, what.transaction_id, done)
-    _late_heuristic(book, participant, what, done, committed=committed)
+    if ordered and done is None and what.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_HAZARD:
+        return  # the order was for a branch that it does not have, of a transaction that nobody knows
+    _check_late(book, participant, what.transaction_id, done, its_own=ordered or told)
+    report = record_pb2.Heuristic(
+        branch_outcome=ENDS[what.kind], why=what.detail[:TEXT_CHARACTERS_MAX], commit_decided=committed
+    )
+    late_heuristic(book, participant, what.transaction_id, done, report)
 
 
-def _check_late(book: Book, participant: Participant, transaction_id: str, done: Finished | None) -> None:
-    """Raise `RemoteProtocolError` unless the participant may have had a branch in a transaction that is over."""
-    if (participant.name, transaction_id) in book.ordered:
-        book.ordered.remove((participant.name, transaction_id))
-        return  # an operator wanted it so, be it a transaction of another coordinator
-    if done is None:
+def _committed_late(book: Book, participant: Participant, transaction_id: str) -> None:
+    """A one-phase commit, or what somebody takes for one, of a transaction that is over: a repeat, or it was aborted."""
+    done = book.finished.get(transaction_id)
+    if done is not None and done.outcome == common_pb2.OUTCOME_ABORTED:
+        _check_late(book, participant, transaction_id, done)
+        report = record_pb2.Heuristic(branch_outcome=common_pb2.OUTCOME_COMMITTED, why="the participant committed it")
+        late_heuristic(book, participant, transaction_id, done, report)
+
+
+def _check_late(
+    book: Book, participant: Participant, transaction_id: str, done: Finished | None, *, its_own: bool = False
+) -> None:  # fmt: skip
+    """Raise `RemoteProtocolError` unless the participant may have had a branch in a transaction that is over. It is its own where
+    an operator wanted it so, be it a transaction of another coordinator, or where it has asked, and was told ABORT."""
+    if not its_own and done is None:
         its_own = book.may_have_begun(_parse(participant, transaction_id))
-    else:
+    elif not its_own and done is not None:
         # The record of an operator's abort names nobody.
         its_own = participant.name in done.participants or "" in done.participants
     if not its_own:
@@ -389,16 +485,3 @@ def _check_late(book: Book, participant: Participant, transaction_id: str, done:
     if book.late_heuristics >= book.settings.late_heuristics_max:
         message = f"{book.late_heuristics} transactions that are over were contradicted; forget some (late_heuristics_max)"
         raise RemoteProtocolError(message, reason=Reason.OVERLOADED)
-
-
-def _late_heuristic(
-    book: Book, participant: Participant, what: participant_pb2.Acknowledgement, done: Finished | None, *, committed: bool
-) -> None:
-    """A branch of a transaction that is over turns out to have ended otherwise: keep it for an operator."""
-    txn = reopen(book, what.transaction_id, done, State.SETTLING)
-    branch = txn.branches.setdefault(participant.name, Branch(participant, 0, 0))
-    report = record_pb2.Heuristic(
-        transaction_id=txn.id, participant=participant.name, branch_outcome=ENDS[what.kind],
-        why=what.detail[:TEXT_CHARACTERS_MAX], commit_decided=committed,
-    )  # fmt: skip
-    append_heuristic(book, txn, branch, report)

@@ -5,23 +5,26 @@ The book holds no rule of the protocol. It looks things up, makes messages, and 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from functools import lru_cache
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.message import Message
 
-from coordinator.core import effects
-from coordinator.core.events import Durable, Run
+from coordinator.core import effects, words
+from coordinator.core.dropped import Dropped
+from coordinator.core.events import Durable
 from coordinator.core.model import (
     BRANCH_HEURISTIC,
     COMMITTING,
     FINISHED,
     OVER,
+    Beginning,
     Branch,
     BranchStep,
     Counters,
     Finished,
+    Joiner,
     KeyEntry,
     Participant,
     Session,
@@ -30,10 +33,12 @@ from coordinator.core.model import (
     Transaction,
 )
 from coordinator.core.settings import CoreSettings
+from coordinator.core.undecided import Undecided
 from troth.backoff import Backoff
 from troth.clock import DurableClock
 from troth.errors import Reason
-from troth.ids import TransactionId
+from troth.ids import TransactionId, service_of
+from troth.lives import Lives
 from troth.ready import Append, Event, Instant, Ready
 from troth.timers import Timers
 from troth.v1 import client_pb2, common_pb2, participant_pb2, record_pb2
@@ -41,24 +46,14 @@ from troth.v1 import client_pb2, common_pb2, participant_pb2, record_pb2
 COMMIT = participant_pb2.DECISION_KIND_COMMIT
 ABORT = participant_pb2.DECISION_KIND_ABORT
 
-_OWES_COMMIT = frozenset({BranchStep.YES, BranchStep.COMMIT_OWED, BranchStep.HEURISTIC})
+_OWES_COMMIT = frozenset({BranchStep.YES, BranchStep.COMMIT_OWED, BranchStep.SETTLE_OWED, BranchStep.HEURISTIC})
 
 
-UNSEEN_RESULT_BYTES_MAX = 256 * 1024 * 1024
-"""Bytes of answers with results that are kept until clients have acknowledged them, over all sessions."""
-
-
-def cause_of(reason: Reason, message: str, *, participant: str = "") -> common_pb2.Cause:
-    """A cause with a stable reason."""
+def cause_of(reason: Reason, message: str, *, participant: str = "", hint: str = "") -> common_pb2.Cause:
+    """A cause with a stable reason. `hint`: what to do here, where what is said of every cause with that reason does not fit."""
     return common_pb2.Cause(
-        reason=reason.name, participant=participant, message=f"{message} ({reason.hint})", retryable=reason.retryable
+        reason=reason.name, participant=participant, message=f"{message} ({hint or reason.hint})", retryable=reason.retryable
     )
-
-
-@lru_cache(maxsize=1024)
-def peers_of(names: tuple[str, ...]) -> bytes:
-    """The serialised Peers of a transaction. Transactions of the same participants share it."""
-    return participant_pb2.Peers(participants=names).SerializeToString()
 
 
 def without_results(answer: client_pb2.Answer) -> client_pb2.Answer:
@@ -73,51 +68,91 @@ def without_results(answer: client_pb2.Answer) -> client_pb2.Answer:
 class Book:
     """What the coordinator knows and wants."""
 
-    def __init__(self, settings: CoreSettings, coordinator: str, nonce: str) -> None:
-        self.settings = settings
-        self.coordinator = coordinator
-        self.nonce = nonce
+    def __init__(self, settings: CoreSettings, coordinator: str, nonce: str, secret: bytes = b"") -> None:
+        self.settings, self.coordinator, self.nonce, self.secret = settings, coordinator, nonce, secret
         self.epoch = 0
+        self.lives = Lives()  # those that this very log began, the present one too
+        self.losses: dict[str, record_pb2.Loss] = {}  # what participants have heard that the log does not say, accepted or not
         self.now = Instant(0.0, 0)
         self.clock = DurableClock()
         self.clock_ms = 0
         self.ready = Ready()
         self.live: dict[str, Transaction] = {}
+        self.undecided = Undecided()
         self.finished: OrderedDict[str, Finished] = OrderedDict()
-        self.recorded = 0
-        """How many entries of `finished` the log holds."""
+        self.recorded = 0  # how many entries of `finished` the log holds
         self.result_bytes = 0
-        self.unseen_bytes = 0
-        """Bytes of answers with results that clients have not acknowledged."""
+        self.unseen_bytes = 0  # of answers that clients have not acknowledged
+        self.other_finished: deque[str] = deque()  # those of `finished` that hold no key, in the order of their end
+        self.keyed_commits: deque[str] = deque()  # those that do
+        self.asking: set[str] = set()  # transactions that are live only because a client asks what became of them
+        self.dropped = Dropped()
+        self.open_bytes = 0  # of arguments and results that open transactions hold; each knows its share
         self.dropped_through_ms = 0
+        self.dropping_through_ms = 0  # what it will be when the Horizon record that is on its way is durable
+        self.keys_through_ms = 0  # the newest first attempt of a commit whose key was dropped
         self.keys: dict[str, KeyEntry] = {}
         self.participants: dict[str, Participant] = {}
+        self.owned: Counter[str] = Counter()  # open transactions of each identity
+        self.past_orders: dict[str, int] = {}  # of participants that were forgotten in this life, the next order
+        self.heard: dict[str, int] = {}
+        """How far participants' logs were heard since the newest append. The next one says it: so nothing that was heard is written
+        down without how far its log was heard, and of the messages of one frame one record says it."""
+        self.slots: dict[str, list[Participant]] = {}  # of each service that has some; see `slots`
         self.sessions: dict[str, Session] = {}
+        self.invites: Callable[[str, str], bool] = lambda owner, service: True  # see `owners`
         self.timers: Timers[str] = Timers()
         self.resend = Backoff(settings.resend_first_seconds, settings.resend_cap_seconds)
         self.counters = Counters()
-        self.last_session = 0
-        """The highest session of this epoch: what a later one will number has not begun."""
-        self.ordered: set[tuple[str, str]] = set()
-        """Participant and transaction of each order of an operator that has not been answered."""
-        self.late_heuristics = 0
-        """Transactions that are kept only because a participant contradicted them after they were over."""
+        self.last_session = 0  # the highest of this epoch: what a later one will number has not begun
+        self.proving = 0  # transactions of which the log has lost the decision, and whose participants are asked
+        self.late_heuristics = 0  # transactions that are kept only because a participant contradicted them after they were over
+        self._begin_to_serve()
+
+    def _begin_to_serve(self) -> None:
+        """What no record says, and each life begins with anew."""
         self.draining = False
-        self.evicting = False
-        """Whether a Horizon record is on its way."""
-        self.joiners: dict[str, list[Run]] = {}
-        """Retries with the key of a transaction that is being settled, by its id."""
-        self.watchers: dict[str, list[Any]] = {}
-        """Tickets of those who are told each state of a transaction, by its id."""
-        self.serving = False
-        """Whether the epoch is durable. Until then events wait in `again`."""
-        self.again: deque[Event] = deque()
-        """Events that are taken after the present one."""
+        self.evicting = False  # whether a Horizon record is on its way
+        self.joiners: dict[str, list[Joiner]] = {}  # retries with the key of a transaction that is being settled, by its id
+        self.watchers: dict[str, list[Any]] = {}  # tickets of those who are told each state of a transaction, by its id
+        self.beginning = Beginning.HEARING
+        self.unheard: set[str] = set()
+        """Whom the log has bound, and who has not said Hello since it was read; empty once that is not awaited any more."""
+        self.awaited: set[str] = set()
+        """Whom the log has bound, and whose Hello was not complete yet in this life: they may need what others would forget."""
+        self.grace_until = 0.0  # how long they are waited for, in monotonic seconds
+        self.serving = False  # whether the epoch is durable, or the start refused; until then events wait in `again`
+        self.again: deque[Event] = deque()  # events that are taken after the present one
 
     def read_clocks(self, now: Instant) -> None:
         """Take over a reading of the clocks. The events of one turn share one, so ask first whether it is another one."""
-        self.now = now
+        self.now, was_loose = now, self.clock.loose
+        if was_loose and self.live:
+            self.clock.loose = False  # from here on there is something that ages
         self.clock_ms = self.clock.read(now)
+        if self.clock.loose is not was_loose:
+            self.append("horizon", self.record_of(horizon=self.dropped.record(clock_set=True)), force=True)
+
+    @property
+    def may_forget(self) -> bool:
+        """Whether participants may be told what to forget: not while somebody may be in doubt whom another one could help."""
+        return not self.has_lost and (not self.awaited or self.now.monotonic >= self.grace_until)
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether the log has lost what participants have heard, and no operator has accepted that."""
+        return not all(loss.accepted_in for loss in self.losses.values())
+
+    def began(self, parsed: TransactionId) -> bool:
+        """Whether it is of a life that this very log began: a log of the same name, or an older copy, began another one."""
+        return parsed.coordinator == self.coordinator and self.lives.began(parsed.epoch, parsed.nonce)
+
+    def may_presume(self, parsed: TransactionId) -> bool:
+        """Whether abort follows from the absence of a record: of what this log began, and cannot have decided and lost."""
+        if not self.began(parsed):
+            return False
+        accepted_in = max((loss.accepted_in for loss in self.losses.values()), default=0)
+        return parsed.epoch == self.epoch or not (self.has_lost or parsed.epoch < accepted_in)
 
     def may_have_begun(self, parsed: TransactionId) -> bool:
         """Whether a transaction that is neither live nor retained may have been one of ours.
@@ -125,11 +160,11 @@ class Book:
         Of this epoch only what a session numbered that is over, and the numbers that an open one has used: a client may still
         begin what its open session, or one that is yet to come, has not used.
         """
-        if parsed.coordinator != self.coordinator or parsed.epoch > self.epoch:
+        if not self.began(parsed):
             return False
-        if parsed.epoch < self.epoch:
+        if parsed.epoch != self.epoch:
             return True
-        if parsed.nonce != self.nonce or parsed.session > self.last_session:
+        if parsed.session > self.last_session:
             return False
         session = self.sessions.get(parsed.session_prefix)
         return session is None or parsed.number < session.answered_below or parsed.number in session.answers
@@ -146,9 +181,15 @@ class Book:
         """A record of now; `kind` is the field with its message, which is copied."""
         return record_pb2.CoordinatorRecord(at_ms=self.clock_ms, **kind)  # type: ignore[arg-type]  # by field name
 
-    def append(self, owner: str, record: record_pb2.CoordinatorRecord, *, force: bool, event: Durable | None = None) -> None:
-        """Append one record."""
-        self.ready.appends.append(Append(record, owner, force, (), event))
+    def append(
+        self, owner: str, record: record_pb2.CoordinatorRecord, *, force: bool, event: Durable | None = None, patient: bool = False
+    ) -> None:
+        """Append one record. `patient`: nobody waits for it, and it says nothing that would be told otherwise without it."""
+        if self.heard:
+            for name, position in self.heard.items():
+                record.heard.add(participant=name, position=position)
+            self.heard.clear()
+        self.ready.appends.append(Append(record, owner, force, (), event, None, patient))
 
     def decided_record(self, txn: Transaction) -> record_pb2.CoordinatorRecord:
         """The COMMIT decision, with the branches that still owe something."""
@@ -156,13 +197,21 @@ class Book:
         decided = record.decided
         decided.participants.extend(txn.branches)
         decided.transaction_id = txn.id
-        decided.first_attempt_ms = txn.first_attempt_ms
+        decided.first_attempt_ms, decided.owner = txn.first_attempt_ms, txn.owner
         owing = {i: branch.order for i, branch in enumerate(txn.branches.values()) if branch.step in _OWES_COMMIT}
         decided.owing.extend(owing)
         decided.orders.extend(owing.values())
+        for i, branch in enumerate(txn.branches.values()) if len(owing) < len(txn.branches) else ():
+            if branch.changed and i not in owing:
+                decided.acknowledged.append(i)
+                decided.acknowledged_orders.append(branch.order)
         if txn.claim is not None:
             decided.claim.CopyFrom(txn.claim)
         return record
+
+    def hear(self, participant: Participant, position: int) -> None:
+        """A participant has told that its log is further than was known."""
+        self.heard[participant.name] = participant.heard = position
 
     # ---- messages to participants
 
@@ -170,7 +219,7 @@ class Book:
         self, participant: Participant, field: str, message: ToParticipant, *, early: bool = False, patient: bool = False
     ) -> bool:
         """Send to a participant that is ready; otherwise Hello settles it. What Hello does not settle may be sent `early`."""
-        if not (participant.ready or (early and participant.stream)):
+        if not (participant.ready or (early and participant.welcomed)):
             return False
         self.ready.effects.append(effects.Send(participant.name, participant.stream, field, message, patient))
         return True
@@ -182,6 +231,7 @@ class Book:
         prepare.order = branch.order
         prepare.incarnation = branch.incarnation
         prepare.first_attempt_ms = txn.first_attempt_ms
+        prepare.eldest_attempt_ms = txn.eldest_ms
         left_ms = int((txn.deadline - self.now.monotonic) * 1000)
         prepare.timeout_ms = left_ms if left_ms > 0 else 1
         prepare.peers = txn.peers
@@ -191,8 +241,7 @@ class Book:
             operations = prepare.operations
             for name, arguments in branch.operations:
                 operation = operations.add()
-                operation.name = name
-                operation.arguments = arguments
+                operation.name, operation.arguments, operation.caller = name, arguments, txn.owner
         if txn.interactive:
             prepare.interactive = True
             prepare.operation_count = branch.operation_count
@@ -222,6 +271,8 @@ class Book:
     def send_settle(self, txn: Transaction, branch: Branch) -> None:
         """Ask, by rollback-if-unseen, what became of a branch."""
         message = participant_pb2.RollbackIfUnseen(transaction_id=txn.id, order=branch.order)
+        if txn.state is not State.SETTLING:
+            message.incarnation = branch.incarnation  # what was decided is lost, or was
         self.counters.settlements += self.send(branch.participant, "settles", message)
 
     # ---- participants, branches and transactions
@@ -230,13 +281,25 @@ class Book:
         """The participant of a name; from now on it is known."""
         known = self.participants.get(name)
         if known is None:
-            known = self.participants[name] = Participant(name)
+            known = self.participants[name] = Participant(name, next_order=self.past_orders.pop(name, 1))
+            if (service := service_of(name)) != name:
+                self.slots.setdefault(service, []).append(known)
         return known
+
+    @property
+    def life(self) -> str:
+        """What the ids of all transactions of this life begin with."""
+        return f"{self.coordinator}.{self.epoch}.{self.nonce}."
+
+    def take_order(self, participant: Participant) -> int:
+        """The next order of a participant's branches."""
+        order = participant.next_order
+        participant.next_order = order + 1
+        return order
 
     def add_branch(self, txn: Transaction, participant: Participant) -> Branch:
         """A new branch with an order of its own; it belongs to the participant's present incarnation."""
-        order = participant.next_order
-        participant.next_order = order + 1
+        order = self.take_order(participant)
         participant.unended[order] = txn
         branch = txn.branches[participant.name] = Branch(participant, order, participant.incarnation)
         return branch
@@ -249,6 +312,36 @@ class Book:
         txn.branches[name] = branch
         participant.recovered[txn.id] = txn
         return branch
+
+    def hold(self, txn: Transaction, size: int) -> bool:
+        """Let an open transaction hold so many bytes more; false, and nothing has changed, when there is no room for them."""
+        if self.open_bytes + size > self.settings.open_bytes_max:
+            return False
+        self.open_bytes += size
+        txn.held_bytes += size
+        return True
+
+    def hold_arguments(self, txn: Transaction, size: int) -> None:
+        """Let a transaction that begins hold its arguments, for which there is room."""
+        self.open_bytes += size
+        txn.held_bytes = txn.argument_bytes = size
+        assert self.open_bytes <= self.settings.open_bytes_max
+
+    def drop_arguments(self, txn: Transaction) -> None:
+        """No Prepare will be sent any more: what it would carry is not needed."""
+        for branch in txn.branches.values():
+            branch.operations = ()
+        self.open_bytes -= txn.argument_bytes
+        txn.held_bytes -= txn.argument_bytes
+        txn.argument_bytes = 0
+
+    def close(self, txn: Transaction) -> None:
+        """It is open no longer, and gives back what it held."""
+        self.live.pop(txn.id, None)
+        self.asking.discard(txn.id)
+        self.owned[txn.owner] -= bool(txn.owner)
+        self.open_bytes -= txn.held_bytes
+        txn.held_bytes = txn.argument_bytes = 0
 
     def end_branch(self, txn: Transaction, branch: Branch, step: BranchStep = OVER) -> None:
         """Nothing more is owed for a branch; the watermark may pass it."""
@@ -272,6 +365,7 @@ class Book:
     def set_state(self, txn: Transaction, state: State) -> None:
         """Move a transaction, and tell its watchers."""
         txn.state = state
+        txn.steps.append((state, self.now.monotonic))
         txn.attempt = 0
         if txn.id in self.watchers:
             tickets = self.watchers.pop(txn.id) if state in FINISHED else self.watchers[txn.id]
@@ -284,17 +378,17 @@ class Book:
             self.watchers.setdefault(txn.id, []).append(ticket)
         self._tell_watcher(ticket, txn)
 
-    def unwatch(self, ticket: Any) -> None:
+    def unwatch(self, ticket: Any, transaction_id: str) -> None:
         """Tell a watcher nothing more."""
-        for transaction_id, tickets in list(self.watchers.items()):
-            if ticket in tickets:
-                tickets.remove(ticket)
-                if not tickets:
-                    del self.watchers[transaction_id]
+        tickets = self.watchers.get(transaction_id, [])
+        if ticket in tickets:
+            tickets.remove(ticket)
+            if not tickets:
+                del self.watchers[transaction_id]
 
     def _tell_watcher(self, ticket: Any, txn: Transaction) -> None:
         last = txn.state in FINISHED
-        response = client_pb2.WatchResponse(state=txn.state.value, explanation=explain_state(txn), outcome=txn.outcome)
+        response = client_pb2.WatchResponse(state=txn.state.value, explanation=words.state_words(txn), outcome=txn.outcome)
         self.ready.effects.append(effects.Watched(ticket, response, last))
 
     # ---- answers
@@ -306,22 +400,35 @@ class Book:
         if session.keeps_answers and number >= session.answered_below:
             if number in session.answers:
                 self.drop_answer(session, number)
-            session.answers[number] = self._kept(session, answer) if answer.results_available else answer
+            session.answers[number] = self._kept(session, answer)
         self.ready.effects.append(effects.Answered(session.name, answer))
 
     def _kept(self, session: Session, answer: client_pb2.Answer) -> client_pb2.Answer:
-        """What is kept of an answer with results: the outcome is owed for ever, its results only as far as there is room."""
+        """What is kept of an answer: the outcome is owed for ever, its results only as far as there is room."""
         size = answer.ByteSize()
-        if self.unseen_bytes + size > UNSEEN_RESULT_BYTES_MAX:
-            return without_results(answer)
+        if answer.results_available and self.unseen_bytes + size > self.settings.unseen_bytes_max:
+            answer = without_results(answer)
+            size = answer.ByteSize()
         self.unseen_bytes += size
-        session.answer_bytes[answer.number] = size
+        session.unseen_bytes += size
         return answer
 
     def drop_answer(self, session: Session, number: int) -> None:
         """Keep an answer no longer."""
-        session.answers.pop(number, None)
-        self.unseen_bytes -= session.answer_bytes.pop(number, 0)
+        answer = session.answers.pop(number, None)
+        if answer is not None:
+            size = answer.ByteSize()
+            self.unseen_bytes -= size
+            session.unseen_bytes -= size
+
+    def has_room(self, session: Session) -> bool:
+        """Whether a further answer may be owed to a client. When all of them together leave too much unacknowledged, those go on
+        that leave less than their share: who does not acknowledge stops itself, and nobody else."""
+        settings = self.settings
+        if not session.has_room(settings.unseen_answers_max):
+            return False
+        whole = settings.unseen_bytes_max
+        return self.unseen_bytes < whole or session.unseen_bytes * len(self.sessions) < whole
 
     def answer_all(self, txn: Transaction) -> None:
         """Answer everybody who waits for a transaction whose outcome is known, or is told as in doubt."""
@@ -334,8 +441,11 @@ class Book:
                 self.answer(session, self.make_answer(txn, number, replayed=True))
         if txn.tickets:
             tickets, txn.tickets = txn.tickets, ()
-            for ticket in tickets:
-                self.ready.effects.append(effects.Got(ticket, self.make_answer(txn, 0)))
+            for event in tickets:
+                if event.request.key and txn.state in FINISHED:
+                    self.again.append(event)  # meanwhile another attempt may hold the key, and then that one is the answer
+                else:
+                    self.ready.effects.append(effects.Got(event.ticket, self.make_answer(txn, 0)))
 
     def make_answer(self, txn: Transaction, number: int, *, replayed: bool = False) -> client_pb2.Answer:
         """The answer of a transaction as it stands."""
@@ -354,7 +464,7 @@ class Book:
             for name, branch in txn.branches.items():
                 if branch.results:
                     one = results.add()
-                    one.participant = name
+                    one.participant = service_of(name)
                     one.results = branch.results
         elif txn.cause is not None:
             answer.cause.CopyFrom(txn.cause)
@@ -365,42 +475,26 @@ class Book:
         that is on its way must not run when the client has been told that it did not."""
         self.counters.refused += 1
         refusal = client_pb2.Answer(number=number, transaction_id=transaction_id, outcome=common_pb2.OUTCOME_ABORTED, cause=cause)
-        if session.has_room(self.settings.unseen_answers_max):
+        if self.has_room(session):
             self.answer(session, refusal)
         else:
-            session.shed_through = max(session.shed_through, number)
-            self.ready.effects.append(effects.Answered(session.name, refusal))
+            self.answer_without_room(session, refusal)
+
+    def answer_without_room(self, session: Session, answer: client_pb2.Answer) -> None:
+        """Answer once, for the client leaves too many answers unacknowledged; whatever the number asked for will not begin."""
+        session.shed_through = max(session.shed_through, answer.number)
+        self.ready.effects.append(effects.Answered(session.name, answer))
 
     def answer_finished(self, transaction_id: str, done: Finished, number: int) -> client_pb2.Answer:
         """The answer of a finished transaction."""
         answer = client_pb2.Answer(
             number=number,
             transaction_id=transaction_id,
-            outcome=done.outcome,
-            cause=done.cause,
-            results_available=done.results is not None,
+            outcome=done.told,
+            cause=done.cause if done.dealt_with is None else None,
+            results_available=done.results is not None and done.dealt_with is None,
             replayed=True,
         )
-        for name, results in (done.results or {}).items():
-            answer.results.add(participant=name, results=results)
+        for name, results in (done.results or {}).items() if answer.results_available else ():
+            answer.results.add(participant=service_of(name), results=results)
         return answer
-
-
-_WORDS = {
-    State.ACTIVE: "The client has not asked to commit yet.",
-    State.PREPARING: "Waiting for the votes of {owing}.",
-    State.DECIDING: "All voted YES; the decision is being made durable.",
-    State.COMMITTING: "COMMIT is decided and durable; waiting for the acknowledgements of {owing}.",
-    State.OPENING: "The idempotency key is being made durable before the work is handed over.",
-    State.HANDED_OVER: "The only participant, {owing}, decides; waiting for its answer.",
-    State.SETTLING: "It is not known what became of it; {owing} is asked.",
-    State.COMMITTED: "Committed everywhere.",
-    State.ABORTED: "Aborted everywhere.",
-    State.HEURISTIC: "It ended in different ways in different places; an operator must look and then forget it.",
-    State.EXPIRED: "Older than the retention; nobody can tell any more.",
-}
-
-
-def explain_state(txn: Transaction) -> str:
-    """Why a transaction is where it is, in one sentence."""
-    return _WORDS[txn.state].format(owing=", ".join(txn.owing()) or "nobody")

@@ -1,8 +1,8 @@
 """The coordinator's core: events in, `Ready` out (see `troth.ready`).
 
-This file only directs: `transitions` moves transactions, `requests` hears clients, `arrivals` hears participants, `operator` hears
-operators, `finishing` ends and retains, `recovery` reads the log back. Nothing of an epoch is said before its EpochStarted record
-is durable: until then events wait.
+This file only directs: `transitions` moves transactions, `requests` hears clients, `hello` and `arrivals` hear participants,
+`operator` hears operators, `finishing` ends and retains, `recovery` reads the log back. Nothing of an epoch is said before its
+EpochStarted record is durable: until then events wait.
 """
 
 from __future__ import annotations
@@ -12,39 +12,65 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from coordinator.core import arrivals, effects, events, finishing, operator, phase_two, recovery, requests
+from coordinator.core import (
+    arrivals,
+    beginning,
+    effects,
+    events,
+    finishing,
+    hearing,
+    hello,
+    operator,
+    owners,
+    phase_two,
+    recalling,
+    recovery,
+    requests,
+)
 from coordinator.core.book import Book
-from coordinator.core.model import Counters, Session, Transaction
+from coordinator.core.fill import fill
+from coordinator.core.model import Beginning, Counters, Session, Transaction
 from coordinator.core.settings import CoreSettings
 from coordinator.core.transitions import DECIDED, Input, apply
 from troth.errors import LocalProtocolError
-from troth.ready import Event, Instant, Ready
+from troth.lives import Life
+from troth.ready import Event, Instant, Opened, Ready
 from troth.v1 import participant_pb2
 
 HOUSEKEEPING = "housekeeping"
 
 
 class CoordinatorCore:
-    """One coordinator's core. `nonce` is 8 to 32 hexadecimal digits, drawn at random for each start."""
+    """One coordinator's core.
 
-    def __init__(self, settings: CoreSettings, coordinator: str, nonce: str) -> None:
-        self._book = Book(settings, coordinator, nonce)
+    `nonce` is 8 to 32 hexadecimal digits, and `secret` `troth.seals.SECRET_BYTES`, both drawn at random for each start. Without a
+    secret no early vote is taken.
+    """
+
+    def __init__(self, settings: CoreSettings, coordinator: str, nonce: str, secret: bytes = b"") -> None:
+        self._book = Book(settings, coordinator, nonce, secret)
         self.unary_session = ""
         """The session of unary calls; known after `recover`."""
 
     # ---- what the engine uses
 
-    def recover(self, records: Sequence[bytes], now: Instant) -> Sequence[str]:
-        """Rebuild the state and begin the next epoch."""
+    def recover(self, records: Sequence[bytes], now: Instant, opened: Opened) -> Sequence[str]:
+        """Rebuild the state; the next epoch begins when those were heard who may know better."""
         book = self._book
         owners = recovery.recover(book, records, now)
-        book.epoch += 1
-        started = book.record_of(epoch_started=recovery.epoch_record(book))
-        book.append("epoch", started, force=True, event=events.Durable("epoch", "epoch"))
-        self.unary_session = f"{book.coordinator}.{book.epoch}.{book.nonce}.0"
-        book.sessions[self.unary_session] = Session(self.unary_session, keeps_answers=False)
+        book.lives.log_id = opened.log_id
+        book.epoch = max(book.epoch, hearing.highest_heard(book)) + 1
+        hearing.start(book, Life(book.epoch, book.nonce, opened.position))
+        self._name_session()
         book.timers.set(HOUSEKEEPING, now.monotonic + book.settings.watermark_interval_seconds)
         return owners
+
+    def _name_session(self) -> None:
+        """The epoch is in the name; until a life has begun it may rise."""
+        book = self._book
+        self.unary_session = f"{book.coordinator}.{book.epoch}.{book.nonce}.0"
+        if self.unary_session not in book.sessions:
+            book.sessions[self.unary_session] = Session(self.unary_session, keeps_answers=False)
 
     def step(self, event: Event, now: Instant) -> None:
         """Take one event; see `coordinator.core.events`."""
@@ -52,9 +78,29 @@ class CoordinatorCore:
         if now is not book.now:
             book.read_clocks(now)
         if not book.serving and not isinstance(event, events.Durable):
-            book.again.append(event)
+            self._wait(event)
             return
         _HANDLERS[type(event)](book, event)
+        if book.beginning is Beginning.REFUSED:
+            self._name_session()
+        if book.again:
+            self._again()
+
+    def _wait(self, event: Event) -> None:
+        """Let an event wait until the epoch is durable. Before it has begun, Hello is looked at: it may not begin at all."""
+        book = self._book
+        book.again.append(event)
+        if book.beginning is Beginning.HEARING:
+            if isinstance(event, events.HelloReceived):
+                hello.why_refused(book, event)
+                hearing.heard(book, event.participant)
+                self._name_session()  # what came under another name is refused under it
+            elif len(book.again) > hearing.WAITING_EVENTS_MAX:
+                hearing.begin(book)
+            self._again()
+
+    def _again(self) -> None:
+        book = self._book
         while book.again and book.serving:
             event = book.again.popleft()
             _HANDLERS[type(event)](book, event)
@@ -69,9 +115,12 @@ class CoordinatorCore:
                 apply(book, txn, Input.TIMER)
             elif name == HOUSEKEEPING:
                 self._keep_house()
+            elif name == hearing.HEARING_TIMER:
+                hearing.begin(book)
             elif name.startswith(requests.SESSION_TIMER):
                 requests.end_session(book, name.removeprefix(requests.SESSION_TIMER))
             # Otherwise another timer of the same tick has ended the transaction.
+        self._again()
 
     def deadline(self) -> float | None:
         """When `tick` is due."""
@@ -90,7 +139,7 @@ class CoordinatorCore:
     def live_owners(self) -> int:
         """How many owners have live records, at most."""
         book = self._book
-        return len(book.live) + book.recorded + len(book.participants) + 2
+        return len(book.live) + book.recorded + len(book.participants) + len(book.losses) + len(book.lives) + 1
 
     # ---- what the shell may look at
 
@@ -98,6 +147,16 @@ class CoordinatorCore:
     def epoch(self) -> int:
         """The present epoch; known after `recover`."""
         return self._book.epoch
+
+    @property
+    def log_id(self) -> str:
+        """The identity of the log; known after `recover`."""
+        return self._book.lives.log_id
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether the log has lost what participants have heard, and no operator has accepted that."""
+        return self._book.has_lost
 
     @property
     def counters(self) -> Counters:
@@ -114,9 +173,21 @@ class CoordinatorCore:
         """The durable clock as of the last step."""
         return self._book.clock_ms
 
+    def owner_of(self, transaction_id: str) -> str | None:
+        """Who began a transaction; `None` when it is not known here."""
+        return owners.owner_of(self._book, transaction_id)
+
+    def invite_by(self, invites: Callable[[str, str], bool]) -> None:
+        """Have somebody say whether an identity may have a participant work; everybody may otherwise."""
+        self._book.invites = invites
+
     def undecided(self) -> int:
         """Transactions that a drain waits for."""
         return operator.undecided(self._book)
+
+    def fill(self) -> dict[str, int]:
+        """How much of each limit is in use, by the setting's name."""
+        return fill(self._book)
 
     def open_transactions(self) -> int:
         """Transactions that are not finished."""
@@ -128,11 +199,16 @@ class CoordinatorCore:
         """Once an interval: let participants forget, and drop what the retention has passed."""
         book = self._book
         book.timers.set(HOUSEKEEPING, book.now.monotonic + book.settings.watermark_interval_seconds)
+        if book.beginning is not Beginning.BEGUN:
+            return
         for participant in book.participants.values():
             below = participant.watermark()
             if participant.questions:
                 arrivals.ask(book, participant)
-            elif participant.ready and not participant.recovered and below > participant.watermark_sent:
+            elif participant.recalling:
+                if participant.ready:
+                    recalling.go_on(book, participant)
+            elif book.may_forget and participant.ready and not participant.recovered and below > participant.watermark_sent:
                 participant.watermark_sent = below
                 watermark = participant_pb2.Watermark(epoch=book.epoch, below=below)
                 book.ready.effects.append(effects.SendWatermark(participant.name, participant.stream, watermark))
@@ -160,11 +236,11 @@ def _narrowed(book: Book, event: events.Durable) -> None:
 
 
 def _bound(book: Book, event: events.Durable) -> None:
-    arrivals.bound(book, event.subject, event.detail)
+    hello.bound(book, event.subject, *event.detail)
 
 
 def _evicted(book: Book, event: events.Durable) -> None:
-    finishing.evicted(book, *event.detail)
+    finishing.evicted(book, event.detail)
 
 
 def _forgotten(book: Book, event: events.Durable) -> None:
@@ -174,7 +250,11 @@ def _forgotten(book: Book, event: events.Durable) -> None:
 
 
 def _heuristic(book: Book, event: events.Durable) -> None:
-    phase_two.heuristic_durable(book, _transaction(book, event), event.detail)
+    txn = book.live.get(event.subject)
+    if txn is not None:
+        phase_two.heuristic_durable(book, txn, event.detail)
+    else:
+        phase_two.reported_after_all(book, event.detail)
 
 
 def _decided(book: Book, event: events.Durable) -> None:
@@ -218,7 +298,7 @@ def _watch(book: Book, event: events.Watch) -> None:
 
 
 def _unwatch(book: Book, event: events.Unwatch) -> None:
-    book.unwatch(event.ticket)
+    book.unwatch(event.ticket, event.transaction_id)
 
 
 _HANDLERS: dict[type, Callable[[Book, Any], None]] = {
@@ -226,15 +306,15 @@ _HANDLERS: dict[type, Callable[[Book, Any], None]] = {
     events.SessionLost: requests.lose_session,
     events.AnswersSeen: requests.see_answers,
     events.Run: requests.run,
-    events.Begin: requests.begin,
+    events.Begin: beginning.begin,
     events.Commit: requests.commit,
     events.Abort: requests.abort_request,
     events.Get: requests.get,
     events.Watch: _watch,
     events.Unwatch: _unwatch,
-    events.HelloReceived: arrivals.hello,
+    events.HelloReceived: hello.hello,
     events.ReportsReceived: arrivals.reports,
-    events.ParticipantLost: arrivals.lost,
+    events.ParticipantLost: hello.lost,
     events.FromParticipant: arrivals.message,
     events.Administer: operator.administer,
     events.Durable: _durable,

@@ -7,8 +7,9 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from coordinator.core.timeline import Moments
 from troth.ready import frozen
-from troth.v1 import client_pb2, common_pb2, participant_pb2
+from troth.v1 import client_pb2, common_pb2, participant_pb2, record_pb2
 
 
 @frozen
@@ -42,6 +43,20 @@ class Welcomed:
 
     participant: str
     stream: int
+    heard: int = 0
+    """How far the participant's log was heard."""
+    seal_key: bytes = b""
+    """Under which it seals its early votes."""
+
+
+@dataclass(frozen=True, slots=True)
+class MayBegin:
+    """Answer a Hello that only asks with Welcome, and end the stream: the participant may begin its incarnation."""
+
+    participant: str
+    stream: int
+    heard: int = 0
+    """See `Welcomed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +66,11 @@ class Rejected:
     participant: str
     stream: int
     cause: common_pb2.Cause
+
+
+@dataclass(frozen=True, slots=True)
+class LossChanged:
+    """The log turned out to have lost what it had said, or an operator accepted that: `has_lost` says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +112,32 @@ class Administered:
 
     ticket: Any
     response: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Contradicted:
+    """A branch ended, or may have ended, otherwise than was decided: an operator is to hear of it."""
+
+    report: record_pb2.Heuristic
+    outcome: common_pb2.Outcome.ValueType
+
+
+@frozen
+class Over:
+    """A transaction is over, or an operator has dealt with how it ended: what people may want to know of it later."""
+
+    transaction_id: str
+    outcome: common_pb2.Outcome.ValueType
+    first_attempt_ms: int
+    at_ms: int
+    """When, by the coordinator's clock."""
+    participants: tuple[str, ...]
+    cause: common_pb2.Cause | None
+    key: str
+    heuristic: str
+    """What did not end as decided, in words."""
+    client: str
+    trace: common_pb2.TraceContext | None
+    moments: Moments
+    is_news: bool
+    """Whether it takes the place of what was said of the transaction before; otherwise that stays."""

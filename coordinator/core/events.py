@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from troth.errors import RequestError
 from troth.ready import frozen
-from troth.v1 import admin_pb2, client_pb2, participant_pb2
+from troth.v1 import admin_pb2, client_pb2, common_pb2, participant_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,10 @@ class SessionOpened:
     """A client's stream began a session, or resumed one: what it is owed is answered again."""
 
     session: str
+    client: str = ""
+    """Who it is, for people."""
+    owner: str = ""
+    """The identity whose session it is; empty where nobody is asked for his."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,10 @@ class Run:
 
     session: str
     request: client_pb2.RunRequest
+    refusal: RequestError | None = None
+    """Why it is refused, by the policy or for its caller's haste; `None` when it is not."""
+    caller: str = ""
+    """The identity of a unary call; a stream's is its session's. Empty where nobody is asked for his."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,10 @@ class Begin:
 
     session: str
     request: client_pb2.BeginRequest
+    refusal: RequestError | None = None
+    """As of `Run`."""
+    caller: str = ""
+    """As of `Run`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +72,8 @@ class Commit:
 
     session: str
     request: client_pb2.CommitRequest
+    caller: str = ""
+    """In whose name a unary call is made: the caller's, or the owner's where the policy lets him act on what is another's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +82,8 @@ class Abort:
 
     session: str
     request: client_pb2.AbortRequest
+    caller: str = ""
+    """As of `Commit`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +92,8 @@ class Get:
 
     ticket: Any
     request: client_pb2.GetRequest
+    caller: str = ""
+    """As of `Commit`, of a stream too: the identity whose keys are meant, and whose transactions are told of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +106,10 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Unwatch:
-    """The watcher is gone."""
+    """The watcher of a transaction is gone."""
 
     ticket: Any
+    transaction_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +120,8 @@ class HelloReceived:
     stream: int
     """Grows with each stream of the process; frames of a lower one are dropped."""
     hello: participant_pb2.Hello
+    position: int = 0
+    """Of the participant's log, as its frame told it; 0 from software that tells none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +144,7 @@ class ParticipantLost:
 
 @frozen
 class FromParticipant:
-    """One message of a participant: Enlist, Vote, Acknowledgement, Inquiry or Settlement."""
+    """One message of a participant: Enlist, Vote, Acknowledgement, Inquiry, Settlement, or an Operation without lock keys."""
 
     participant: str
     stream: int
@@ -132,7 +154,10 @@ class FromParticipant:
         | participant_pb2.Acknowledgement
         | participant_pb2.Inquiry
         | participant_pb2.Settlement
+        | common_pb2.Operation
     )
+    position: int = 0
+    """Of the participant's log, as the message's frame told it; 0 where it had not grown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +172,8 @@ class Administer:
         | admin_pb2.ForgetTransactionRequest
         | admin_pb2.ListParticipantsRequest
         | admin_pb2.ReplaceParticipantRequest
+        | admin_pb2.AcceptLossRequest
+        | admin_pb2.ForgetParticipantRequest
         | admin_pb2.DrainRequest
     )
 

@@ -7,10 +7,30 @@ EXPIRED. The horizon is durable before anything is dropped.
 
 from __future__ import annotations
 
-from coordinator.core.book import Book
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from coordinator.core import effects, words
+from coordinator.core.book import Book, cause_of
 from coordinator.core.events import Durable
-from coordinator.core.model import COMMITTED, COMMITTING, HEURISTIC, Branch, BranchStep, Finished, State, Transaction
-from troth.v1 import common_pb2, record_pb2
+from coordinator.core.model import (
+    COMMITTED,
+    COMMITTING,
+    HEURISTIC,
+    Branch,
+    BranchStep,
+    DealtWith,
+    Finished,
+    Session,
+    State,
+    Transaction,
+    scoped,
+)
+from coordinator.core.timeline import moments_of
+from troth.errors import Reason
+from troth.v1 import client_pb2, common_pb2, record_pb2
 
 RESULT_BYTES_MAX = 64 * 1024 * 1024
 """Bytes of results that are kept for retries with the same key, over all transactions."""
@@ -31,17 +51,31 @@ def finish(book: Book, txn: Transaction, state: State) -> None:
     if state is HEURISTIC:
         book.end_branches(txn)
     else:
-        book.live.pop(txn.id, None)
+        book.close(txn)
         if txn.session is not None:
             txn.session.live.pop(txn.number, None)
         _retain(book, txn)
     if txn.claim is not None:
-        _settle_key(book, txn, txn.claim.key)
+        _settle_key(book, txn, scoped(txn.claim))
+        _release_joiners(book, txn)
     book.answer_all(txn)
+    tell_over(book, txn, words.heuristic_words(txn.heuristic) if txn.heuristic else "")
+
+
+def tell_over(book: Book, txn: Transaction, heuristic: str = "") -> None:
+    """Let it be remembered how a transaction ended. What only a question has opened again adds nothing to what was told before."""
+    session, claim = txn.session, txn.claim
+    book.ready.effects.append(
+        effects.Over(
+            txn.id, txn.outcome, txn.first_attempt_ms, book.clock_ms, tuple(txn.branches), txn.cause,
+            claim.key if claim is not None else "", heuristic, session.client if session is not None else "", txn.trace,
+            moments_of(txn, book.now), bool(heuristic),
+        )
+    )  # fmt: skip
 
 
 def _record_end(book: Book, txn: Transaction, was_decided: bool) -> None:
-    """Write Ended, unforced; once it is durable the watermark may pass the branches."""
+    """Write Ended, unforced; once it is durable the watermark may pass the branches. Behind a decision it is in no hurry."""
     if not txn.branches:
         return
     record = book.record()
@@ -50,11 +84,14 @@ def _record_end(book: Book, txn: Transaction, was_decided: bool) -> None:
     ended.outcome = common_pb2.OUTCOME_COMMITTED
     if not was_decided:
         # There is no Decided before it: this record alone carries the outcome.
-        ended.first_attempt_ms = txn.first_attempt_ms
-        ended.participant = next(iter(txn.branches))
+        ended.first_attempt_ms, ended.owner = txn.first_attempt_ms, txn.owner
+        branch = next(iter(txn.branches.values()))
+        ended.participant = branch.participant.name
+        if branch.changed:
+            ended.order = branch.order
         if txn.claim is not None:
             ended.claim.CopyFrom(txn.claim)
-    book.append(txn.id, record, force=False, event=Durable("ended", txn.id, txn))
+    book.append(txn.id, record, force=False, event=Durable("ended", txn.id, txn), patient=was_decided)
 
 
 def _retain(book: Book, txn: Transaction) -> None:
@@ -68,8 +105,16 @@ def _retain(book: Book, txn: Transaction) -> None:
         else:
             book.result_bytes += size
     names, recorded = tuple(txn.branches), committed and bool(txn.branches)
-    done = Finished(txn.outcome, txn.first_attempt_ms, book.clock_ms, names, txn.cause, txn.claim, results, recorded)
+    orders = orders_of(txn) if recorded else ()
+    done = Finished(
+        txn.outcome, txn.first_attempt_ms, book.clock_ms, names, txn.cause, txn.claim, results, recorded, None, orders, txn.owner
+    )  # fmt: skip
     retain(book, txn.id, done)
+
+
+def orders_of(txn: Transaction) -> tuple[int, ...]:
+    """The order of each branch of a commit that has changed something; 0 for the others."""
+    return tuple([branch.order if branch.changed else 0 for branch in txn.branches.values()])
 
 
 def retain(book: Book, transaction_id: str, done: Finished) -> None:
@@ -77,6 +122,31 @@ def retain(book: Book, transaction_id: str, done: Finished) -> None:
     assert transaction_id not in book.finished
     book.finished[transaction_id] = done
     book.recorded += done.recorded
+    (book.keyed_commits if _holds_key(done) else book.other_finished).append(transaction_id)
+
+
+def retain_dealt_with(book: Book, forgotten: record_pb2.Forgotten, reports: Sequence[record_pb2.Heuristic]) -> None:
+    """Keep a heuristic outcome that an operator has forgotten: for the protocol as it was decided, for people as it ended."""
+    name = forgotten.transaction_id
+    done = book.finished.get(name)
+    if done is None:
+        claim = forgotten.claim if forgotten.HasField("claim") else None
+        names = tuple(forgotten.participants)
+        done = Finished(
+            forgotten.outcome, forgotten.first_attempt_ms, forgotten.over_at_ms, names, None, claim, None, True, None,
+            tuple(forgotten.orders), forgotten.owner,
+        )  # fmt: skip
+        retain(book, name, done)
+    elif not done.recorded:
+        done.recorded = True
+        book.recorded += 1
+    earlier = done.dealt_with.reports if done.dealt_with is not None else ()
+    done.dealt_with = DealtWith((*earlier, *reports), forgotten)
+
+
+def _holds_key(done: Finished) -> bool:
+    """Whether it is kept for its key, and so bounded by the number of keys: an abort has freed it."""
+    return done.claim is not None and done.outcome == common_pb2.OUTCOME_COMMITTED
 
 
 def _settle_key(book: Book, txn: Transaction, key: str) -> None:
@@ -88,12 +158,38 @@ def _settle_key(book: Book, txn: Transaction, key: str) -> None:
         entry.finished_ms = book.clock_ms
     elif txn.state in (State.ABORTED, State.EXPIRED):
         del book.keys[key]
-    # Retries that waited for a settlement are looked at again: told of the commit, or run anew, the first as the holder.
-    for event in book.joiners.pop(txn.id, ()):
-        session = book.sessions.get(event.session)
-        if session is not None:
-            session.live.pop(event.request.number, None)
-            book.again.append(event)
+
+
+def _release_joiners(book: Book, txn: Transaction) -> None:
+    """Retries that waited for a settlement are looked at again: told of the commit, or run anew, the first as the holder."""
+    for event, until in book.joiners.pop(txn.id, ()):
+        book.sessions[event.session].live.pop(event.request.number)
+        request = client_pb2.RunRequest()
+        request.CopyFrom(event.request)
+        request.timeout_ms = max(1, int((until - book.now.monotonic) * 1000))
+        book.again.append(replace(event, request=request))
+
+
+def tell_joiners(book: Book, txn: Transaction) -> float:
+    """Retries whose own time has passed are answered IN_DOUBT, and never run; returns when the next one's has."""
+    now, waiting = book.now.monotonic, book.joiners.pop(txn.id, [])
+    late = [event for event, until in waiting if until <= now]
+    still = [joiner for joiner in waiting if joiner.until > now]
+    if still:
+        book.joiners[txn.id] = still
+    for event in late:
+        answer = book.make_answer(txn, event.request.number, replayed=True)
+        answer.cause.CopyFrom(cause_of(Reason.IN_DOUBT, f"{txn.id} holds the key, and it is not known yet what became of it"))
+        book.answer(book.sessions[event.session], answer)
+    return min((joiner.until for joiner in still), default=math.inf)
+
+
+def forsake(book: Book, txn: Transaction, session: Session) -> None:
+    """A session is gone: nothing of it waits for the transaction any longer, and no retry of it is run."""
+    txn.forsake(session)
+    still = [joiner for joiner in book.joiners.pop(txn.id, []) if joiner.event.session != session.name]
+    if still:
+        book.joiners[txn.id] = still
 
 
 def reopen(book: Book, transaction_id: str, done: Finished | None, state: State) -> Transaction:
@@ -105,11 +201,12 @@ def reopen(book: Book, transaction_id: str, done: Finished | None, state: State)
     txn.first_attempt_ms = book.clock_ms
     txn.results_lost = txn.late = True
     if done is not None:
-        txn.first_attempt_ms, txn.claim = done.first_attempt_ms, done.claim
-        for name in filter(None, done.participants):
-            branch = Branch(book.participant(name), 0, 0)
-            branch.step = BranchStep.OVER
-            txn.branches[name] = branch
+        txn.first_attempt_ms, txn.claim, txn.owner = done.first_attempt_ms, done.claim, done.owner
+        book.owned[txn.owner] += bool(txn.owner)
+        for name, order in itertools.zip_longest(filter(None, done.participants), done.orders, fillvalue=0):
+            branch = Branch(book.participant(str(name)), order, 0)
+            branch.step, branch.changed = BranchStep.OVER, order > 0
+            txn.branches[branch.participant.name] = branch
     book.late_heuristics += 1
     book.live[transaction_id] = txn
     return txn
@@ -122,44 +219,79 @@ def evict(book: Book) -> None:
     """Move the horizon if something is to be dropped; `evicted` drops it once that is durable."""
     if book.evicting:
         return
-    through, count = book.dropped_through_ms, 0
-    for done in book.finished.values():
-        if count >= EVICT_MAX or not _is_over(book, done, len(book.finished) - count):
-            break
-        through = max(through, done.first_attempt_ms)
-        count += 1
-    if count:
+    names = _over(book)
+    if names:
         book.evicting = True
-        record = book.record_of(horizon=record_pb2.Horizon(dropped_through_ms=through))
-        book.append("horizon", record, force=False, event=Durable("horizon", "horizon", (through, count)))
+        over = [book.finished[name] for name in names]
+        horizon = book.dropped.add(name for name, done in zip(names, over, strict=True) if _may_stand(done))
+        # A first attempt cannot be later than its end, whatever a client's clock said: one such client moves no horizon ahead.
+        book.dropping_through_ms = max(book.dropped_through_ms, *(min(done.first_attempt_ms, done.at_ms) for done in over))
+        horizon.dropped_through_ms = book.dropping_through_ms
+        book.keys_through_ms = max(1, book.keys_through_ms, *(done.first_attempt_ms for done in over if _holds_key(done)))
+        horizon.keys_through_ms = book.keys_through_ms
+        book.append("horizon", book.record_of(horizon=horizon), force=False, event=Durable("horizon", "horizon", names))
 
 
-def _is_over(book: Book, done: Finished, kept: int) -> bool:
+_MAY_STAND = frozenset({common_pb2.OUTCOME_COMMITTED, common_pb2.OUTCOME_EXPIRED})
+"""What may stand at a participant that has forgotten its branch."""
+
+
+def _may_stand(done: Finished) -> bool:
+    return done.outcome in _MAY_STAND or done.dealt_with is not None
+
+
+def _over(book: Book) -> list[str]:
+    """What is to be dropped at this go: what is too old, and what of the rest is too many. Each kind by itself: what is kept longer
+    for its key must not keep what finished after it."""
     settings = book.settings
-    age_ms = book.clock_ms - done.at_ms
-    if done.claim is not None:
-        return age_ms > (settings.retention_seconds + settings.skew_seconds) * 1000
-    return age_ms > settings.retention_seconds * 1000 or kept > settings.retained_transactions_max
+    names: list[str] = []
+    oldest_ms = book.clock_ms - settings.retention_seconds * 1000
+    surplus = len(book.other_finished) - settings.retained_transactions_max
+    for name in itertools.islice(book.other_finished, EVICT_MAX):
+        if book.finished[name].at_ms >= oldest_ms and len(names) >= surplus:
+            break
+        names.append(name)
+    oldest_ms -= settings.skew_seconds * 1000
+    for name in itertools.islice(book.keyed_commits, EVICT_MAX - len(names)):
+        done = book.finished[name]
+        # A retry is refused by the age of its first attempt, so the key is kept until that is out of time; by the wall clock, where
+        # the durable one is far behind, and would keep every key for years.
+        if done.at_ms >= oldest_ms or done.first_attempt_ms >= oldest_ms + max(0, book.now.wall_ms - book.clock_ms):
+            break
+        names.append(name)
+    return names
 
 
-def evicted(book: Book, through_ms: int, count: int) -> None:
-    """The horizon is durable: drop the oldest `count` finished transactions."""
+def evicted(book: Book, names: list[str]) -> None:
+    """The horizon is durable: drop what is behind it."""
     book.evicting = False
-    book.dropped_through_ms = through_ms
-    for _ in range(count):
-        transaction_id, done = book.finished.popitem(last=False)
+    book.dropped_through_ms = book.dropping_through_ms
+    for name in names:
+        done = book.finished.pop(name)
+        queue = book.keyed_commits if _holds_key(done) else book.other_finished
+        first = queue.popleft()
+        assert first == name
         book.recorded -= done.recorded
         if done.results is not None:
             book.result_bytes -= sum(map(len, done.results.values()))
         if done.claim is not None:
-            entry = book.keys.get(done.claim.key)
-            if entry is not None and entry.transaction_id == transaction_id:
-                del book.keys[done.claim.key]
-    if count == EVICT_MAX:
+            entry = book.keys.get(scoped(done.claim))
+            if entry is not None and entry.transaction_id == name:
+                del book.keys[scoped(done.claim)]
+    if len(names) == EVICT_MAX:
         evict(book)  # more are over: at a high rate one go an interval is not enough
 
 
 def is_expired(book: Book, first_attempt_ms: int) -> bool:
     """Whether a transaction that began then may have been dropped already."""
-    oldest = book.clock_ms - int(book.settings.retention_seconds * 1000)
-    return first_attempt_ms <= max(oldest, book.dropped_through_ms)
+    return first_attempt_ms <= book.dropped_through_ms or is_old(book, first_attempt_ms)
+
+
+def is_old(book: Book, first_attempt_ms: int) -> bool:
+    """Whether a first attempt lies before the retention, by the durable clock. Where the wall clock and the client's agree that it
+    does not, the durable clock is the one that is wrong: it was set when the wall clock was ahead, and takes ten times as long to
+    come back. Then what was dropped is known by the horizon, and not by its age."""
+    settings, wall_age_ms = book.settings, book.now.wall_ms - first_attempt_ms
+    if book.clock_ms - first_attempt_ms <= settings.retention_seconds * 1000:
+        return False
+    return not -settings.skew_seconds * 1000 <= wall_age_ms <= settings.retention_seconds * 1000

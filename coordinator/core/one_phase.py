@@ -6,11 +6,24 @@ from typing import Any
 
 from coordinator.core.book import ABORT, Book, cause_of
 from coordinator.core.events import Durable
-from coordinator.core.finishing import finish, is_expired
+from coordinator.core.finishing import finish, is_expired, tell_joiners
 from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
 from coordinator.core.phase_two import ENDS, acknowledged_too_late, report_heuristic
-from coordinator.core.steps import Returned, abort, arm, away, branch_of, keep_results, no_cause
-from troth.errors import Reason, RemoteProtocolError
+from coordinator.core.steps import (
+    Returned,
+    abort,
+    arm,
+    away,
+    branch_of,
+    broke_protocol,
+    hasten,
+    keep_results,
+    no_cause,
+    only,
+    vote_name,
+)
+from troth.errors import Reason
+from troth.ids import TransactionId
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
 SETTLE_SECONDS_MAX = 60.0
@@ -54,22 +67,28 @@ def opened(book: Book, txn: Transaction, _: Any) -> None:
 
 
 def one_phase_vote(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Vote]) -> None:
-    """COMMITTED or READ_ONLY: it is committed. NO: it is aborted."""
+    """COMMITTED or READ_ONLY: it is committed. NO: it is aborted. Anything else breaks the protocol: settle it."""
     participant, vote = argument
     branch = branch_of(txn, participant)
+    branch.voted_at = book.now.monotonic
     if vote.kind == participant_pb2.VOTE_KIND_NO:
         book.end_branch(txn, branch)
         abort(book, txn, no_cause(participant, vote))
     elif vote.kind in (participant_pb2.VOTE_KIND_COMMITTED, participant_pb2.VOTE_KIND_READ_ONLY):
+        branch.changed = vote.kind == participant_pb2.VOTE_KIND_COMMITTED
         keep_results(book, txn, branch, vote.results)
         finish(book, txn, State.COMMITTED)
     else:
-        raise RemoteProtocolError(f"{participant.name} voted YES on {txn.id}, whose decision it was handed")
+        # Whatever it did, it is asked about when it is back: a YES is rolled back then, and nothing is told before it is known.
+        rule = f"{participant.name} voted {vote_name(vote)} on {txn.id}: a one-phase commit is answered by its outcome"
+        broke_protocol(book, participant, rule)
+        settle(book, txn)
 
 
 def settle(book: Book, txn: Transaction) -> None:
     """Ask every branch what became of it."""
     txn.missing = len(txn.branches)
+    book.drop_arguments(txn)
     book.set_state(txn, State.SETTLING)
     for branch in txn.branches.values():
         branch.step = BranchStep.SETTLE_OWED
@@ -80,10 +99,8 @@ def settle(book: Book, txn: Transaction) -> None:
 
 def answer_in_time(book: Book, txn: Transaction, asked: float) -> None:
     """Let the timer fire when whoever asked then is to be told that it is in doubt, unless the next repeat comes first."""
-    at, due = max(txn.deadline, asked + book.settings.settle_answer_seconds), book.timers.due(txn.id)
     # Without a timer nothing is asked: a contradiction is being written down, and its record answers.
-    if due is not None and book.now.monotonic < at < due:
-        book.timers.set(txn.id, at)
+    hasten(book, txn, max(txn.deadline, asked + book.settings.settle_answer_seconds))
 
 
 def settled(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Settlement]) -> None:
@@ -93,21 +110,29 @@ def settled(book: Book, txn: Transaction, argument: tuple[Participant, participa
     if branch.step is not BranchStep.SETTLE_OWED:
         return  # a repeat
     if message.kind == participant_pb2.SETTLEMENT_KIND_COMMITTED:
+        branch.changed = True
         keep_results(book, txn, branch, message.results)
         finish(book, txn, State.COMMITTED)
     elif message.kind == participant_pb2.SETTLEMENT_KIND_ROLLED_BACK:
         _settled_back(book, txn, branch)
     elif message.kind == participant_pb2.SETTLEMENT_KIND_PREPARED:
-        # A prepared participant asks, so to speak: nobody decided COMMIT, and nobody but us could (presumed abort).
-        book.send_decision(participant, txn.id, branch.order, ABORT, acknowledge=True)
+        _presume(book, txn, branch)
     elif is_expired(book, txn.first_attempt_ms):
         book.end_branches(txn)
         txn.cause = cause_of(Reason.EXPIRED, f"{participant.name} has forgotten {txn.id}", participant=participant.name)
         finish(book, txn, State.EXPIRED)
     else:
         # The participant has forgotten the branch, or never had it. It forgets a commit only when our log knows of it, and the log
-        # still has everything that began then: so it did not commit, and below the watermark it never will.
+        # has dropped no commit that could be this one (nobody is asked about those): so it did not commit, and below the watermark
+        # it never will.
         _settled_back(book, txn, branch)
+
+
+def _presume(book: Book, txn: Transaction, branch: Branch) -> None:
+    """A prepared participant asks, so to speak: nobody decided COMMIT, and nobody but us could (presumed abort). Of what the log
+    may have lost nothing is presumed: it is asked again, until that is known."""
+    if book.may_presume(TransactionId.parse(txn.id)):
+        book.send_decision(branch.participant, txn.id, branch.order, ABORT, acknowledge=True)
 
 
 def _settled_back(book: Book, txn: Transaction, branch: Branch) -> None:
@@ -125,10 +150,11 @@ def settling_vote(book: Book, txn: Transaction, argument: tuple[Participant, par
     if branch.step is not BranchStep.SETTLE_OWED:
         return
     if vote.kind == participant_pb2.VOTE_KIND_COMMITTED:
+        branch.changed = True
         keep_results(book, txn, branch, vote.results)
         finish(book, txn, State.COMMITTED)
     elif vote.kind == participant_pb2.VOTE_KIND_YES:
-        book.send_decision(participant, txn.id, branch.order, ABORT, acknowledge=True)
+        _presume(book, txn, branch)
     elif vote.kind == participant_pb2.VOTE_KIND_NO:
         _settled_back(book, txn, branch)
 
@@ -161,19 +187,21 @@ def settling_timer(book: Book, txn: Transaction, _: Any) -> None:
     if txn.session is None and txn.claim is None and not txn.tickets and asked_for > SETTLE_SECONDS_MAX:
         # Nothing hangs on it: whoever asks again starts it again, and a late answer finds no transaction.
         book.end_branches(txn)
-        del book.live[txn.id]
+        book.close(txn)
         return
     for branch in txn.branches.values():
         if branch.step is BranchStep.SETTLE_OWED:
             book.send_settle(txn, branch)
     arm(book, txn)
     answer_in_time(book, txn, txn.began)
+    hasten(book, txn, tell_joiners(book, txn))
 
 
 def _answer_in_doubt(book: Book, txn: Transaction) -> None:
     waited = book.now.monotonic - txn.began >= book.settings.settle_answer_seconds
     if txn.deadline <= book.now.monotonic and waited:
-        txn.cause = cause_of(Reason.IN_DOUBT, f"{', '.join(txn.owing())} has not said yet what became of {txn.id}")
+        message = f"{', '.join(txn.owing())} has not said yet what became of {txn.id}"
+        txn.cause = cause_of(Reason.IN_DOUBT, message, participant=only(txn.owing()))
         book.answer_all(txn)
 
 
@@ -182,6 +210,8 @@ def settling_returned(book: Book, txn: Transaction, argument: Returned) -> None:
     participant, report = argument
     branch = branch_of(txn, participant)
     if report is not None and report.state == participant_pb2.BRANCH_STATE_COMMITTED:
+        txn.results_lost |= report.results_lost
+        branch.changed = True
         keep_results(book, txn, branch, report.results)
         finish(book, txn, State.COMMITTED)
     elif txn.state is State.HANDED_OVER:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from google.protobuf.message import Message
 
-from coordinator.core import effects, events
-from coordinator.core.book import Book, cause_of, explain_state
-from coordinator.core.finishing import retain
-from coordinator.core.model import UNDECIDED, Branch, BranchStep, Finished, Participant, State, Transaction
+from coordinator.core import effects, events, explaining, hearing, listing, words
+from coordinator.core.book import Book, cause_of
+from coordinator.core.finishing import orders_of, retain_dealt_with, tell_over
+from coordinator.core.forgetting import forget_participant
+from coordinator.core.model import (
+    UNDECIDED,
+    Beginning,
+    BranchStep,
+    Participant,
+    State,
+    Transaction,
+    last_reports,
+    outcome_name,
+    scoped,
+)
+from coordinator.core.proving import prove
+from coordinator.core.recovery import bound_record
 from coordinator.core.transitions import TABLE, Input, apply
-from troth.errors import Reason
+from troth.errors import Reason, RequestError
+from troth.ids import TransactionId
 from troth.v1 import admin_pb2, client_pb2, common_pb2, participant_pb2, record_pb2
-
-LIST_LIMIT = 100
 
 
 def administer(book: Book, event: events.Administer) -> None:
@@ -30,194 +43,67 @@ def administer(book: Book, event: events.Administer) -> None:
         book.ready.effects.append(answer)
 
 
-# ---- seeing
-
-
-def _list(book: Book, request: admin_pb2.ListTransactionsRequest) -> Message:
-    response = admin_pb2.ListTransactionsResponse()
-    limit = request.limit or LIST_LIMIT
-    for summary in _summaries(book, request.finished):
-        if request.states and summary.state not in request.states:
-            continue
-        if request.participant and request.participant not in summary.participants:
-            continue
-        response.total += 1
-        if len(response.transactions) < limit:
-            response.transactions.append(summary)
-    return response
-
-
-def _summaries(book: Book, finished: bool) -> Iterator[admin_pb2.TransactionSummary]:
-    for txn in book.live.values():
-        yield _summary(book, txn)
-    if finished:
-        for name, done in book.finished.items():
-            if name not in book.live:  # contradicted since it was over: then it is open again, and told as such
-                yield _finished_summary(book, name, done)
-
-
-def _summary(book: Book, txn: Transaction) -> admin_pb2.TransactionSummary:
-    return admin_pb2.TransactionSummary(
-        transaction_id=txn.id,
-        state=txn.state.value,
-        outcome=txn.outcome,
-        participants=list(txn.branches),
-        owing=txn.owing(),
-        age_seconds=max(0.0, (book.clock_ms - txn.first_attempt_ms) / 1000),
-        key=txn.claim.key if txn.claim else "",
-    )
-
-
-def _finished_summary(book: Book, name: str, done: Finished) -> admin_pb2.TransactionSummary:
-    return admin_pb2.TransactionSummary(
-        transaction_id=name,
-        state=common_pb2.Outcome.Name(done.outcome).removeprefix("OUTCOME_"),
-        outcome=done.outcome,
-        participants=[participant for participant in done.participants if participant],
-        age_seconds=max(0.0, (book.clock_ms - done.first_attempt_ms) / 1000),
-        key=done.claim.key if done.claim else "",
-    )
-
-
-def _participants(book: Book, _: admin_pb2.ListParticipantsRequest) -> Message:
-    response = admin_pb2.ListParticipantsResponse()
-    for name in sorted(book.participants):
-        participant = book.participants[name]
-        steps = [txn.branches[name].step for txn in (*participant.unended.values(), *participant.recovered.values())]
-        response.participants.add(
-            participant=name,
-            connected=participant.ready,
-            log_id=participant.log_id,
-            incarnation=participant.incarnation,
-            votes_owed=steps.count(BranchStep.VOTE_OWED),
-            acknowledgements_owed=steps.count(BranchStep.COMMIT_OWED),
-            software=participant.software,
-        )
-    return response
-
-
-# ---- understanding
-
-
-def _explain(book: Book, request: admin_pb2.ExplainRequest) -> Message:
-    name = request.transaction_id
-    txn = book.live.get(name)
-    done = book.finished.get(name)
-    if txn is None and done is None:
-        return admin_pb2.ExplainResponse(
-            explanation=f"Nothing is known of {name}: it never began here, was aborted in an earlier life of the "
-            "coordinator, or is older than the retention. A prepared participant that asks is told ABORT.",
-        )
-    if txn is None:
-        assert done is not None
-        return _explain_finished(book, name, done)
-    return admin_pb2.ExplainResponse(
-        summary=_summary(book, txn),
-        explanation=explain_state(txn),
-        next=_next(book, txn),
-        if_forced=_if_forced(txn),
-        branches=[_explain_branch(book, txn, branch) for branch in txn.branches.values()],
-    )
-
-
-def _explain_finished(book: Book, name: str, done: Finished) -> Message:
-    words = "Finished: " + common_pb2.Outcome.Name(done.outcome).removeprefix("OUTCOME_") + "."
-    if done.cause is not None:
-        words += f" Cause: {done.cause.reason}: {done.cause.message}"
-    return admin_pb2.ExplainResponse(
-        summary=_finished_summary(book, name, done),
-        explanation=words,
-        next="Nothing; it is kept until the retention has passed.",
-    )
-
-
-def _explain_branch(book: Book, txn: Transaction, branch: Branch) -> admin_pb2.BranchExplanation:
-    participant = branch.participant
-    due = book.timers.due(txn.id)
-    waits = branch.step in (BranchStep.VOTE_OWED, BranchStep.COMMIT_OWED, BranchStep.SETTLE_OWED)
-    connected = participant.ready
-    next_try = max(0.0, due - book.now.monotonic) if waits and connected and due is not None else -1.0
-    return admin_pb2.BranchExplanation(
-        participant=participant.name,
-        state=branch.step.value,
-        connected=connected,
-        next_try_seconds=next_try,
-        explanation=_branch_words(branch, connected),
-    )
-
-
-_STEP_WORDS = {
-    BranchStep.ENLISTED: "has done work that is not prepared yet",
-    BranchStep.VOTE_OWED: "has been asked for its vote and owes it",
-    BranchStep.YES: "voted YES and waits for the decision",
-    BranchStep.COMMIT_OWED: "has to commit and owes the acknowledgement",
-    BranchStep.SETTLE_OWED: "has been asked what became of it and owes the answer",
-    BranchStep.OVER: "is finished",
-    BranchStep.HEURISTIC: "ended, or may have ended, differently from the decision",
-}
-
-
-def _branch_words(branch: Branch, connected: bool) -> str:
-    words = f"{branch.participant.name} {_STEP_WORDS[branch.step]}"
-    if branch.step is BranchStep.OVER or connected:
-        return words + "."
-    return words + "; it is not connected, and is told as soon as it comes back."
-
-
-def _next(book: Book, txn: Transaction) -> str:
-    left = max(0.0, txn.deadline - book.now.monotonic)
-    return {
-        State.ACTIVE: f"Unless the client commits, it is aborted in {left:.1f} s.",
-        State.PREPARING: f"When all have voted it is decided; without all votes it is aborted in {left:.1f} s.",
-        State.DECIDING: "COMMIT is sent as soon as the record is durable.",
-        State.COMMITTING: "COMMIT is repeated until every participant has acknowledged it.",
-        State.OPENING: "The work is handed over as soon as the key's record is durable.",
-        State.HANDED_OVER: f"If the participant does not answer in {left:.1f} s it is asked what became of it.",
-        State.SETTLING: "The question is repeated until it is answered.",
-        State.HEURISTIC: "Nothing happens by itself.",
-    }.get(txn.state, "Nothing.")
-
-
-def _if_forced(txn: Transaction) -> list[str]:
-    if txn.state in UNDECIDED:
-        return ["abort: it is aborted everywhere, which is safe: nothing was decided yet."]
-    if txn.state is State.COMMITTING:
-        owing = ", ".join(txn.owing())
-        return [
-            f"abandon: {owing} is no longer waited for; the outcome becomes HAZARD, because it may never commit there.",
-            "abort with --participant: that branch is rolled back against the decision; the outcome becomes MIXED.",
-        ]
-    if txn.state is State.HEURISTIC:
-        return ["forget: the record of the broken atomicity is dropped; do it when the damage is repaired."]
-    return ["Nothing can be forced: the decision is not the coordinator's any more."]
-
-
 # ---- forcing
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an operator's request would do, and how to do it."""
+
+    consequence: str
+    """For people, before."""
+    message: str
+    """For people, after."""
+    act: Callable[[], None]
+    outcome: common_pb2.Outcome.ValueType = common_pb2.OUTCOME_UNSPECIFIED
+
+
 def _resolve(book: Book, request: admin_pb2.ResolveRequest) -> Message:
+    """Do it, or with `dry_run` say what would be done. Both are judged by the same plan, so that no preview promises otherwise."""
     txn = book.live.get(request.transaction_id)
-    refusal = _check_reason(request.who, request.why)
-    if refusal is None and request.action == admin_pb2.RESOLVE_ACTION_UNSPECIFIED:
-        refusal = cause_of(Reason.INVALID_ARGUMENT, "name an action")
-    if refusal is not None:
-        return admin_pb2.ResolveResponse(refusal=refusal)
+    plan = _check_reason(request.who, request.why) or _plan(book, txn, request)
+    if isinstance(plan, common_pb2.Cause):
+        return admin_pb2.ResolveResponse(refusal=plan, outcome=txn.outcome if txn is not None else common_pb2.OUTCOME_UNSPECIFIED)
+    if request.dry_run:
+        outcome = txn.outcome if txn is not None else common_pb2.OUTCOME_UNSPECIFIED
+        return admin_pb2.ResolveResponse(message=plan.consequence, outcome=outcome)
+    plan.act()
+    return admin_pb2.ResolveResponse(message=plan.message, outcome=plan.outcome)
+
+
+def _is_over(book: Book, transaction_id: str) -> common_pb2.Cause:
+    """Why there is nothing to resolve."""
+    done = book.finished.get(transaction_id)
+    if done is None:
+        return cause_of(Reason.UNKNOWN_TRANSACTION, f"{transaction_id[:120]!r} is not open here")
+    outcome = common_pb2.Outcome.Name(done.outcome).removeprefix("OUTCOME_")
+    hint = "There is nothing to resolve: `troth txn explain` says how it ended."
+    return cause_of(Reason.NOT_ACTIVE, f"{transaction_id} is over: {outcome}", hint=hint)
+
+
+def _plan(book: Book, txn: Transaction | None, request: admin_pb2.ResolveRequest) -> Plan | common_pb2.Cause:
+    if request.action == admin_pb2.RESOLVE_ACTION_UNSPECIFIED:
+        return cause_of(Reason.INVALID_ARGUMENT, "name an action")
     if request.participant:
-        return _force_branch(book, txn, request)
+        return _plan_branch(book, txn, request)
     if txn is None:
-        refusal = cause_of(Reason.UNKNOWN_TRANSACTION, f"{request.transaction_id[:120]!r} is not open here")
-        return admin_pb2.ResolveResponse(refusal=refusal)
+        return _is_over(book, request.transaction_id)
     if request.action == admin_pb2.RESOLVE_ACTION_ABORT and (txn.state, Input.OPERATOR_ABORT) in TABLE:
-        return _force_abort(book, txn, request)
-    if request.action == admin_pb2.RESOLVE_ACTION_ABANDON and (txn.state, Input.ABANDON) in TABLE:
-        apply(book, txn, Input.ABANDON, (request.who, request.why))
-        return admin_pb2.ResolveResponse(
-            message=f"{txn.id} waits for nobody any more; recorded as HAZARD.", outcome=common_pb2.OUTCOME_HAZARD
+        return Plan(
+            words.abort_words(), f"{txn.id} is aborted.", partial(_force_abort, book, txn, request), common_pb2.OUTCOME_ABORTED
         )
-    return admin_pb2.ResolveResponse(
-        refusal=cause_of(Reason.NOT_ACTIVE, f"{txn.id} is {txn.state.value}: {' '.join(_if_forced(txn))}"),
-        outcome=txn.outcome,
-    )
+    if request.action == admin_pb2.RESOLVE_ACTION_ABANDON and (txn.state, Input.ABANDON) in TABLE:
+        return Plan(
+            words.abandon_words(txn), f"{txn.id} waits for nobody any more; recorded as HAZARD.",
+            partial(apply, book, txn, Input.ABANDON, (request.who, request.why)), common_pb2.OUTCOME_HAZARD,
+        )  # fmt: skip
+    return _cannot(txn)
+
+
+def _cannot(txn: Transaction) -> common_pb2.Cause:
+    """A refusal that says what can be forced instead."""
+    hint = f"Possible now: {' '.join(words.if_forced(txn))}"
+    return cause_of(Reason.NOT_ACTIVE, f"that cannot be forced while {txn.id} is {txn.state.value}", hint=hint)
 
 
 def _check_reason(who: str, why: str) -> common_pb2.Cause | None:
@@ -226,7 +112,7 @@ def _check_reason(who: str, why: str) -> common_pb2.Cause | None:
     return cause_of(Reason.INVALID_ARGUMENT, "who and why must not be empty: they are recorded")
 
 
-def _force_abort(book: Book, txn: Transaction, request: admin_pb2.ResolveRequest) -> Message:
+def _force_abort(book: Book, txn: Transaction, request: admin_pb2.ResolveRequest) -> None:
     ended = record_pb2.Ended(
         transaction_id=txn.id, outcome=common_pb2.OUTCOME_ABORTED, who=request.who, why=request.why,
         first_attempt_ms=txn.first_attempt_ms,
@@ -237,7 +123,6 @@ def _force_abort(book: Book, txn: Transaction, request: admin_pb2.ResolveRequest
     apply(book, txn, Input.OPERATOR_ABORT, cause)
     book.finished[txn.id].recorded = True
     book.recorded += 1
-    return admin_pb2.ResolveResponse(message=f"{txn.id} is aborted.", outcome=common_pb2.OUTCOME_ABORTED)
 
 
 _FORCES = {
@@ -246,26 +131,68 @@ _FORCES = {
 }
 
 
-def _force_branch(book: Book, txn: Transaction | None, request: admin_pb2.ResolveRequest) -> Message:
+def _plan_branch(book: Book, txn: Transaction | None, request: admin_pb2.ResolveRequest) -> Plan | common_pb2.Cause:
     """Order a participant to end a branch in doubt; it records the order and reports it as heuristic."""
     kind = _FORCES.get(request.action)
     participant = book.participants.get(request.participant)
     if kind is None:
-        refusal = cause_of(Reason.INVALID_ARGUMENT, "abandon is for the whole transaction: leave the participant out")
-    elif participant is None:
-        refusal = cause_of(Reason.UNKNOWN_PARTICIPANT, f"no participant {request.participant[:80]!r} is known")
-    elif txn is not None and txn.state not in (State.COMMITTING, State.HEURISTIC):
-        refusal = cause_of(Reason.NOT_ACTIVE, f"{txn.id} is {txn.state.value}: its branches are not an operator's to end")
-    elif not participant.ready:
+        return cause_of(Reason.INVALID_ARGUMENT, "abandon is for the whole transaction: leave the participant out")
+    if participant is None:
+        return cause_of(Reason.UNKNOWN_PARTICIPANT, f"no participant {request.participant[:80]!r} is known")
+    if (unknown := _has_no_branch(book, txn, participant, request.transaction_id)) is not None:
+        return unknown
+    if len(participant.ordered) + book.late_heuristics >= book.settings.late_heuristics_max:
+        message = f"{book.late_heuristics} transactions ended otherwise than decided (late_heuristics_max)"
+        return cause_of(Reason.OVERLOADED, message, hint="Forget some of them first.")
+    if txn is not None and txn.state not in (State.COMMITTING, State.HEURISTIC, State.PROVING):
+        return _cannot(txn)
+    if not participant.ready:
         message = f"{request.participant} is not connected; on its machine, `troth log resolve` works offline"
-        refusal = cause_of(Reason.PARTICIPANT_AWAY, message)
+        return cause_of(Reason.PARTICIPANT_AWAY, message)
+    commit = kind == participant_pb2.FORCE_KIND_COMMIT
+    return Plan(
+        words.force_words(participant.name, commit=commit, decided=_was_decided(book, txn, request.transaction_id)),
+        f"{participant.name} was ordered to {'commit' if commit else 'roll back'} its branch of {request.transaction_id}; "
+        "`troth txn explain` tells what came of it.",
+        partial(_force_branch, book, participant, request, kind),
+    )  # fmt: skip
+
+
+def _was_decided(book: Book, txn: Transaction | None, transaction_id: str) -> bool | None:
+    """Whether COMMIT was decided; `None` when that is not known here."""
+    if txn is not None:
+        if txn.state is State.PROVING:
+            return None
+        return txn.heuristic[0].commit_decided if txn.heuristic else txn.state is State.COMMITTING
+    done = book.finished.get(transaction_id)
+    return None if done is None else done.outcome == common_pb2.OUTCOME_COMMITTED
+
+
+def _force_branch(
+    book: Book, participant: Participant, request: admin_pb2.ResolveRequest, kind: participant_pb2.ForceKind.ValueType
+) -> None:
+    participant.ordered.add(request.transaction_id)
+    _send_force(book, participant, request.transaction_id, kind, request.who, request.why)
+
+
+def _has_no_branch(book: Book, txn: Transaction | None, participant: Participant, transaction_id: str) -> common_pb2.Cause | None:
+    """Why a participant cannot have a branch in a transaction: a typing mistake must not become a record of what never was. Of
+    another coordinator's transactions nothing is known here: there the participant says whether it has a branch."""
+    done = book.finished.get(transaction_id)
+    named: Collection[str] = txn.branches if txn is not None else done.participants if done is not None else ()
+    try:
+        parsed = TransactionId.parse(transaction_id)
+    except RequestError as error:
+        return cause_of(error.reason, error.message)
+    if transaction_id in participant.stranded:
+        begun = True  # it says itself that it is in doubt: another log began it, or this one has lost that
+    elif txn is not None or (done is not None and "" not in named):
+        begun = participant.name in named
     else:
-        book.ordered.add((participant.name, request.transaction_id))
-        _send_force(book, participant, request.transaction_id, kind, request.who, request.why)
-        return admin_pb2.ResolveResponse(
-            message=f"{request.participant} was ordered to end its branch of {request.transaction_id}."
-        )
-    return admin_pb2.ResolveResponse(refusal=refusal)
+        begun = done is not None or parsed.coordinator != book.coordinator or book.may_have_begun(parsed)
+    if begun:
+        return None
+    return cause_of(Reason.UNKNOWN_TRANSACTION, f"{transaction_id} never began here, or {participant.name} had no branch in it")
 
 
 def _send_force(
@@ -282,65 +209,136 @@ def _forget(book: Book, request: admin_pb2.ForgetTransactionRequest) -> Message:
     txn = book.live.get(request.transaction_id)
     refusal = _check_reason(request.who, request.why)
     if refusal is None and (txn is None or txn.state is not State.HEURISTIC):
-        refusal = cause_of(Reason.NOT_ACTIVE, "only a heuristic outcome can be forgotten; nothing else needs it")
+        hint = "Nothing else needs it: `troth txn explain` says what may be done."
+        refusal = cause_of(Reason.NOT_ACTIVE, "only a heuristic outcome can be forgotten", hint=hint)
     if refusal is None and txn is not None:
         refusal = _still_owed(book, txn)
     if refusal is not None or txn is None:
         return admin_pb2.ForgetTransactionResponse(refusal=refusal)
-    record = record_pb2.Forgotten(transaction_id=txn.id, who=request.who, why=request.why)
-    done = events.Durable("forgotten", txn.id, (request.who, request.why))
-    book.append(txn.id, book.record_of(forgotten=record), force=True, event=done)
+    if request.dry_run:
+        return admin_pb2.ForgetTransactionResponse()
+    record = _forgotten_record(book, txn, request)
+    book.append(txn.id, book.record_of(forgotten=record), force=True, event=events.Durable("forgotten", txn.id, record))
     return admin_pb2.ForgetTransactionResponse()
 
 
 def _still_owed(book: Book, txn: Transaction) -> common_pb2.Cause | None:
     """Forgetting never drops a decision that somebody has not acknowledged (rule 18): who was abandoned, and is away, may still
     hold the branch in doubt. Once it is back, its Hello has settled that; once another log has its name, it will not come back."""
-    for report in txn.heuristic:
+    for report in last_reports(txn.heuristic):
         participant = book.participants.get(report.participant)
-        given_up = bool(report.who) and report.commit_decided and participant is not None
+        hazard = report.branch_outcome == common_pb2.OUTCOME_HAZARD
+        given_up = bool(report.who) and hazard and report.commit_decided and participant is not None
         if given_up and participant is not None and participant.log_id and not participant.ready:
             message = f"{participant.name} is away, and may still hold the branch: forget it when it is back, or replace it first"
             return cause_of(Reason.PARTICIPANT_AWAY, message)
+    for name in txn.branches:
+        if txn.id in book.participants[name].in_doubt:
+            message = f"{name} is in doubt, was told the decision, and has not acknowledged it yet"
+            return cause_of(Reason.NOT_ACTIVE, message, hint="Forget it when it has.")
     return None
 
 
-def forgotten(book: Book, txn: Transaction, detail: tuple[str, str]) -> None:
+def _forgotten_record(book: Book, txn: Transaction, request: admin_pb2.ForgetTransactionRequest) -> record_pb2.Forgotten:
+    done = book.finished.get(txn.id)
+    decided = common_pb2.OUTCOME_COMMITTED if txn.heuristic[0].commit_decided else common_pb2.OUTCOME_ABORTED
+    return record_pb2.Forgotten(
+        transaction_id=txn.id, who=request.who, why=request.why, first_attempt_ms=txn.first_attempt_ms,
+        participants=done.participants if done is not None else tuple(txn.branches), claim=txn.claim,
+        over_at_ms=done.at_ms if done is not None else book.clock_ms,
+        outcome=done.outcome if done is not None else decided, owner=txn.owner,
+        orders=done.orders if done is not None else orders_of(txn),
+    )  # fmt: skip
+
+
+def forgotten(book: Book, txn: Transaction, record: record_pb2.Forgotten) -> None:
     """The Forgotten record is durable: drop the transaction here and at the participants that still hold its branch."""
-    del book.live[txn.id]
+    book.close(txn)
     book.late_heuristics -= txn.late
     for branch in txn.branches.values():
+        branch.participant.in_doubt.discard(txn.id)
         if branch.step is BranchStep.HEURISTIC:
-            _send_force(book, branch.participant, txn.id, participant_pb2.FORCE_KIND_FORGET, *detail)
-    if txn.heuristic and txn.heuristic[0].commit_decided and txn.id not in book.finished:
-        outcome = common_pb2.OUTCOME_COMMITTED
-        retain(
-            book, txn.id,
-            Finished(outcome, txn.first_attempt_ms, book.clock_ms, tuple(txn.branches), None, txn.claim, None, True),
-        )  # fmt: skip
-    entry = book.keys.get(txn.claim.key) if txn.claim is not None else None
+            _send_force(book, branch.participant, txn.id, participant_pb2.FORCE_KIND_FORGET, record.who, record.why)
+    retain_dealt_with(book, record, txn.heuristic)
+    tell_over(book, txn, f"{words.heuristic_words(txn.heuristic)} Forgotten by {record.who}: {record.why}.")
+    entry = book.keys.get(scoped(txn.claim)) if txn.claim is not None else None
     if txn.claim is not None and entry is not None and entry.live is txn:
-        if txn.id in book.finished:
+        if book.finished[txn.id].outcome == common_pb2.OUTCOME_COMMITTED:
             entry.live, entry.finished_ms = None, book.clock_ms
         else:
-            del book.keys[txn.claim.key]  # COMMIT was never decided, and whoever forgot it saw to what was done
+            del book.keys[scoped(txn.claim)]  # COMMIT was never decided, and whoever forgot it saw to what was done
 
 
 def _replace(book: Book, request: admin_pb2.ReplaceParticipantRequest) -> Message:
-    """Let the next log under this name take it over. What the old log owed is gone with it, which `abandon` settles."""
+    """Let the named log take over this name. What the old log owed is gone with it, which `abandon` settles."""
     participant = book.participants.get(request.participant)
-    refusal = _check_reason(request.who, request.why)
-    if refusal is None and participant is None:
-        refusal = cause_of(Reason.UNKNOWN_PARTICIPANT, f"no participant {request.participant[:80]!r} is known")
-    if refusal is None and participant is not None and participant.ready:
-        refusal = cause_of(Reason.NOT_ACTIVE, f"{participant.name} is connected: stop it first")
+    refusal = _check_reason(request.who, request.why) or _not_replaced(participant, request)
     if refusal is not None or participant is None:
         return admin_pb2.ReplaceParticipantResponse(refusal=refusal)
-    participant.log_id = ""
-    participant.incarnation = 0
-    record = record_pb2.ParticipantBound(participant=participant.name, who=request.who, why=request.why)
+    participant.awaited = request.log_id
+    participant.log_id = participant.nonce = participant.went_back = ""
+    participant.incarnation = participant.heard = participant.watermark_sent = 0
+    participant.before, participant.recalling = (book.epoch, participant.next_order), True
+    book.heard.pop(participant.name, None)
+    participant.bound = None
+    record = bound_record(participant)
+    record.who, record.why = request.who, request.why
     book.append(f"participant/{participant.name}", book.record_of(participant_bound=record), force=True)
     return admin_pb2.ReplaceParticipantResponse()
+
+
+def _not_replaced(participant: Participant | None, request: admin_pb2.ReplaceParticipantRequest) -> common_pb2.Cause | None:
+    if participant is None:
+        return cause_of(Reason.UNKNOWN_PARTICIPANT, f"no participant {request.participant[:80]!r} is known")
+    if participant.ready:
+        return cause_of(Reason.NOT_ACTIVE, f"{participant.name} is connected", hint="Stop it first, then replace its log.")
+    if not request.log_id:
+        last = participant.refused_log_id or "none since the coordinator's start"
+        hint = f"Name the log that may have it (log_id). Refused last under this name: {last}."
+        return cause_of(Reason.INVALID_ARGUMENT, f"which log may take over the name {participant.name} is not said", hint=hint)
+    return None
+
+
+def _accept_loss(book: Book, request: admin_pb2.AcceptLossRequest) -> Message:
+    """Go on without what the log has lost. Of what began before nobody is told anything from absence: keys expire, branches in
+    doubt stay so until they are settled by hand."""
+    refusal = _check_reason(request.who, request.why)
+    if refusal is None and not book.has_lost:
+        refusal = cause_of(Reason.NOT_ACTIVE, "nothing is known to be lost", hint="There is nothing to accept.")
+    refusal = refusal or _of_a_life_too_low(book)
+    if refusal is not None:
+        return admin_pb2.AcceptLossResponse(refusal=refusal)
+    if book.beginning is Beginning.REFUSED:
+        hearing.begin(book)
+    book.dropped_through_ms = book.dropping_through_ms = max(book.dropped_through_ms, book.dropping_through_ms, book.clock_ms)
+    horizon = record_pb2.Horizon(dropped_through_ms=book.dropped_through_ms)
+    book.append("horizon", book.record_of(horizon=horizon), force=True)
+    accepted = [loss for loss in book.losses.values() if not loss.accepted_in]
+    for loss in accepted:
+        loss.who, loss.why, loss.accepted_in = request.who, request.why, book.epoch
+        book.append(f"loss/{loss.participant}", book.record_of(loss=loss), force=True)
+    book.grace_until = book.now.monotonic + book.settings.recovery_grace_seconds
+    _prove_stranded(book)
+    book.ready.effects.append(effects.LossChanged())
+    return admin_pb2.AcceptLossResponse(participants=sorted(loss.participant for loss in accepted if loss.participant))
+
+
+def _of_a_life_too_low(book: Book) -> common_pb2.Cause | None:
+    """A life that began before anybody was heard may be no higher than one that is lost: who has heard that one follows it never,
+    and a life cannot be begun twice. The next one is above (`recovery`), for what was heard is in the log."""
+    highest = hearing.highest_heard(book)
+    if book.beginning is not Beginning.BEGUN or book.epoch > highest:
+        return None
+    message = f"epoch {highest} was heard and is lost, and epoch {book.epoch} began before that was known: nobody would follow it"
+    return cause_of(Reason.NOT_ACTIVE, message, hint="Restart this coordinator: its next epoch is above. Then accept the loss.")
+
+
+def _prove_stranded(book: Book) -> None:
+    """Whoever is there already, and is in doubt about what is lost, may be helped by others from now on."""
+    for participant in list(book.participants.values()):
+        for transaction_id, peers in list(participant.stranded.items()):
+            if transaction_id not in book.live and transaction_id.startswith(f"{book.coordinator}."):
+                prove(book, participant, transaction_id, peers)
 
 
 def _drain(book: Book, _: admin_pb2.DrainRequest) -> Message:
@@ -356,12 +354,14 @@ def undecided(book: Book) -> int:
 
 
 _HANDLERS: dict[type, Callable[[Book, Any], Message]] = {
-    admin_pb2.ListTransactionsRequest: _list,
-    admin_pb2.ExplainRequest: _explain,
+    admin_pb2.ListTransactionsRequest: listing.transactions,
+    admin_pb2.ExplainRequest: explaining.explain,
     admin_pb2.ResolveRequest: _resolve,
     admin_pb2.ForgetTransactionRequest: _forget,
-    admin_pb2.ListParticipantsRequest: _participants,
+    admin_pb2.ListParticipantsRequest: listing.participants,
     admin_pb2.ReplaceParticipantRequest: _replace,
+    admin_pb2.AcceptLossRequest: _accept_loss,
+    admin_pb2.ForgetParticipantRequest: forget_participant,
     admin_pb2.DrainRequest: _drain,
 }
 
@@ -370,7 +370,6 @@ def watch_finished(book: Book, transaction_id: str) -> client_pb2.WatchResponse:
     """What a watcher is told of a transaction that is not open."""
     done = book.finished.get(transaction_id)
     if done is None:
-        words = f"Nothing is known of {transaction_id[:120]}, which does not mean aborted."
-        return client_pb2.WatchResponse(state="UNKNOWN", explanation=words, outcome=common_pb2.OUTCOME_IN_DOUBT)
-    state = common_pb2.Outcome.Name(done.outcome).removeprefix("OUTCOME_")
-    return client_pb2.WatchResponse(state=state, explanation="Finished.", outcome=done.outcome)
+        unknown = explaining.unknown_words(book, transaction_id)
+        return client_pb2.WatchResponse(state="UNKNOWN", explanation=unknown, outcome=common_pb2.OUTCOME_IN_DOUBT)
+    return client_pb2.WatchResponse(state=outcome_name(done.told), explanation=words.finished_words(done), outcome=done.told)

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from coordinator.core import effects
 from coordinator.core.book import ABORT, COMMIT, Book
 from coordinator.core.events import Durable
-from coordinator.core.finishing import finish
-from coordinator.core.model import COMMIT_OWED, COMMITTED, COMMITTING, OVER, Branch, BranchStep, Participant, State, Transaction
+from coordinator.core.finishing import finish, reopen
+from coordinator.core.model import (
+    COMMIT_OWED,
+    COMMITTED,
+    COMMITTING,
+    OVER,
+    SETTLE_OWED,
+    Branch,
+    BranchStep,
+    Finished,
+    Participant,
+    State,
+    Transaction,
+    heuristic_outcome,
+)
 from coordinator.core.steps import TEXT_CHARACTERS_MAX, Returned, arm, branch_of, no_branch
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
@@ -27,10 +41,14 @@ def acknowledged(book: Book, txn: Transaction, argument: tuple[Participant, part
     branch = txn.branches.get(participant.name)
     if branch is None:
         raise no_branch(txn, participant)
-    if branch.step is not COMMIT_OWED:
+    if branch.step is BranchStep.HEURISTIC:
+        _say_since(book, txn, branch, message)
+        return
+    if branch.step is not COMMIT_OWED and branch.step is not SETTLE_OWED:
         return  # a repeat
     if message.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_DONE:
         branch.step = OVER
+        branch.over_at = book.now.monotonic
         count_acknowledgement(book, txn)
     else:
         report_heuristic(book, txn, branch, message)
@@ -44,8 +62,23 @@ def report_heuristic(book: Book, txn: Transaction, branch: Branch, message: part
         participant=branch.participant.name,
         branch_outcome=ENDS[message.kind],
         why=message.detail[:TEXT_CHARACTERS_MAX] or f"the participant answered {name}",
-        commit_decided=_commit_was_decided(book, txn),
+        commit_decided=commit_was_decided(book, txn),
     )
+    append_heuristic(book, txn, branch, report)
+
+
+def _say_since(book: Book, txn: Transaction, branch: Branch, message: participant_pb2.Acknowledgement) -> None:
+    """Who was given up says after all how it ended: that is known from now on, instead of HAZARD. Anything else is a repeat."""
+    name = branch.participant.name
+    last = next((report for report in reversed(txn.heuristic) if report.participant == name), None)
+    ended = common_pb2.OUTCOME_COMMITTED if message.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_DONE else ENDS[message.kind]
+    given_up = last is not None and last.who and last.commit_decided and last.branch_outcome == common_pb2.OUTCOME_HAZARD
+    if last is None or not given_up or ended == common_pb2.OUTCOME_HAZARD:
+        return
+    report = record_pb2.Heuristic()
+    report.CopyFrom(last)
+    report.branch_outcome = ended
+    report.why = "; ".join(filter(None, (last.why, message.detail[:TEXT_CHARACTERS_MAX])))
     append_heuristic(book, txn, branch, report)
 
 
@@ -53,19 +86,22 @@ def acknowledged_too_late(book: Book, txn: Transaction, argument: tuple[Particip
     """Another branch of it ended otherwise, too: a Heuristic record is forced for each."""
     participant, message = argument
     branch = txn.branches.setdefault(participant.name, Branch(participant, 0, 0))
-    decided = common_pb2.OUTCOME_COMMITTED if _commit_was_decided(book, txn) else common_pb2.OUTCOME_ABORTED
+    if branch.step is BranchStep.HEURISTIC:
+        _say_since(book, txn, branch, message)
+        return
+    decided = common_pb2.OUTCOME_COMMITTED if commit_was_decided(book, txn) else common_pb2.OUTCOME_ABORTED
     agrees = message.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_DONE or ENDS[message.kind] == decided
-    if branch.step is not BranchStep.HEURISTIC and not agrees:
+    if not agrees:
         report_heuristic(book, txn, branch, message)
 
 
 def tell_decision(book: Book, participant: Participant, txn: Transaction, order: int) -> None:
     """Others ended otherwise than was decided; whoever may still be in doubt is told the decision all the same."""
-    kind = COMMIT if _commit_was_decided(book, txn) else ABORT
+    kind = COMMIT if commit_was_decided(book, txn) else ABORT
     book.send_decision(participant, txn.id, order, kind, acknowledge=True)
 
 
-def _commit_was_decided(book: Book, txn: Transaction) -> bool:
+def commit_was_decided(book: Book, txn: Transaction) -> bool:
     """What was decided of a transaction that did not end as decided; what was over before says so in what is retained of it."""
     if txn.heuristic:
         return txn.heuristic[0].commit_decided
@@ -79,14 +115,40 @@ def append_heuristic(book: Book, txn: Transaction, branch: Branch, report: recor
     book.append(txn.id, book.record_of(heuristic=report), force=True, event=Durable("heuristic", txn.id, report))
 
 
+def late_heuristic(
+    book: Book, participant: Participant, transaction_id: str, done: Finished | None, report: record_pb2.Heuristic
+) -> None:
+    """A branch of a transaction that is over turns out to have ended otherwise: keep it for an operator."""
+    txn = reopen(book, transaction_id, done, State.SETTLING)
+    branch = txn.branches.setdefault(participant.name, Branch(participant, 0, 0))
+    report.transaction_id, report.participant = txn.id, participant.name
+    append_heuristic(book, txn, branch, report)
+
+
 def heuristic_durable(book: Book, txn: Transaction, report: record_pb2.Heuristic) -> None:
     """A Heuristic record is durable: it counts as the branch's end."""
+    if report in txn.heuristic:
+        return  # said twice while the first was being written down
+    is_first = all(earlier.participant != report.participant for earlier in txn.heuristic)
     txn.heuristic += (report,)
-    book.counters.heuristic += 1
+    book.counters.heuristic += is_first
+    book.ready.effects.append(effects.Contradicted(report, heuristic_outcome(txn.heuristic)))
     if txn.state is COMMITTING:
-        count_acknowledgement(book, txn)
+        if is_first:
+            count_acknowledgement(book, txn)
     else:
         finish(book, txn, State.HEURISTIC)
+
+
+def reported_after_all(book: Book, report: record_pb2.Heuristic) -> None:
+    """A Heuristic record is durable of a transaction that an operator forgot meanwhile: it is open again, if this contradicts."""
+    done = book.finished[report.transaction_id]
+    if report.branch_outcome == done.outcome:
+        return
+    txn = reopen(book, report.transaction_id, done, State.SETTLING)
+    participant = book.participant(report.participant)
+    txn.branches.setdefault(report.participant, Branch(participant, 0, 0)).step = BranchStep.HEURISTIC
+    heuristic_durable(book, txn, report)
 
 
 def count_acknowledgement(book: Book, txn: Transaction) -> None:
@@ -94,7 +156,8 @@ def count_acknowledgement(book: Book, txn: Transaction) -> None:
     txn.missing -= 1
     assert txn.missing >= 0
     if txn.missing == 0:
-        agreed = not txn.heuristic or txn.outcome == common_pb2.OUTCOME_COMMITTED
+        # Who was given up is looked at by people, also when it turns out that it ended as decided.
+        agreed = txn.outcome == common_pb2.OUTCOME_COMMITTED and not any(report.who for report in txn.heuristic)
         finish(book, txn, COMMITTED if agreed else State.HEURISTIC)
 
 
@@ -117,6 +180,8 @@ def committing_timer(book: Book, txn: Transaction, _: Any) -> None:
     for branch in txn.branches.values():
         if branch.step is BranchStep.COMMIT_OWED:
             book.send_decision(branch.participant, txn.id, branch.order, COMMIT, urgent=txn.wait_complete)
+        elif branch.step is SETTLE_OWED:
+            book.send_settle(txn, branch)
     _narrow(book, txn)
     arm(book, txn)
 
@@ -126,7 +191,7 @@ def _narrow(book: Book, txn: Transaction) -> None:
     over = [branch for branch in txn.branches.values() if branch.step is BranchStep.OVER and book.is_pinned(txn, branch)]
     if over:
         event = Durable("narrowed", txn.id, (txn, over))
-        book.append(txn.id, book.decided_record(txn), force=False, event=event)
+        book.append(txn.id, book.decided_record(txn), force=False, event=event, patient=True)
 
 
 def narrowed(book: Book, txn: Transaction, over: list[Branch]) -> None:
@@ -135,9 +200,30 @@ def narrowed(book: Book, txn: Transaction, over: list[Branch]) -> None:
         book.end_branch(txn, branch)
 
 
-def committing_returned(book: Book, txn: Transaction, argument: Returned) -> None:
-    """Send COMMIT at once."""
-    participant, _ = argument
+def committing_settled(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Settlement]) -> None:
+    """Of a commit that was proven: whoever is in doubt is told, and so is whoever has rolled back what must have been prepared,
+    which it will say. Whoever has committed owes nothing, nor does one that holds nothing, as it may have only read."""
+    participant, message = argument
     branch = branch_of(txn, participant)
+    if branch.step is not SETTLE_OWED:
+        return  # a repeat
+    branch.changed = message.kind in (participant_pb2.SETTLEMENT_KIND_PREPARED, participant_pb2.SETTLEMENT_KIND_COMMITTED)
+    if message.kind == participant_pb2.SETTLEMENT_KIND_PREPARED or message.proves_abort:
+        branch.step = COMMIT_OWED
+        book.send_decision(participant, txn.id, branch.order, COMMIT)
+    else:
+        branch.step = OVER
+        count_acknowledgement(book, txn)
+
+
+def committing_returned(book: Book, txn: Transaction, argument: Returned) -> None:
+    """Send COMMIT at once; whoever is still asked what it holds is asked again, unless it lists that."""
+    participant, report = argument
+    branch = branch_of(txn, participant)
+    if branch.step is SETTLE_OWED:
+        if report is not None and report.state == participant_pb2.BRANCH_STATE_PREPARED:
+            branch.step = COMMIT_OWED
+        else:
+            book.send_settle(txn, branch)
     if branch.step is BranchStep.COMMIT_OWED:
         book.send_decision(participant, txn.id, branch.order, COMMIT, urgent=txn.wait_complete)

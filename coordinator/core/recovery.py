@@ -20,10 +20,22 @@ from typing import Any
 from google.protobuf.message import DecodeError, Message
 
 from coordinator.core.book import Book
-from coordinator.core.finishing import reopen, retain
-from coordinator.core.model import Branch, BranchStep, Finished, KeyEntry, State, Transaction, heuristic_outcome
+from coordinator.core.finishing import reopen, retain, retain_dealt_with
+from coordinator.core.forgetting import drop
+from coordinator.core.model import (
+    Branch,
+    BranchStep,
+    Finished,
+    KeyEntry,
+    Participant,
+    State,
+    Transaction,
+    heuristic_outcome,
+    scoped,
+)
 from coordinator.core.steps import arm
 from troth.errors import LogDamaged, LogForeign, Reason
+from troth.lives import Life
 from troth.ready import Instant
 from troth.v1 import common_pb2, record_pb2
 
@@ -34,10 +46,12 @@ class Replay:
     def __init__(self, book: Book) -> None:
         self.book = book
         self.last_ms = 0
+        self._nameless_horizon = False
         self._decided: dict[str, record_pb2.Decided] = {}
         self._opened: dict[str, record_pb2.KeyOpened] = {}
         self._heuristic: dict[str, list[record_pb2.Heuristic]] = {}
         self._ended: dict[str, tuple[record_pb2.Ended, int]] = {}
+        self._dealt_with: dict[str, tuple[record_pb2.Forgotten, list[record_pb2.Heuristic]]] = {}
 
     def read(self, position: int, body: bytes) -> str:
         """Take one record; returns its owner."""
@@ -46,6 +60,10 @@ class Replay:
         except DecodeError as error:
             raise LogDamaged(Reason.LOG_DAMAGED, f"record {position} of the log does not decode") from error
         self.last_ms = max(self.last_ms, record.at_ms)
+        for heard in record.heard:
+            # The cleaner's copies stand before the batch that they were made with, and say more than it.
+            participant = self.book.participant(heard.participant)
+            participant.heard = max(participant.heard, heard.position)
         kind = record.WhichOneof("kind")
         if kind is None:
             raise LogForeign(Reason.LOG_TOO_NEW, f"record {position} is of a kind that this version does not know")
@@ -55,7 +73,12 @@ class Replay:
         if started.coordinator != self.book.coordinator:
             raise LogForeign(Reason.LOG_FOREIGN, f"the log belongs to the coordinator {started.coordinator!r}")
         self.book.epoch = max(self.book.epoch, started.epoch)
+        self.book.lives.add(Life(started.epoch, started.nonce, started.after), recorded=started.kept)
         return "epoch"
+
+    def _loss(self, loss: record_pb2.Loss, _: int) -> str:
+        self.book.losses[loss.participant] = loss
+        return f"loss/{loss.participant}"
 
     def _decided_(self, decided: record_pb2.Decided, _: int) -> str:
         self._decided[decided.transaction_id] = decided
@@ -75,7 +98,14 @@ class Replay:
 
     def _participant_bound(self, bound: record_pb2.ParticipantBound, _: int) -> str:
         participant = self.book.participant(bound.participant)
-        participant.log_id, participant.incarnation = bound.log_id, bound.incarnation
+        if bound.forgotten:
+            drop(self.book, participant)
+            return f"participant/{bound.participant}"
+        participant.log_id, participant.incarnation, participant.nonce = bound.log_id, bound.incarnation, bound.nonce
+        participant.awaited = bound.awaited_log_id
+        participant.heard = bound.heard
+        participant.before, participant.recalling = (bound.before_epoch, bound.before_order), bound.recalling
+        participant.bound = participant.identity if bound.log_id else None
         return f"participant/{bound.participant}"
 
     def _heuristic_(self, report: record_pb2.Heuristic, _: int) -> str:
@@ -86,16 +116,35 @@ class Replay:
 
     def _forgotten(self, forgotten: record_pb2.Forgotten, at_ms: int) -> str:
         name = forgotten.transaction_id
-        decided = self._decided.pop(name, None)
-        self._opened.pop(name, None)
-        if self._heuristic.pop(name, None) is not None and decided is not None:
-            self._decided[name] = decided
-            ended = record_pb2.Ended(transaction_id=name, outcome=common_pb2.OUTCOME_COMMITTED)
-            self._ended.setdefault(name, (ended, at_ms))
+        reports = self._heuristic.pop(name, None)
+        if reports is not None:
+            self._dealt_with[name] = (self._fill(forgotten, at_ms, reports), [*self._dealt_with.get(name, (None, []))[1], *reports])
         return name
 
-    def _horizon(self, horizon: record_pb2.Horizon, _: int) -> str:
+    def _fill(self, forgotten: record_pb2.Forgotten, at_ms: int, reports: list[record_pb2.Heuristic]) -> record_pb2.Forgotten:
+        """Earlier versions left to other records what Forgotten says by itself now."""
+        if forgotten.outcome:
+            return forgotten
+        decided = self._decided.get(forgotten.transaction_id)
+        filled = record_pb2.Forgotten(
+            first_attempt_ms=decided.first_attempt_ms if decided is not None else at_ms, over_at_ms=at_ms,
+            participants=decided.participants if decided is not None else sorted({report.participant for report in reports}),
+            claim=decided.claim if decided is not None and decided.HasField("claim") else None,
+            owner=decided.owner if decided is not None else "",
+            outcome=common_pb2.OUTCOME_COMMITTED if reports[0].commit_decided else common_pb2.OUTCOME_ABORTED,
+        )  # fmt: skip
+        filled.MergeFrom(forgotten)
+        return filled
+
+    def _horizon(self, horizon: record_pb2.Horizon, at_ms: int) -> str:
+        if horizon.clock_set:
+            self.last_ms = at_ms
         self.book.dropped_through_ms = max(self.book.dropped_through_ms, horizon.dropped_through_ms)
+        # Earlier software said of keys no more than of the others.
+        keys_through_ms = horizon.keys_through_ms or horizon.dropped_through_ms
+        self.book.keys_through_ms = max(self.book.keys_through_ms, keys_through_ms)
+        self.book.dropped.replay(horizon)
+        self._nameless_horizon |= not horizon.names_sessions
         return "horizon"
 
     # ---- what it comes to
@@ -104,16 +153,23 @@ class Replay:
         """All records are read: put together what they come to."""
         book = self.book
         book.now = now
-        book.clock.start(self.last_ms, now)
+        book.clock.start(self.last_ms, now, loose=is_new(self))
         book.clock_ms = book.clock.read(now)
+        if self._nameless_horizon:
+            book.dropped.count_all_before(book.epoch + 1)
         # In the order in which they ended, which is that of eviction; the cleaner writes old ones behind new ones.
-        for name, (ended, at_ms) in sorted(self._ended.items(), key=lambda item: item[1][1]):
-            self._conclude_ended(name, ended, at_ms)
+        over_at = {name: at_ms for name, (_, at_ms) in self._ended.items()}
+        over_at = {name: forgotten.over_at_ms for name, (forgotten, _) in self._dealt_with.items()} | over_at
+        for name in sorted(over_at, key=lambda name: over_at[name]):
+            if name in self._ended:
+                self._conclude_ended(name, *self._ended[name])
+            if name in self._dealt_with:
+                self._conclude_dealt_with(*self._dealt_with[name])
         for name, decided in self._decided.items():
-            if name not in self._ended:
+            if name not in over_at:
                 self._conclude_decided(decided)
         for name, opened in self._opened.items():
-            if name not in self._ended:
+            if name not in over_at:
                 self._conclude_opened(opened)
         for name, reports in self._heuristic.items():
             done = self.book.finished.get(name)
@@ -126,11 +182,21 @@ class Replay:
         claim = next((r.claim for r in (decided, opened, ended) if r is not None and r.HasField("claim")), None)
         first = decided.first_attempt_ms if decided is not None else ended.first_attempt_ms
         names = tuple(decided.participants) if decided is not None else (ended.participant,)
-        retain(self.book, name, Finished(ended.outcome, first, at_ms, names, None, claim, None, recorded=True))
+        orders = (ended.order,) if decided is None else tuple(_orders(decided).get(index, 0) for index in range(len(names)))
+        owner = next((r.owner for r in (decided, ended) if r is not None and r.owner), claim.owner if claim is not None else "")
+        retain(self.book, name, Finished(ended.outcome, first, at_ms, names, None, claim, None, True, None, orders, owner))
         if claim is not None and ended.outcome == common_pb2.OUTCOME_COMMITTED:
-            self.book.keys[claim.key] = KeyEntry(claim, name, None, at_ms)
+            self.book.keys[scoped(claim)] = KeyEntry(claim, name, None, at_ms)
 
-    def _revive(self, name: str, state: State, first_attempt_ms: int, claim: record_pb2.KeyClaim | None) -> Transaction:
+    def _conclude_dealt_with(self, forgotten: record_pb2.Forgotten, reports: list[record_pb2.Heuristic]) -> None:
+        retain_dealt_with(self.book, forgotten, reports)
+        done = self.book.finished[forgotten.transaction_id]
+        if done.claim is not None and done.outcome == common_pb2.OUTCOME_COMMITTED:
+            self.book.keys[scoped(done.claim)] = KeyEntry(done.claim, forgotten.transaction_id, None, done.at_ms)
+
+    def _revive(
+        self, name: str, state: State, first_attempt_ms: int, claim: record_pb2.KeyClaim | None, owner: str = ""
+    ) -> Transaction:  # fmt: skip
         book = self.book
         txn = Transaction(name, None, 0, state)
         txn.first_attempt_ms = first_attempt_ms
@@ -139,20 +205,24 @@ class Replay:
         txn.began = txn.deadline = book.now.monotonic
         book.live[name] = txn
         if claim is not None:
-            book.keys[claim.key] = KeyEntry(claim, name, txn)
+            book.keys[scoped(claim)] = KeyEntry(claim, name, txn)
+            txn.owner = claim.owner
+        txn.owner = owner or txn.owner
+        book.owned[txn.owner] += bool(txn.owner)
         return txn
 
     def _conclude_decided(self, decided: record_pb2.Decided) -> None:
         claim = decided.claim if decided.HasField("claim") else None
-        txn = self._revive(decided.transaction_id, State.COMMITTING, decided.first_attempt_ms, claim)
+        txn = self._revive(decided.transaction_id, State.COMMITTING, decided.first_attempt_ms, claim, decided.owner)
         reported = self._heuristic.get(txn.id, [])
         txn.heuristic = tuple(reported)
         over = {report.participant for report in reported}
-        owing = dict(zip(decided.owing, decided.orders, strict=True))
+        orders = _orders(decided)
         for index, name in enumerate(decided.participants):
-            owed = index in owing and name not in over
+            owed = index in decided.owing and name not in over
             step = BranchStep.COMMIT_OWED if owed else BranchStep.OVER
-            branch = self.book.add_recovered_branch(txn, name, owing.get(index, 0), step)
+            branch = self.book.add_recovered_branch(txn, name, orders.get(index, 0), step)
+            branch.changed = index in orders
             txn.missing += owed
             if not owed:
                 self.book.end_branch(txn, branch, BranchStep.HEURISTIC if name in over else BranchStep.OVER)
@@ -180,8 +250,20 @@ class Replay:
         txn.heuristic = tuple(reports)
 
 
+def _orders(decided: record_pb2.Decided) -> dict[int, int]:
+    """The order of each branch that has changed something, by the index of its participant."""
+    orders = dict(zip(decided.acknowledged, decided.acknowledged_orders, strict=True))
+    return orders | dict(zip(decided.owing, decided.orders, strict=True))
+
+
+def is_new(replay: Replay) -> bool:
+    """Whether the log is, so that nothing has a time in it yet."""
+    return not replay.last_ms and not replay.book.lives
+
+
 _READERS: dict[str, Callable[[Replay, Any, int], str]] = {
     "epoch_started": Replay._epoch_started,
+    "loss": Replay._loss,
     "decided": Replay._decided_,
     "ended": Replay._ended_,
     "key_opened": Replay._key_opened,
@@ -207,12 +289,16 @@ def recover(book: Book, records: Sequence[bytes], now: Instant) -> list[str]:
 def live_records(book: Book, owner: str) -> Sequence[Message]:
     """The records that say all that the log must still hold about an owner."""
     if owner == "epoch":
-        return [book.record_of(epoch_started=epoch_record(book))]
+        return [book.record_of(epoch_started=epoch_record(book, life)) for life in book.lives]
     if owner == "horizon":
-        return [book.record_of(horizon=record_pb2.Horizon(dropped_through_ms=book.dropped_through_ms))]
+        horizon = book.dropped.record()
+        horizon.dropped_through_ms, horizon.keys_through_ms = book.dropped_through_ms, book.keys_through_ms
+        return [book.record_of(horizon=horizon)]
     kind, _, name = owner.partition("/")
     if kind == "participant":
         return _participant_records(book, name)
+    if kind == "loss":
+        return [book.record_of(loss=book.losses[name])]
     txn = book.live.get(owner)
     if txn is not None and not (txn.late and not txn.heuristic):
         return _transaction_records(book, txn)
@@ -221,15 +307,27 @@ def live_records(book: Book, owner: str) -> Sequence[Message]:
     return _finished_records(owner, done) if done is not None and done.recorded else []
 
 
-def epoch_record(book: Book) -> record_pb2.EpochStarted:
-    """The record that begins the present epoch."""
-    return record_pb2.EpochStarted(coordinator=book.coordinator, epoch=book.epoch, nonce=book.nonce)
+def epoch_record(book: Book, life: Life) -> record_pb2.EpochStarted:
+    """The record that began a life. All are kept: abort is presumed only of what this very log began."""
+    return record_pb2.EpochStarted(
+        coordinator=book.coordinator, epoch=life.number, nonce=life.nonce, after=life.after,
+        kept=life.number > book.lives.unrecorded_through,
+    )  # fmt: skip
 
 
 def _participant_records(book: Book, name: str) -> Sequence[Message]:
-    participant = book.participants[name]
-    bound = record_pb2.ParticipantBound(participant=name, log_id=participant.log_id, incarnation=participant.incarnation)
-    return [book.record_of(participant_bound=bound)]
+    participant = book.participants.get(name)  # of one that was forgotten, nothing
+    return [book.record_of(participant_bound=bound_record(participant))] if participant is not None else []
+
+
+def bound_record(participant: Participant) -> record_pb2.ParticipantBound:
+    """The record that binds a name."""
+    log_id, incarnation, nonce = participant.identity
+    return record_pb2.ParticipantBound(
+        participant=participant.name, log_id=log_id, incarnation=incarnation, nonce=nonce, awaited_log_id=participant.awaited,
+        heard=participant.heard, before_epoch=participant.before[0], before_order=participant.before[1],
+        recalling=participant.recalling,
+    )  # fmt: skip
 
 
 def _transaction_records(book: Book, txn: Transaction) -> Sequence[Message]:
@@ -237,8 +335,9 @@ def _transaction_records(book: Book, txn: Transaction) -> Sequence[Message]:
     records: list[Message] = [book.record_of(heuristic=report) for report in txn.heuristic]
     if txn.state in (State.COMMITTING, State.DECIDING) or (txn.heuristic and txn.heuristic[0].commit_decided):
         records.insert(0, book.decided_record(txn))
-    elif txn.claim is not None and _holds_opened_key(book, txn, txn.claim.key):
-        (branch,) = txn.branches.values()
+    elif txn.claim is not None and _holds_opened_key(book, txn, scoped(txn.claim)):
+        branches = txn.branches.values()
+        branch = next((one for one in branches if one.step is BranchStep.HEURISTIC), next(iter(branches)))
         opened = record_pb2.KeyOpened(
             transaction_id=txn.id, claim=txn.claim, participant=branch.participant.name, order=branch.order,
             first_attempt_ms=txn.first_attempt_ms,
@@ -254,12 +353,18 @@ def _holds_opened_key(book: Book, txn: Transaction, key: str) -> bool:
 
 
 def _finished_records(name: str, done: Finished) -> Sequence[Message]:
-    """Ended names one participant; of several, Decided tells: who was not among them cannot contradict it later."""
+    """Ended names one participant; of several, Decided tells: who was not among them cannot contradict it later. Forgotten tells
+    all by itself, but for how it ended."""
+    if done.dealt_with is not None:
+        last = record_pb2.CoordinatorRecord(at_ms=done.at_ms, forgotten=done.dealt_with.forgotten)
+        return [*(record_pb2.CoordinatorRecord(at_ms=done.at_ms, heuristic=one) for one in done.dealt_with.reports), last]
     if len(done.participants) < 2 or done.outcome != common_pb2.OUTCOME_COMMITTED:
         return [_ended_record(name, done)]
+    orders = {index: order for index, order in enumerate(done.orders) if order}
     decided = record_pb2.Decided(
-        transaction_id=name, participants=done.participants, claim=done.claim, first_attempt_ms=done.first_attempt_ms
-    )
+        transaction_id=name, participants=done.participants, claim=done.claim, first_attempt_ms=done.first_attempt_ms,
+        acknowledged=orders, acknowledged_orders=orders.values(), owner=done.owner,
+    )  # fmt: skip
     return [record_pb2.CoordinatorRecord(at_ms=done.at_ms, decided=decided), _ended_record(name, done)]
 
 
@@ -267,6 +372,6 @@ def _ended_record(name: str, done: Finished) -> Message:
     only = done.participants[0] if len(done.participants) == 1 else ""
     ended = record_pb2.Ended(
         transaction_id=name, outcome=done.outcome, claim=done.claim, first_attempt_ms=done.first_attempt_ms,
-        participant=only,
+        participant=only, order=done.orders[0] if only and done.orders else 0, owner=done.owner,
     )  # fmt: skip
     return record_pb2.CoordinatorRecord(at_ms=done.at_ms, ended=ended)

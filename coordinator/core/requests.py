@@ -1,37 +1,46 @@
-"""What clients ask: runs, begins, commits, aborts and questions; sessions, and idempotency keys.
+"""What clients ask: runs, commits, aborts and questions; sessions, and idempotency keys.
 
-A number is answered once, and again after each reconnection until the client has acknowledged the answer. A key means *at most
-one commit*: a one-shot retry joins what is running, is told the committed outcome if there is one, and runs again after an
-abort. An interactive begin never joins, because its caller will do work of its own: it aborts an undecided holder.
+A number is answered once, and again after each reconnection until the client has acknowledged the answer. What a key means is in
+`keys`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from hashlib import sha256
-
 from coordinator.core import effects, events
+from coordinator.core.beginning import begin_late, create, drop_announced, is_repeat, is_unused, learn_terms
 from coordinator.core.book import Book, cause_of
-from coordinator.core.checks import check_branches, check_common, check_connected, check_room, check_skew
-from coordinator.core.deciding import start
-from coordinator.core.finishing import is_expired
-from coordinator.core.model import ACTIVE, BranchStep, KeyEntry, Session, State, Transaction
-from coordinator.core.one_phase import answer_in_time, settle
+from coordinator.core.checks import (
+    check_allowed,
+    check_branches,
+    check_common,
+    check_connected,
+    check_key,
+    check_questions,
+    check_room,
+    check_skew,
+)
+from coordinator.core.deciding import name_branches, start
+from coordinator.core.finishing import forsake, is_expired
+from coordinator.core.keys import (
+    answer_question,
+    claim_of,
+    get_by_key,
+    is_told_at_once,
+    join,
+    wait_for_settlement,
+)
+from coordinator.core.model import ACTIVE, BranchStep, Session, State, Transaction
+from coordinator.core.one_phase import settle
+from coordinator.core.owners import acting, why_not_his
+from coordinator.core.slots import members
 from coordinator.core.steps import abort
 from coordinator.core.transitions import Input, apply
 from troth.errors import Reason, RequestError
 from troth.ids import TransactionId
-from troth.v1 import client_pb2, common_pb2, record_pb2
+from troth.v1 import client_pb2, common_pb2
 
 SESSION_TIMER = "session/"
 """What the name of a session's timer begins with; those of transactions are their ids."""
-TRACE_BYTES_MAX = 1_024
-"""Of trace context; a longer one is dropped, as W3C's recommendation says."""
-TICKETS_MAX = 1_000
-"""Questions that wait for one settlement; further ones are answered IN_DOUBT at once."""
-
-INTERACTIVE_HASH = sha256(b"interactive").digest()
-"""The body of every interactive transaction: its work is not known beforehand."""
 
 
 # ---- sessions
@@ -43,7 +52,7 @@ def open_session(book: Book, event: events.SessionOpened) -> None:
     if session is None:
         unary = event.session.endswith(".0")
         book.last_session = max(book.last_session, int(event.session.rpartition(".")[2]))
-        book.sessions[event.session] = Session(event.session, keeps_answers=not unary)
+        book.sessions[event.session] = Session(event.session, event.client, event.owner, keeps_answers=not unary)
         return
     session.connected = True
     book.timers.cancel(_session_timer(session))
@@ -65,7 +74,7 @@ def end_session(book: Book, name: str) -> None:
     for number in list(session.answers):
         book.drop_answer(session, number)
     for txn in list(session.live.values()):
-        txn.forsake(session)
+        forsake(book, txn, session)
         if txn.state is State.ACTIVE and txn.session is session:
             abort(book, txn, cause_of(Reason.CLIENT_GONE, f"the client of {txn.id} was gone for too long"))
 
@@ -86,20 +95,11 @@ def see_answers(book: Book, event: events.AnswersSeen) -> None:
         for number in range(session.answered_below, event.below):
             book.drop_answer(session, number)
     session.answered_below = max(session.answered_below, event.below)
+    if session.announced:
+        drop_announced(book, session, session.answered_below)
 
 
-def _is_repeat(book: Book, session: Session, number: int, transaction_id: str) -> bool:
-    """Whether a number was used before; if so it is answered, or will be."""
-    if session.keeps_answers and 0 < number < session.answered_below:
-        return True
-    answer = session.answers.get(number)
-    if answer is not None:
-        book.ready.effects.append(effects.Answered(session.name, answer))
-    # A transaction that nobody has asked about since it was aborted has no answer yet; its number is used all the same.
-    return answer is not None or number in session.live or transaction_id in book.finished or transaction_id in book.live
-
-
-# ---- beginning
+# ---- one-shot
 
 
 def run(book: Book, event: events.Run) -> None:
@@ -110,173 +110,76 @@ def run(book: Book, event: events.Run) -> None:
     if session is None:
         return
     transaction_id = f"{session.name}.{number}"
-    if _is_repeat(book, session, number, transaction_id):
+    if is_repeat(book, session, number, transaction_id):
         return
     try:
-        check_common(book, session, number, request)
         # Lists: protobuf's own containers end a loop over them by an exception.
         branches = request.branches[:]
-        works = check_branches(book, branches)
-        key = request.key
-        claim = _claim(key, _body_hash(branches)) if key else None
-        if claim is not None and _join(book, session, event, claim):
+        check_key(book, number, request)
+        owner = acting(session, event.caller)
+        claim = claim_of(request.key, owner, branches)
+        # Before anything else is refused: of a key that is committed nobody is told "aborted", whatever is wrong with the retry.
+        if claim is not None and join(book, session, event, claim):
             return
-        check_room(book, key)
+        check_allowed(event)
+        check_common(book, session, number, request, owner)
+        works, payload = check_branches(book, branches)
+        check_room(book, request.key, payload)
         check_connected(works)
     except RequestError as error:
         book.refuse(session, number, transaction_id, _cause_of_error(error))
         return
-    txn = _create(book, session, number, transaction_id, request, claim)
+    txn = create(book, session, number, transaction_id, request, claim, owner)
     txn.wait_complete = request.wait == common_pb2.WAIT_COMPLETE
     txn.asked = True
+    book.hold_arguments(txn, payload)
+    txn.eldest_ms = book.undecided.begin(txn)
     for participant, operations in works:
         book.add_branch(txn, participant).operations = operations
     start(book, txn)
 
 
-def begin(book: Book, event: events.Begin) -> None:
-    """An interactive transaction."""
-    session = book.sessions.get(event.session)
-    request = event.request
-    if session is None:
-        return
-    transaction_id = f"{session.name}.{request.number}"
-    response = client_pb2.BeginResponse(number=request.number, transaction_id=transaction_id)
-    if not _is_repeat(book, session, request.number, transaction_id):
-        try:
-            check_common(book, session, request.number, request)
-            claim = _claim(request.key, INTERACTIVE_HASH) if request.key else None
-            holder = None if claim is None else _take_over(book, claim)
-            if holder is None:
-                check_room(book, request.key)
-                txn = _create(book, session, request.number, transaction_id, request, claim)
-                txn.interactive = True
-                book.timers.set(txn.id, txn.deadline)
-            else:
-                holder.number = request.number
-                response.holder.CopyFrom(holder)
-        except RequestError as error:
-            response.transaction_id = ""
-            response.refusal.CopyFrom(_cause_of_error(error))
-    book.ready.effects.append(effects.Begun(session.name, response))
-
-
-def _create(
-    book: Book, session: Session, number: int, transaction_id: str,
-    request: client_pb2.RunRequest | client_pb2.BeginRequest, claim: record_pb2.KeyClaim | None,
-) -> Transaction:  # fmt: skip
-    txn = Transaction(transaction_id, session, number, ACTIVE)
-    txn.claim = claim
-    txn.first_attempt_ms = request.first_attempt_ms or book.clock_ms
-    txn.began = book.now.monotonic
-    txn.deadline = txn.began + request.timeout_ms / 1000
-    txn.hold_read_locks = request.hold_read_locks
-    if request.HasField("trace") and request.trace.ByteSize() <= TRACE_BYTES_MAX:
-        txn.trace = request.trace
-    book.live[transaction_id] = txn
-    session.live[number] = txn
-    if claim is not None:
-        book.keys[claim.key] = KeyEntry(claim, txn.id, txn)
-    book.counters.started += 1
-    return txn
-
-
-# ---- keys
-
-
 def _cause_of_error(error: RequestError) -> common_pb2.Cause:
-    return cause_of(error.reason, error.message)
-
-
-def _claim(key: str, body_hash: bytes) -> record_pb2.KeyClaim:
-    return record_pb2.KeyClaim(key=key, body_hash=body_hash)
-
-
-def _body_hash(branches: Iterable[client_pb2.BranchRequest]) -> bytes:
-    digest = sha256()
-    for work in branches:
-        # Lengths go in too: without them two different bodies could be hashed as one text.
-        for part in (work.participant.encode(), *_parts(work)):
-            digest.update(len(part).to_bytes(8, "big"))
-            digest.update(part)
-    return digest.digest()
-
-
-def _parts(work: client_pb2.BranchRequest) -> Iterable[bytes]:
-    yield len(work.operations).to_bytes(8, "big")
-    for operation in work.operations:
-        yield operation.name.encode()
-        yield operation.arguments
-
-
-def _holder(book: Book, claim: record_pb2.KeyClaim) -> KeyEntry | None:
-    entry = book.keys.get(claim.key)
-    if entry is not None and entry.claim.body_hash != claim.body_hash:
-        raise RequestError(Reason.KEY_REUSED, f"the key {claim.key[:80]!r} belongs to another request, {entry.transaction_id}")
-    return entry
-
-
-def _join(book: Book, session: Session, event: events.Run, claim: record_pb2.KeyClaim) -> bool:
-    """Let a one-shot retry join the holder of its key, if there is one."""
-    entry = _holder(book, claim)
-    if entry is None:
-        return False
-    number = event.request.number
-    if entry.live is None:
-        done = book.finished[entry.transaction_id]
-        book.answer(session, book.answer_finished(entry.transaction_id, done, number))
-    elif entry.live.state is State.SETTLING:
-        session.live[number] = entry.live
-        book.joiners.setdefault(entry.transaction_id, []).append(event)
-    elif _is_told_at_once(entry.live):
-        book.answer(session, book.make_answer(entry.live, number, replayed=True))
-    else:
-        session.live[number] = entry.live
-        entry.live.wait_for(session, number)
-    return True
-
-
-def _take_over(book: Book, claim: record_pb2.KeyClaim) -> client_pb2.Answer | None:
-    """An interactive begin never joins: it aborts the undecided holder, or is told the outcome, or that it is in doubt."""
-    entry = _holder(book, claim)
-    if entry is None:
-        return None
-    if entry.live is None:
-        return book.answer_finished(entry.transaction_id, book.finished[entry.transaction_id], 0)
-    if entry.live.state in (State.ACTIVE, State.PREPARING):
-        abort(book, entry.live, cause_of(Reason.SUPERSEDED, f"another attempt with the key {claim.key[:80]!r} began"))
-        return None
-    answer = book.make_answer(entry.live, 0, replayed=True)
-    if answer.outcome == common_pb2.OUTCOME_IN_DOUBT:
-        answer.cause.CopyFrom(cause_of(Reason.IN_DOUBT, f"{entry.transaction_id} holds the key and is being decided"))
-    return answer
+    return cause_of(error.reason, error.message, participant=error.participant)
 
 
 # ---- ending
 
 
 def commit(book: Book, event: events.Commit) -> None:
-    """The client asks to commit."""
-    _end(book, event.session, event.request.number, event.request.transaction_id, Input.COMMIT, event.request)
+    """The client asks to commit; this may be the first that is heard of the transaction."""
+    request = event.request
+    terms = request.begin if request.HasField("begin") else None
+    _end(book, event, Input.COMMIT, request, terms)
 
 
 def abort_request(book: Book, event: events.Abort) -> None:
-    """The client asks to roll back."""
+    """The client asks to roll back; whoever it names is told, enlisted or not."""
     cause = cause_of(Reason.CLIENT_ABORT, "the client rolled it back")
-    _end(book, event.session, event.request.number, event.request.transaction_id, Input.ABORT, cause)
+    terms = client_pb2.BeginRequest(timeout_ms=1) if event.request.acknowledged else None
+    _end(book, event, Input.ABORT, cause, terms)
 
 
 def _end(
-    book: Book, session_name: str, number: int, transaction_id: str, what: Input,
-    argument: client_pb2.CommitRequest | common_pb2.Cause,
+    book: Book, event: events.Commit | events.Abort, what: Input, argument: client_pb2.CommitRequest | common_pb2.Cause,
+    terms: client_pb2.BeginRequest | None,
 ) -> None:  # fmt: skip
-    session = book.sessions.get(session_name)
+    session, request = book.sessions.get(event.session), event.request
     if session is None:
         return
-    transaction_id = transaction_id or f"{session.name}.{number}"
-    if number not in session.live and number not in session.answers and not session.has_room(book.settings.unseen_answers_max):
+    number = request.number
+    transaction_id = request.transaction_id or f"{session.name}.{number}"
+    if (his := why_not_his(book, transaction_id, acting(session, event.caller))) is not None:
+        _answer_unknown(book, session, number, transaction_id, his)
+        return
+    if terms is not None and not _begun(book, session, number, terms, what):
+        return
+    if number not in session.live and number not in session.answers and not book.has_room(session):
         message = f"{len(session.answers)} answers are not acknowledged by the client"
-        _answer_unknown(book, session, number, transaction_id, cause_of(Reason.OVERLOADED, message))
+        if what is Input.ABORT and is_unused(book, session, number):
+            book.refuse(session, number, transaction_id, cause_of(Reason.CLIENT_ABORT, message))  # never begun, and never to be
+        else:
+            _answer_unknown(book, session, number, transaction_id, cause_of(Reason.OVERLOADED, message))
         return
     txn = book.live.get(transaction_id)
     if txn is None:
@@ -284,17 +187,31 @@ def _end(
         if number not in session.live:
             _end_finished(book, session, number, transaction_id, what)
         return
-    if _is_told_at_once(txn):
+    if is_told_at_once(txn):
         book.answer(session, book.make_answer(txn, number))
         return
     txn.wait_for(session, number)
     session.live[number] = txn
+    if what is Input.ABORT and txn.state is ACTIVE:
+        name_branches(book, txn, request.acknowledged[:])
     apply(book, txn, what, argument)
 
 
-def _is_told_at_once(txn: Transaction) -> bool:
-    """Whether whoever asks to end an open transaction, or joins it, waits for nothing any more."""
-    return txn.state is State.HEURISTIC or (txn.state is State.COMMITTING and not txn.wait_complete)
+def _begun(book: Book, session: Session, number: int, terms: client_pb2.BeginRequest, what: Input) -> bool:
+    """Begin what ends here and has not begun. False when it was refused, and its commit is answered."""
+    try:
+        if number in session.announced:
+            if what is Input.COMMIT:
+                learn_terms(book, session, number, terms)
+        elif is_unused(book, session, number):
+            begin_late(book, session, number, terms)
+    except RequestError as error:
+        if what is Input.COMMIT:
+            if is_unused(book, session, number):
+                book.refuse(session, number, f"{session.name}.{number}", _cause_of_error(error))
+            return False
+        # An abort needs no room: it is an abort of what never began, and whoever has a branch finds out by announcing it.
+    return True
 
 
 def _end_finished(book: Book, session: Session, number: int, transaction_id: str, what: Input) -> None:
@@ -306,7 +223,7 @@ def _end_finished(book: Book, session: Session, number: int, transaction_id: str
         answer = book.answer_finished(transaction_id, done, number)
         answer.replayed = False
         book.answer(session, answer)
-    elif what is Input.ABORT and session.keeps_answers and number >= session.answered_below:
+    elif what is Input.ABORT and is_unused(book, session, number):
         # It never began here, and from now on its number is used: an abort from knowledge.
         cause = cause_of(Reason.CLIENT_ABORT, "it was rolled back before it began")
         book.refuse(session, number, transaction_id, cause)
@@ -327,15 +244,20 @@ def _answer_unknown(book: Book, session: Session, number: int, transaction_id: s
 def get(book: Book, event: events.Get) -> None:
     """What is known of a transaction; with participants named, an unknown one is settled."""
     request = event.request
+    if request.key and get_by_key(book, event):
+        return
+    if (cause := why_not_his(book, request.transaction_id, event.caller)) is not None:
+        outcome = common_pb2.OUTCOME_IN_DOUBT
+        answer_question(book, event, client_pb2.Answer(transaction_id=request.transaction_id, outcome=outcome, cause=cause))
+        return
     txn = book.live.get(request.transaction_id)
     done = book.finished.get(request.transaction_id)
-    if txn is not None and txn.state is State.SETTLING and len(txn.tickets) < TICKETS_MAX:
-        txn.tickets += (event.ticket,)
-        answer_in_time(book, txn, book.now.monotonic)
+    if txn is not None and txn.state is State.SETTLING:
+        wait_for_settlement(book, txn, event)
     elif txn is not None:
-        book.ready.effects.append(effects.Got(event.ticket, book.make_answer(txn, 0)))
+        answer_question(book, event, book.make_answer(txn, 0))
     elif done is not None:
-        book.ready.effects.append(effects.Got(event.ticket, book.answer_finished(request.transaction_id, done, 0)))
+        answer_question(book, event, book.answer_finished(request.transaction_id, done, 0))
     else:
         _get_unknown(book, event)
 
@@ -350,8 +272,7 @@ def _get_unknown(book: Book, event: events.Get) -> None:
     if cause is None:
         _settle_for(book, event)
         return
-    answer = client_pb2.Answer(transaction_id=request.transaction_id, outcome=outcome, cause=cause)
-    book.ready.effects.append(effects.Got(event.ticket, answer))
+    answer_question(book, event, client_pb2.Answer(transaction_id=request.transaction_id, outcome=outcome, cause=cause))
 
 
 def _judge_unknown(
@@ -361,7 +282,8 @@ def _judge_unknown(
     if parsed.coordinator != book.coordinator or parsed.epoch > book.epoch:
         message = f"{parsed} belongs to another coordinator, or to a later life of this one"
         return common_pb2.OUTCOME_IN_DOUBT, cause_of(Reason.UNKNOWN_TRANSACTION, message)
-    if request.first_attempt_ms and is_expired(book, request.first_attempt_ms):
+    # By the id too: the time is what the client says, and who was dropped as a commit would be settled as rolled back.
+    if (request.first_attempt_ms and is_expired(book, request.first_attempt_ms)) or book.dropped.covers(parsed):
         return common_pb2.OUTCOME_EXPIRED, cause_of(Reason.EXPIRED, f"{parsed} is older than what is kept")
     owed = _owed_refusal(book, parsed)
     if owed is not None:
@@ -369,16 +291,19 @@ def _judge_unknown(
     if not (request.participants and request.first_attempt_ms):
         message = f"nothing is known of {parsed}; name its participants and first_attempt_ms to have it settled"
         return common_pb2.OUTCOME_IN_DOUBT, cause_of(Reason.UNKNOWN_TRANSACTION, message)
+    if not book.began(parsed):
+        message = f"{parsed} is of a life that this log did not begin: of another log of this name, or of a copy of this one"
+        return common_pb2.OUTCOME_IN_DOUBT, cause_of(Reason.UNKNOWN_TRANSACTION, message)
     if not book.may_have_begun(parsed):
         # Its client could still begin it: that would make liars of us.
         message = f"{parsed} has not begun, and its session is open or yet to come"
         return common_pb2.OUTCOME_IN_DOUBT, cause_of(Reason.UNKNOWN_TRANSACTION, message)
-    check_room(book, "")
+    check_questions(book)
     check_skew(book, request.first_attempt_ms)
     if len(request.participants) > book.settings.participants_max:
         message = f"{len(request.participants)} participants; at most {book.settings.participants_max} are allowed"
         raise RequestError(Reason.TOO_MANY_PARTICIPANTS, message)
-    unknown = [name for name in request.participants if name not in book.participants]
+    unknown = [name for name in request.participants if not members(book, name)]
     if unknown:
         message = f"no participant {', '.join(unknown)[:200]!r} has ever connected"
         return common_pb2.OUTCOME_IN_DOUBT, cause_of(Reason.UNKNOWN_PARTICIPANT, message)
@@ -400,8 +325,14 @@ def _settle_for(book: Book, event: events.Get) -> None:
     txn = Transaction(request.transaction_id, None, 0, State.SETTLING)
     txn.first_attempt_ms = request.first_attempt_ms
     txn.began = txn.deadline = book.now.monotonic
-    txn.tickets = (event.ticket,)
-    for name in dict.fromkeys(request.participants):
-        book.add_recovered_branch(txn, name, 0, BranchStep.SETTLE_OWED)
+    txn.tickets = (event,)
+    of_this_epoch = TransactionId.parse(txn.id).epoch == book.epoch
+    for one in dict.fromkeys(one for name in request.participants for one in members(book, name)):
+        if of_this_epoch:
+            # An order of its own: otherwise the tombstone that the question may leave is remembered until another epoch comes.
+            book.add_branch(txn, book.participants[one])
+        else:
+            book.add_recovered_branch(txn, one, 0, BranchStep.SETTLE_OWED)
     book.live[txn.id] = txn
+    book.asking.add(txn.id)
     settle(book, txn)

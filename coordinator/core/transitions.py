@@ -21,17 +21,55 @@ Commit Optimizations in a Commercial Distributed Environment", 1995, "last agent
 decide. When the answer is lost the branch is *settled*: rolled back unless it is finished; it is never run again. With an
 idempotency key, KeyOpened is forced first, so that a retry after a crash knows whom to ask.
 
+Deferred enlisting. An interactive branch need not be enlisted before its work, nor a transaction begun before it commits: the
+commit says what Begin would have said, and names each branch with its incarnation and the number of operations that the client
+saw, as the services' answers told them. Nothing is lost by that, for four reasons:
+
+- only a branch of the transaction gets Prepare, so one that the coordinator does not know can never be prepared: at worst it is
+  rolled back, whole;
+- the branches of a commit are those that were enlisted *and* those that it names. What was acknowledged is named in the same
+  message as the acknowledgement; a call of which nothing came back makes the commit an abort (`unknown`); a branch that was
+  enlisted and is not named has done nothing that was seen, and its count says NO if it has done anything. So nothing that ran is
+  left out;
+- a name is good for the incarnation that it says, compared with the durable binding here, and again by the participant at
+  Prepare; a second incarnation in one commit aborts it, as a second Enlist does;
+- a branch that stays unprepared for some milliseconds is announced (Enlist, or Hello). From then on its transaction is live,
+  whether its client has been heard of or not, and abort, timer, client's death and operator find it. Announced too late, it is
+  refused, and that is final, because a number begins once: it is live, or was answered, acknowledged or shed, and then never
+  begins again.
+
+A restart of the coordinator needs none of this: the new epoch rolls back whatever is unprepared. A keyed begin keeps its round
+trip, because it must be told the holder before any work is done.
+
 Acknowledgements. COMMIT is repeated, with capped back-off, until each participant has acknowledged, at once when one comes
 back. Then Ended is written (unforced: losing it only repeats the acknowledgements), and once that is durable the watermark lets
 participants forget. ABORT is sent once; a participant that missed it asks.
 
 Heuristics. A participant that says it never saw the branch, or that an operator ended it, ends phase two for its branch with
 a forced Heuristic record; the outcome becomes MIXED or HAZARD if that contradicts the decision, and stays until an operator
-forgets it. One that says so before there is a decision is heard when it has been told that.
+forgets it. One that says so before there is a decision is heard when it has been told that. One that was given up, and says
+after all how it ended, has a second record, which takes the place of its HAZARD. What was forgotten is over: the decision counts
+for whoever is in doubt and for the key, and people and clients are told how it ended, for the retention.
+
+A log that has lost decisions. When an operator has accepted that (`Loss`), the log presumes nothing of what began before: the
+absence of a record says nothing there. But the participants of a transaction hold pieces of its decision, and each that is in
+doubt names all of them (Prepare carries Peers). So the others are asked, by rollback-if-unseen, which also keeps whoever has
+not voted from voting YES any more, and decided is
+
+- COMMIT as soon as one has committed by the protocol: it was told COMMIT, and nobody is told that before it is decided for all;
+- ABORT when one *proves* it (it was told ABORT, or has not voted, and never will) and all have been heard. COMMIT needs every
+  vote, so the proof alone would do; that all are heard is for whoever was told otherwise by a coordinator that did not know of
+  its loss.
+
+An operator's force proves nothing; nor does a participant that has only read, or may have and has forgotten: it holds nothing
+of the transaction either way. If nobody proves anything (all are in doubt, say), it stays in doubt and listed until people
+settle it. What proves something must not be forgotten meanwhile: until everybody whom the log knows has been heard, or the
+grace of a start has passed (`recovery_grace_seconds`), no watermark goes out.
 
     state         input                                   next
     -----------   -------------------------------------   -----------------------------------------------------------
     ACTIVE        enlist                                  ACTIVE; a second incarnation aborts
+                  commit names what cannot be             ABORTED
                   commit, no branch                       COMMITTED
                   commit, one branch                      OPENING (key) or HANDED_OVER
                   commit, several                         PREPARING
@@ -49,6 +87,9 @@ forgets it. One that says so before there is a decision is heard when it has bee
     SETTLING      committed somewhere                     COMMITTED
                   rolled back everywhere                  ABORTED
                   forgotten                               EXPIRED
+    PROVING       committed somewhere                     DECIDING
+                  all heard, one proves ABORT             ABORTED
+                  all heard, nobody in doubt any more     closed, and nothing is said of it
 
 `TABLE` below is the authority, and says for every state and input what happens; a pair that it does not have is a violation
 of the protocol, and changes nothing.
@@ -60,7 +101,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final
 
-from coordinator.core import deciding, one_phase, phase_two, steps
+from coordinator.core import deciding, one_phase, phase_two, proving, steps
 from coordinator.core.book import Book
 from coordinator.core.model import State, Transaction
 from troth.errors import RemoteProtocolError
@@ -98,6 +139,7 @@ TABLE: dict[tuple[State, Input], Handler] = {
     (State.ACTIVE, Input.COMMIT): deciding.commit,
     (State.ACTIVE, Input.ABORT): steps.abort,
     (State.ACTIVE, Input.TIMER): steps.timeout,
+    (State.ACTIVE, Input.ACKNOWLEDGED): steps.late,
     (State.ACTIVE, Input.RETURNED): deciding.active_returned,
     (State.ACTIVE, Input.OPERATOR_ABORT): steps.abort,
     (State.PREPARING, Input.ENLIST): deciding.enlist_closed,
@@ -115,6 +157,7 @@ TABLE: dict[tuple[State, Input], Handler] = {
     (State.DECIDING, Input.VOTE): steps.late,
     (State.DECIDING, Input.DECIDED): deciding.decided,
     (State.DECIDING, Input.ACKNOWLEDGED): steps.late,
+    (State.DECIDING, Input.SETTLED): steps.late,
     (State.DECIDING, Input.RETURNED): steps.late,
     (State.COMMITTING, Input.ENLIST): deciding.enlist_closed,
     (State.COMMITTING, Input.COMMIT): steps.late,
@@ -122,6 +165,7 @@ TABLE: dict[tuple[State, Input], Handler] = {
     (State.COMMITTING, Input.TIMER): phase_two.committing_timer,
     (State.COMMITTING, Input.VOTE): steps.late,
     (State.COMMITTING, Input.ACKNOWLEDGED): phase_two.acknowledged,
+    (State.COMMITTING, Input.SETTLED): phase_two.committing_settled,
     (State.COMMITTING, Input.RETURNED): phase_two.committing_returned,
     (State.COMMITTING, Input.ABANDON): phase_two.abandon,
     (State.OPENING, Input.ENLIST): deciding.enlist_closed,
@@ -144,6 +188,14 @@ TABLE: dict[tuple[State, Input], Handler] = {
     (State.SETTLING, Input.SETTLED): one_phase.settled,
     (State.SETTLING, Input.ACKNOWLEDGED): one_phase.settling_acknowledged,
     (State.SETTLING, Input.RETURNED): one_phase.settling_returned,
+    (State.PROVING, Input.ENLIST): deciding.enlist_closed,
+    (State.PROVING, Input.COMMIT): steps.late,
+    (State.PROVING, Input.ABORT): steps.late,
+    (State.PROVING, Input.TIMER): proving.timer,
+    (State.PROVING, Input.VOTE): proving.vote,
+    (State.PROVING, Input.SETTLED): proving.settled,
+    (State.PROVING, Input.ACKNOWLEDGED): proving.acknowledged,
+    (State.PROVING, Input.RETURNED): proving.returned,
     (State.HEURISTIC, Input.ENLIST): deciding.enlist_closed,
     (State.HEURISTIC, Input.VOTE): steps.late,
     (State.HEURISTIC, Input.COMMIT): steps.late,

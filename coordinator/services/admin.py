@@ -6,22 +6,27 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from coordinator.core import events
+from coordinator.core import events, listing
+from coordinator.identity.who import CALLER
+from coordinator.services import fills, status
 from coordinator.services.context import Context
+from coordinator.services.participants import LOG_ID_CHARACTERS_MAX
+from coordinator.services.reviews import Reviews
 from coordinator.services.transactions import Ticket
 from troth import __version__
 from troth.errors import Reason, RequestError
-from troth.ids import TransactionId, check_name
-from troth.v1 import admin_pb2, admin_pb2_grpc
+from troth.ids import TransactionId, check_participant
+from troth.logs import get_logger
+from troth.v1 import admin_pb2
+
+log = get_logger("troth.admin")
 
 TEXT_CHARACTERS_MAX = 1_000
 """Of who and why: they go into the log."""
-LIST_MAX = 10_000
-"""Rows of one listing."""
 
 
-class AdminService(admin_pb2_grpc.AdminServiceServicer):
-    """Inspects and steers one coordinator."""
+class Admin:
+    """Inspects and steers one shard; the names and arguments are those of the gRPC service."""
 
     def __init__(
         self, context: Context, counters: Callable[[], dict[str, int]], drain_began: Callable[[], None]
@@ -30,6 +35,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self._counters = counters
         self._drain_began = drain_began
         self._started = time.monotonic()
+        self._reviews = Reviews(context.config.shell, context.config.shell.name)
 
     async def ask(self, request: Any) -> Any:
         """Put a request to the core and wait for the response that belongs to it."""
@@ -37,10 +43,87 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self._context.submit(events.Administer(ticket, request))
         return await ticket.future
 
+    async def _force(self, what: str, request: Any) -> Any:
+        """Put an operator's order to the core, and have both logs say who gave it and why, and what came of it."""
+        caller = CALLER.get()
+        if caller.name:
+            request.who = caller.name  # who he is counts, and not what he says
+        if getattr(request, "dry_run", False):
+            return await self.ask(request)
+        if self._reviews.needed(request):
+            return await self._let_wait(request)
+        return await self._do(what, request)
+
+    async def _do(self, what: str, request: Any) -> Any:
+        caller = CALLER.get()
+        auditing, action, fields = self._context.common.auditing, type(request).__name__.removesuffix("Request"), _fields(request)
+        before, audited = await self._state(request), auditing.asked(caller, action, _audited(fields))
+        response = await self.ask(request)
+        refusal = response.refusal.reason if "refusal" in response.DESCRIPTOR.fields_by_name else ""
+        if refusal:
+            log.warning("an operator's order was refused", **fields, reason=refusal)
+        else:
+            log.warning(what, **fields)
+        auditing.done(caller, action, audited, before, await self._state(request), refusal)
+        return response
+
+    async def _let_wait(self, request: Any) -> Any:
+        """Let an order wait for a second person, unless it would be refused anyway."""
+        would = f"{type(request).__name__.removesuffix('Request')} is done."
+        if "dry_run" in request.DESCRIPTOR.fields_by_name:
+            request.dry_run = True
+            tried = await self.ask(request)
+            request.dry_run = False
+            if tried.HasField("refusal"):
+                return tried
+            would = getattr(tried, "message", "") or would
+        waiting, caller = self._reviews.put(request, CALLER.get(), would), CALLER.get()
+        fields = _fields(request)
+        self._context.common.auditing.asked(caller, "Review", {**_audited(fields), "review": waiting.number})
+        text = f"it waits for a second person as {waiting.number}, for {self._context.config.shell.review_seconds:g} s"
+        response = _RESPONSES[type(request)]()
+        response.refusal.CopyFrom(status.cause(Reason.AWAITS_APPROVAL, text))
+        return response
+
+    async def ListReviews(self, request: admin_pb2.ListReviewsRequest, context: Any) -> admin_pb2.ListReviewsResponse:
+        """List orders that wait for a second person."""
+        response = admin_pb2.ListReviewsResponse()
+        for one in self._reviews.all():
+            fields = _fields(one.request)
+            told, order = _audited(fields), type(one.request).__name__.removesuffix("Request")
+            response.reviews.add(
+                review=one.number, who=str(one.asker), order=f"{order} {told['order']}".strip(),
+                object=told["object"], why=told["why"], would=one.would, expires_seconds=self._reviews.seconds_left(one),
+            )  # fmt: skip
+        return response
+
+    async def DecideReview(self, request: admin_pb2.DecideReviewRequest, context: Any) -> admin_pb2.DecideReviewResponse:
+        """Do what waits, or drop it."""
+        caller = CALLER.get()
+        _check_reason(caller.name or "nobody", request.why)
+        one = self._reviews.take(request.review, caller, approve=request.approve)
+        fields = {"review": one.number, "asked_by": str(one.asker), "why": request.why}
+        decision = "approved" if request.approve else "rejected"
+        self._context.common.auditing.asked(caller, "Review", {**fields, "order": decision})
+        if not request.approve:
+            return admin_pb2.DecideReviewResponse(message=f"{one.number} is rejected; nothing has happened.")
+        one.request.who = f"{one.asker}, approved by {caller}"
+        done = await self._do("done by an operator, and approved by another", one.request)
+        if done.HasField("refusal"):
+            return admin_pb2.DecideReviewResponse(refusal=done.refusal)
+        return admin_pb2.DecideReviewResponse(message=getattr(done, "message", "") or f"{one.number} is approved and done.")
+
+    async def _state(self, request: Any) -> str:
+        """Where the transaction is that an order is about; empty where it is about none."""
+        transaction_id = getattr(request, "transaction_id", "")
+        if not transaction_id:
+            return ""
+        told = await self.ask(admin_pb2.ExplainRequest(transaction_id=transaction_id))
+        return str(told.summary.state or "UNKNOWN")
+
     async def ListTransactions(self, request: admin_pb2.ListTransactionsRequest, context: Any) -> Any:
         """List transactions, oldest first."""
-        if request.limit > LIST_MAX:
-            raise RequestError(Reason.INVALID_ARGUMENT, f"limit is {request.limit}; it may be at most {LIST_MAX}")
+        listing.check_transactions(request)
         return await self.ask(request)
 
     async def Explain(self, request: admin_pb2.ExplainRequest, context: Any) -> Any:
@@ -55,29 +138,46 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         if request.action not in _ACTIONS:
             raise RequestError(Reason.INVALID_ARGUMENT, "action must be ABORT, COMMIT or ABANDON")
         if request.participant:
-            check_name("participant", request.participant)
-        return await self.ask(request)
+            check_participant(request.participant)
+        return await self._force("forced by an operator", request)
 
     async def ForgetTransaction(self, request: admin_pb2.ForgetTransactionRequest, context: Any) -> Any:
         """Forget a heuristic outcome."""
         TransactionId.parse(request.transaction_id)
         _check_reason(request.who, request.why)
-        return await self.ask(request)
+        return await self._force("forgotten by an operator", request)
 
     async def ListParticipants(self, request: admin_pb2.ListParticipantsRequest, context: Any) -> Any:
-        """List every participant."""
+        """List participants by name."""
+        listing.check_participants(request)
         return await self.ask(request)
 
     async def ReplaceParticipant(self, request: admin_pb2.ReplaceParticipantRequest, context: Any) -> Any:
-        """Let another log take over a participant's name."""
-        check_name("participant", request.participant)
+        """Let a named log take over a participant's name."""
+        check_participant(request.participant)
+        if len(request.log_id) > LOG_ID_CHARACTERS_MAX:
+            raise RequestError(Reason.INVALID_ARGUMENT, f"log_id is longer than {LOG_ID_CHARACTERS_MAX} characters")
         _check_reason(request.who, request.why)
-        return await self.ask(request)
+        return await self._force("replaced by an operator", request)
+
+    async def ForgetParticipant(self, request: admin_pb2.ForgetParticipantRequest, context: Any) -> Any:
+        """Forget a participant that nobody needs any more."""
+        check_participant(request.participant)
+        _check_reason(request.who, request.why)
+        return await self._force("a participant was forgotten by an operator", request)
+
+    async def AcceptLoss(self, request: admin_pb2.AcceptLossRequest, context: Any) -> Any:
+        """Go on without what the log has lost."""
+        _check_reason(request.who, request.why)
+        return await self._force("loss accepted by an operator", request)
 
     async def Drain(self, request: admin_pb2.DrainRequest, context: Any) -> Any:
         """Stop accepting new transactions."""
+        auditing, caller = self._context.common.auditing, CALLER.get()
+        audited = auditing.asked(caller, "Drain", {})
         response = await self.ask(request)
         self._drain_began()
+        auditing.done(caller, "Drain", audited, "", "draining", "")
         return response
 
     async def GetStatus(self, request: admin_pb2.GetStatusRequest, context: Any) -> admin_pb2.GetStatusResponse:
@@ -91,12 +191,43 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             counters=self._counters(),
             limits=shell.config.limits(),
             uptime_seconds=time.monotonic() - self._started,
+            fills=fills.levels(shell),
+            caller=CALLER.get().name,
+            access="insecure" if shell.config.shell.insecure else shell.common.gate.mode.value,
         )
 
+    async def GetCell(self, request: admin_pb2.GetCellRequest, context: Any) -> admin_pb2.GetCellResponse:
+        """Tell of the one shard of a coordinator that is alone."""
+        name = self._context.config.shell.name
+        shard = admin_pb2.ShardSummary(
+            coordinator=name, node=name, epoch=self._context.core.epoch, leaving=self._context.core.is_draining,
+            backlog=self._context.backlog(), undecided=self._context.core.undecided(),
+        )  # fmt: skip
+        return admin_pb2.GetCellResponse(cell=name, node=name, shards=[shard])
 
+
+_RESPONSES = {
+    admin_pb2.ResolveRequest: admin_pb2.ResolveResponse, admin_pb2.ReplaceParticipantRequest: admin_pb2.ReplaceParticipantResponse,
+    admin_pb2.ForgetTransactionRequest: admin_pb2.ForgetTransactionResponse,
+    admin_pb2.AcceptLossRequest: admin_pb2.AcceptLossResponse,
+}  # fmt: skip
 _ACTIONS = frozenset(
     {admin_pb2.RESOLVE_ACTION_ABORT, admin_pb2.RESOLVE_ACTION_COMMIT, admin_pb2.RESOLVE_ACTION_ABANDON}
 )
+
+
+def _fields(request: Any) -> dict[str, str]:
+    """What an order says, for people."""
+    fields = {field.name: str(value) for field, value in request.ListFields()}
+    if "action" in fields:
+        fields["action"] = admin_pb2.ResolveAction.Name(request.action).removeprefix("RESOLVE_ACTION_")
+    return fields
+
+
+def _audited(fields: dict[str, str]) -> dict[str, str]:
+    """The same under the names of the audit log, where `who` is who he is."""
+    object_name = " ".join(fields[name] for name in ("transaction_id", "participant", "log_id") if name in fields)
+    return {"object": object_name, "order": fields.get("action", ""), "why": fields.get("why", "")}
 
 
 def _check_reason(who: str, why: str) -> None:

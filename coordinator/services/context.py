@@ -1,4 +1,5 @@
-"""What the services share: the settings, the identity of this boot, the counters, and the way into the engine."""
+"""What the services share: of a node the limits and counters, of a shard the settings, the identity of this boot, and the way into
+the engine."""
 
 from __future__ import annotations
 
@@ -6,10 +7,23 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from coordinator.config import Config
+from coordinator.core import effects
+from coordinator.history.history import History
+from coordinator.identity.auditing import Auditing
+from coordinator.identity.gate import Gate
+from coordinator.identity.who import Witness
+from coordinator.services.crowd import Calls, Watches
+from coordinator.services.outboxes import Outboxes
+from coordinator.shell_settings import ShellSettings
+from troth.quiet import Quiet
 from troth.ready import Core, Event
+from troth.v1 import common_pb2
+
+if TYPE_CHECKING:
+    from coordinator.cell.questions import Questions
 
 
 class CoreCounters(Protocol):
@@ -27,6 +41,18 @@ class CoordinatorCoreView(Core, Protocol):
         """The epoch of this boot."""
 
     @property
+    def now_ms(self) -> int:
+        """The durable clock as of the last step."""
+
+    @property
+    def log_id(self) -> str:
+        """The identity of the log."""
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether the log has lost what participants have heard, and no operator has accepted that."""
+
+    @property
     def counters(self) -> CoreCounters:
         """What was done since the start."""
 
@@ -38,8 +64,17 @@ class CoordinatorCoreView(Core, Protocol):
     def unary_session(self) -> str:
         """The session of unary calls."""
 
+    def owner_of(self, transaction_id: str) -> str | None:
+        """Who began a transaction; `None` when it is not known here."""
+
+    def invite_by(self, invites: Callable[[str, str], bool]) -> None:
+        """Have somebody say whether an identity may have a participant work."""
+
     def undecided(self) -> int:
         """Transactions without a decision."""
+
+    def fill(self) -> dict[str, int]:
+        """How much of each limit is in use, by the setting's name."""
 
 
 @dataclass(slots=True)
@@ -53,24 +88,82 @@ class ShellCounters:
     malformed_frames: int = 0
     overloaded_streams: int = 0
     internal_errors: int = 0
+    descriptor_shortages: int = 0
+    unauthenticated: int = 0
 
     def as_dict(self) -> dict[str, int]:
         """All counters by name."""
         return {one.name: getattr(self, one.name) for one in fields(self)}
 
 
+class Common:
+    """Shared by all shards of one node: its limits hold for all of them together. Making it raises `ConfigError` for files of
+    identities that cannot be used."""
+
+    def __init__(self, shell: ShellSettings) -> None:
+        self.shell = shell
+        self.counters = ShellCounters()
+        self.witness = Witness(shell)
+        self.quiet = Quiet()
+        """Lines that a peer can cause are told through it."""
+        self.gate = Gate(shell, self.witness, self.quiet)
+        self.auditing = Auditing(shell, self.gate, self.witness)
+        self.outboxes = Outboxes(shell.outboxes_bytes_max)
+        self.calls, self.watches = Calls(shell), Watches(shell)
+        self.directory: common_pb2.Directory | None = None
+        """Where the shards of the cell are; `None` for a coordinator that is alone."""
+        self.tasks: set[asyncio.Task[None]] = set()
+        """Little things that are under way, kept so that they are not collected."""
+        self.history: History | None = None
+        """What is over, for people; `None` where none is kept."""
+        self.over: list[Callable[[effects.Over], None]] = []
+        """Who hears of each transaction that is over."""
+        self.shard_of_key: Callable[[str], str] | None = None
+        """The shard that a key belongs to; `None` where there is only one."""
+        self.questions: Questions | None = None
+        """Passes questions on to other shards; `None` where there is only one."""
+
+
+    def keep_history(self, history: History | None) -> None:
+        """Let a history hear of what is over."""
+        if history is not None:
+            self.history = history
+            self.over.append(history.add)
+
+    def tell_over(self, effect: effects.Over) -> None:
+        """A transaction is over."""
+        for hear in self.over:
+            hear(effect)
+
+
 @dataclass(slots=True)
 class Context:
-    """Shared by all services of one daemon."""
+    """Shared by all services of one shard."""
 
     config: Config
     core: CoordinatorCoreView
     nonce: str
     submit: Callable[[Event], None]
     submit_all: Callable[[Sequence[Event]], None]
-    counters: ShellCounters = field(default_factory=ShellCounters)
+    backlog: Callable[[], int]
+    """Events and appends that wait in the engine."""
+    position: Callable[[], int]
+    """The seq of the newest durable record."""
+    common: Common
+    counters: ShellCounters = field(init=False)
+    quiet: Quiet = field(init=False)
+    outboxes: Outboxes = field(init=False)
+    calls: Calls = field(init=False)
+    watches: Watches = field(init=False)
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once this life has begun, or its start was refused: until then only participants are heard."""
     stream_ended: asyncio.Event = field(default_factory=asyncio.Event)
     """Set whenever a stream is over."""
+
+    def __post_init__(self) -> None:
+        common = self.common
+        self.counters, self.quiet, self.outboxes, self.watches = common.counters, common.quiet, common.outboxes, common.watches
+        self.calls = common.calls
 
     @property
     def session_prefix(self) -> str:

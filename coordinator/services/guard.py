@@ -2,29 +2,40 @@
 
 - A message that does not decode, or is larger than `frame_bytes_max`, is refused with a stable reason. gRPC would answer
   UNKNOWN with the exception's text; so decoding is wrapped, and yields a `Malformed` in place of the message.
+- Who calls is found out before anything is heard, but for health: whoever shows something that is not accepted is refused. Then
+  the policy is asked whether he may make this call, with this request (`identity.gate`).
 - A `TrothError` becomes its status (`status`).
 - Anything else becomes INTERNAL with an error id. The text of an exception goes to our log under that id, never to a peer.
+- A stream begins with its headers. gRPC would send them with the first frame, and once more with the status where that frame was
+  not taken, which its core refuses with a traceback; no peer's window holds headers up.
 """
 
 from __future__ import annotations
 
 import inspect
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
-import structlog
 from google.protobuf.message import DecodeError, Message
 
+from coordinator.identity.who import CALLER
 from coordinator.services import status
-from coordinator.services.context import ShellCounters
-from troth.errors import Reason, RemoteProtocolError, TrothError
+from coordinator.services.context import Common
+from troth.errors import Reason, RemoteProtocolError, RequestError, TrothError
+from troth.identity.peer import Identity
 from troth.link import to_wire
+from troth.logs import get_logger
 
-log = structlog.get_logger("troth.guard")
+log = get_logger("troth.guard")
 
 Behaviour = Callable[..., Any]
+
+ADMINISTRATION = "/troth.v1.AdminService/"
+PUBLIC = ("/grpc.health.v1.Health/",)
+"""What anybody may ask, whatever he shows: a balancer has no token, and must not be sent away for an old one."""
 
 
 class Malformed:
@@ -40,12 +51,25 @@ class Malformed:
         return []
 
 
+class Door(NamedTuple):
+    """What is special about where a call comes in."""
+
+    identity: Identity | None = None
+    """Who everybody is who comes in here, whatever he shows."""
+    administration: str = ""
+    """Where the admin service is, when it is not here."""
+
+
 class Guard(grpc.aio.ServerInterceptor):
     """Wraps every handler of the server."""
 
-    def __init__(self, frame_bytes_max: int, counters: ShellCounters) -> None:
-        self._bytes_max = frame_bytes_max
-        self._counters = counters
+    def __init__(self, common: Common, door: Door = Door()) -> None:  # noqa: B008 - it is a constant
+        self._door = door
+        self._bytes_max = common.shell.frame_bytes_max
+        self._counters = common.counters
+        self._quiet = common.quiet
+        self._calls = common.calls
+        self._witness, self._gate, self._auditing = common.witness, common.gate, common.auditing
 
     async def intercept_service(
         self,
@@ -56,17 +80,17 @@ class Guard(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None  # gRPC answers UNIMPLEMENTED
-        decode = self._decoder(handler.request_deserializer)
+        decode, method = self._decoder(handler.request_deserializer), handler_call_details.method
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                self._streaming(handler.stream_stream, lambda requests: requests), decode, to_wire
+                self._streaming(method, handler.stream_stream, lambda requests: requests, waits=False), decode, to_wire
             )
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._streaming(handler.unary_stream, self._sound), decode, handler.response_serializer
+                self._streaming(method, handler.unary_stream, self._sound, waits=True), decode, handler.response_serializer
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._unary(handler.unary_unary), decode, handler.response_serializer
+            self._unary(method, handler.unary_unary), decode, handler.response_serializer
         )
 
     def _decoder(self, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Message | Malformed]:
@@ -85,36 +109,70 @@ class Guard(grpc.aio.ServerInterceptor):
 
         return guarded
 
-    def _unary(self, behaviour: Behaviour | None) -> Behaviour:
+    def _unary(self, method: str, behaviour: Behaviour | None) -> Behaviour:
         assert behaviour is not None, "the handler's kind says that it is there"
 
         async def guarded(request: Any, context: Any) -> Any:
             try:
                 self._counters.unary_calls += 1
-                return await behaviour(self._sound(request), context)
+                with self._inside(method, context, waits=True):
+                    self._gate.call(CALLER.get(), method, self._sound(request))
+                    return await behaviour(request, context)
             except Exception as error:
                 await self._refuse(context, error)
 
         return guarded
 
-    def _streaming(self, behaviour: Behaviour | None, check: Callable[[Any], Any]) -> Behaviour:
+    def _streaming(self, method: str, behaviour: Behaviour | None, check: Callable[[Any], Any], *, waits: bool) -> Behaviour:
         """Handlers that answer with a stream are generators, or write to the context themselves; gRPC looks which."""
         assert behaviour is not None, "the handler's kind says that it is there"
 
         async def generator(request: Any, context: Any) -> AsyncIterator[Any]:
             try:
-                async for response in behaviour(check(request), context):
-                    yield response
+                with self._inside(method, context, waits=waits):
+                    checked = check(request)
+                    self._gate.call(CALLER.get(), method, checked)
+                    async for response in behaviour(checked, context):
+                        yield response
             except Exception as error:
                 await self._refuse(context, error)
 
         async def coroutine(request: Any, context: Any) -> None:
             try:
-                await behaviour(check(request), context)
+                with self._inside(method, context, waits=waits):
+                    checked = check(request)
+                    self._gate.call(CALLER.get(), method, checked)
+                    await _send_headers(context)
+                    await behaviour(checked, context)
             except Exception as error:
                 await self._refuse(context, error)
 
         return generator if inspect.isasyncgenfunction(behaviour) else coroutine
+
+    @contextmanager
+    def _inside(self, method: str, context: Any, *, waits: bool) -> Iterator[None]:
+        """Have a place, and be known, for as long as the call lasts. Raises `RequestError`."""
+        with self._calls.one(method, waits=waits):
+            self._recognise(method, context)
+            with self._calls.by(CALLER.get().name):
+                yield
+
+    def _recognise(self, method: str, context: Any) -> None:
+        """Have `CALLER` say who calls, for as long as the call lasts. Raises `RequestError`."""
+        if method.startswith(PUBLIC):
+            return
+        try:
+            identity, metadata = self._door.identity or self._witness.identity(context), context.invocation_metadata()
+            CALLER.set(self._gate.behind(identity, metadata))
+        except RequestError as error:
+            self._counters.unauthenticated += 1
+            self._quiet.tell(log.warning, "a caller is not accepted", method=method, peer=context.peer(), why=error.message)
+            self._auditing.unknown(context.peer(), error.message)
+            raise
+        if self._door.administration and method.startswith(ADMINISTRATION) and not self._gate.is_node(identity, metadata):
+            text = f"administration is at {self._door.administration} alone"
+            self._gate.refuse(identity, "administration", method, text)
+            raise RequestError(Reason.FORBIDDEN, text, hint="Name it: --coordinator, or TROTH_COORDINATOR.")
 
     def _sound(self, request: Any) -> Any:
         if isinstance(request, Malformed):
@@ -129,5 +187,13 @@ class Guard(grpc.aio.ServerInterceptor):
             await status.abort_with(context, error)
         self._counters.internal_errors += 1
         error_id = secrets.token_hex(8)
-        log.error("internal error", error_id=error_id, exc_info=error)
+        self._quiet.tell(log.error, "internal error", error_id=error_id, exc_info=error)
         await status.abort(context, status.cause(Reason.INTERNAL, f"internal error {error_id}"))
+
+
+async def _send_headers(context: Any) -> None:
+    try:
+        await context.send_initial_metadata(())
+    except Exception as error:
+        # The peer has left already, which the stream finds out by itself; how the transport names that differs between versions.
+        log.debug("a peer left before its stream began", error=repr(error))

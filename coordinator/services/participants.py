@@ -6,43 +6,46 @@ gone is dropped, since Hello settles everything.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
-import structlog
 from google.protobuf.message import Message
 
 from coordinator.core import effects, events
-from coordinator.services import status
+from coordinator.identity.who import CALLER
 from coordinator.services.context import Context
-from coordinator.services.streams import Stream, check_protocol, first_frame
-from troth.errors import Reason, RemoteProtocolError, TrothError
-from troth.ids import check_name
-from troth.v1 import common_pb2, participant_pb2, participant_pb2_grpc
+from coordinator.services.streams import Stream, check_protocol
+from troth.errors import ProtocolError, Reason, RemoteProtocolError
+from troth.ids import check_participant
+from troth.logs import get_logger
+from troth.v1 import common_pb2, participant_pb2
 
-log = structlog.get_logger("troth.participants")
+log = get_logger("troth.participants")
 
 LOG_ID_CHARACTERS_MAX = 64
 SOFTWARE_CHARACTERS_MAX = 200
 OPERATION_NAMES_MAX = 10_000
+OPERATION_NAMES_CHARACTERS_MAX = 1_048_576
+"""Characters of all names of operations together."""
 
 
 class ParticipantStream:
     """One participant's stream."""
 
-    def __init__(self, context: Context, number: int, name: str, version: int, call: Any, incoming: Any) -> None:
+    def __init__(
+        self, context: Context, number: int, hello: participant_pb2.Hello, version: int, call: Any, incoming: Any
+    ) -> None:
         self._context = context
         self.number = number
-        self.name = name
+        self.name, self.incarnation = hello.participant, hello.incarnation
         self.version = version
-        self.welcomed = False
-        self._held: list[tuple[str, Message]] = []
-        self._held_watermark: participant_pb2.Watermark | None = None
         self.stream: Stream[participant_pb2.SessionResponse] = Stream(
-            context, participant_pb2.SessionResponse, participant_pb2.Goodbye, call.write, incoming, self.receive
+            context, participant_pb2.SessionResponse, participant_pb2.Goodbye, call.write, incoming, self.receive, context.position
         )
-        self.put: Callable[..., None] = self._hold
-        """Queue a message: as `Stream.put` does, but not before Welcome."""
+        self.put = self.stream.put
+        """Queue a message."""
+        self.welcomed = False
+        """Whether it was answered."""
 
     def receive(self, frame: participant_pb2.SessionRequest) -> None:
         """Hand one frame to the core, field by field in the order of their numbers."""
@@ -52,29 +55,35 @@ class ParticipantStream:
 
     def submit(self, frame: participant_pb2.SessionRequest) -> None:
         """Hand what a frame has besides Hello to the core."""
-        name, number = self.name, self.number
+        name, number, position = self.name, self.number, frame.position
+        self._context.common.gate.participant_frame(self.stream.caller, name, frame)
         batch: list[Any] = []
         if frame.reports or frame.reports_complete:
             batch.append(events.ReportsReceived(name, number, frame.reports, frame.reports_complete))
-        for field in (frame.enlists, frame.votes, frame.acknowledgements, frame.inquiries, frame.settlements):
+        for field in (
+            frame.enlists, frame.votes, frame.acknowledgements, frame.inquiries, frame.settlements, frame.undeclared,
+        ):  # fmt: skip
             if field:
-                batch += [events.FromParticipant(name, number, message) for message in field[:]]
+                batch += [events.FromParticipant(name, number, message, position) for message in field[:]]
         self._context.submit_all(batch)
 
-    def _hold(self, field: str, message: Message, *, patient: bool = False) -> None:
-        """The first frame carries Welcome, so what comes before it is held back."""
+    def set_once(self, field: str, message: Message) -> None:
+        """Have the next frame carry Welcome, or the watermark."""
         if not self.stream.ending:
-            self._held.append((field, message))
+            self.stream.outbox.set(field, message)
 
-    def put_watermark(self, watermark: participant_pb2.Watermark) -> None:
-        """Have the next frame carry the watermark, but none before Welcome."""
-        if self.welcomed and not self.stream.ending:
-            self.stream.outbox.set("watermark", watermark)
-        else:
-            self._held_watermark = watermark
+    def welcome(self, heard: int, seal_key: bytes) -> None:
+        """Answer Hello. The core says nothing to the stream before this."""
+        self._context.quiet.tell(log.info, "participant connected", participant=self.name)
+        self._context.common.auditing.participant(self.stream.caller, self.name, self.incarnation)
+        self._welcome(heard, seal_key)
 
-    def welcome(self) -> None:
-        """Answer Hello, and let go what was held back."""
+    def let_begin(self, heard: int) -> None:
+        """Answer a Hello that only asks, and end the stream."""
+        self._welcome(heard)
+        self.stream.finish()
+
+    def _welcome(self, heard: int, seal_key: bytes = b"") -> None:
         context = self._context
         answer = participant_pb2.Welcome(
             protocol_version=self.version,
@@ -82,52 +91,40 @@ class ParticipantStream:
             epoch=context.core.epoch,
             nonce=context.nonce,
             limits=context.config.limits(),
+            log_id=context.core.log_id,
+            heard=heard,
+            seal_key=seal_key,
         )
-        if self.stream.ending or self.welcomed:
-            return
+        self.set_once("welcome", answer)
         self.welcomed = True
-        self.put = self.stream.put
-        self.stream.outbox.set("welcome", answer)
-        if self._held_watermark is not None:
-            self.stream.outbox.set("watermark", self._held_watermark)
-        held, self._held = self._held, []
-        for field, message in held:
-            self.stream.put(field, message)
+        self.stream.tell_directory()
 
 
-class ParticipantService(participant_pb2_grpc.ParticipantServiceServicer):
-    """What participants dial."""
+class Participants:
+    """The streams of one shard's participants."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._streams: dict[int, ParticipantStream] = {}
         self._last_number = 0
 
-    async def Session(self, request_iterator: AsyncIterator[Any], context: Any) -> None:  # type: ignore[override]  # writes to the context
-        """Carry one participant's session."""
-        try:
-            frame = await first_frame(request_iterator, self._context.config.shell.hello_seconds)
-            version = _check_hello(frame)
-        except TrothError as error:
-            self._context.counters.malformed_frames += isinstance(error, RemoteProtocolError)
-            goodbye = participant_pb2.Goodbye(cause=status.cause_of(error))
-            await context.write(participant_pb2.SessionResponse(goodbye=goodbye))
-            return
-        await self._serve(frame, version, request_iterator, context)
-
-    async def _serve(
+    async def serve(
         self, frame: participant_pb2.SessionRequest, version: int, incoming: AsyncIterator[Any], call: Any
     ) -> None:
+        """Carry one participant's session; `frame` is the first, with a Hello that was checked. Raises `RequestError` (FORBIDDEN)
+        before anything is said."""
+        name = frame.hello.participant
+        self._context.common.gate.participant_frame(CALLER.get(), name, frame)
         self._last_number += 1
         self._context.counters.participant_streams += 1
-        name = frame.hello.participant
-        one = ParticipantStream(self._context, self._last_number, name, version, call, incoming)
+        one = ParticipantStream(self._context, self._last_number, frame.hello, version, call, incoming)
         self._streams[one.number] = one
-        self._context.submit(events.HelloReceived(name, one.number, frame.hello))
+        self._context.submit(events.HelloReceived(name, one.number, frame.hello, frame.position))
         one.submit(frame)
         try:
             await one.stream.run()
         finally:
+            self._context.quiet.tell(log.info, "participant disconnected", participant=name)
             self._streams.pop(one.number, None)
             self._context.stream_ended.set()
             self._context.submit(events.ParticipantLost(name, one.number))
@@ -144,22 +141,46 @@ class ParticipantService(participant_pb2_grpc.ParticipantServiceServicer):
         """Put the watermark into the next frame."""
         one = self._streams.get(effect.stream)
         if one is not None:
-            one.put_watermark(effect.watermark)
+            one.set_once("watermark", effect.watermark)
 
     def welcomed(self, effect: effects.Welcomed) -> None:
         """Answer Hello."""
         one = self._streams.get(effect.stream)
         if one is not None:
-            one.welcome()
+            one.welcome(effect.heard, effect.seal_key)
+
+    def may_begin(self, effect: effects.MayBegin) -> None:
+        """Answer a Hello that only asks."""
+        one = self._streams.get(effect.stream)
+        if one is not None:
+            one.let_begin(effect.heard)
 
     def rejected(self, effect: effects.Rejected) -> None:
         """Answer with Goodbye, and end the stream."""
         one = self._streams.get(effect.stream)
         if one is not None:
-            log.warning("participant rejected", participant=effect.participant, reason=effect.cause.reason)
+            quiet = self._context.quiet
+            quiet.tell(log.warning, "participant rejected", participant=effect.participant, reason=effect.cause.reason)
             one.stream.end(effect.cause)
 
+    def violated(self, number: int, error: ProtocolError) -> None:
+        """The core refused what came over a stream: the first refusal ends it, and what came with it is heard no more."""
+        one = self._streams.get(number)
+        if one is None or one.stream.ending:
+            return
+        if error.reason is Reason.OVERLOADED:
+            self._context.quiet.tell(log.warning, "no room for what a participant said", participant=one.name, error=error.message)
+            return
+        one.stream.broke(error)
+        self._context.submit(events.ParticipantLost(one.name, number))
+
     # ---- life cycle
+
+    def tell_directory(self) -> None:
+        """Tell everybody where the shards of the cell are; who waits for Welcome is told with it, since nothing comes before."""
+        for one in self._streams.values():
+            if one.welcomed:
+                one.stream.tell_directory()
 
     def end_all(self, cause: common_pb2.Cause) -> None:
         """Say Goodbye to everybody."""
@@ -171,15 +192,18 @@ class ParticipantService(participant_pb2_grpc.ParticipantServiceServicer):
         return len(self._streams)
 
 
-def _check_hello(frame: participant_pb2.SessionRequest) -> int:
+def check_hello(frame: participant_pb2.SessionRequest) -> int:
     """The protocol version of a session; raises `TrothError` for a Hello that cannot be accepted."""
     if not frame.HasField("hello"):
         raise RemoteProtocolError("the first frame carries no Hello")
     hello = frame.hello
     version = check_protocol(hello.protocol)
-    check_name("participant", hello.participant)
+    check_participant(hello.participant)
     if not 0 < len(hello.log_id) <= LOG_ID_CHARACTERS_MAX or hello.incarnation == 0:
         raise RemoteProtocolError("Hello needs a log_id and an incarnation above 0", reason=Reason.INVALID_ARGUMENT)
     if len(hello.software) > SOFTWARE_CHARACTERS_MAX or len(hello.operations) > OPERATION_NAMES_MAX:
         raise RemoteProtocolError("Hello is too long", reason=Reason.INVALID_ARGUMENT)
+    if sum(map(len, hello.operations)) > OPERATION_NAMES_CHARACTERS_MAX:
+        message = f"the names of operations have more than {OPERATION_NAMES_CHARACTERS_MAX} characters together"
+        raise RemoteProtocolError(message, reason=Reason.INVALID_ARGUMENT)
     return version

@@ -4,7 +4,9 @@ OK means that what was asked has happened: `Run` and `Commit` are OK only when t
 forgets to look at the answer does not take an abort for a commit. Everything else is a status whose code stands in the table of
 `troth.errors.Reason`, with a google.rpc.Status that carries
 
-- ErrorInfo: `reason`, the domain `troth`, and `participant`, `code`, `retryable`, `transaction_id` where they are known;
+- ErrorInfo: `reason`, the domain `troth`, and `participant`, `code`, `retryable`, `transaction_id` where they are known, and
+  `outcome` wherever a transaction was answered: ABORTED is a clean NO, and nothing else is (COMMITTED, to Abort; IN_DOUBT,
+  EXPIRED, MIXED, HAZARD). Without an outcome the request was refused, and nothing of it has run;
 - RetryInfo, when the same request may succeed later after a pause.
 
 `UNKNOWN` with the reason IN_DOUBT is OutcomeUnknown: ask with the transaction id. `INTERNAL` with HEURISTIC needs people.
@@ -17,6 +19,7 @@ from typing import NoReturn
 import grpc
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # it has stubs but no py.typed
 
+from coordinator.core.model import outcome_name
 from troth.errors import Reason, TransactionError, TrothError
 from troth.v1 import client_pb2, common_pb2
 
@@ -40,7 +43,7 @@ def reason_named(name: str) -> Reason:
 def cause_of(error: TrothError, participant: str = "") -> common_pb2.Cause:
     """What a peer is told about an error."""
     return common_pb2.Cause(
-        reason=error.reason.name, participant=participant, message=f"{error.message} ({error.hint})",
+        reason=error.reason.name, participant=error.participant or participant, message=f"{error.message} ({error.hint})",
         retryable=error.reason.retryable,
     )  # fmt: skip
 
@@ -50,7 +53,9 @@ def cause(reason: Reason, message: str) -> common_pb2.Cause:
     return common_pb2.Cause(reason=reason.name, message=f"{message} ({reason.hint})", retryable=reason.retryable)
 
 
-def status_of(cause: common_pb2.Cause, transaction_id: str = "") -> tuple[grpc.StatusCode, status_pb2.Status]:
+def status_of(
+    cause: common_pb2.Cause, transaction_id: str = "", outcome: str = ""
+) -> tuple[grpc.StatusCode, status_pb2.Status]:
     """The gRPC status of a cause, with its rich details."""
     reason = reason_named(cause.reason)
     code = grpc.StatusCode[reason.grpc_code]
@@ -58,7 +63,7 @@ def status_of(cause: common_pb2.Cause, transaction_id: str = "") -> tuple[grpc.S
     message = f"{cause.reason}: {cause.message}"[:MESSAGE_CHARACTERS_MAX]
     status = status_pb2.Status(code=number, message=message)
     info = error_details_pb2.ErrorInfo(reason=cause.reason[:TEXT_CHARACTERS_MAX], domain=DOMAIN)
-    known = {"participant": cause.participant, "code": cause.code, "transaction_id": transaction_id}
+    known = {"participant": cause.participant, "code": cause.code, "transaction_id": transaction_id, "outcome": outcome}
     for key, text in known.items():
         if text:
             info.metadata[key] = text[:TEXT_CHARACTERS_MAX]
@@ -71,9 +76,12 @@ def status_of(cause: common_pb2.Cause, transaction_id: str = "") -> tuple[grpc.S
     return code, status
 
 
-async def abort(context: grpc.aio.ServicerContext, cause: common_pb2.Cause, transaction_id: str = "") -> NoReturn:  # type: ignore[type-arg]  # a call of any kind
+async def abort(
+    context: grpc.aio.ServicerContext,  # type: ignore[type-arg]  # a call of any kind
+    cause: common_pb2.Cause, transaction_id: str = "", outcome: str = "",
+) -> NoReturn:  # fmt: skip
     """End a call with the status of a cause."""
-    code, status = status_of(cause, transaction_id)
+    code, status = status_of(cause, transaction_id, outcome)
     await context.abort(code, status.message, ((STATUS_METADATA_KEY, status.SerializeToString()),))
 
 
@@ -109,6 +117,9 @@ def why_not(answer: client_pb2.Answer, wanted: common_pb2.Outcome.ValueType) -> 
     return told
 
 
-def outcome_name(outcome: common_pb2.Outcome.ValueType) -> str:
-    """The outcome without the prefix of its enum."""
-    return common_pb2.Outcome.Name(outcome).removeprefix("OUTCOME_")
+def told_outcome(answer: client_pb2.Answer) -> str:
+    """The outcome as ErrorInfo has it. A request behind the retention was not run, but its first attempt may have been."""
+    expired = answer.cause.reason == Reason.EXPIRED.name and not answer.cause.participant
+    if answer.outcome == common_pb2.OUTCOME_ABORTED and expired:
+        return "EXPIRED"
+    return outcome_name(answer.outcome) if answer.outcome else ""

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Any, Generic, Protocol
 
-import structlog
 from google.protobuf.message import Message
 
+from coordinator.identity.who import CALLER
 from coordinator.services import status
 from coordinator.services.context import Context
 from coordinator.services.guard import Malformed
-from troth.errors import Reason, RemoteProtocolError, TrothError
-from troth.link import Frame, Link, Outbox, Packed
+from coordinator.shell_settings import ShellSettings
+from troth.errors import ProtocolError, Reason, RemoteProtocolError, RequestError, TrothError
+from troth.link import Frame, Link, Outbox, Packed, messages_of, paced
+from troth.logs import get_logger
 from troth.v1 import common_pb2
 
 PROTOCOL_VERSION = 1
 """The only version of the wire protocol so far."""
 
-log = structlog.get_logger("troth.streams")
+COMES_BACK = frozenset({Reason.FORBIDDEN, Reason.TOKEN_EXPIRED})
+"""Why a peer is sent away and yet may dial again: a mistake in a policy, once it is mended, must not leave services ended."""
+EXPIRY_SECONDS_MAX = 86_400.0
+"""A stream lasts no longer than a day on what was shown at its beginning, if that expires at all: timers of years are none."""
+
+log = get_logger("troth.streams")
 
 
 class Contextual(Protocol):
@@ -46,28 +54,33 @@ class Stream(Generic[Frame]):
         write: Callable[[Any], Awaitable[None]],
         incoming: AsyncIterable[Any],
         receive: Callable[[Any], None],
+        position: Callable[[], int] | None = None,
     ) -> None:
         self._context = context
         self._goodbye = goodbye
         self._receive = receive
-        self.outbox = Outbox(make_frame, context.config.shell.frame_bytes_max)
-        self._items_max = context.config.shell.outbox_items_max
+        shell = context.config.shell
+        self.outbox = Outbox(make_frame, shell.frame_bytes_max, shell.frame_messages_max, position)
+        self._items_max = shell.outbox_items_max
         self._write = write
-        self._link = Link("coordinator", self.outbox, self._move, incoming, self._take)
+        self._link = Link("coordinator", self.outbox, self._move, paced(incoming, context.backlog), self._take)
         self._moving_since: float | None = None
         """When the frame that the transport has not taken yet was handed to it."""
+        self._moving_bytes = 0
         self._limit = asyncio.timeout(None)
         self._running = False
+        self.caller = CALLER.get()
         self.ending = False
 
     def put(self, field: str, message: Message, *, patient: bool = False) -> None:
         """Queue a message; a peer for which too many wait is sent away."""
         if self.ending:
             return
+        before = self.outbox.held_bytes
         self.outbox.put(field, message, patient=patient)
+        self._context.outboxes.queued(self.outbox.held_bytes - before)
         if self._moving_since is not None and self._is_stuck(self._moving_since):
-            self._context.counters.overloaded_streams += 1
-            self.end(status.cause(Reason.OVERLOADED, f"{len(self.outbox)} messages wait for this peer, which does not read"))
+            self.send_away(RequestError(Reason.OVERLOADED, f"{len(self.outbox)} messages wait for this peer, which does not read"))
 
     def _is_stuck(self, since: float) -> bool:
         if len(self.outbox) <= self._items_max:
@@ -76,22 +89,51 @@ class Stream(Generic[Frame]):
 
     async def _move(self, frame: Packed) -> None:
         self._moving_since = asyncio.get_running_loop().time()
+        self._moving_bytes = len(frame.data)
         await self._write(frame)
         self._moving_since = None
+        self._moving_bytes = 0
+
+    def held_bytes(self) -> int:
+        """See `outboxes.Holder`."""
+        return self.outbox.held_bytes + self._moving_bytes
+
+    def held_items(self) -> int:
+        """See `outboxes.Holder`."""
+        return len(self.outbox)
+
+    def send_away(self, error: RequestError) -> None:
+        """See `outboxes.Holder`."""
+        self._context.counters.overloaded_streams += 1
+        self.end(status.cause_of(error))
 
     def end(self, cause: common_pb2.Cause) -> None:
         """Drop what waits, say Goodbye, and end the stream; a peer that does not read gets `goodbye_seconds`."""
+        if not self.ending:
+            self.outbox.clear()
+            self.outbox.set("goodbye", self._goodbye(cause=cause))
+            self.tell_directory()
+            self.finish()
+
+    def finish(self) -> None:
+        """Write what waits, and end the stream."""
         if self.ending:
             return
         self.ending = True
-        self.outbox.clear()
-        self.outbox.set("goodbye", self._goodbye(cause=cause))
         self._link.end()
         if self._running:
             self._limit_farewell()
 
+    def tell_directory(self) -> None:
+        """Let the next frame say where the shards of the cell are."""
+        directory = self._context.common.directory
+        if directory is not None:
+            self.outbox.set("directory", directory)
+
     async def run(self) -> None:
         """Move frames until the stream is over. Never raises for what the peer or the network did."""
+        self._context.outboxes.add(self)
+        expiry = self._expiry()
         try:
             async with self._limit:
                 self._running = True
@@ -99,10 +141,23 @@ class Stream(Generic[Frame]):
                     self._limit_farewell()
                 await self._link.run()
         except TimeoutError:
-            log.warning("a peer did not take its Goodbye")
+            self._context.quiet.tell(log.warning, "a peer did not take its Goodbye")
         except Exception as error:
             # Whatever else comes out of the link comes from the transport; how it names that differs between versions.
             log.debug("stream broken", error=repr(error))
+        finally:
+            self._context.outboxes.remove(self)
+            if expiry is not None:
+                expiry.cancel()
+
+    def _expiry(self) -> asyncio.TimerHandle | None:
+        """End the stream when what the peer has shown expires; it comes back with something newer."""
+        if self.caller.until is None:
+            return None
+        told = status.cause(Reason.TOKEN_EXPIRED, f"the {self.caller.shown_by} of {self.caller} has expired")
+        told.retryable = True
+        delay = min(self.caller.until - time.time(), EXPIRY_SECONDS_MAX)
+        return asyncio.get_running_loop().call_later(delay, self.end, told)
 
     def _limit_farewell(self) -> None:
         self._limit.reschedule(asyncio.get_running_loop().time() + self._context.config.shell.goodbye_seconds)
@@ -115,23 +170,53 @@ class Stream(Generic[Frame]):
         if self.ending:
             return
         try:
-            if isinstance(frame, Malformed):
-                raise frame.error
+            check_frame(frame, self._context.config.shell.frame_messages_max)
             receive(frame)
         except RemoteProtocolError as error:
             self.violated(error)
         except TrothError as error:
-            self.end(status.cause_of(error))
+            cause = status.cause_of(error)
+            cause.retryable |= error.reason in COMES_BACK
+            self.end(cause)
         except Exception as error:
             self._context.counters.internal_errors += 1
-            log.error("internal error on a stream", exc_info=error)
+            self._context.quiet.tell(log.error, "internal error on a stream", exc_info=error)
             self.end(status.cause(Reason.INTERNAL, "internal error on this stream"))
 
-    def violated(self, error: RemoteProtocolError) -> None:
+    def violated(self, error: ProtocolError) -> None:
         """The peer sent what it must not send: count it, and end the stream."""
         self._context.counters.malformed_frames += 1
-        log.warning("malformed frame", error=error.message)
+        self._context.quiet.tell(log.warning, "malformed frame", error=error.message)
         self.end(status.cause_of(error))
+
+    def broke(self, error: ProtocolError) -> None:
+        """The peer broke a rule of the protocol: tell it which, and end the stream. The core has not changed, and a new stream
+        brings both to the same state again; so the peer may come back."""
+        self._context.quiet.tell(log.warning, "protocol violation", error=error.message)
+        cause = status.cause_of(error)
+        cause.retryable = True
+        self.end(cause)
+
+
+def check_frame(frame: Any, messages_max: int) -> None:
+    """Raise `RemoteProtocolError` for what is no frame, or has more messages than a frame may have."""
+    if isinstance(frame, Malformed):
+        raise frame.error
+    count = messages_of(frame)
+    if count > messages_max:
+        text = f"a frame has {count} messages, frame_messages_max is {messages_max}"
+        raise RemoteProtocolError(text, reason=Reason.FRAME_TOO_LARGE)
+
+
+async def write_farewell(write: Callable[[Any], Awaitable[None]], frame: Message, shell: ShellSettings) -> None:
+    """Say Goodbye to a peer that was not let in, for `goodbye_seconds` at most. One that has left already needs none, and is no
+    error of ours."""
+    try:
+        async with asyncio.timeout(shell.goodbye_seconds):
+            await write(frame)
+    except Exception as error:
+        # What the transport raises then differs between versions; `Stream.run` takes it in the same way.
+        log.debug("a peer left before its Goodbye", error=repr(error))
 
 
 def check_protocol(offered: common_pb2.ProtocolRange) -> int:
@@ -144,13 +229,13 @@ def check_protocol(offered: common_pb2.ProtocolRange) -> int:
     )
 
 
-async def first_frame(incoming: AsyncIterable[Any], seconds: float) -> Any:
+async def first_frame(incoming: AsyncIterable[Any], shell: ShellSettings) -> Any:
     """The first frame of a stream; raises `RemoteProtocolError` when none comes, or none that can be read."""
+    seconds = shell.hello_seconds
     try:
         async with asyncio.timeout(seconds):
             async for frame in incoming:
-                if isinstance(frame, Malformed):
-                    raise frame.error
+                check_frame(frame, shell.frame_messages_max)
                 return frame
     except TimeoutError:
         raise RemoteProtocolError(f"no Hello within {seconds:g} seconds") from None

@@ -1,4 +1,4 @@
-"""The transaction service: the stream for Troth's own clients, and unary calls for every other gRPC client.
+"""Transactions by unary calls, for every gRPC client that is not Troth's own.
 
 All unary calls share one session, number 0 of this boot, whose transactions are numbered here. A handler only enqueues and then
 waits: a caller that cancels, or whose deadline passes, stops waiting and nothing else. What becomes of the transaction it
@@ -14,12 +14,13 @@ from functools import cached_property
 from typing import Any
 
 from coordinator.core import effects, events
+from coordinator.identity.who import CALLER
 from coordinator.services import status
 from coordinator.services.context import Context
 from coordinator.services.sessions import Sessions
 from troth.errors import ProtocolError, Reason, RequestError
 from troth.ids import TransactionId
-from troth.v1 import client_pb2, client_pb2_grpc, common_pb2
+from troth.v1 import client_pb2, common_pb2
 
 WATCH_STATES_MAX = 256
 """States that wait for one watcher; past it the oldest are left out, the last never."""
@@ -119,23 +120,31 @@ class Ticket:
             self.future.set_exception(error)
 
 
-class TransactionService(client_pb2_grpc.TransactionServiceServicer):
-    """What callers use to run transactions."""
+class Transactions:
+    """What callers of unary calls ask one shard; the names and arguments are those of the gRPC service."""
 
-    def __init__(self, context: Context, sessions: Sessions, unary: UnarySession) -> None:
+    def __init__(self, context: Context, unary: UnarySession) -> None:
         self._context = context
-        self._sessions = sessions
         self._unary = unary
 
-    async def Connect(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # writes to the context
-        """Carry one client's stream."""
-        await self._sessions.connect(request_iterator, context)
+    def _caller(self) -> str:
+        """The owner of what is begun. Raises `RequestError` (OVERLOADED)."""
+        gate = self._context.common.gate
+        too_fast = gate.too_fast(CALLER.get())
+        if too_fast:
+            raise RequestError(Reason.OVERLOADED, too_fast)
+        return gate.owner_name(CALLER.get())
+
+    def _acting(self, action: str, transaction_id: str) -> str:
+        """In whose name the caller acts on a transaction. Raises `RequestError` (FORBIDDEN)."""
+        gate = self._context.common.gate
+        return gate.acts_as(CALLER.get(), action, self._context.core.owner_of(transaction_id)) if gate.policy is not None else ""
 
     async def Run(self, request: client_pb2.RunRequest, context: Any) -> client_pb2.RunResponse:
         """Run a one-shot transaction; OK means committed."""
         _check_no_number(request.number)
         request.number = self._unary.take_number()
-        answer = await self._unary.ask(events.Run(self._unary.name, request))
+        answer = await self._unary.ask(events.Run(self._unary.name, request, caller=self._caller()))
         await _check(answer, common_pb2.OUTCOME_COMMITTED, context)
         return client_pb2.RunResponse(answer=answer)
 
@@ -143,24 +152,26 @@ class TransactionService(client_pb2_grpc.TransactionServiceServicer):
         """Begin an interactive transaction."""
         _check_no_number(request.number)
         request.number = self._unary.take_number()
-        response: client_pb2.BeginResponse = await self._unary.ask(events.Begin(self._unary.name, request))
+        response: client_pb2.BeginResponse = await self._unary.ask(events.Begin(self._unary.name, request, caller=self._caller()))
         if response.HasField("refusal"):
             await status.abort(context, response.refusal)
         return response
 
     async def Commit(self, request: client_pb2.CommitRequest, context: Any) -> client_pb2.CommitResponse:
         """Commit an interactive transaction; OK means committed."""
+        acting = self._acting("end", request.transaction_id)
         _check_no_number(request.number)
         request.number = self._unary.number_of(request.transaction_id)
-        answer = await self._unary.ask(events.Commit(self._unary.name, request))
+        answer = await self._unary.ask(events.Commit(self._unary.name, request, acting))
         await _check(answer, common_pb2.OUTCOME_COMMITTED, context)
         return client_pb2.CommitResponse(answer=answer)
 
     async def Abort(self, request: client_pb2.AbortRequest, context: Any) -> client_pb2.AbortResponse:
         """Roll an interactive transaction back; OK means rolled back."""
+        acting = self._acting("end", request.transaction_id)
         _check_no_number(request.number)
         request.number = self._unary.number_of(request.transaction_id)
-        answer = await self._unary.ask(events.Abort(self._unary.name, request))
+        answer = await self._unary.ask(events.Abort(self._unary.name, request, acting))
         await _check(answer, common_pb2.OUTCOME_ABORTED, context)
         return client_pb2.AbortResponse(answer=answer)
 
@@ -168,19 +179,21 @@ class TransactionService(client_pb2_grpc.TransactionServiceServicer):
         """Tell what is known of a transaction; OK whatever that is."""
         TransactionId.parse(request.transaction_id)
         ticket = Ticket()
-        self._context.submit(events.Get(ticket, request))
-        return client_pb2.GetResponse(answer=await ticket.future)
+        self._context.submit(events.Get(ticket, request, self._acting("read", request.transaction_id)))
+        return client_pb2.GetResponse(answer=await ticket.future, transaction_id=request.transaction_id)
 
     async def Watch(self, request: client_pb2.WatchRequest, context: Any) -> AsyncIterator[client_pb2.WatchResponse]:
         """Tell each state of a transaction until it is finished."""
         TransactionId.parse(request.transaction_id)
-        watcher = Watcher()
-        self._context.submit(events.Watch(watcher, request.transaction_id))
-        try:
-            async for response in watcher.states():
-                yield response
-        finally:
-            self._context.submit(events.Unwatch(watcher))
+        self._acting("watch", request.transaction_id)
+        with self._context.watches.one(context.peer(), request.transaction_id):
+            watcher = Watcher()
+            self._context.submit(events.Watch(watcher, request.transaction_id))
+            try:
+                async for response in watcher.states():
+                    yield response
+            finally:
+                self._context.submit(events.Unwatch(watcher, request.transaction_id))
 
 
 class TransactionEffects:
@@ -218,4 +231,4 @@ def _check_no_number(number: int) -> None:
 async def _check(answer: client_pb2.Answer, wanted: common_pb2.Outcome.ValueType, context: Any) -> None:
     told = status.why_not(answer, wanted)
     if told is not None:
-        await status.abort(context, told, answer.transaction_id)
+        await status.abort(context, told, answer.transaction_id, status.told_outcome(answer))

@@ -22,7 +22,7 @@ from catalog import BadFile, Order, read_orders
 from chaos import Chaos, plan
 from check import Report, check
 from front import Diary, Front
-from processes import ROOT, Cluster, ProcessFailed
+from processes import DIRECT, ROOT, Cluster, ProcessFailed
 from progress import Display
 from rich.console import Console
 from rich.table import Table
@@ -43,6 +43,8 @@ BLOW_SHARE = 0.7
 """When so many of the orders are done at the latest, everything is killed at once."""
 SETTLE_SECONDS = 30.0
 LOOK_SECONDS = 0.05
+ABORTED_SECONDS = 1.0
+"""An abort is told, and not acknowledged: so long participants may take to carry out the last one."""
 
 
 def main() -> int:
@@ -147,12 +149,13 @@ async def _last_blow(chaos: Chaos, display: Display, orders: int) -> None:
 async def settle(coordinator: str) -> None:
     """Wait until nobody owes anything any more. Raises `TimeoutError`."""
     request = admin_pb2.ListTransactionsRequest(limit=5)
-    async with grpc.aio.insecure_channel(coordinator) as channel:
+    async with grpc.aio.insecure_channel(coordinator, DIRECT) as channel:
         admin = admin_pb2_grpc.AdminServiceStub(channel)
         until = time.monotonic() + SETTLE_SECONDS
         while True:
             unfinished = await admin.ListTransactions(request, wait_for_ready=True, timeout=SETTLE_SECONDS)
             if unfinished.total == 0:
+                await asyncio.sleep(ABORTED_SECONDS)
                 return
             if time.monotonic() > until:
                 raise TimeoutError(f"still unfinished after {SETTLE_SECONDS:.0f} s: {unfinished}")

@@ -39,7 +39,11 @@ ATTEMPT_SECONDS = 5.0
 PATIENCE_SECONDS = 90.0
 """How long one order is tried, and asked for, before the front gives up."""
 RETRY = Backoff(first_seconds=0.02, cap_seconds=1.0)
-CHANNEL_OPTIONS = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500))
+CHANNEL_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+)
 TOLD_COLUMNS = ("order", "transaction_id", "outcome", "code", "final")
 
 
@@ -88,7 +92,15 @@ class Watcher(Protocol):
 class Front:
     """Places orders. Use it as an async context manager."""
 
-    def __init__(self, coordinator: str, services: Mapping[str, str], diary: Diary, watcher: Watcher) -> None:
+    def __init__(
+        self,
+        coordinator: str,
+        services: Mapping[str, str],
+        diary: Diary,
+        watcher: Watcher,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        self._patience_seconds = patience_seconds
         self._client = Client(coordinator)
         self._services = services
         self._diary = diary
@@ -133,7 +145,7 @@ class Front:
         attempt = 0
         while True:
             told, retryable = await self._attempt(order, lambda: run(order, first_attempt_ms))
-            final = not retryable or time.monotonic() - began > PATIENCE_SECONDS
+            final = not retryable or time.monotonic() - began > self._patience_seconds
             told = Told(order.name, told.transaction_id, told.outcome, told.code, final)
             self._diary.note(told)
             if final:
@@ -181,12 +193,8 @@ class Front:
     async def _interactive(self, order: Order, first_attempt_ms: int) -> Committed:
         """The services are called through their own APIs; leaving the block commits."""
         tx = self._client.transaction(timeout=ATTEMPT_SECONDS, key=f"order-{order.name}", first_attempt_ms=first_attempt_ms)
-        try:
-            async with tx:
-                await self._visit_services(order)
-        except grpc.aio.AioRpcError as error:
-            # The service says why in terms of the transaction, unless it could not be reached at all.
-            raise (tx.refusal or error) from error
+        async with tx:
+            await self._visit_services(order)
         assert tx.outcome is not None
         return tx.outcome
 
@@ -199,7 +207,9 @@ class Front:
         )
 
     async def _ask(self, order: Order, unknown: OutcomeUnknown) -> tuple[Told, bool]:
-        """Never retry what may have happened: ask until it is known."""
+        """Never retry what may have happened: ask until it is known. What was never sent has no id, and is tried again."""
+        if not unknown.transaction_id:
+            return Told(order.name, "", "UNKNOWN", unknown.reason.name), True
         for attempt in range(200):
             self.counts["asked"] += 1
             try:
@@ -207,6 +217,8 @@ class Front:
                     unknown.transaction_id,
                     participants=unknown.participants or tuple(self._services),
                     first_attempt_ms=unknown.first_attempt_ms,
+                    key=unknown.key,
+                    body_hash=unknown.body_hash,
                 )
                 return Told(order.name, done.transaction_id, "COMMITTED"), False
             except Aborted as aborted:

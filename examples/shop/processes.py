@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import grpc
@@ -19,6 +19,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 COORDINATOR = "coordinator"
 SERVICES = ("orders", "inventory", "payments")
+DIRECT = (("grpc.enable_http_proxy", 0),)
+"""For channels between our own processes: a proxy for the web has no business there."""
 READY_SECONDS = 60.0
 STOP_SECONDS = 20.0
 LOOK_SECONDS = 0.02
@@ -157,11 +159,15 @@ class Process:
 
 
 class Cluster:
-    """The coordinator and the three services, with all their files below one directory."""
+    """The coordinator and the three services, with all their files below one directory.
 
-    def __init__(self, directory: Path) -> None:
+    `settings` are the coordinator's, as NAME=VALUE.
+    """
+
+    def __init__(self, directory: Path, settings: Sequence[str] = ()) -> None:
         self.directory = directory
-        self.coordinator = Process(COORDINATOR, _troth_serve(directory / COORDINATOR), directory / COORDINATOR, _clean())
+        command = [*_troth_serve(directory / COORDINATOR), *(part for one in settings for part in ("--set", one))]
+        self.coordinator = Process(COORDINATOR, command, directory / COORDINATOR, _clean())
         self.services: dict[str, Process] = {}
 
     @property
@@ -186,7 +192,7 @@ class Cluster:
 
     async def _all_known(self) -> None:
         """Wait until the coordinator has seen every service once: before that it calls their names unknown."""
-        async with grpc.aio.insecure_channel(self.coordinator.address) as channel, asyncio.timeout(READY_SECONDS):
+        async with grpc.aio.insecure_channel(self.coordinator.address, DIRECT) as channel, asyncio.timeout(READY_SECONDS):
             admin = admin_pb2_grpc.AdminServiceStub(channel)
             while True:
                 listed = await admin.ListParticipants(admin_pb2.ListParticipantsRequest(), wait_for_ready=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import sys
@@ -34,7 +35,7 @@ async def _serve(participant: Participant, register: Callable[[grpc.aio.Server],
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with participant:
-        await participant.local(seed, locks=["seed"])
+        await participant.local(seed, locks=["seed"], wait_seconds=math.inf)  # a branch in doubt may be in the way
         server = grpc.aio.server(interceptors=participant.interceptors(), options=[("grpc.so_reuseport", 0)])
         register(server)
         port = server.add_insecure_port(LISTEN)

@@ -6,13 +6,14 @@
         async with client.transaction(timeout=5.0) as tx:
             ...  # calls through channels made with `interceptors=client.interceptors()` take part
 
-`docs/how-to/call-a-transaction.md` shows it in use.
+`docs/how-to/call-a-transaction.md` shows it in use. `SyncClient` is the same for code that is not asynchronous.
 """
 
 from participant_sdk.client.client import Call, Client, call
 from participant_sdk.client.results import AlreadyCommitted, Committed
-from participant_sdk.client.retry import transactional
+from participant_sdk.client.sync import SyncClient, SyncTransaction
 from participant_sdk.client.transaction import Transaction, current_transaction
+from participant_sdk.client.transactional import transactional
 from troth.errors import Aborted, HeuristicOutcome, OutcomeUnknown, RequestError
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "HeuristicOutcome",
     "OutcomeUnknown",
     "RequestError",
+    "SyncClient",
+    "SyncTransaction",
     "Transaction",
     "call",
     "current_transaction",

@@ -53,7 +53,8 @@ def key_text(key: str | None) -> str:
     try:
         key.encode()
     except UnicodeEncodeError:
-        raise RequestError(Reason.INVALID_KEY, "the idempotency key cannot be written in UTF-8") from None
+        message = "the idempotency key cannot be written in UTF-8"
+        raise RequestError(Reason.INVALID_KEY, message, hint="Leave lone surrogates out.") from None
     return key
 
 
@@ -84,11 +85,13 @@ def positive(name: str, value: int) -> int:
 def within_timeout_and_key(ms: int, key: str, limits: Limits) -> None:
     """Raise `RequestError` when the coordinator would refuse this timeout or key."""
     if ms > limits.timeout_ms_max:
-        raise RequestError(Reason.INVALID_TIMEOUT, f"a timeout of {ms} ms is longer than timeout_ms_max = {limits.timeout_ms_max}")
+        raise RequestError(Reason.INVALID_TIMEOUT, f"a timeout of {ms} ms is longer than timeout_ms_max = {limits.timeout_ms_max}",
+            hint="Use a shorter timeout, or raise timeout_ms_max.")
     if key and len(key.encode()) > limits.key_bytes_max:
         raise RequestError(
             Reason.INVALID_KEY,
             f"the idempotency key has {len(key.encode())} bytes, more than key_bytes_max = {limits.key_bytes_max}",
+            hint="Use a shorter key, such as a hash of it, or raise key_bytes_max.",
         )
 
 

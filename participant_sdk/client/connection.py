@@ -10,22 +10,31 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from participant_sdk.seat import Seat
+from troth import forks
+from troth.address import addresses_of
 from troth.backoff import Backoff
+from troth.channel import dialled
 from troth.errors import Reason, RemoteProtocolError, RequestError
-from troth.link import CHANNEL_OPTIONS, Link, Outbox, Packed, from_wire, to_wire
+from troth.identity.tls import Tls
+from troth.link import Link, Outbox, Packed, from_wire, to_wire
+from troth.tasks import is_cancelling
 from troth.v1 import client_pb2, common_pb2
 
 METHOD = "/troth.v1.TransactionService/Connect"
 GREETING_SECONDS = 10.0
 """How long the coordinator may take to answer ClientHello."""
 REDIAL = Backoff(first_seconds=0.05, cap_seconds=2.0)
-"""The wait between two attempts to connect."""
+"""The wait between two attempts to connect; between two rounds, where there are several addresses."""
 REFUSED_FOR_GOOD = frozenset({Reason.VERSION_MISMATCH})
 """Goodbyes after which no attempt follows. After any other the client comes back: it lives longer than most troubles."""
 
 
 class Peer(Protocol):
     """What lives on the stream."""
+
+    seat: Seat
+    """To which shard of a cell, and where that is."""
 
     def hello(self) -> client_pb2.ClientHello:
         """How to introduce ourselves."""
@@ -49,17 +58,19 @@ class Peer(Protocol):
 class Connection:
     """Holds at most one stream to the coordinator at `address`, and tells `peer` what becomes of it."""
 
-    def __init__(self, address: str, peer: Peer) -> None:
-        self._address = address
+    def __init__(self, address: str, peer: Peer, tls: Tls | None = None) -> None:
+        self._address, self._tls = address, tls
+        self._nodes = len(addresses_of(address))
         self._peer = peer
+        self._generation = forks.generation()
         self._greeted = False
         self._farewell: common_pb2.Cause | None = None
 
     async def run(self) -> None:
         """Connect, and connect again, until cancelled or refused for good."""
         try:
-            async with grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS) as channel:
-                await self._dial_for_ever(channel.stream_stream(METHOD, to_wire))
+            async with dialled(self._address, METHOD, to_wire, self._tls, lambda: self._peer.seat.address) as connect:
+                await self._dial_for_ever(connect)
         except Exception as error:
             # A bug of ours: nobody must wait for a stream that will not come.
             self._peer.lost(Reason.INTERNAL, repr(error))
@@ -76,8 +87,9 @@ class Connection:
             if self._farewell is not None and reason in REFUSED_FOR_GOOD:
                 self._peer.refused(RequestError(reason, message))
                 return
-            attempt = 0 if self._greeted else attempt + 1
-            await asyncio.sleep(REDIAL.delay_seconds(attempt, f"{self._address}/{id(self)}"))
+            # Who is sent away each time it has been welcomed must not come back at once each time.
+            attempt = 0 if self._greeted and self._farewell is None else attempt + 1
+            await self._peer.seat.pause(REDIAL.delay_seconds(attempt // self._nodes, f"{self._address}/{id(self)}"))
 
     async def _stream(self, connect: Any) -> tuple[Reason, str]:
         """One stream from its first frame to its last; returns why it ended."""
@@ -95,10 +107,11 @@ class Connection:
             why = str(error) or "no answer to ClientHello"
         except asyncio.CancelledError:
             # grpc.aio raises this also when the *other* side cancelled the call; then nobody has cancelled this task.
-            if _is_cancelling():
+            if is_cancelling():
                 raise
         finally:
-            call.cancel()
+            if forks.generation() == self._generation:
+                call.cancel()  # in a forked child it is the parent's
         return self._why_ended(why)
 
     def _why_ended(self, why: str) -> tuple[Reason, str]:
@@ -112,12 +125,15 @@ class Connection:
         async with asyncio.timeout(GREETING_SECONDS):
             await call.write(client_pb2.ConnectRequest(hello=self._peer.hello()))
             frame = await _read(call)
+        if frame is not None and frame.HasField("directory"):
+            self._peer.seat.hear(frame.directory)
         if frame is not None and frame.HasField("goodbye"):
             self._farewell = frame.goodbye.cause
             return None
         if frame is None or not frame.HasField("welcome"):
             raise RemoteProtocolError("the first frame was not ClientWelcome")
         welcome: client_pb2.ClientWelcome = frame.welcome
+        self._peer.seat.welcomed(welcome.coordinator)
         return welcome
 
     def _writer(self, call: Any) -> Any:
@@ -129,6 +145,8 @@ class Connection:
 
     def _receive(self, frame: Message) -> None:
         assert isinstance(frame, client_pb2.ConnectResponse)
+        if frame.HasField("directory"):
+            self._peer.seat.hear(frame.directory)
         self._peer.received(frame)
         if frame.HasField("goodbye"):
             self._farewell = frame.goodbye.cause
@@ -143,8 +161,3 @@ async def _read(call: Any) -> client_pb2.ConnectResponse | None:
     """The next frame; `None` at the end of the stream."""
     raw = await call.read()
     return None if raw is grpc.aio.EOF else from_wire(client_pb2.ConnectResponse, raw)
-
-
-def _is_cancelling() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

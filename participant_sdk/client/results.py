@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from participant_sdk.causes import error_of
-from troth.errors import HeuristicOutcome, OutcomeUnknown, Reason, RequestError, TrothError
+from troth.errors import Aborted, HeuristicOutcome, OutcomeUnknown, Reason, RequestError, TransactionError, TrothError
 from troth.v1 import client_pb2, common_pb2
 from troth.values import decode_results
 
@@ -48,12 +48,14 @@ class Asked(NamedTuple):
     transaction_id: str
     participants: tuple[str, ...]
     first_attempt_ms: int
+    key: str = ""
+    body_hash: bytes = b""
 
 
 class Committed:
     """The transaction is committed, everywhere; the decision is durable."""
 
-    __slots__ = ("_decoded", "_encoded", "pending", "replayed", "results_available", "transaction_id")
+    __slots__ = ("_decoded", "_encoded", "attempts", "pending", "replayed", "results_available", "transaction_id")
 
     def __init__(self, answer: client_pb2.Answer, transaction_id: str) -> None:
         self.transaction_id: str = answer.transaction_id or transaction_id
@@ -63,7 +65,10 @@ class Committed:
         self.replayed: bool = answer.replayed
         """Whether the key had been used before, and this is the answer of then."""
         self.results_available: bool = answer.results_available
-        """Whether `results` is complete. After a restart of the coordinator the results may be gone; the commit is not."""
+        """Whether `results` is complete. After a restart of the coordinator the results may be gone; the commit is not. Those of
+        an interactive transaction are never here: each call got its own, from the service."""
+        self.attempts = 1
+        """Which attempt of `Client.run` it was that committed; those before had aborted."""
         # The bytes are copied out: an answer would keep the whole frame alive in which it came.
         self._encoded = {branch.participant: branch.results for branch in answer.results[:]}
         self._decoded: dict[str, list[Any]] | None = None
@@ -85,14 +90,15 @@ class Committed:
 class AlreadyCommitted(RequestError):
     """The key of an interactive transaction was used before, and that transaction committed: the body did not run.
 
-    `outcome` is what the key's holder came to. See docs/decisions/0010-keyed-begin.md.
+    `outcome` is what the key's holder came to, without results: the calls of that attempt got them, from the services. See
+    docs/decisions/0010-keyed-begin.md.
     """
 
     def __init__(self, key: str, outcome: Committed) -> None:
         super().__init__(
             Reason.ALREADY_COMMITTED,
             f"the key {key!r} was used before, by {outcome.transaction_id}, which committed; nothing has run now",
-            hint="Take it for done: the outcome is in `outcome`.",
+            hint="Take it for done: the outcome is in `outcome`. Read from the services what its calls returned then.",
         )
         self.outcome = outcome
 
@@ -135,7 +141,20 @@ def unknown(reason: Reason, message: str, asked: Asked) -> OutcomeUnknown:
         transaction_id=asked.transaction_id,
         participants=asked.participants,
         first_attempt_ms=asked.first_attempt_ms,
+        key=asked.key,
+        body_hash=asked.body_hash,
     )
+
+
+def never_sent(aborted: Aborted, asked: Asked) -> TransactionError:
+    """The error for a request that never went out, and never will: nothing of this attempt can happen.
+
+    With a key that says nothing of the attempts before it, of which one may have committed; only the coordinator knows.
+    """
+    if not asked.key:
+        return aborted
+    message = f"{aborted.message}; what became of earlier attempts with the key is not known: try again with the same key"
+    return unknown(aborted.reason, message, asked)
 
 
 def _told(cause: common_pb2.Cause, reason: Reason) -> str:

@@ -2,6 +2,7 @@
 
     open ──run──────────────────────────────────────────→ answer
     open ──begin──→ begun ──(idle: the caller works)──commit | abort──→ answer
+    open ──(unsaid: the caller works)──commit, with what begin would say | abort──→ answer
 
 A transaction's id is `SESSION.NUMBER`, known before any answer. What was sent and not answered is sent again: with the same
 number after the session was resumed, and now and then on a live stream (the coordinator recognises repeats). When the
@@ -16,16 +17,21 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
 
 from participant_sdk.client.checks import Limits
-from participant_sdk.client.connection import Connection
-from troth import __version__
+from participant_sdk.client.connection import Connection, Peer
+from participant_sdk.client.exchange import Exchange, Lost, Reply, Request
+from participant_sdk.client.state import Identity, SessionCounters, StreamState
+from participant_sdk.seat import Seat
+from participant_sdk.silence import Silence
+from troth import __version__, forks
 from troth.backoff import Backoff
 from troth.errors import Aborted, Reason, RequestError
-from troth.link import Outbox, Packed
+from troth.link import FRAME_MESSAGES_MAX, Outbox, Packed
+from troth.logs import get_logger
 from troth.v1 import client_pb2, common_pb2
 
 PROTOCOL_VERSION = 1
@@ -33,45 +39,12 @@ FRAME_BYTES_DEFAULT = 1024 * 1024
 """The size of frames to a coordinator that announces none."""
 RESEND = Backoff(first_seconds=5.0, cap_seconds=30.0)
 """When an unanswered request is sent again on a live stream."""
+BEGIN_SECONDS = 0.01
+"""How long an interactive transaction without a key may last before the coordinator is told of it."""
 TICK_SECONDS = 0.05
 """How often, at most, the open transactions are looked through for one whose time has come."""
 WATERMARK_SECONDS = 1.0
 """How long the watermark of seen answers waits for a frame to ride with."""
-
-Request = client_pb2.RunRequest | client_pb2.BeginRequest | client_pb2.CommitRequest | client_pb2.AbortRequest
-
-
-class Lost(Enum):
-    """Why there is no answer."""
-
-    NEVER_SENT = "the session went away before the request was put on the wire"
-    SESSION_GONE = "the session went away after the request may have been put on the wire"
-    DEADLINE = "no answer came in time"
-    DEADLINE_NEVER_SENT = "the request could not be put on the wire in time"
-
-
-Reply = client_pb2.Answer | client_pb2.BeginResponse | Lost
-
-
-@dataclass(slots=True, eq=False)
-class Exchange:
-    """One transaction of this session: its number, and the one request that waits for an answer."""
-
-    number: int
-    transaction_id: str
-    deadline: float
-    """When the caller stops waiting, in the loop's time."""
-    field: str = ""
-    """The repeated field of ConnectRequest that `request` belongs to."""
-    request: Request | None = None
-    reply: asyncio.Future[Reply] | None = None
-    sent: bool = False
-    """Whether a stream that is gone may have carried the request. What waits in the present outbox is not looked at."""
-    resends: int = 0
-    due: float = math.inf
-    """When to send the request again, or to give up: in the loop's time."""
-    over: client_pb2.Answer | Reason | None = None
-    """For an idle interactive transaction: how it ended without having been asked to."""
 
 
 @dataclass(slots=True, eq=False)
@@ -80,52 +53,45 @@ class _Question:
     answer: asyncio.Future[client_pb2.Answer | None]
 
 
-@dataclass(slots=True)
-class SessionCounters:
-    """What the session did since it began."""
+class ConnectionLike(Protocol):
+    """A connection, over gRPC or in memory; see `client.connection.Connection`."""
 
-    frames_sent: int = 0
-    frames_received: int = 0
-    resent: int = 0
-    streams: int = 0
-    sessions: int = 0
+    async def run(self) -> None:
+        """Connect, and connect again, until cancelled or refused for good."""
 
 
-@dataclass(slots=True)
-class _Stream:
-    """What belongs to the stream that stands now."""
-
-    outbox: Outbox[client_pb2.ConnectRequest]
-    answered_below_sent: int = 1
-
-
-@dataclass(slots=True)
-class _Identity:
-    """The session as the coordinator named it."""
-
-    name: str = ""
-    epoch: int = 0
-    limits: Limits = field(default_factory=Limits)
+Connect = Callable[[str, Peer], ConnectionLike]
+"""Makes the connection from the coordinator's address and who lives on it."""
 
 
 class Session:
     """Numbers requests, sends them in batches, and gives every answer to its caller. One event loop, no locks."""
 
-    def __init__(self, address: str, *, pending_max: int) -> None:
+    def __init__(self, address: str, *, pending_max: int, connect: Connect = Connection, seat: Seat | None = None) -> None:
+        self.seat = seat or Seat()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when the session has begun to stand, or stands no more."""
         self._loop = asyncio.get_running_loop()
-        self._connection = Connection(address, self)
+        self._generation = forks.generation()
+        self._connection = connect(address, self)
         self._task: asyncio.Task[None] | None = None
         self._pending_max = pending_max
-        self._identity = _Identity()
-        self._stream: _Stream | None = None
+        self._identity = Identity()
+        self._stream: StreamState | None = None
         self._open: dict[int, Exchange] = {}
         self._next_number = 1
+        self._unsaid: deque[tuple[float, Exchange]] = deque()
+        """Transactions of which the coordinator has not been told, by the time at which it is."""
+        self._unsaid_handle: asyncio.TimerHandle | None = None
+        self._aborting = 0
+        """Aborts that have not been answered."""
         self._questions: dict[str, deque[_Question]] = {}
         self._waiting: dict[asyncio.Future[None], None] = {}
         self._ticks_at = math.inf
         self._tick_handle: asyncio.TimerHandle | None = None
         self._watermark_handle: asyncio.TimerHandle | None = None
         self._away: tuple[Reason, str] = (Reason.COORDINATOR_AWAY, f"{address}: not connected yet")
+        self._silence = Silence(get_logger("participant_sdk.client"), self._loop.time)
         self._refusal: RequestError | None = None
         self._emptied: asyncio.Event | None = None
         self.counters = SessionCounters()
@@ -136,9 +102,27 @@ class Session:
         """Begin to connect."""
         self._task = asyncio.create_task(self._connection.run(), name="troth-client")
 
+    def check_place(self) -> None:
+        """Raise `RequestError` outside of the process and the event loop to which this session belongs."""
+        if forks.generation() != self._generation:
+            raise RequestError(
+                Reason.INVALID_ARGUMENT,
+                "this client was entered before the process was forked, and belongs to the parent",
+                hint="Make and enter a client in each process, after the fork.",
+            )
+        if asyncio._get_running_loop() is not self._loop:
+            raise RequestError(
+                Reason.INVALID_ARGUMENT,
+                "this client was entered in another event loop",
+                hint="Use it in the loop in which it was entered; make a client for each loop.",
+            )
+
     async def stop(self, seconds: float) -> None:
         """Take no new requests, wait at most `seconds` for the answers to those that are open, and leave."""
-        self.refused(RequestError(Reason.SHUTTING_DOWN, "this client is closed"))
+        if forks.generation() != self._generation:
+            return  # a child that unwinds: all of this is its parent's
+        self.check_place()
+        self.refused(RequestError(Reason.SHUTTING_DOWN, "this client is closed", hint="Make a new Client."))
         for exchange in list(self._open.values()):
             if exchange.request is None:
                 self.ask(exchange, "aborts", client_pb2.AbortRequest(number=exchange.number))
@@ -149,9 +133,14 @@ class Session:
                     await self._emptied.wait()
             except TimeoutError:
                 pass  # whoever still waits is told below
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            # It keeps how it ended, with the frames and the channel in them, and gRPC's threads live as long as a channel does: who
+            # forks after a client was closed must not find them. So nothing here may keep the task.
+            await asyncio.wait((task,))
+            if not task.cancelled():
+                task.exception()  # retrieved: `refused` has told it
         self._leave()
 
     def _leave(self) -> None:
@@ -162,7 +151,7 @@ class Session:
         for question in [question for waiting in self._questions.values() for question in waiting]:
             if not question.answer.done():
                 question.answer.set_result(None)
-        for handle in (self._tick_handle, self._watermark_handle):
+        for handle in (self._tick_handle, self._watermark_handle, self._unsaid_handle):
             if handle is not None:
                 handle.cancel()
 
@@ -171,7 +160,17 @@ class Session:
     @property
     def ready(self) -> bool:
         """Whether `open` may be called now."""
-        return self._stream is not None and len(self._open) < self._pending_max and self._refusal is None
+        return self._stream is not None and len(self._open) < self._pending_max and self._refusal is None and not self.seat.leaving
+
+    @property
+    def stands(self) -> bool:
+        """Whether there is a stream, to a coordinator that goes on to take new work."""
+        return self._stream is not None and not self.seat.leaving
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether no session will ever come."""
+        return self._refusal is not None
 
     @property
     def limits(self) -> Limits:
@@ -204,24 +203,61 @@ class Session:
     def unreachable(self) -> Aborted:
         """The error for a request that was never sent because there was no way, or no room."""
         if self._stream is not None:
-            return Aborted(Reason.OVERLOADED, f"this client has {self._pending_max} transactions open (pending_max)")
+            message = f"this client has {self._pending_max} transactions open (pending_max)"
+            return Aborted(Reason.OVERLOADED, message, hint="Try again when some of them are over, or raise pending_max.")
         return Aborted(*self._away)
+
+    def why_silent(self) -> str:
+        """What to add to the message of a caller who waited in vain: why there is no stream. Empty when there is one."""
+        return "" if self._stream is not None else f": {self._away[1]}"
 
     def open(self, field: str, request: client_pb2.RunRequest | client_pb2.BeginRequest, deadline: float) -> Exchange:
         """Number a new transaction and send its first request. `ready` must hold."""
-        assert self.ready
-        number = self._next_number
-        self._next_number = number + 1
-        request.number = number
-        exchange = self._open[number] = Exchange(number, f"{self._identity.name}.{number}", deadline)
+        exchange = self._number(request, deadline)
         self._ask(exchange, field, request)
         return exchange
+
+    def open_quietly(self, begin: client_pb2.BeginRequest, deadline: float) -> Exchange:
+        """Number a transaction of which the coordinator hears with its commit, or after `BEGIN_SECONDS`. `ready` must hold."""
+        exchange = self._number(begin, deadline)
+        exchange.unsaid = begin
+        if self._aborting:
+            self.say_begin(exchange)  # who meets the locks of what is rolled back asks the coordinator, which hears of that first
+        else:
+            self._unsaid.append((self._loop.time() + BEGIN_SECONDS, exchange))
+            self._unsaid_handle = self._unsaid_handle or self._loop.call_later(BEGIN_SECONDS, self._say_begins)
+            self._arm(exchange)
+        return exchange
+
+    def say_begin(self, exchange: Exchange) -> None:
+        """Tell the coordinator of a transaction now, if it has not been told."""
+        if exchange.unsaid is not None and exchange.request is None and self.is_open(exchange):
+            self._ask(exchange, "begins", exchange.unsaid)
+
+    def _number(self, request: client_pb2.RunRequest | client_pb2.BeginRequest, deadline: float) -> Exchange:
+        assert self.ready
+        request.number = number = self._next_number
+        self._next_number = number + 1
+        exchange = self._open[number] = Exchange(number, f"{self._identity.name}.{number}", deadline)
+        return exchange
+
+    def _say_begins(self) -> None:
+        """Begin what lasts: the coordinator has to keep its timeout, and to find its branches when this client dies."""
+        self._unsaid_handle = None
+        while self._unsaid:
+            due, exchange = self._unsaid[0]
+            if due > self._loop.time():
+                self._unsaid_handle = self._loop.call_at(due, self._say_begins)
+                return
+            self._unsaid.popleft()
+            self.say_begin(exchange)
 
     def ask(self, exchange: Exchange, field: str, request: Request) -> asyncio.Future[Reply]:
         """Send a request of an open transaction, now or when there is a stream; it replaces one that is unanswered."""
         assert self._open.get(exchange.number) is exchange, "the transaction is over"
         exchange.sent = False
         exchange.resends = 0
+        self._aborting += field == "aborts"
         return self._ask(exchange, field, request)
 
     def _ask(self, exchange: Exchange, field: str, request: Request) -> asyncio.Future[Reply]:
@@ -263,19 +299,24 @@ class Session:
         return client_pb2.ClientHello(
             protocol=common_pb2.ProtocolRange(lowest=PROTOCOL_VERSION, highest=PROTOCOL_VERSION),
             session=self._identity.name,
+            token=self._identity.token,
+            coordinator=self.seat.shard,
             software=f"troth-python/{__version__}",
         )
 
     def welcomed(self, welcome: client_pb2.ClientWelcome) -> Outbox[client_pb2.ConnectRequest]:
         """The stream stands: send again what is unanswered, or end what belonged to a session that is gone."""
-        before, self._identity = self._identity, _Identity(welcome.session, welcome.epoch, Limits.told(welcome.limits))
+        before, limits = self._identity, Limits.told(welcome.limits)
+        self._identity = Identity(welcome.session, welcome.epoch, limits, welcome.token)
         self.counters.streams += 1
+        self._silence.ends()
         if not (welcome.resumed and welcome.session == before.name):
             self.counters.sessions += 1
             restarted = welcome.epoch != before.epoch
             self._abandon(Reason.COORDINATOR_RESTARTED if restarted else Reason.CLIENT_GONE)
-        outbox = Outbox(client_pb2.ConnectRequest, welcome.limits.frame_bytes_max or FRAME_BYTES_DEFAULT)
-        self._stream = _Stream(outbox)
+        frame_bytes_max = welcome.limits.frame_bytes_max or FRAME_BYTES_DEFAULT
+        outbox = Outbox(client_pb2.ConnectRequest, frame_bytes_max, welcome.limits.frame_messages_max or FRAME_MESSAGES_MAX)
+        self._stream = StreamState(outbox)
         for exchange in self._open.values():
             if exchange.request is not None:
                 outbox.put(exchange.field, exchange.request)
@@ -283,6 +324,7 @@ class Session:
             for question in waiting:
                 outbox.put("gets", question.request)
         self._give_turns(self._pending_max - len(self._open))
+        self.on_change()
         return outbox
 
     def sending(self, frame: Packed) -> None:
@@ -302,14 +344,17 @@ class Session:
         for answer in answers:
             self._answered(answer)
         for got in frame.got[:]:
-            self._got(got.answer)
+            self._got(got)
         if answers and self._watermark_handle is None:
             self._watermark_handle = self._loop.call_later(WATERMARK_SECONDS, self._send_watermark)
 
     def lost(self, reason: Reason, message: str) -> None:
         """The stream is gone. What still waits in its outbox was never sent; everything else may have been."""
         self._away = (reason, message)
+        if reason is not Reason.SHUTTING_DOWN:
+            self._silence.goes_on(message)
         stream, self._stream = self._stream, None
+        self.on_change()
         if stream is None:
             return
         unsent: set[tuple[str, int]] = set()
@@ -325,6 +370,7 @@ class Session:
         """Take no new request from now on."""
         self._refusal = error
         self._give_turns(len(self._waiting))
+        self.on_change()
 
     # ---- answers
 
@@ -333,10 +379,12 @@ class Session:
         if exchange is None or exchange.field not in ("begins", "aborts"):
             return  # a repeat
         if begun.HasField("refusal") or begun.HasField("holder"):
+            exchange.over = client_pb2.Answer(outcome=common_pb2.OUTCOME_ABORTED, cause=begun.refusal)
             self._close(exchange, begun)
             return
         if exchange.field == "aborts" or exchange.reply is None:
             return  # the caller has given up meanwhile; or a repeat
+        exchange.unsaid = None
         reply, exchange.reply, exchange.request = exchange.reply, None, None
         if not reply.done():
             reply.set_result(begun)
@@ -349,8 +397,10 @@ class Session:
         exchange.over = answer
         self._close(exchange, answer)
 
-    def _got(self, answer: client_pb2.Answer) -> None:
-        waiting = self._questions.get(answer.transaction_id)
+    def _got(self, got: client_pb2.GetResponse) -> None:
+        answer = got.answer
+        # Asked under a key, the answer is of the key's holder. A coordinator that answers under no key names only the answer's.
+        waiting = self._questions.get(got.transaction_id or answer.transaction_id)
         if waiting:
             question = waiting.popleft()
             if not question.answer.done():
@@ -359,6 +409,7 @@ class Session:
     def _close(self, exchange: Exchange, reply: Reply) -> None:
         """The transaction is over for this session: its number and its place are free."""
         del self._open[exchange.number]
+        self._aborting -= exchange.field == "aborts"
         if exchange.reply is not None and not exchange.reply.done():
             exchange.reply.set_result(reply)
         exchange.request = None

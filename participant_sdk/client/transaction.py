@@ -9,38 +9,66 @@ The state is the client's own view. The coordinator decides; a transaction that 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from contextvars import ContextVar
 from enum import Enum
 from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
+from participant_sdk.carriers import Carried, Uncounted, cause_within
 from participant_sdk.client import checks, results
-from participant_sdk.client.session import Exchange, Lost, Reply, Session
+from participant_sdk.client.exchange import Exchange, Lost, Reply
+from participant_sdk.context import current_scope
+from participant_sdk.tally import Tally
 from troth.errors import Aborted, Reason, RequestError, TrothError
-from troth.ids import check_name
+from troth.ids import check_participant
+from troth.keys import INTERACTIVE_HASH
 from troth.v1 import client_pb2, common_pb2
 
 if TYPE_CHECKING:
+    from participant_sdk.client.cell import Sessions
     from participant_sdk.client.client import Client
 
 _current: ContextVar[Transaction | None] = ContextVar("troth_transaction", default=None)
+_last_call: ContextVar[bool] = ContextVar("troth_last_call", default=False)
+
+
+@contextlib.contextmanager
+def saying_last_call() -> Iterator[None]:
+    """Calls made in the block are the last ones to their services."""
+    token = _last_call.set(True)
+    try:
+        yield
+    finally:
+        _last_call.reset(token)
 
 
 def current_transaction() -> Transaction | None:
-    """The transaction whose `async with` block surrounds the caller, also when it is over already."""
-    return _current.get()
+    """The transaction whose `async with` block surrounds the caller, also when it is over already.
+
+    A task that was started in a block and outlives it (a cache that refreshes itself) is in no transaction any more.
+    """
+    tx = _current.get()
+    return None if tx is None or tx.left else tx
 
 
 def refuse_nesting() -> None:
-    """Raise `RequestError` (INVALID_ARGUMENT) inside the block of a transaction that is not over."""
-    outer = _current.get()
-    if outer is not None and outer.is_active:
-        raise RequestError(
-            Reason.INVALID_ARGUMENT,
-            f"transaction {outer.transaction_id} is open here, and what is run now would not be part of it",
-            hint="Transactions do not nest: do it in the same transaction, or after its block.",
-        )
+    """Raise `RequestError` (INVALID_ARGUMENT) inside the block of a transaction that is not over, and in a service that was called
+    in one."""
+    outer, scope = current_transaction(), current_scope()
+    if scope is not None:
+        open_here, way_out = scope.context.transaction_id, "call on through participant.onward(), or run it from the caller."
+    elif outer is not None and outer.is_active:
+        open_here, way_out = outer.transaction_id, "do it in the same transaction, or after its block."
+    else:
+        return
+    raise RequestError(
+        Reason.INVALID_ARGUMENT,
+        f"transaction {open_here} is open here, and what is run now would not be part of it",
+        hint=f"Transactions do not nest: {way_out}",
+    )
 
 
 class Terms(NamedTuple):
@@ -52,6 +80,22 @@ class Terms(NamedTuple):
     first_attempt_ms: int
     wait: common_pb2.Wait.ValueType
     hold_read_locks: bool
+    one_call_each: bool
+
+
+def terms_of(
+    timeout: float, key: str | None, wait: str, first_attempt_ms: int | None, hold_read_locks: bool, one_call_each: bool = False
+) -> Terms:
+    """What a caller asked for, checked as far as that goes without the coordinator's limits."""
+    return Terms(
+        timeout,
+        checks.timeout_ms(timeout),
+        checks.key_text(key),
+        checks.first_attempt(first_attempt_ms),
+        checks.wait_mode(wait),
+        hold_read_locks,
+        one_call_each,
+    )
 
 
 class _State(Enum):
@@ -64,22 +108,34 @@ class _State(Enum):
 class Transaction:
     """One interactive transaction. Make it with `Client.transaction`, use it as `async with ... as tx`, once.
 
-    A normal end of the block commits; an exception aborts and goes on. Calls made inside the block through channels with
-    `Client.interceptors` take part by themselves; for anything else carry `context()` by hand and `acknowledge` what was done.
+    A normal end of the block commits; an exception aborts and goes on. A call's refusal that leaves the block does so as the
+    `Aborted` (or `RequestError`) that a one-shot transaction would have raised, also out of a `TaskGroup` of calls. Calls made
+    inside the block through channels with `Client.interceptors` take part by themselves; for anything else carry `context()` by
+    hand and `acknowledge` what was done.
     """
 
-    def __init__(self, client: Client, session: Session, terms: Terms) -> None:
+    def __init__(self, client: Client, sessions: Sessions, terms: Terms) -> None:
         self._client = client
-        self._session = session
+        self._sessions = sessions
+        self._session = sessions.home
+        """The session that it was begun on."""
         self._terms = terms
         self._state = _State.NEW
         self._exchange: Exchange | None = None
         self._deadline = 0.0
         self._call_numbers = count(1)
-        self._acknowledged: dict[str, int] = {}
+        self._tally = Tally()
+        self.uncounted = Uncounted()
+        """Blocking calls that were made in it."""
         self.outcome: results.Committed | None = None
         """How it ended, once it is committed."""
         self._cause: common_pb2.Cause | None = None
+        self._outer: Transaction | None = None
+        """The transaction whose block was around this one: over, but its block is not."""
+        self.left = False
+        """Whether its block has ended."""
+        self.face: object = None
+        """What stands for it in code that is not asynchronous."""
 
     # ---- what it is
 
@@ -106,39 +162,64 @@ class Transaction:
     @property
     def acknowledged(self) -> dict[str, int]:
         """How many operations of each participant are known to have succeeded."""
-        return dict(self._acknowledged)
+        self.uncounted.count()
+        return self._tally.counts
 
     @property
     def refusal(self) -> TrothError | None:
         """Why the first call failed of which the service said so, such as `Aborted` with CONFLICT; otherwise `None`.
 
-        gRPC itself raises `AioRpcError`; this is what `@transactional` looks at to see whether a retry may help.
+        Inside the block gRPC raises its own `AioRpcError`; one that leaves the block becomes this kind of error.
         """
         return None if self._cause is None else results.refusal(self._cause, self.transaction_id)
 
     # ---- the block
 
     async def __aenter__(self) -> Transaction:
-        """Begin. Raises `AlreadyCommitted` when the key was used before and that transaction committed."""
+        """Begin. With a key the coordinator is asked: raises `AlreadyCommitted` when that was used before and its transaction
+        committed. Without one it hears later, with the commit if that comes soon: what it refuses, it refuses then."""
         refuse_nesting()
-        if self._state is not _State.NEW:
-            raise self._not_active("begin")
-        await self._begin()
-        self._state = _State.ACTIVE
-        _current.set(self)
+        await self.begin()
+        self.surround()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if self._state is _State.ACTIVE and kind is None:
+            await self.end(error)
+        finally:
+            self.leave()
+
+    async def begin(self) -> None:
+        """Begin, without a block around it."""
+        if self._state is not _State.NEW:
+            raise self._not_active("begin")
+        await self._begin()
+        self._state = _State.ACTIVE
+
+    def surround(self) -> None:
+        """Be the current transaction of the context in which this is called."""
+        self._outer = _current.get()
+        _current.set(self)
+
+    def leave(self) -> None:
+        """Its block has ended, in that context."""
+        self.left = True
+        _current.set(self._outer)
+
+    async def end(self, error: BaseException | None) -> None:
+        """Commit, or roll back when an error leaves the block. Raises what the error tells of a call's refusal."""
+        try:
+            if self._state is _State.ACTIVE and error is None:
                 await self.commit()
         finally:
-            if self._state is _State.ACTIVE:
+            active, cause = self._state is _State.ACTIVE, None if isinstance(error, TrothError) else cause_within(error)
+            if active:
                 # Not waited for: the exception goes on at once, and a lost abort is a timeout at the coordinator.
                 self._ask_abort()
-            _current.set(None)
+        if active and cause is not None:
+            raise results.refusal(cause, self.transaction_id) from error
 
     # ---- ending it
 
@@ -151,10 +232,11 @@ class Transaction:
             raise self._not_active("commit")
         exchange = self._live_exchange()
         self._state = _State.COMMITTING
-        acknowledged = [
-            client_pb2.AcknowledgedOperations(participant=name, count=number) for name, number in sorted(self._acknowledged.items())
-        ]
-        request = client_pb2.CommitRequest(number=exchange.number, acknowledged=acknowledged, wait=self._terms.wait)
+        self.uncounted.count()
+        request = client_pb2.CommitRequest(number=exchange.number, acknowledged=self._tally.told(), wait=self._terms.wait)
+        if exchange.unsaid is not None:
+            request.begin.CopyFrom(exchange.unsaid)
+            request.begin.timeout_ms = max(1, int((self._deadline - asyncio.get_running_loop().time()) * 1000))
         exchange.deadline = max(exchange.deadline, asyncio.get_running_loop().time() + self._client.grace_seconds)
         reply = await self._session.ask(exchange, "commits", request)
         self.outcome = await self._concluded(exchange, reply)
@@ -174,7 +256,9 @@ class Transaction:
         exchange = self._exchange
         if exchange is None or not self._session.is_open(exchange):
             return None
-        return self._session.ask(exchange, "aborts", client_pb2.AbortRequest(number=exchange.number))
+        self.uncounted.count()
+        request = client_pb2.AbortRequest(number=exchange.number, acknowledged=self._tally.told())
+        return self._session.ask(exchange, "aborts", request)
 
     async def _concluded(self, exchange: Exchange, reply: Reply) -> results.Committed:
         asked = self._asked(exchange)
@@ -183,7 +267,10 @@ class Transaction:
         if reply in (Lost.NEVER_SENT, Lost.DEADLINE_NEVER_SENT):
             # The commit was not sent and never will be, so nobody can decide it: this is knowledge.
             raise self._gone(exchange)
-        return await self._client.settle(asked, exchange.deadline)
+        outcome = await self._client.settle(asked, exchange.deadline)
+        if outcome.transaction_id != exchange.transaction_id:
+            raise results.AlreadyCommitted(self._terms.key, outcome)
+        return outcome
 
     # ---- taking part
 
@@ -192,33 +279,53 @@ class Transaction:
 
         Each call needs its own; the same one twice says that the call is repeated.
         """
+        self._session.say_begin(self._live_exchange())  # what is carried by hand is enlisted before it works
+        return self._next_context()
+
+    def _next_context(self) -> common_pb2.TransactionContext:
         exchange = self._live_exchange()
         return common_pb2.TransactionContext(
             transaction_id=exchange.transaction_id,
             first_attempt_ms=self.first_attempt_ms,
             call_id=str(next(self._call_numbers)),
+            last_call=self._terms.one_call_each or _last_call.get(),
         )
 
-    def acknowledge(self, participant: str, operations: int = 1) -> None:
-        """Say that so many more operations of a participant succeeded. Interceptors do this by themselves."""
-        check_name("participant", participant)
-        checks.positive("operations", operations)
+    def last_call(self) -> contextlib.AbstractContextManager[None]:
+        """Say that each call made in the block is the last one to its service in this transaction.
+
+            with tx.last_call():
+                await payments.Debit(...)
+
+        The service then prepares when the call ends, and its vote comes with the answer: the commit has one message to it fewer
+        each way to wait for. A later call to that service is refused (NOT_ACTIVE), and the transaction aborts if that leaves the
+        block. It pays where several services work; a transaction of one service alone is cheaper without.
+        """
+        return saying_last_call()
+
+    def acknowledge(self, participant: str | client_pb2.AcknowledgedOperations, operations: int = 1) -> None:
+        """Say that so many more operations of a participant succeeded, or pass on what a service acknowledged: its trailing
+        metadata `troth-acknowledged-bin`, or `Scope.acknowledgements`. Interceptors do this by themselves."""
         if self._state is not _State.ACTIVE:
             raise self._not_active("acknowledge operations")
-        self._add(participant, operations)
+        if isinstance(participant, str):
+            check_participant(participant)
+            checks.positive("operations", operations)
+            participant = client_pb2.AcknowledgedOperations(participant=participant, count=operations)
+        self._tally.count(participant)
 
-    def call_failed(self, cause: common_pb2.Cause) -> None:
-        """Remember why a call failed; only the first one counts (the interceptors use it)."""
-        if self._cause is None:
+    def carried(self) -> Carried:
+        """This transaction, for a call that is made in it; from any thread."""
+        return Carried(self._call_begins, self._tally.count, self._call_failed, self._tally.call_ends)
+
+    def _call_begins(self) -> common_pb2.TransactionContext:
+        context = self._next_context()
+        self._tally.call_begins()
+        return context
+
+    def _call_failed(self, cause: common_pb2.Cause) -> None:
+        if self._cause is None:  # only the first one counts
             self._cause = cause
-
-    def count_call(self, acknowledged: client_pb2.AcknowledgedOperations) -> None:
-        """Add what a call acknowledged (the interceptors use it)."""
-        if acknowledged.participant:
-            self._add(acknowledged.participant, acknowledged.count)
-
-    def _add(self, participant: str, operations: int) -> None:
-        self._acknowledged[participant] = self._acknowledged.get(participant, 0) + operations
 
     # ---- beginning
 
@@ -227,9 +334,10 @@ class Transaction:
         started = loop.time()
         self._deadline = started + self._terms.timeout_seconds
         while True:
+            self._session = self._sessions.of_work(self._terms.key)
             if not self._session.ready:
-                await self._session.wait_ready(self._deadline)
-            self._client.check_terms(self._terms)
+                self._session = await self._client.ready_session(self._asked_as(""), self._deadline)
+            checks.within_timeout_and_key(self._terms.timeout_ms, self._terms.key, self._session.limits)
             left_ms = self._terms.timeout_ms - int((loop.time() - started) * 1000)
             request = client_pb2.BeginRequest(
                 timeout_ms=max(1, left_ms),
@@ -237,7 +345,11 @@ class Transaction:
                 first_attempt_ms=self._terms.first_attempt_ms,
                 hold_read_locks=self._terms.hold_read_locks,
             )
-            self._exchange = self._session.open("begins", request, self._deadline + self._client.grace_seconds)
+            deadline = self._deadline + self._client.grace_seconds
+            if not self._terms.key:
+                self._exchange = self._session.open_quietly(request, deadline)
+                return
+            self._exchange = self._session.open("begins", request, deadline)
             reply = await self._begun(self._exchange)
             if reply not in (Lost.NEVER_SENT, Lost.SESSION_GONE):
                 break  # otherwise: nothing was done in it, so another one does as well
@@ -256,8 +368,9 @@ class Transaction:
             return
         self._state = _State.OVER
         if isinstance(reply, Lost):
-            message = "the coordinator did not answer the begin in time"
-            raise Aborted(Reason.COORDINATOR_AWAY, message, transaction_id=exchange.transaction_id)
+            message = f"the coordinator did not answer the begin in time{self._session.why_silent()}"
+            aborted = Aborted(Reason.COORDINATOR_AWAY, message, transaction_id=exchange.transaction_id)
+            raise results.never_sent(aborted, self._asked(exchange))
         if isinstance(reply, client_pb2.Answer):
             raise self._gone(exchange)
         if reply.HasField("refusal"):
@@ -266,7 +379,12 @@ class Transaction:
         raise results.AlreadyCommitted(self._terms.key, results.conclude(reply.holder, self._asked(exchange)))
 
     def _asked(self, exchange: Exchange) -> results.Asked:
-        return results.Asked(exchange.transaction_id, tuple(sorted(self._acknowledged)), self.first_attempt_ms)
+        return self._asked_as(exchange.transaction_id)
+
+    def _asked_as(self, transaction_id: str) -> results.Asked:
+        key = self._terms.key
+        body = INTERACTIVE_HASH if key else b""
+        return results.Asked(transaction_id, self._tally.participants, self.first_attempt_ms, key, body)
 
     # ---- what is wrong
 
@@ -289,4 +407,5 @@ class Transaction:
 
     def _not_active(self, wish: str) -> RequestError:
         name = self.transaction_id or "the transaction"
-        return RequestError(Reason.NOT_ACTIVE, f"cannot {wish}: {name} {self._state.value}")
+        hint = "Use it in its own `async with` block, before it ends, and make a new one for the next."
+        return RequestError(Reason.NOT_ACTIVE, f"cannot {wish}: {name} {self._state.value}", hint=hint)

@@ -8,8 +8,9 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from participant_sdk.core.events import Call, PrepareReceived
-from participant_sdk.core.work import ResourceKind
+from participant_sdk.core.work import NO_KEYS, Keys, ResourceKind
 from troth.backoff import Backoff
+from troth.moments import utc
 from troth.v1 import common_pb2, record_pb2
 
 # The members of an enum that each branch needs are read once, into names of each module: in CPython 3.11 to read one from its
@@ -24,7 +25,7 @@ class State(IntEnum):
     EXPIRED = 1
     """Nothing is known of it, because it lies below the watermark."""
     ENLISTING = 2
-    """Calls wait until the coordinator has accepted the branch."""
+    """Calls wait until the coordinator has answered Enlist."""
     WAITING = 3
     """A call, or a Prepare with operations, waits for locks."""
     EXECUTING = 4
@@ -81,6 +82,7 @@ class Kind(IntEnum):
     """The lock request that it waited for is granted."""
     LOCK_TIMEOUT = 11
     ENLIST_TIMEOUT = 12
+    """Time to announce the branch; in ENLISTING, to wait no longer."""
     ASK = 13
     """Time to ask the coordinator (again)."""
     EXECUTED = 14
@@ -93,6 +95,10 @@ class Kind(IntEnum):
     DURABLE_COMMITTED = 21
     DURABLE_ABORTED = 22
     DURABLE_PARKED = 23
+    WANTED = 24
+    """An operation has found out that it needs more keys."""
+    LAST_CALL = 25
+    """The caller's last call has ended: prepare at once."""
 
 
 INQUIRY = Backoff(5.0, 30.0)
@@ -116,6 +122,9 @@ class Config:
     """Rolled-back branches that are remembered to refuse late work; the oldest go first."""
     calls_waiting_max: int = 10_000
     """Interactive calls that have not been answered; a further one is OVERLOADED."""
+    calls_bytes_max: int = 64 * 1024 * 1024
+    """Bytes of the arguments, results and undo of the interactive calls of all branches that are not finished; a further call is
+    OVERLOADED, and one that brings more than there is room for ends its branch."""
     operations_max: int = 10_000
     """Calls of one branch."""
     lock_waiters_max: int = 10_000
@@ -124,8 +133,20 @@ class Config:
     """Longest wait of a branch for locks; then it is a CONFLICT."""
     local_wait_seconds: float = 10.0
     """Longest wait of local work for locks; then it is a TIMEOUT."""
+    local_bar_seconds: float = 0.1
+    """How long local work that waits lets others wait behind it."""
+    local_pass_seconds: float = 1.0
+    """How long it then lets them pass, before it bars them again."""
+    finds_max: int = 16
+    """How often an operation may find that it needs more keys, one after the other."""
+    found_max: int = 4096
+    """Attempts whose found keys are kept for the next one."""
+    found_bytes_max: int = 1024 * 1024
+    """Bytes of these keys."""
+    enlist_after_seconds: float = 0.02
+    """How long a branch may stay unprepared before it is announced to the coordinator."""
     enlist_wait_seconds: float = 5.0
-    """Longest wait of a call for the coordinator's acceptance; then it is COORDINATOR_AWAY."""
+    """Longest wait of a call for the coordinator's acceptance, where it must be awaited; then it is COORDINATOR_AWAY."""
     inquiry: Backoff = INQUIRY
     """How often an unfinished branch asks the coordinator: for ever."""
 
@@ -140,6 +161,9 @@ class CallEntry:
     done: bool = False
     result: common_pb2.Value | None = None
     cause: common_pb2.Cause | None = None
+    found: Keys = NO_KEYS
+    """Keys that it was found to need besides the declared ones."""
+    finds: int = 0
 
 
 @dataclass(slots=True)
@@ -150,6 +174,8 @@ class Calls:
     line: deque[CallEntry] = field(default_factory=deque)
     current: CallEntry | None = None
     """The one that runs, or waits for locks."""
+    bytes: int = 0
+    """What its calls hold; see `line`."""
     succeeded: int = 0
     """To be compared with `Prepare.operation_count` (rule 4)."""
 
@@ -163,7 +189,7 @@ class Forced(NamedTuple):
     """Milliseconds since the Unix epoch."""
 
     def __str__(self) -> str:
-        return f"forced by {self.who} at {self.at_ms} ms since the epoch: {self.why}"
+        return f"forced by {self.who} at {utc(self.at_ms)}: {self.why}"
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -189,6 +215,11 @@ class Branch:
     stream: int = 0
     """The stream on which Prepare came."""
     peers: bytes = b""
+    found: Keys = NO_KEYS
+    """Keys that the operations of Prepare were found to need besides the declared ones."""
+    finds: int = 0
+    undeclared: tuple[str, ...] = ()
+    """Its operations that declare no lock keys."""
     incarnation: int = 0
     """The incarnation that prepared it."""
     deferred: tuple[tuple[Kind, Any], ...] = ()
@@ -212,8 +243,16 @@ class Branch:
     """Whether its present outcome is known to be durable."""
     logged: bool = False
     """Whether the log must hold records of it."""
+    proves_abort: bool = False
+    """Whether its rollback proves that no COMMIT was decided; see `troth.v1.Settlement`."""
     patient: bool = False
     """Whether nobody waits for the acknowledgement of its commit."""
+    early: bool = False
+    """Whether it is prepared, or being prepared, before anybody has asked (`early`)."""
+    operation_count: int = 0
+    """Of such a branch: how many operations succeeded."""
+    early_tickets: tuple[Any, ...] = ()
+    """Who waits for its early vote."""
 
     def __repr__(self) -> str:
         return f"<{self.transaction_id} {self.state.name}>"

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from participant_sdk.core import interactive, local, records, recovery
+from participant_sdk.core import interactive, local, records, recovery, undeclared
 from participant_sdk.core.branches import FINISHED, UNPREPARED, Branch, Config, Kind, State
+from participant_sdk.core.coordinators import Coordinators
 from participant_sdk.core.effects import ReportsComplete, Send, Started
 from participant_sdk.core.events import (
     Call,
@@ -19,23 +20,27 @@ from participant_sdk.core.events import (
     Disconnected,
     Durable,
     FromCoordinator,
+    LastCall,
     LocalWork,
     PrepareReceived,
     SchemaChange,
     Start,
     Stop,
 )  # fmt: skip
+from participant_sdk.core.line import refuse_line
 from participant_sdk.core.local import LocalOwner
-from participant_sdk.core.machine import Machine
+from participant_sdk.core.machine import NAMELESS, Machine, Watermark
+from participant_sdk.core.starts import Starts
 from participant_sdk.core.transitions import ROWS, TABLE
-from participant_sdk.core.work import CommitFailed, Committed, Executed, ExecuteRefused, LocalDone, UndoFailed, Undone
+from participant_sdk.core.work import CommitFailed, Committed, Executed, ExecuteRefused, LocalDone, UndoFailed, Undone, Wanted
 from troth.errors import LocalProtocolError, Reason, RemoteProtocolError
-from troth.ready import Append, Event, Instant, Ready
+from troth.ready import Append, Event, Instant, Opened, Ready
 from troth.v1 import participant_pb2, record_pb2
 
 _ANSWERS: dict[type, Kind] = {
     Executed: Kind.EXECUTED,
     ExecuteRefused: Kind.EXECUTE_REFUSED,
+    Wanted: Kind.WANTED,
     Committed: Kind.RESOURCE_COMMITTED,
     CommitFailed: Kind.COMMIT_FAILED,
     Undone: Kind.UNDONE,
@@ -57,6 +62,7 @@ _FORCES: dict[int, Kind] = {
     participant_pb2.FORCE_KIND_FORGET: Kind.FORCE_FORGET,
 }
 _PREPARE = Kind.PREPARE
+_ASK = Kind.ASK
 _TIMERS = {"ask": Kind.ASK, "lock": Kind.LOCK_TIMEOUT, "enlist": Kind.ENLIST_TIMEOUT}
 
 
@@ -70,6 +76,7 @@ class ParticipantCore:
             FromCoordinator: self._from_coordinator,
             Durable: self._durable,
             Call: self._call,
+            LastCall: self._last_call,
             Cancelled: self._cancelled,
             LocalWork: self._local_work,
             SchemaChange: self._local_work,
@@ -90,9 +97,9 @@ class ParticipantCore:
 
     # ---- the engine's side
 
-    def recover(self, records: Sequence[bytes], now: Instant) -> Sequence[str]:
+    def recover(self, records: Sequence[bytes], now: Instant, opened: Opened) -> Sequence[str]:
         """Rebuild the state from the log; unprepared work of earlier incarnations is rolled back with the first batch."""
-        self._m.now = now
+        self._m.now, self._m.opened_at = now, opened.position
         return recovery.recover(self._m, records)
 
     def step(self, event: Event, now: Instant) -> None:
@@ -116,13 +123,18 @@ class ParticipantCore:
         for what, subject in m.timers.pop_due(now.monotonic):
             if what == "local":
                 local.timed_out(m, subject)
-            elif m.stream or what != "ask":  # without a session there is nobody to ask; the next one arms the timer again
+            elif what == "turn":
+                local.turn(m)
+            else:
                 self._fire(m.branches.get(subject), _TIMERS[what])
             self._follow_up()
 
     def _fire(self, branch: Branch | None, kind: Kind) -> None:
         # Another timer of the same tick may have moved the branch on.
-        if branch is not None and kind in ROWS[branch.state]:
+        if branch is None or kind not in ROWS[branch.state]:
+            return
+        # Without a session there is nobody to ask; the next one arms the timer again.
+        if kind is not _ASK or self._m.stream_of(branch):
             TABLE[branch.state][kind](self._m, branch, None)
 
     def deadline(self) -> float | None:
@@ -131,7 +143,11 @@ class ParticipantCore:
 
     def take_ready(self) -> Ready:
         """Hand over what was decided since the last call."""
-        ready, self._m.ready = self._m.ready, Ready()
+        m = self._m
+        while m.overtaken:
+            coordinator = m.overtaken.pop()
+            self._move_watermark(coordinator, m.watermark_of(coordinator))
+        ready, m.ready = m.ready, Ready()
         return ready
 
     def live_records(self, owner: str) -> Sequence[record_pb2.ParticipantRecord]:
@@ -152,9 +168,19 @@ class ParticipantCore:
         """The highest incarnation in the log; the next one is one higher (with `Config.keeps_identity`)."""
         return self._m.incarnation
 
-    def epoch_seen(self, coordinator: str) -> int:
-        """The highest epoch of a coordinator that was seen; 0 for none (with `Config.keeps_identity`, or in this process)."""
-        return self._m.epochs.get(coordinator, 0)
+    @property
+    def starts(self) -> Starts:
+        """Every start, the present one last (with `Config.keeps_identity`)."""
+        return self._m.starts
+
+    @property
+    def coordinators(self) -> Coordinators:
+        """Which coordinators were followed (with `Config.keeps_identity`, or in this process)."""
+        return self._m.coordinators
+
+    def lock_counts(self) -> tuple[int, int]:
+        """How many hold locks, and how many wait for some."""
+        return self._m.locks.counts()
 
     def recovered_rows(self) -> Sequence[tuple[str, Sequence[bytes]]]:
         """Rows that unfinished branches have changed, to be locked again before the first write (ATOMIC)."""
@@ -176,9 +202,13 @@ class ParticipantCore:
     # ---- finding the branch
 
     def _take(self, transaction_id: str, kind: Kind, event: Any, order: int = 0) -> None:
-        """Let the table's handler take an event about a branch."""
+        """Let the table's handler take an event about a branch. A decision or a question tells its order as well."""
         m = self._m
-        branch = m.branches.get(transaction_id) or self._unknown(transaction_id, order)
+        branch = m.branches.get(transaction_id)
+        if branch is None:
+            branch = self._unknown(transaction_id, order)
+        elif order and not branch.order and kind is not _PREPARE and kind in ROWS[branch.state]:
+            m.learn_order(branch, order)
         TABLE[branch.state][kind](m, branch, event)
 
     def _unknown(self, transaction_id: str, order: int) -> Branch:
@@ -214,66 +244,98 @@ class ParticipantCore:
 
     def _connected(self, event: Connected) -> None:
         m = self._m
-        if event.stream <= m.last_stream:
-            raise LocalProtocolError(f"stream {event.stream} is not newer than {m.last_stream}")
-        seen = m.epochs.get(event.coordinator, 0)
-        if event.epoch < seen:
-            raise RemoteProtocolError(f"{event.coordinator} has epoch {event.epoch}, {seen} was seen", reason=Reason.STALE_EPOCH)
-        m.stream = m.last_stream = event.stream
+        m.sessions.check_newer(event.coordinator, event.stream)
+        said = record_pb2.EpochSeen(
+            coordinator=event.coordinator, epoch=event.epoch, log_id=event.log_id, nonce=event.nonce, position=event.position
+        )
+        news = m.coordinators.check(said)
+        life = f"{event.coordinator}.{event.epoch}." + (f"{event.nonce}." if event.nonce else "")
+        m.sessions.begin(event.coordinator, event.stream, event.cell, life)
         m.coordinator = event.coordinator
-        if event.epoch > seen:
-            m.epochs[event.coordinator] = event.epoch
-            if m.config.keeps_identity:
-                # It need not be awaited: every vote that follows lies behind it in the log.
-                m.ready.appends.append(Append(recovery.epoch_seen(event.coordinator, event.epoch)))
+        m.coordinators.replay(said)
+        if news and (m.config.keeps_identity or event.position):
+            # It need not be awaited: every vote that follows lies behind it in the log.
+            record = record_pb2.ParticipantRecord(epoch_seen=said)
+            m.ready.appends.append(Append(record, force=m.config.keeps_identity))
+        self._settle_nameless(event)
         self._report(event)
 
-    def _report(self, event: Connected) -> None:
-        """Tell every unfinished branch, and roll back what a restarted coordinator has forgotten."""
+    def _settle_nameless(self, event: Connected) -> None:
+        """A watermark that was kept for all is that of the coordinator that there was: one of a lower epoch is another one."""
         m = self._m
+        before = m.watermarks.pop(NAMELESS, None)
+        if before is not None:
+            if event.epoch >= before.durable[0]:
+                m.watermarks.setdefault(event.coordinator, before)
+            # In the log before any branch of this coordinator is: there it says whose the other one was.
+            below = m.watermarks.setdefault(event.coordinator, Watermark()).durable
+            m.ready.appends.append(Append(recovery.forgotten_below(event.coordinator, below)))
+
+    def _report(self, event: Connected) -> None:
+        """Tell every unfinished branch that is no other shard's, and roll back what a restarted coordinator has forgotten."""
+        m = self._m
+        others = event.cell - {event.coordinator}
         for branch in list(m.branches.values()):
-            if branch.state in UNPREPARED and branch.coordinator == event.coordinator and branch.epoch < event.epoch:
+            if branch.coordinator in others:
+                continue
+            of_this_life = (branch.coordinator, branch.epoch) == (event.coordinator, event.epoch)
+            if branch.state in UNPREPARED and not of_this_life:
                 TABLE[branch.state][Kind.LOST](m, branch, None)
             report = records.report(branch)
             if report is not None:
                 m.ready.effects.append(Send(event.stream, "reports", report))
-            if branch.state is State.ENLISTING:
-                interactive.enlist(m, branch)
-            elif branch.state is State.PREPARED or (branch.state in UNPREPARED and branch.calls is not None):
+            if branch.state is State.PREPARED or (branch.state in UNPREPARED and branch.calls is not None):
                 branch.attempts = 0
                 m.ask_later(branch)
+            elif branch.state is State.ABORTED and of_this_life:
+                interactive.ask_for_order(m, branch)
         m.ready.effects.append(ReportsComplete(event.stream))
+        undeclared.tell(m, event.stream, m.undeclared)
 
     def _disconnected(self, event: Disconnected) -> None:
-        if event.stream == self._m.stream:
-            self._m.stream = 0
+        self._m.sessions.end(event.stream)
 
     # ---- messages
 
     def _prepare_received(self, event: PrepareReceived) -> None:
-        if event.stream == self._m.stream:
+        coordinator = self._m.sessions.coordinator_of(event.stream)
+        if coordinator is not None:
             message = event.message
+            if event.position > self._m.told.get(coordinator, 0):
+                self._m.told[coordinator] = event.position
             self._take(message.transaction_id, _PREPARE, event, message.order)
 
     def _from_coordinator(self, event: FromCoordinator) -> None:
-        if event.stream != self._m.stream:
+        coordinator = self._m.sessions.coordinator_of(event.stream)
+        if coordinator is None:
             return  # a superseded stream (rule 5)
+        self._m.coordinator = coordinator
         message = event.message
         hear = self._messages.get(type(message))
         if hear is None:
             raise LocalProtocolError(f"{type(message).__name__} is no message of a coordinator")
+        if event.position > self._m.told.get(coordinator, 0):
+            self._m.told[coordinator] = event.position
         hear(message)
 
     def _decision(self, message: participant_pb2.Decision) -> None:
         kind = _DECISIONS.get(message.kind)
         if kind is None:
             raise RemoteProtocolError(f"Decision of the unknown kind {message.kind}")
+        self._check_its_own(message.transaction_id)
         self._take(message.transaction_id, kind, message, message.order)
 
     def _enlisted(self, message: participant_pb2.Enlisted) -> None:
         self._take(message.transaction_id, Kind.ENLISTED, message)
 
+    def _check_its_own(self, transaction_id: str) -> None:
+        """A coordinator decides about nothing that another one began: of that it has no record, and absence says nothing."""
+        if transaction_id.partition(".")[0] != self._m.coordinator:
+            text = f"{self._m.coordinator} decides about {transaction_id[:120]}, which is not its to decide"
+            raise RemoteProtocolError(text, reason=Reason.FOREIGN_COORDINATOR)
+
     def _settle(self, message: participant_pb2.RollbackIfUnseen) -> None:
+        self._check_its_own(message.transaction_id)
         self._take(message.transaction_id, Kind.SETTLE, message, message.order)
 
     def _force(self, message: participant_pb2.Force) -> None:
@@ -287,18 +349,19 @@ class ParticipantCore:
     def _watermark(self, message: participant_pb2.Watermark) -> None:
         m = self._m
         asked = (message.epoch, message.below)
-        if asked[0] > m.epochs[m.coordinator]:
+        if asked[0] > m.coordinators.epoch(m.coordinator):
             raise RemoteProtocolError(f"a watermark of epoch {asked[0]}, which is not there yet")
-        m.watermark_asked = max(m.watermark_asked, asked)
-        self._move_watermark()
+        watermark = m.watermark_of(m.coordinator)
+        watermark.asked = max(watermark.asked, asked)
+        self._move_watermark(m.coordinator, watermark)
 
-    def _move_watermark(self) -> None:
+    def _move_watermark(self, coordinator: str, watermark: Watermark) -> None:
         """A watermark takes effect when it is durable: else a crash could make EXPIRED look like never seen."""
-        m = self._m
-        if m.watermark_in_flight is None and m.finished and m.finished[0][:2] < m.watermark_asked:
-            m.watermark_in_flight = m.watermark_asked
-            record = recovery.forgotten_below(m.watermark_asked)
-            m.ready.appends.append(Append(record, force=False, event=Durable("", "watermark")))
+        if watermark.in_flight is None and watermark.finished and watermark.finished[0][:2] < watermark.asked:
+            watermark.in_flight = watermark.asked
+            record = recovery.forgotten_below(coordinator, watermark.asked)
+            event = Durable("", "watermark", coordinator)
+            self._m.ready.appends.append(Append(record, force=False, event=event, patient=True))
 
     # ---- what the engine and the resource give back
 
@@ -306,12 +369,13 @@ class ParticipantCore:
         m = self._m
         if event.transaction_id:
             self._take(event.transaction_id, _STEPS[event.step], event)
-        elif event.step == "watermark" and m.watermark_in_flight is not None:
-            m.watermark, m.watermark_in_flight = m.watermark_in_flight, None
-            m.forget_finished()
-            self._move_watermark()
         else:
-            raise LocalProtocolError(f"nobody waits for {event.step!r}")
+            watermark = m.watermarks.get(event.coordinator)
+            if event.step != "watermark" or watermark is None or watermark.in_flight is None:
+                raise LocalProtocolError(f"nobody waits for {event.step!r}")
+            watermark.durable, watermark.in_flight = watermark.in_flight, None
+            m.forget_finished(watermark)
+            self._move_watermark(event.coordinator, watermark)
 
     def _answered(self, event: Any) -> None:
         self._take(event.transaction_id, _ANSWERS[type(event)], event)
@@ -323,6 +387,9 @@ class ParticipantCore:
         if event.ticket in m.call_tickets or event.ticket in m.local:
             raise LocalProtocolError(f"the ticket {event.ticket!r} was used before")
         self._take(event.transaction_id, Kind.CALL, event)
+
+    def _last_call(self, event: LastCall) -> None:
+        self._take(event.transaction_id, Kind.LAST_CALL, event)
 
     def _local_work(self, event: LocalWork | SchemaChange) -> None:
         local.begin(self._m, event)
@@ -346,6 +413,7 @@ class ParticipantCore:
         if event.incarnation <= (m.incarnation if m.config.keeps_identity else 0):
             raise LocalProtocolError(f"incarnation {event.incarnation} is not higher than {m.incarnation}")
         m.incarnation = m.incarnation_asked = event.incarnation
+        m.nonce = event.nonce
 
     def _check_started(self) -> None:
         """Everything unprepared is undone: serve, once the incarnation is durable."""
@@ -355,7 +423,7 @@ class ParticipantCore:
         m.started = True
         effect = Started(m.incarnation)
         if m.config.keeps_identity:
-            record = recovery.incarnation_started(m.config.participant, m.incarnation)
+            record = recovery.begin_incarnation(m)
             m.ready.appends.append(Append(record, effects=(effect,)))
         else:
             m.ready.effects.append(effect)
@@ -369,4 +437,4 @@ class ParticipantCore:
             if branch.state is State.ENLISTING:
                 interactive.not_accepted(m, branch, cause)
             elif branch.state in UNPREPARED:
-                interactive.refuse_line(m, branch, cause)
+                refuse_line(m, branch, cause)

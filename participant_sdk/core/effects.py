@@ -37,6 +37,13 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class UndeclaredWait:
+    """For the first time somebody has waited for an operation that declares no lock keys, or it for somebody: tell its author."""
+
+    operation: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReportsComplete:
     """Set `reports_complete` behind all reports that were sent before."""
 
@@ -50,6 +57,15 @@ class Reply:
     ticket: Any
     result: common_pb2.Value | None = None
     cause: common_pb2.Cause | None = None
+
+
+@frozen
+class EarlyVoted:
+    """Answer a LastCall: the branch is prepared, durably, with so many operations; or it is not, and will be asked as ever (0)."""
+
+    ticket: Any
+    operation_count: int
+    incarnation: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """What goes into the participant's core; the answers of the resource are in `work`.
 
-A *stream* is a number that the shell gives to each session with the coordinator, growing in one process. Frames of a
-stream that is not the current one are dropped by the core. A `ticket` is whatever the shell needs to find its caller again;
-it must be hashable, is used once, and comes back in the matching effect.
+A *stream* is a number that the shell gives to each session with a coordinator, growing in one process. Frames of
+a stream that is not the current one of its coordinator are dropped by the core. A `ticket` is whatever the shell needs to find its
+caller again; it must be hashable, is used once, and comes back in the matching effect.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from participant_sdk.core.work import NO_KEYS, WHOLE, Keys
 from troth.ready import frozen
 from troth.v1 import common_pb2, participant_pb2
 
@@ -23,6 +24,8 @@ class Start:
     """
 
     incarnation: int
+    nonce: str = ""
+    """Drawn at random for this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,12 @@ class Connected:
     stream: int
     coordinator: str
     epoch: int
+    log_id: str = ""
+    nonce: str = ""
+    cell: frozenset[str] = frozenset()
+    """All coordinators of its cell, of each of which a session may stand beside this one; empty for one that is alone."""
+    position: int = 0
+    """Of the coordinator's log, as the frame with Welcome told it; 0 from software that tells none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,8 @@ class FromCoordinator:
         | participant_pb2.Watermark
         | participant_pb2.Force
     )
+    position: int = 0
+    """Of the coordinator's log, as the message's frame told it; 0 where it had not grown."""
 
 
 @frozen
@@ -67,18 +78,21 @@ class PrepareReceived:
     message: participant_pb2.Prepare
     operations: Sequence[common_pb2.Operation]
     """Those of the message, taken out once."""
-    keys: tuple[str, ...] = ()
-    """The declared lock keys of all its operations; `("*",)` for the whole resource."""
+    keys: Keys = NO_KEYS
+    """The declared lock keys of all its operations."""
     refusal: common_pb2.Cause | None = None
     """Why it cannot run (UNKNOWN_OPERATION, BAD_ARGUMENTS): the vote is then NO."""
+    position: int = 0
+    """See `FromCoordinator`."""
+    undeclared: tuple[str, ...] = ()
+    """Those of its operations that have the whole resource because they declare no keys."""
 
 
 @frozen
 class Call:
     """One operation of an interactive transaction, called inside a service. Answered by `Reply` with the same ticket.
 
-    The first call of a transaction enlists its branch; it waits until the coordinator has accepted. A call_id that was seen
-    before gets the answer of then, or joins the call that still runs.
+    A call_id that was seen before gets the answer of then, or joins the call that still runs.
     """
 
     ticket: Any
@@ -86,7 +100,22 @@ class Call:
     call_id: str
     first_attempt_ms: int
     operation: common_pb2.Operation
-    keys: tuple[str, ...]
+    keys: Keys
+    told: bool = False
+    """Whether its caller learns with the answer who did the work, in which incarnation. Otherwise the branch is enlisted first."""
+    undeclared: tuple[str, ...] = ()
+    """The operation, if it has the whole resource because it declares no keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastCall:
+    """A call of the service has ended that was its caller's last one in the transaction. Answered by `EarlyVoted`.
+
+    It asks for nothing that the protocol needs: whatever the branch is, nothing gets lost when it is not prepared now.
+    """
+
+    ticket: Any
+    transaction_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +128,9 @@ class LocalWork:
     ticket: Any
     function: Callable[..., Any]
     write: bool
-    keys: tuple[str, ...] = ("*",)
+    keys: Keys = WHOLE
+    inside: str = ""
+    """The transaction in which its caller works, who would wait for himself if that holds what this needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +141,8 @@ class SchemaChange:
     function: Callable[..., Any]
     statement: str
     """For people."""
+    inside: str = ""
+    """See `LocalWork`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +167,5 @@ class Durable:
     transaction_id: str
     step: str
     """`prepared`, `one_phase`, `committed`, `aborted`, `parked`, `forgotten`; without a branch `watermark` or `incarnation`."""
+    coordinator: str = ""
+    """Whose watermark."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from participant_sdk.core import records
-from participant_sdk.core.branches import Branch, Forced, Kind, State
-from participant_sdk.core.interactive import refuse_line
+from participant_sdk.core.branches import UNPREPARED, Branch, Forced, Kind, State
+from participant_sdk.core.line import refuse_line
 from participant_sdk.core.machine import Machine
 from participant_sdk.core.work import CommitBranch, CommitFailed, Release, Undo, UndoFailed
 from troth.errors import Reason
@@ -77,6 +77,7 @@ def begin_commit(m: Machine, b: Branch) -> None:
     """From PREPARED, or from PARKED by an operator's order."""
     b.state = _COMMITTING
     if m.external and b.begun:
+        m.locks.finishing(b.transaction_id)
         m.invoke(CommitBranch(b.transaction_id, _works(b)))
     else:
         _append_committed(m, b)
@@ -116,8 +117,8 @@ def committed_durable(m: Machine, b: Branch, e: Any) -> None:
 
 def say_one_phase(m: Machine, b: Branch) -> None:
     """Tell the outcome of a one-phase commit; to another session than the one that asked, as a report first."""
-    if b.stream != m.stream and (report := records.report(b)) is not None:
-        m.send("reports", report)
+    if b.stream != m.stream_of(b) and (report := records.report(b)) is not None:
+        m.send(b, "reports", report)
     m.vote(b, participant_pb2.VOTE_KIND_COMMITTED)
 
 
@@ -146,9 +147,12 @@ def commit_expired(m: Machine, b: Branch, e: Any) -> None:
 
 def roll_back(m: Machine, b: Branch, cause: common_pb2.Cause, *, force: bool = False) -> None:
     """Undo what there is; `force` when somebody must be able to rely on it."""
+    if b.state in UNPREPARED and b.transaction_id not in m.recovering:
+        b.proves_abort = True  # it has not voted, and will vote NO
     b.cause = b.cause or cause
     refuse_line(m, b, cause)
     m.leave_line(b)
+    m.locks.finishing(b.transaction_id)
     b.prepare = None
     b.durable = force
     b.one_phase = False
@@ -183,7 +187,7 @@ def _aborted(m: Machine, b: Branch) -> None:
 
 def abort(m: Machine, b: Branch, e: participant_pb2.Decision) -> None:
     """Roll back. An acknowledgement, if asked for, waits until that is durable."""
-    b.order = b.order or e.order
+    b.proves_abort = True
     if e.acknowledge:
         m.defer(b, Kind.ABORT, e)
     roll_back(m, b, m.cause(Reason.ROLLED_BACK, "the coordinator decided ABORT"), force=e.acknowledge)
@@ -264,14 +268,15 @@ def tombstone_durable(m: Machine, b: Branch, e: Any) -> None:
 
 
 def settle_unseen(m: Machine, b: Branch, e: participant_pb2.RollbackIfUnseen) -> None:
-    """Remember that it is rolled back, durably; then say so."""
+    """Remember that it is rolled back, durably; then say so. Whoever was asked to vote, has forgotten nothing, and knows nothing of
+    it has not voted."""
+    b.proves_abort = m.remembers_votes and e.incarnation == m.incarnation
     m.adopt(b)
     settle_unprepared(m, b, e)
 
 
 def settle_unprepared(m: Machine, b: Branch, e: participant_pb2.RollbackIfUnseen) -> None:
     """Roll back, durably; then say so."""
-    b.order = b.order or e.order
     m.defer(b, Kind.SETTLE, e)
     roll_back(m, b, m.cause(Reason.ROLLED_BACK, "the coordinator no longer knew the transaction"), force=True)
 
@@ -398,6 +403,7 @@ def parked(m: Machine, b: Branch, e: Any) -> None:
 def _park(m: Machine, b: Branch, decided: common_pb2.Outcome.ValueType, why: str) -> None:
     """Keep it with its locks for an operator; nothing that failed deletes itself."""
     b.state = State.PARKED
+    m.locks.stuck(b.transaction_id)
     b.decided, b.detail, b.forced = decided, why, None
     m.recovering.discard(b.transaction_id)
     m.append(records.parked(b), b, "parked")
@@ -426,17 +432,24 @@ def _works(b: Branch) -> tuple[Any, ...]:
 # ---- asking (rule 8)
 
 
-def ask_active(m: Machine, b: Branch, e: Any) -> None:
-    """Ask whether the transaction is still live."""
-    _inquire(m, b, participant_pb2.BRANCH_STATE_ACTIVE)
+def enlisted_prepared(m: Machine, b: Branch, e: participant_pb2.Enlisted) -> None:
+    """Its order is known now. Or what it had announced before it was prepared is refused: nobody will ever commit it."""
+    m.learn_order(b, e.order)
+    if e.HasField("refusal"):
+        b.proves_abort = True
+        roll_back(m, b, e.refusal)
 
 
 def ask_prepared(m: Machine, b: Branch, e: Any) -> None:
-    """Ask for the decision, for ever: who voted YES never decides alone."""
-    _inquire(m, b, participant_pb2.BRANCH_STATE_PREPARED)
+    """Ask for the decision, for ever: who voted YES never decides alone. From now on nobody begins to wait for its locks; but the
+    first question of a branch that was prepared early only announces it."""
+    if b.order or b.attempts:
+        m.locks.stuck(b.transaction_id)
+    inquire(m, b, participant_pb2.BRANCH_STATE_PREPARED)
 
 
-def _inquire(m: Machine, b: Branch, state: participant_pb2.BranchState.ValueType) -> None:
-    m.send("inquiries", participant_pb2.Inquiry(transaction_id=b.transaction_id, order=b.order, state=state))
+def inquire(m: Machine, b: Branch, state: participant_pb2.BranchState.ValueType) -> None:
+    """Ask what became of the transaction, ever later."""
+    m.send(b, "inquiries", participant_pb2.Inquiry(transaction_id=b.transaction_id, order=b.order, state=state))
     b.attempts += 1
     m.ask_later(b)

@@ -3,17 +3,21 @@
 It stands in the same lines for the same locks as branches do, so it never sees undecided data; it never dies, because its
 caller has no transaction to try again, and it is bounded by a time limit instead. A change of the schema asks for the whole
 resource, which it gets when nothing is undecided.
+
+While it waits it holds those up that come behind it, or it would never be served; but only by turns, one for all local work
+that waits: for a moment all of it bars those behind, then all of it lets them pass. Had each a turn of its own, one of many would
+bar at any time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from participant_sdk.core.effects import LocalReply
 from participant_sdk.core.events import LocalWork, SchemaChange
-from participant_sdk.core.locks import YOUNGEST, Answer
-from participant_sdk.core.work import WHOLE_RESOURCE, LocalDone, LocalRun
+from participant_sdk.core.locks import LOCAL, Answer, conflict
+from participant_sdk.core.work import WHOLE, Keys, LocalDone, LocalRun
 from troth.errors import LocalProtocolError, Reason
 from troth.ready import Append
 from troth.v1 import record_pb2
@@ -32,6 +36,15 @@ class LocalEntry:
     """Whether its caller is gone."""
 
 
+@dataclass(slots=True)
+class Turns:
+    """Local work that waits, and whether those behind it pass it at present."""
+
+    waiting: dict[Any, None] = field(default_factory=dict)
+    """Tickets, first come first."""
+    passing: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class LocalOwner:
     """Local work as an owner of locks; never equal to a transaction id."""
@@ -47,8 +60,12 @@ def begin(m: Machine, event: LocalWork | SchemaChange) -> None:
     if m.stopping:
         m.local_reply(ticket, m.cause(Reason.SHUTTING_DOWN, "the participant is going down"))
         return
-    keys = event.keys if isinstance(event, LocalWork) else (WHOLE_RESOURCE,)
-    answer = m.locks.request(LocalOwner(ticket), YOUNGEST, keys)
+    keys = event.keys if isinstance(event, LocalWork) else WHOLE
+    if _waits_for_itself(m, event.inside, keys):
+        what = f"it would wait for {event.inside}, in which it is called: read there by an operation, or after its end"
+        m.local_reply(ticket, m.cause(Reason.INVALID_ARGUMENT, what))
+        return
+    answer = m.locks.request(LocalOwner(ticket), LOCAL, keys)
     if answer is Answer.FULL:
         m.local_reply(ticket, m.cause(Reason.OVERLOADED, f"lock_waiters_max is {m.config.lock_waiters_max}"))
         return
@@ -57,6 +74,38 @@ def begin(m: Machine, event: LocalWork | SchemaChange) -> None:
         run(m, ticket)
     else:
         m.timers.set(("local", ticket), m.now.monotonic + m.config.local_wait_seconds)
+        _take_turn(m, ticket)
+
+
+def _take_turn(m: Machine, ticket: Any) -> None:
+    """It bars and lets pass together with the others that wait; the first one begins."""
+    m.turns.waiting[ticket] = None
+    if len(m.turns.waiting) == 1:
+        m.turns.passing = True
+        turn(m)
+    elif m.turns.passing:
+        m.granted.extend(m.locks.let_pass(LocalOwner(ticket), True))
+
+
+def turn(m: Machine) -> None:
+    """What waits has barred those behind it long enough: they pass, for a while. Then they are barred again."""
+    passing = m.turns.passing = not m.turns.passing
+    seconds = m.config.local_pass_seconds if passing else m.config.local_bar_seconds
+    m.timers.set(("turn", None), m.now.monotonic + seconds)
+    for ticket in m.turns.waiting:
+        m.granted.extend(m.locks.let_pass(LocalOwner(ticket), passing))
+
+
+def _wait_no_longer(m: Machine, ticket: Any) -> None:
+    m.timers.cancel(("local", ticket))
+    m.turns.waiting.pop(ticket, None)
+    if not m.turns.waiting:
+        m.timers.cancel(("turn", None))  # the next one bars at once
+
+
+def _waits_for_itself(m: Machine, inside: str, keys: Keys) -> bool:
+    """Whether the caller's own transaction holds what it asks for: it cannot end before this is answered."""
+    return inside in m.locks.owners() and conflict(keys, m.locks.held(inside))
 
 
 def run(m: Machine, ticket: Any) -> None:
@@ -66,7 +115,7 @@ def run(m: Machine, ticket: Any) -> None:
         return  # it left the line in the step in which it was granted
     assert not entry.running
     entry.running = True
-    m.timers.cancel(("local", ticket))
+    _wait_no_longer(m, ticket)
     event = entry.event
     write = isinstance(event, SchemaChange) or event.write
     work = LocalRun(ticket, event.function, write, isinstance(event, SchemaChange))
@@ -123,6 +172,7 @@ def stop(m: Machine) -> None:
 
 def _leave(m: Machine, ticket: Any) -> None:
     del m.local[ticket]
-    m.timers.cancel(("local", ticket))
+    _wait_no_longer(m, ticket)
     m.granted.extend(m.locks.withdraw(LocalOwner(ticket)))
     m.granted.extend(m.locks.release(LocalOwner(ticket)))
+

@@ -5,16 +5,21 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.message import Message
 
 from participant_sdk.core import work as asked
-from participant_sdk.core.branches import FINISHED, Branch, CallEntry, Config, Kind, State
+from participant_sdk.core.branches import FINISHED, Branch, CallEntry, Calls, Config, Kind, State
+from participant_sdk.core.coordinators import Coordinators
 from participant_sdk.core.effects import LocalReply, Reply, Send
 from participant_sdk.core.events import Durable
-from participant_sdk.core.local import LocalEntry
-from participant_sdk.core.locks import LockTable
+from participant_sdk.core.found import Found
+from participant_sdk.core.local import LocalEntry, Turns
+from participant_sdk.core.locks import LockTable, Rank
+from participant_sdk.core.sessions import Sessions
+from participant_sdk.core.starts import Starts
 from participant_sdk.core.work import ResourceKind
 from troth.errors import Reason
 from troth.ready import Append, Event, Instant, Ready
@@ -25,6 +30,26 @@ _UNSEEN, _COMMITTED = State.UNSEEN, State.COMMITTED
 
 NEVER_LEARNT = 1 << 64
 """Stands for the order of a finished branch whose order was never learnt: only a newer epoch covers it."""
+
+
+NAMELESS = ""
+"""The coordinator of a watermark that software kept which knew one coordinator only."""
+
+
+@dataclass(slots=True)
+class Watermark:
+    """What one coordinator lets this participant forget, as (epoch, below)."""
+
+    durable: tuple[int, int] = (0, 0)
+    asked: tuple[int, int] = (0, 0)
+    in_flight: tuple[int, int] | None = None
+    finished: list[tuple[int, int, str]] = field(default_factory=list)
+    """(epoch, order, transaction) of what it may cover, sorted."""
+
+
+def sequence_of(transaction_id: str) -> str:
+    """The life of the coordinator that began a transaction: the first three parts of its id."""
+    return transaction_id.rsplit(".", 2)[0]
 
 
 class Machine:
@@ -39,34 +64,55 @@ class Machine:
         """Orders that recovery has read and not carried out yet."""
         self.incarnation = 0
         """Of this process; before `Start`, the highest one in the log."""
+        self.starts = Starts()
+        self.started_record: record_pb2.IncarnationStarted | None = None
+        """The newest one that the log has, or is about to have, with `Config.keeps_identity`."""
+        self.nonce = ""
+        """What the process of this incarnation drew at random."""
         self.incarnation_asked = 0
         """The one that `Start` asked for, or 0."""
         self.started = False
         self.stopping = False
-        self.stream = 0
-        """The current session with the coordinator, or 0."""
-        self.last_stream = 0
+        self.sessions = Sessions()
         self.coordinator = ""
-        """The coordinator of the current session."""
-        self.epochs: dict[str, int] = {}
-        self.watermark = (0, 0)
-        """(epoch, below), durable."""
-        self.watermark_asked = (0, 0)
-        self.watermark_in_flight: tuple[int, int] | None = None
+        """Whose message is being handled, or was last."""
+        self.coordinators = Coordinators()
+        self.told = self.coordinators.told
+        """How far each coordinator was heard."""
+        self.opened_at = 0
+        """The position of the log when this process opened it."""
+        self.watermarks: dict[str, Watermark] = {}
+        """Of each coordinator; one that earlier software kept for all is found under no name."""
+        self.overtaken: set[str] = set()
+        """Coordinators of branches that have finished behind a watermark that covers them: no other watermark need follow."""
         self.branches: dict[str, Branch] = {}
         self.unfinished = 0
         self.live = 0
         """Branches with live records."""
         self.recovering: set[str] = set()
         """Branches of an earlier incarnation that are being undone."""
-        self.finished: list[tuple[int, int, str]] = []
-        """(epoch, order, transaction) of what the watermark may cover, sorted."""
+        self.remembers_votes = True
+        """Whether every vote of this incarnation is remembered that no watermark covers."""
         self.refused: deque[str] = deque()
         self.locks = LockTable(config.lock_waiters_max)
+        self.undeclared: dict[str, None] = {}
+        """Operations without lock keys of which was told that somebody waited."""
+        self.undeclared_known = False
+        """Whether any work came without lock keys."""
+        self.found = Found(config.found_max, config.found_bytes_max)
+        self.last_begun: dict[str, tuple[str, int]] = {}
+        """Of each coordinator the sequence of one-shot work that runs now (see `locks`), and the highest order in it."""
+        self._begin_to_work()
+
+    def _begin_to_work(self) -> None:
+        """What no record says, and each incarnation begins with anew."""
         self.timers: Timers[tuple[str, Any]] = Timers()
+        self.calls_bytes = 0
+        """Bytes that the calls of all interactive branches hold; see `line`."""
         self.call_tickets: dict[Any, tuple[Branch, CallEntry]] = {}
         self.local: dict[Any, LocalEntry] = {}
         """Local work by ticket, waiting or running."""
+        self.turns = Turns()
         self.ready = Ready()
         self.granted: deque[Any] = deque()
         """Lock owners that have to be told."""
@@ -75,10 +121,15 @@ class Machine:
 
     # ---- the world
 
-    def send(self, field: str, message: Message) -> None:
-        """Speak to the coordinator; without a session it is not said, and the next session's reports settle it."""
-        if self.stream:
-            self.ready.effects.append(Send(self.stream, field, message))
+    def stream_of(self, branch: Branch) -> int:
+        """The session with a branch's coordinator, or 0."""
+        return self.sessions.stream_of(branch.coordinator)
+
+    def send(self, branch: Branch, field: str, message: Message) -> None:
+        """Speak to a branch's coordinator; without a session it is not said, and the next session's reports settle it."""
+        stream = self.sessions.stream_of(branch.coordinator)
+        if stream:
+            self.ready.effects.append(Send(stream, field, message))
 
     def append(
         self, record: record_pb2.ParticipantRecord, branch: Branch, step: str = "",
@@ -86,6 +137,7 @@ class Machine:
     ) -> None:  # fmt: skip
         """Write a record of a branch; the core hears `Durable(step)` when it is durable."""
         event = Durable(branch.transaction_id, step) if step else None
+        record.heard = self.told.get(branch.coordinator, 0)
         self.ready.appends.append(Append(record, branch.transaction_id, force, (), event, apply, patient))
 
     def invoke(self, work: Any) -> None:
@@ -100,30 +152,36 @@ class Machine:
 
     def vote(self, branch: Branch, kind: participant_pb2.VoteKind.ValueType, cause: common_pb2.Cause | None = None) -> None:
         """Vote."""
-        if self.stream:
+        stream = self.sessions.stream_of(branch.coordinator)
+        if stream:
             vote = participant_pb2.Vote()
             vote.transaction_id, vote.kind, vote.results = branch.transaction_id, kind, branch.results
+            vote.order = branch.order
             if cause is not None:
                 vote.cause.CopyFrom(cause)
-            self.ready.effects.append(Send(self.stream, "votes", vote))
+            self.ready.effects.append(Send(stream, "votes", vote))
 
     def acknowledge(
         self, branch: Branch, kind: participant_pb2.AcknowledgementKind.ValueType, detail: str = "", *, patient: bool = False
     ) -> None:
         """Acknowledge a decision or an operator's order."""
-        if self.stream:
+        stream = self.sessions.stream_of(branch.coordinator)
+        if stream:
             acknowledgement = participant_pb2.Acknowledgement()
             acknowledgement.transaction_id, acknowledgement.kind = branch.transaction_id, kind
             if detail:
                 acknowledgement.detail = detail
-            self.ready.effects.append(Send(self.stream, "acknowledgements", acknowledgement, patient))
+            self.ready.effects.append(Send(stream, "acknowledgements", acknowledgement, patient))
 
     def settle(self, branch: Branch, kind: participant_pb2.SettlementKind.ValueType) -> None:
         """Answer RollbackIfUnseen."""
-        results = branch.results if kind != participant_pb2.SETTLEMENT_KIND_ROLLED_BACK else b""
+        rolled_back = kind == participant_pb2.SETTLEMENT_KIND_ROLLED_BACK
+        results = b"" if rolled_back else branch.results
         self.send(
-            "settlements",
-            participant_pb2.Settlement(transaction_id=branch.transaction_id, kind=kind, results=results),
+            branch, "settlements",
+            participant_pb2.Settlement(
+                transaction_id=branch.transaction_id, kind=kind, results=results, proves_abort=rolled_back and branch.proves_abort
+            ),
         )
 
     def reply(
@@ -161,11 +219,18 @@ class Machine:
         self.branches[branch.transaction_id] = branch
         self.unfinished += 1
 
+    def hold_bytes(self, calls: Calls, more: int) -> None:
+        """A branch holds so many bytes more for its calls, or fewer."""
+        calls.bytes += more
+        self.calls_bytes += more
+
     def drop(self, branch: Branch) -> None:
         """Forget a branch of which nothing was ever promised."""
         del self.branches[branch.transaction_id]
         self.unfinished -= 1
         self.let_go(branch)
+        assert branch.calls is not None, "only a branch of calls is not accepted"
+        self.calls_bytes -= branch.calls.bytes
         branch.state = State.UNSEEN
 
     def finish(self, branch: Branch, state: State) -> None:
@@ -177,6 +242,8 @@ class Machine:
         branch.works = ()
         self.unfinished -= 1
         self.let_go(branch)
+        if branch.calls is not None:
+            self.calls_bytes -= branch.calls.bytes
         branch.calls = branch.prepare = None
         self.index(branch)
         if state is not _COMMITTED:
@@ -187,13 +254,31 @@ class Machine:
         if branch.deferred:
             self.rerun.append(branch)
 
+    def learn_order(self, branch: Branch, order: int) -> None:
+        """Learn a branch's order, if it was not known; a tombstone can be forgotten from then on."""
+        if not order or branch.order:
+            return
+        if branch.state in FINISHED:
+            entry = (branch.epoch, NEVER_LEARNT, branch.transaction_id)
+            finished = self.watermark_of(branch.coordinator).finished
+            at = bisect_left(finished, entry)
+            assert finished[at] == entry
+            del finished[at]
+        branch.order = order
+        if branch.state in FINISHED:
+            self.timers.cancel(("ask", branch.transaction_id))
+            self.index(branch)
+
     def index(self, branch: Branch) -> None:
         """Let the watermark find a finished branch."""
         entry = (branch.epoch, branch.order or NEVER_LEARNT, branch.transaction_id)
-        if self.finished and entry < self.finished[-1]:
-            insort(self.finished, entry)
+        watermark = self.watermark_of(branch.coordinator)
+        if watermark.finished and entry < watermark.finished[-1]:
+            insort(watermark.finished, entry)
         else:  # most finish in their order
-            self.finished.append(entry)
+            watermark.finished.append(entry)
+        if entry[:2] < watermark.asked:
+            self.overtaken.add(branch.coordinator)
 
     def let_go(self, branch: Branch) -> None:
         """Release locks and timers."""
@@ -202,6 +287,20 @@ class Machine:
         if branch.calls is not None:
             self.timers.cancel(("enlist", transaction_id))
         self.release_locks(branch)
+
+    def one_shot_rank(self, branch: Branch, prepare: participant_pb2.Prepare) -> Rank:
+        """The rank of one-shot work. What comes behind a later one belongs to no sequence; alone it is where it is."""
+        transaction_id = branch.transaction_id
+        sequence = sequence_of(transaction_id)
+        if not prepare.one_phase:
+            known, order = self.last_begun.get(branch.coordinator, ("", 0))
+            if sequence == known and prepare.order <= order:
+                sequence = ""
+            else:
+                self.last_begun[branch.coordinator] = (sequence, prepare.order)
+        age = (branch.first_attempt_ms, transaction_id)
+        # A coordinator that does not say whom it answers for has it answer for everybody.
+        return Rank(age, min((prepare.eldest_attempt_ms, ""), age), sequence, prepare.one_phase)
 
     def leave_line(self, branch: Branch) -> None:
         """Wait for locks no longer."""
@@ -243,19 +342,32 @@ class Machine:
 
     def expired(self, branch: Branch) -> bool:
         """Whether a branch of which nothing is known lies below the watermark."""
-        return (branch.epoch, branch.order or NEVER_LEARNT) < self.watermark_asked
+        watermark = self.watermarks.get(branch.coordinator) or self.watermarks.get(NAMELESS)
+        return watermark is not None and (branch.epoch, branch.order or NEVER_LEARNT) < watermark.asked
 
-    def forget_finished(self) -> None:
+    def watermark_of(self, coordinator: str) -> Watermark:
+        """A coordinator's watermark. The first one takes over what earlier software kept for all."""
+        watermark = self.watermarks.get(coordinator)
+        if watermark is None:
+            watermark = self.watermarks[coordinator] = Watermark()
+            before = self.watermarks.get(NAMELESS)
+            if before is not None:
+                watermark.durable = watermark.asked = before.durable
+        return watermark
+
+    def forget_finished(self, watermark: Watermark) -> None:
         """Forget every finished branch below the watermark."""
-        covered = bisect_left(self.finished, (*self.watermark, ""))
-        for _, _, transaction_id in self.finished[:covered]:
+        covered = bisect_left(watermark.finished, (*watermark.durable, ""))
+        for _, _, transaction_id in watermark.finished[:covered]:
             branch = self.branches.get(transaction_id)
             if branch is not None and branch.state in FINISHED:
                 self._forget(branch)
-        del self.finished[:covered]
+        del watermark.finished[:covered]
 
     def _forget(self, branch: Branch) -> None:
         del self.branches[branch.transaction_id]
+        if not branch.order:
+            self.timers.cancel(("ask", branch.transaction_id))  # it has asked for it
         self.unkeep(branch)
         if self.external and branch.resource_branch:
             self.invoke(asked.ForgetBranch(branch.transaction_id))
@@ -265,4 +377,5 @@ class Machine:
         while len(self.refused) > self.config.refused_max:
             branch = self.branches.get(self.refused.popleft())
             if branch is not None and branch.state in (State.ABORTED, State.READ_ONLY):
+                self.remembers_votes = False
                 self._forget(branch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from participant_sdk.core.branches import Branch, State
+from participant_sdk.core.work import Keys
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
 # ---- records
@@ -28,6 +29,8 @@ def prepared(branch: Branch, work: record_pb2.BranchWork | None = None) -> recor
     body.first_attempt_ms = branch.first_attempt_ms
     if branch.one_phase:
         body.one_phase = True
+    if branch.early:
+        body.early, body.operation_count = True, branch.operation_count
     if work is not None:
         body.work.CopyFrom(work)
     return record
@@ -44,6 +47,8 @@ def finished(branch: Branch, outcome: common_pb2.Outcome.ValueType) -> record_pb
         body.one_phase = True
         if branch.results:
             body.results.ParseFromString(branch.results)
+    if branch.proves_abort:
+        body.proves_abort = True
     if branch.forced is not None:
         body.forced = True
         body.who, body.why, body.forced_at_ms = branch.forced
@@ -79,9 +84,10 @@ def live(branch: Branch) -> Sequence[record_pb2.ParticipantRecord]:
     return records
 
 
-def merged(branch: Branch, keys: Sequence[str]) -> record_pb2.BranchWork:
+def merged(branch: Branch, keys: Keys) -> record_pb2.BranchWork:
     """The work of all calls in one, for a log that holds no BranchActive records; `keys` are those of the branch."""
-    whole = record_pb2.BranchWork(keys=keys)
+    whole = record_pb2.BranchWork()
+    keys.into(whole)
     for _, work in branch.works:
         whole.undo.extend(work.undo)
         whole.rows.extend(work.rows)
@@ -95,6 +101,7 @@ def merged(branch: Branch, keys: Sequence[str]) -> record_pb2.BranchWork:
 _ACTIVE = participant_pb2.BRANCH_STATE_ACTIVE
 _PREPARED = participant_pb2.BRANCH_STATE_PREPARED
 _REPORTED = {
+    State.ENLISTING: _ACTIVE,
     State.WAITING: _ACTIVE,
     State.EXECUTING: _ACTIVE,
     State.ACTIVE: _ACTIVE,
@@ -129,4 +136,6 @@ def report(branch: Branch) -> participant_pb2.BranchReport | None:
         state=state,
         results=branch.results,
         detail=branch.detail or str(branch.forced or ""),
+        peers=branch.peers if state == _PREPARED else b"",
+        early=branch.early and state == _PREPARED,
     )

@@ -13,7 +13,9 @@ from google.protobuf.message import DecodeError
 
 from participant_sdk.core.branches import FINISHED, Branch, Forced, State
 from participant_sdk.core.finishing import begin_commit, force_abort, force_commit, roll_back
-from participant_sdk.core.machine import Machine
+from participant_sdk.core.locks import OLDEST, Rank
+from participant_sdk.core.machine import NAMELESS, Machine, Watermark, sequence_of
+from participant_sdk.core.work import Keys
 from troth.errors import LogDamaged, LogForeign, Reason, RemoteProtocolError
 from troth.ids import ID_BYTES_MAX, NUMBER_DIGITS_MAX
 from troth.v1 import common_pb2, participant_pb2, record_pb2
@@ -31,30 +33,33 @@ def new_branch(transaction_id: str) -> Branch:
 # ---- records that belong to no branch
 
 
-def incarnation_started(participant: str, incarnation: int) -> record_pb2.ParticipantRecord:
-    """IncarnationStarted."""
-    return record_pb2.ParticipantRecord(
-        incarnation_started=record_pb2.IncarnationStarted(participant=participant, incarnation=incarnation)
-    )
+def incarnation_started(m: Machine) -> record_pb2.ParticipantRecord:
+    """IncarnationStarted, the newest."""
+    assert m.started_record is not None
+    return record_pb2.ParticipantRecord(incarnation_started=m.started_record)
 
 
-def epoch_seen(coordinator: str, epoch: int) -> record_pb2.ParticipantRecord:
-    """EpochSeen."""
-    return record_pb2.ParticipantRecord(epoch_seen=record_pb2.EpochSeen(coordinator=coordinator, epoch=epoch))
+def begin_incarnation(m: Machine) -> record_pb2.ParticipantRecord:
+    """IncarnationStarted, of this process."""
+    m.started_record = m.starts.begin(m.config.participant, m.incarnation, m.nonce, m.opened_at)
+    return incarnation_started(m)
 
 
-def forgotten_below(watermark: tuple[int, int]) -> record_pb2.ParticipantRecord:
+def forgotten_below(coordinator: str, watermark: tuple[int, int]) -> record_pb2.ParticipantRecord:
     """ForgottenBelow."""
     epoch, below = watermark
-    return record_pb2.ParticipantRecord(forgotten_below=record_pb2.ForgottenBelow(epoch=epoch, below=below))
+    record = record_pb2.ForgottenBelow(epoch=epoch, below=below, coordinator=coordinator)
+    return record_pb2.ParticipantRecord(forgotten_below=record)
 
 
 def identity_records(m: Machine) -> Sequence[record_pb2.ParticipantRecord]:
     """What the log must still hold that belongs to no branch."""
-    found = [forgotten_below(m.watermark)] if m.watermark > (0, 0) else []
+    found = [forgotten_below(name, one.durable) for name, one in m.watermarks.items() if one.durable > (0, 0)]
     if m.config.keeps_identity:
-        found += [epoch_seen(name, epoch) for name, epoch in m.epochs.items()]
-        found += [incarnation_started(m.config.participant, m.incarnation)] if m.started else []
+        found += [incarnation_started(m)] if m.started_record is not None else []
+    # Where another log keeps the identity, this one says how far they were heard.
+    kept = [seen for seen in m.coordinators.records() if m.config.keeps_identity or seen.position]
+    found += [record_pb2.ParticipantRecord(epoch_seen=seen) for seen in kept]
     return found
 
 
@@ -64,7 +69,8 @@ def identity_records(m: Machine) -> Sequence[record_pb2.ParticipantRecord]:
 def recover(m: Machine, bodies: Sequence[bytes]) -> Sequence[str]:
     """Replay the records, then put the branches to work. Returns the owner of each record."""
     owners = [_replay(m, body, number) for number, body in enumerate(bodies, 1)]
-    m.forget_finished()
+    for watermark in m.watermarks.values():
+        m.forget_finished(watermark)
     for branch in list(m.branches.values()):
         _resume(m, branch)
     for order in m.orders.values():
@@ -82,22 +88,34 @@ def _replay(m: Machine, body: bytes, number: int) -> str:
     kind = record.WhichOneof("kind")
     if kind is None:
         raise LogForeign(Reason.LOG_TOO_NEW, f"record {number} of {m.config.participant}'s log is of an unknown kind")
-    return _REPLAY[kind](m, getattr(record, kind))
+    owner = _REPLAY[kind](m, getattr(record, kind))
+    if record.heard:
+        m.coordinators.hear(owner.partition(".")[0], record.heard)
+    return owner
 
 
 def _replay_incarnation(m: Machine, record: record_pb2.IncarnationStarted) -> str:
     m.incarnation = max(m.incarnation, record.incarnation)
+    m.started_record = record
+    m.starts.replay(record)
     return ""
 
 
 def _replay_epoch(m: Machine, record: record_pb2.EpochSeen) -> str:
-    m.epochs[record.coordinator] = max(m.epochs.get(record.coordinator, 0), record.epoch)
+    m.coordinators.replay(record)
     return ""
 
 
 def _replay_watermark(m: Machine, record: record_pb2.ForgottenBelow) -> str:
-    m.watermark = m.watermark_asked = max(m.watermark, (record.epoch, record.below))
-    m.forget_finished()
+    names = [record.coordinator]
+    if record.coordinator:
+        m.watermarks.pop(NAMELESS, None)  # whose that was is settled
+    else:  # it holds for every coordinator that is known by now, and for the first one that comes
+        names += [name for name in m.watermarks if name]
+    for name in names:
+        watermark = m.watermarks.setdefault(name, Watermark())
+        watermark.durable = watermark.asked = max(watermark.durable, (record.epoch, record.below))
+        m.forget_finished(watermark)
     return ""
 
 
@@ -129,6 +147,7 @@ def _replay_prepared(m: Machine, record: record_pb2.BranchPrepared) -> str:
     branch.incarnation, branch.peers = record.incarnation, record.peers
     branch.first_attempt_ms = record.first_attempt_ms
     branch.one_phase = record.one_phase
+    branch.early, branch.operation_count = record.early, record.operation_count
     branch.results = record.work.results.SerializeToString()
     branch.resource_branch = record.work.resource_branch
     return branch.transaction_id
@@ -143,6 +162,7 @@ def _replay_finished(m: Machine, record: record_pb2.BranchFinished) -> str:
     branch.forced = Forced(record.who, record.why, record.forced_at_ms) if record.forced else None
     branch.resource_branch = record.resource_branch or branch.resource_branch
     branch.detail = ""
+    branch.proves_abort = record.proves_abort
     branch.works = ()
     if record.forced:
         branch.state = State.FORCED_COMMIT if committed else State.FORCED_ABORT
@@ -180,8 +200,11 @@ def _resume(m: Machine, branch: Branch) -> None:
     """Take the locks again; undo what was not prepared, newest first; go on with a commit that is its own decision."""
     if branch.state in FINISHED or not branch.works:
         return
-    keys = [key for _, work in branch.works for key in work.keys]
-    m.locks.take(branch.transaction_id, (branch.first_attempt_ms, branch.transaction_id), keys)
+    exclusive = tuple(key for _, work in branch.works for key in work.keys)
+    shared = tuple(key for _, work in branch.works for key in work.shared_keys)
+    # Whom it may have to wait for elsewhere is not in the log: it answers for everybody.
+    rank = Rank((branch.first_attempt_ms, branch.transaction_id), OLDEST, sequence_of(branch.transaction_id))
+    m.locks.take(branch.transaction_id, rank, Keys(exclusive, shared))
     branch.begun = bool(branch.resource_branch) if m.external else not m.atomic
     if branch.state is State.ACTIVE:
         m.recovering.add(branch.transaction_id)

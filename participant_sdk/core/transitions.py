@@ -24,6 +24,24 @@ unless it is asked to hold them.
 ended: Prepare never overtakes it, and rollbacks never undo it half done. Prepare names how many operations the client saw
 succeed; another number is a NO. Calls that have not begun when the commit begins are refused.
 
+**Deferred enlisting.** A call runs at once, and its answer tells who did the work: participant, incarnation, number of
+operations; the commit names that, and so makes it a branch of the transaction. Until then nobody else need know of it, because it
+can be prepared only by a Prepare. It runs only while the stream stands in the very life of the coordinator that the id names, and
+only if its caller is told (`Call.told`); any other first call waits in ENLISTING until the coordinator has answered. What is
+still unprepared after `Config.enlist_after_seconds` is announced, so that abort, timeout and a dead client find it. A refusal is
+final: the branch is rolled back whole, and stays a tombstone. And whoever would die of a lock asks first (ENLISTING once more):
+the decisions of all that ended before are on the stream before that answer, and with them the locks.
+
+**Early prepare.** When the caller says that a call was its last one here (LAST_CALL), the branch is prepared when that call ends,
+as if a Prepare with the present count had come, and the YES travels with the answer, sealed (`troth.seals`), by way of the client
+to the coordinator. From then on it is PREPARED like any other: only a decision ends it. Nobody else may know of it yet, so it
+announces itself, as unprepared work does, but as what it is: by an Inquiry that says PREPARED without an order, which a
+coordinator answers by Enlisted, or by ABORT when the transaction can never commit with it. An Enlist that was sent before may
+still be refused: that is as good, since whom a transaction has refused is in none of its commits. If the commit asks for its vote
+all the same, the count is compared then; another one is a NO, but the branch stays in doubt until it is told ABORT, since its YES
+is out. What has changed nothing is not prepared early: to let its locks go while its transaction still works elsewhere would not
+be two-phase locking.
+
 **Never seen, and no longer known.** ABORT for a branch never seen succeeds and is remembered, so that a rollback may overtake
 the work; COMMIT for one is HAZARD. RollbackIfUnseen asks what is true: whatever is neither prepared nor finished becomes a
 durable tombstone first, in the log in which the branch's outcome would be. Below the watermark nothing is known, so EXPIRED is
@@ -32,7 +50,9 @@ the answer, never "aborted".
 **Repeats.** Each message may come again at any time: a vote is given again as it was, a call_id gets its first answer, a decision
 is acknowledged again. A NO is remembered as well; a repeated Prepare must not get another vote.
 
-Locks are wait-die (`locks`), held until the outcome (strict two-phase locking), and taken again at recovery.
+**Locks** are held until the outcome (strict two-phase locking), and taken again at recovery; `locks` says who waits for whom. What
+an operation has declared is locked before it runs. Keys that depend on data it finds while it runs (WANTED): nothing of that run
+is left, and it runs again with them. Only the core grants locks, because only here is known who else asks, and in what order.
 
 An event that the table does not have in a state is a protocol violation; nothing changes. The first line of each handler's
 docstring says what it does, and the protocol page of the documentation is drawn from the table.
@@ -92,18 +112,18 @@ ROWS: dict[State, dict[Kind, Handler]] = {
     },
     State.ENLISTING: {
         Kind.CALL: i.call_busy,
-        Kind.ENLISTED: i.enlisted,
+        Kind.ENLISTED: i.enlisted_in_line,
         Kind.PREPARE: v.prepare_calls,
         Kind.ABORT: f.abort,
         Kind.SETTLE: f.settle_unprepared,
         Kind.LOST: f.lost,
         Kind.FORCE_ABORT: f.force_abort_unprepared,
         Kind.ENLIST_TIMEOUT: i.enlist_timeout,
-        Kind.ASK: i.ask_to_enlist,
+        Kind.ASK: i.ask_active,
     },
     State.WAITING: {
         Kind.CALL: i.call_busy,
-        Kind.ENLISTED: i.learn_order,
+        Kind.ENLISTED: i.enlisted,
         Kind.PREPARE: v.prepare_calls,
         Kind.ABORT: f.abort,
         Kind.SETTLE: f.settle_unprepared,
@@ -111,38 +131,45 @@ ROWS: dict[State, dict[Kind, Handler]] = {
         Kind.FORCE_ABORT: f.force_abort_unprepared,
         Kind.LOCKED: v.locked,
         Kind.LOCK_TIMEOUT: v.lock_timeout,
-        Kind.ASK: f.ask_active,
+        Kind.ENLIST_TIMEOUT: i.announce,
+        Kind.ASK: i.ask_active,
     },
     State.EXECUTING: {
         Kind.CALL: i.call_busy,
-        Kind.ENLISTED: i.learn_order,
+        Kind.ENLISTED: i.enlisted_behind_call,
         Kind.PREPARE: v.prepare_behind_call,
         **_DEFERRED,
         Kind.LOST: f.defer_lost,
         Kind.EXECUTED: i.call_executed,
         Kind.EXECUTE_REFUSED: i.call_refused,
-        Kind.ASK: f.ask_active,
+        Kind.WANTED: i.call_wanted,
+        Kind.ENLIST_TIMEOUT: i.announce,
+        Kind.ASK: i.ask_active,
     },
     State.ACTIVE: {
         Kind.CALL: i.call_active,
-        Kind.ENLISTED: i.learn_order,
+        Kind.ENLISTED: i.enlisted,
         Kind.PREPARE: v.prepare_calls,
         Kind.ABORT: f.abort,
         Kind.SETTLE: f.settle_unprepared,
         Kind.LOST: f.lost,
         Kind.FORCE_ABORT: f.force_abort_unprepared,
-        Kind.ASK: f.ask_active,
+        Kind.ENLIST_TIMEOUT: i.announce,
+        Kind.ASK: i.ask_active,
+        Kind.LAST_CALL: v.last_call,
     },
     State.PREPARING: {
         Kind.CALL: i.call_late,
-        Kind.ENLISTED: i.learn_order,
+        Kind.ENLISTED: i.enlisted_behind_call,
         Kind.PREPARE: v.prepare_repeated,
         **_DEFERRED,
         Kind.LOST: f.defer_lost,
         Kind.EXECUTED: v.prepare_executed,
         Kind.EXECUTE_REFUSED: v.prepare_refused,
+        Kind.WANTED: v.prepare_wanted,
         Kind.DURABLE_PREPARED: v.prepared_durable,
-        Kind.ASK: f.ask_active,
+        Kind.ASK: i.ask_active,
+        Kind.LAST_CALL: v.last_call_again,
     },
     State.ONE_PHASE: {
         Kind.CALL: i.call_late,
@@ -152,11 +179,12 @@ ROWS: dict[State, dict[Kind, Handler]] = {
         Kind.LOST: f.ignore,
         Kind.EXECUTED: v.one_phase_executed,
         Kind.EXECUTE_REFUSED: v.prepare_refused,
+        Kind.WANTED: v.prepare_wanted,
         Kind.DURABLE_COMMITTED: v.one_phase_durable,
     },
     State.PREPARED: {
         Kind.CALL: i.call_late,
-        Kind.ENLISTED: i.learn_order,
+        Kind.ENLISTED: f.enlisted_prepared,
         Kind.PREPARE: v.prepare_prepared,
         Kind.COMMIT: f.commit,
         Kind.ABORT: f.abort,
@@ -165,6 +193,7 @@ ROWS: dict[State, dict[Kind, Handler]] = {
         Kind.FORCE_COMMIT: f.force_commit,
         Kind.FORCE_ABORT: f.force_abort,
         Kind.ASK: f.ask_prepared,
+        Kind.LAST_CALL: v.last_call_again,
     },
     State.COMMITTING: {
         Kind.CALL: i.call_late,
@@ -207,6 +236,7 @@ ROWS: dict[State, dict[Kind, Handler]] = {
         Kind.ABORT: f.abort_again,
         Kind.SETTLE: f.settle_aborted,
         Kind.DURABLE_ABORTED: f.tombstone_durable,
+        Kind.ASK: i.ask_for_order,
         **_UNFORCED,
     },
     State.READ_ONLY: {
@@ -256,6 +286,9 @@ ROWS: dict[State, dict[Kind, Handler]] = {
     },
 }
 """The table, one row a state."""
+
+for _row in ROWS.values():
+    _row.setdefault(Kind.LAST_CALL, v.say_no_early_vote)
 
 
 def _misfit(kind: Kind) -> Handler:

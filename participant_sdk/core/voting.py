@@ -6,12 +6,14 @@ from typing import Any
 
 from participant_sdk.core import records
 from participant_sdk.core.branches import Branch, Kind, State
-from participant_sdk.core.events import PrepareReceived
+from participant_sdk.core.effects import EarlyVoted
+from participant_sdk.core.events import LastCall, PrepareReceived
 from participant_sdk.core.finishing import begin_commit, roll_back, say_one_phase
-from participant_sdk.core.interactive import call_lock_timeout, close_line, lock_refusal, run_call
+from participant_sdk.core.interactive import ask_for_order, call_lock_timeout, close_line, keep_found, lock_refusal, run_call
 from participant_sdk.core.locks import Answer
 from participant_sdk.core.machine import Machine
-from participant_sdk.core.work import Execute, Executed, ExecuteRefused, Mode, PrepareBranch, Release
+from participant_sdk.core.undeclared import declares_nothing, waited
+from participant_sdk.core.work import NO_KEYS, Execute, Executed, ExecuteRefused, Mode, PrepareBranch, Release, Wanted
 from troth.errors import LocalProtocolError, Reason, RemoteProtocolError
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
@@ -42,10 +44,24 @@ def prepare_unseen(m: Machine, b: Branch, e: PrepareReceived) -> None:
     if refusal is not None:
         vote_no(m, b, refusal)
         return
-    answer = m.locks.request(b.transaction_id, (b.first_attempt_ms, b.transaction_id), e.keys)
+    if m.found.any:
+        b.found = m.found.recall(b.first_attempt_ms, e.operations)
+    if e.undeclared:
+        declares_nothing(m, b, e.undeclared)
+    _lock(m, b)
+
+
+def _lock(m: Machine, b: Branch) -> None:
+    """Ask for all locks of the operations at once; then run them, let them wait, or vote NO."""
+    assert b.prepare is not None
+    message = b.prepare.message
+    keys = b.prepare.keys.joined(b.found) if b.found is not NO_KEYS else b.prepare.keys
+    answer = m.locks.request(b.transaction_id, m.one_shot_rank(b, message), keys)
     if answer is _GRANTED:
         run_prepare(m, b)
-    elif answer is Answer.WAITS:
+        return
+    waited(m, b, keys)
+    if answer is Answer.WAITS:
         b.state = State.WAITING
         seconds = min(m.config.lock_wait_seconds, message.timeout_ms / 1000 or m.config.lock_wait_seconds)
         m.timers.set(("lock", b.transaction_id), m.now.monotonic + seconds)
@@ -76,12 +92,17 @@ def prepare_behind_call(m: Machine, b: Branch, e: PrepareReceived) -> None:
 
 
 def prepare_repeated(m: Machine, b: Branch, e: PrepareReceived) -> None:
-    """Nothing: the vote will come."""
+    """Nothing: the vote will come. One that was prepared early has not voted here yet: take it when that is durable."""
+    if b.early and not b.one_phase:
+        _check_interactive(b, e)
+        m.defer(b, Kind.PREPARE, e)
 
 
 def prepare_prepared(m: Machine, b: Branch, e: PrepareReceived) -> None:
     """Vote YES again; a one-phase commit answers when it is done."""
-    if not b.one_phase:
+    if b.early and not b.one_phase:
+        prepare_early(m, b, e)
+    elif not b.one_phase:
         m.vote(b, YES)
 
 
@@ -97,6 +118,7 @@ def prepare_read_only(m: Machine, b: Branch, e: PrepareReceived) -> None:
 
 def prepare_rolled_back(m: Machine, b: Branch, e: PrepareReceived) -> None:
     """Vote NO, with the cause of then."""
+    m.learn_order(b, e.message.order)
     m.vote(b, NO, b.cause or m.cause(Reason.ROLLED_BACK, "the branch was rolled back before"))
 
 
@@ -139,8 +161,7 @@ def _vote_on_calls(m: Machine, b: Branch, succeeded: int) -> None:
     assert b.prepare is not None
     message = b.prepare.message
     if message.operation_count != succeeded:
-        text = f"the client saw {message.operation_count} operations, here were {succeeded}"
-        vote_no(m, b, m.cause(Reason.OPERATION_COUNT, text))
+        vote_no(m, b, _another_count(m, message, succeeded))
     elif m.external and b.begun:
         b.state = State.PREPARING
         m.invoke(PrepareBranch(b.transaction_id, tuple(work for _, work in b.works)))
@@ -154,11 +175,16 @@ def _vote_on_calls(m: Machine, b: Branch, succeeded: int) -> None:
         _append_prepared(m, b)
 
 
+def _another_count(m: Machine, message: participant_pb2.Prepare, succeeded: int) -> common_pb2.Cause:
+    return m.cause(Reason.OPERATION_COUNT, f"the client saw {message.operation_count} operations, here were {succeeded}")
+
+
 def _append_prepared(m: Machine, b: Branch) -> None:
     """Write what earlier records do not say; the vote waits for it."""
     b.state = _PREPARING
     if m.atomic:
-        work = record_pb2.BranchWork(keys=m.locks.held(b.transaction_id))
+        work = record_pb2.BranchWork()
+        m.locks.held(b.transaction_id).into(work)
         b.works = (*b.works, ("", work))
     else:
         if b.calls is not None or not b.works:  # otherwise operations of Prepare are all there is
@@ -167,6 +193,61 @@ def _append_prepared(m: Machine, b: Branch) -> None:
         if m.external:
             b.resource_branch = work.resource_branch
     m.append(records.prepared(b, work), b, "prepared")
+
+
+# ---- early prepare
+
+
+def last_call(m: Machine, b: Branch, e: LastCall) -> None:
+    """Prepare what has changed something, and vote with the call's answer. What only read keeps its locks until it is asked."""
+    if not b.changed or m.stopping or b.deferred:
+        say_no_early_vote(m, b, e)
+        return
+    assert b.calls is not None
+    b.early, b.operation_count, b.early_tickets = True, b.calls.succeeded, (e.ticket,)
+    m.timers.cancel(("enlist", b.transaction_id))
+    message = participant_pb2.Prepare(
+        transaction_id=b.transaction_id, operation_count=b.operation_count, interactive=True, hold_read_locks=True,
+        incarnation=m.incarnation,
+    )  # fmt: skip
+    _take_over(m, b, PrepareReceived(0, message, ()))
+    _vote_on_calls(m, b, b.operation_count)
+
+
+def last_call_again(m: Machine, b: Branch, e: LastCall) -> None:
+    """Say once more that it is prepared, or when it is; of a branch that was not prepared early there is nothing to say."""
+    if not b.early or b.one_phase:
+        say_no_early_vote(m, b, e)
+    elif b.state is _PREPARED:
+        m.ready.effects.append(EarlyVoted(e.ticket, b.operation_count, b.incarnation))
+    else:
+        b.early_tickets = (*b.early_tickets, e.ticket)
+
+
+def say_no_early_vote(m: Machine, b: Branch, e: LastCall) -> None:
+    """Nothing is prepared early: the commit will ask."""
+    m.ready.effects.append(EarlyVoted(e.ticket, 0, 0))
+
+
+def prepare_early(m: Machine, b: Branch, e: PrepareReceived) -> None:
+    """It is asked all the same, since its vote was left out of the commit. The count is looked at now: with another one it votes
+    NO, and waits to be told ABORT, because its YES is out. A decision that is handed over is written first."""
+    m.learn_order(b, e.message.order)
+    m.locks.finishing(b.transaction_id)
+    b.peers = b.peers or e.message.peers
+    if e.message.operation_count != b.operation_count:
+        m.vote(b, NO, _another_count(m, e.message, b.operation_count))
+    elif e.message.one_phase:
+        b.one_phase, b.stream, b.state = True, e.stream, _PREPARING
+        m.append(records.prepared(b, b.works[-1][1]), b, "prepared")
+    else:
+        m.vote(b, YES)
+
+
+def _answer_early(m: Machine, b: Branch, count: int) -> None:
+    for ticket in b.early_tickets:
+        m.ready.effects.append(EarlyVoted(ticket, count, b.incarnation if count else 0))
+    b.early_tickets = ()
 
 
 # ---- operations in Prepare
@@ -199,7 +280,7 @@ def run_prepare(m: Machine, b: Branch) -> None:
         b.transaction_id,
         "",
         b.prepare.operations,
-        b.prepare.keys,
+        b.prepare.keys.joined(b.found) if b.found is not NO_KEYS else b.prepare.keys,
         b.first_attempt_ms,
         Mode.ONE_PHASE if decides else _PREPARE,
         message.hold_read_locks and not b.one_phase,
@@ -229,6 +310,26 @@ def prepare_executed(m: Machine, b: Branch, e: Executed) -> None:
         _vote_yes(m, b)
     else:
         _append_prepared(m, b)
+
+
+def prepare_wanted(m: Machine, b: Branch, e: Wanted) -> None:
+    """They need more keys and have left nothing. In one place only: ask anew for everything, at the end of the line. Else take
+    them if they are free at once, or vote NO: the next attempt asks for them. What was deferred comes first."""
+    _of_prepare(m, b, e.call_id)
+    assert b.prepare is not None
+    refusal = keep_found(m, b, b, b.prepare.operations, e.keys)
+    if refusal is not None:
+        vote_no(m, b, refusal)
+    elif b.deferred:
+        b.state = State.WAITING
+        m.idle(b)
+    elif b.one_phase:
+        m.release_locks(b)
+        _lock(m, b)
+    elif m.locks.take_if_free(b.transaction_id, e.keys):
+        run_prepare(m, b)
+    else:
+        vote_no(m, b, m.cause(Reason.CONFLICT, "a lock that it was found to need is not free; the next attempt will wait for it"))
 
 
 def prepare_refused(m: Machine, b: Branch, e: ExecuteRefused) -> None:
@@ -282,8 +383,12 @@ def _vote_yes(m: Machine, b: Branch) -> None:
     b.state = _PREPARED
     b.prepare = None
     b.attempts = 0
-    m.ask_later(b)
-    m.vote(b, YES)
+    if b.early:
+        m.timers.set(("ask", b.transaction_id), m.now.monotonic + m.config.enlist_after_seconds)
+        _answer_early(m, b, b.operation_count)
+    else:
+        m.ask_later(b)
+        m.vote(b, YES)
     m.idle(b)
 
 
@@ -294,6 +399,11 @@ def _vote_read_only(m: Machine, b: Branch) -> None:
 
 
 def vote_no(m: Machine, b: Branch, cause: common_pb2.Cause) -> None:
-    """Roll back and vote NO. Remembered: a repeated Prepare must not get another vote."""
-    m.vote(b, NO, cause)
+    """Roll back and vote NO. Remembered: a repeated Prepare must not get another vote. If nobody has asked yet, it is told then."""
+    if not b.early_tickets:
+        m.vote(b, NO, cause)
+        roll_back(m, b, cause)
+        return
+    _answer_early(m, b, 0)
     roll_back(m, b, cause)
+    ask_for_order(m, b)

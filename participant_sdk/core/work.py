@@ -14,13 +14,62 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from troth.ready import frozen
 from troth.v1 import common_pb2, record_pb2
 
 WHOLE_RESOURCE = "*"
 """The lock key that conflicts with every other branch and all local work, whatever keys they have, even none."""
+
+
+class Keys(NamedTuple):
+    """Lock keys, of a request or of what is held."""
+
+    exclusive: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    """Keys that others may share."""
+
+    @property
+    def only_read(self) -> bool:
+        """Whether they are keys of somebody who changes nothing: others share all of them."""
+        return bool(self.shared) and not self.exclusive
+
+    def joined(self, other: Keys) -> Keys:
+        """Both, each key once."""
+        return keys_of({*self.exclusive, *other.exclusive}, {*self.shared, *other.shared}) if other != NO_KEYS else self
+
+    def lacks(self, other: Keys) -> bool:
+        """Whether who holds these does not hold all of the others."""
+        if WHOLE_RESOURCE in self.exclusive:
+            return False
+        if WHOLE_RESOURCE in self.shared:
+            return bool(other.exclusive)
+        return any(key not in self.exclusive for key in other.exclusive) or any(
+            key not in self.exclusive and key not in self.shared for key in other.shared
+        )
+
+    def into(self, work: record_pb2.BranchWork) -> None:
+        """Write them down."""
+        if self.exclusive:
+            work.keys.extend(self.exclusive)
+        if self.shared:
+            work.shared_keys.extend(self.shared)
+
+
+def keys_of(exclusive: set[str], shared: set[str]) -> Keys:
+    """Lock keys, each once, sorted. The whole resource stands for all others; whoever reads it all and changes something needs it
+    alone."""
+    if WHOLE_RESOURCE in exclusive or (exclusive and WHOLE_RESOURCE in shared):
+        return WHOLE
+    if WHOLE_RESOURCE in shared:
+        return SHARED_WHOLE
+    return Keys(tuple(sorted(exclusive)), tuple(sorted(shared - exclusive)))
+
+
+NO_KEYS = Keys()
+WHOLE = Keys((WHOLE_RESOURCE,))
+SHARED_WHOLE = Keys((), (WHOLE_RESOURCE,))
 
 
 class ResourceKind(Enum):
@@ -52,22 +101,23 @@ class Mode(Enum):
 
 @frozen
 class Execute:
-    """Run operations for a branch, in order, all or none. Answered by `Executed` or `ExecuteRefused`.
+    """Run operations for a branch, in order, all or none. Answered by `Executed`, `ExecuteRefused` or `Wanted`.
 
     ATOMIC: the operations run in a savepoint of their own with a session attached. On success the log fills the record of
     the same append: `branch_active.work` or `branch_prepared.work` (undo, rows, keys, results), or
     `branch_finished.results`. In mode ACTIVE or PREPARE the rows are locked for the branch; in mode ONE_PHASE rows locked
     by *other* branches are a CONFLICT all the same, and the locks of this branch are dropped. If this call changed
     nothing, the record is dropped (seq 0) in mode ACTIVE, and in the other modes unless `earlier_changed` or `hold`; the
-    answer is still `Executed`, with `changed=False`. On failure the savepoint is undone and nothing is left.
+    answer is still `Executed`, with `changed=False`. On failure the savepoint is undone and nothing is left; so it is when an
+    operation asks for keys that are not among these, which is answered by `Wanted`.
     """
 
     transaction_id: str
     call_id: str
     """Comes back in the answer; empty for operations of a Prepare."""
     operations: Sequence[common_pb2.Operation]
-    keys: tuple[str, ...]
-    """Declared keys that the core has locked for the branch: to be copied into `work.keys`."""
+    keys: Keys
+    """What the core has locked for this work: to be copied into `work.keys` and `work.shared_keys`."""
     first_attempt_ms: int
     mode: Mode
     hold: bool = False
@@ -167,6 +217,16 @@ class ExecuteRefused:
     cause: common_pb2.Cause
     branch_lost: bool = False
     """Whether the unprepared work of *earlier* calls is gone as well (a lost connection): the branch must end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An operation of an Execute has found out that it needs more keys. This call left nothing behind: it is to run again."""
+
+    transaction_id: str
+    call_id: str
+    keys: Keys
+    """What it asked for and does not hold."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,8 @@ class OperationRegistry(Protocol):
     def bind(self, operation: common_pb2.Operation) -> Callable[[Any], Any]:
         """The named function with its checked arguments, to be called with what the resource gives to operations.
 
-        Raises `RequestError` (UNKNOWN_OPERATION, BAD_ARGUMENTS).
+        It has a true `reads_only` when its lock keys are all shared: it must change nothing then. Raises `RequestError`
+        (UNKNOWN_OPERATION, BAD_ARGUMENTS, OPERATION_FAILED).
         """
 
 
@@ -149,6 +150,8 @@ class AtomicResource(BoundResource, Log, Protocol):
 class Resource(BoundResource, Protocol):
     """A resource that is asked step by step.
 
+    One that keeps its branches apart by itself says `isolates = True`: operations that declare no lock keys then take none.
+
     Every method returns one of the answers that its docstring names and raises nothing but cancellation. Every method
     may be repeated with the same arguments, and then says the same or `Unreachable`. After a crash of the participant
     the branches that were not prepared are gone, or are rolled back by `open`.
@@ -169,14 +172,15 @@ class Resource(BoundResource, Protocol):
         """Run one operation in the branch. After anything but `Performed` the branch can only be rolled back."""
 
     async def prepare(self, resource_branch: str) -> Prepared | Refused | Unreachable:
-        """Make the branch durable without finishing it. Deferred constraints are checked here at the latest.
+        """Make the branch durable without finishing it. Deferred constraints are checked here at the latest. What proves its
+        outcome (a marker row) goes in with it, if it has changed something; the proof itself is no change.
         After `Refused` the resource holds nothing of the branch."""
 
     async def commit(
         self, resource_branch: str, work: record_pb2.BranchWork, *, one_phase: bool
     ) -> Done | Refused | Unreachable | Broken:
         """Finish the branch; `work` is what the log kept. `Refused` only with `one_phase`, which commits a branch that
-        was not prepared."""
+        was not prepared. A repeat finds its proof (a marker row in the branch's own transaction), and is `Done`."""
 
     async def rollback(self, resource_branch: str, work: record_pb2.BranchWork) -> Done | Unreachable | Broken:
         """Undo the branch in any state; `Done` also for a branch that does not exist."""

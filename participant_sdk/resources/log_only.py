@@ -20,22 +20,28 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from participant_sdk.border import Raised, awaited, called, finished
 from participant_sdk.causes import cause_of_operation
 from participant_sdk.core.work import (
+    NO_KEYS,
     CommitBranch,
     Committed,
     Execute,
     Executed,
     ExecuteRefused,
+    Keys,
     LocalDone,
     LocalRun,
     PrepareBranch,
     ResourceKind,
     Undo,
     Undone,
+    Wanted,
 )
-from participant_sdk.drivers import Invoked, Jobs, Submit, until_done
+from participant_sdk.drivers import Invoked, Jobs, Submit, raised, until_done
+from participant_sdk.lock_keys import LockKey, keys_not_held
 from participant_sdk.registry import BoundOperation, Registry
+from troth.errors import Reason, RequestError
 from troth.v1 import record_pb2
 from troth.values import add_result, decode_arguments
 
@@ -55,12 +61,22 @@ Hook = Callable[[str, Sequence[LoggedOperation]], Awaitable[None] | None]
 class LogBranch:
     """What an operation of a `LogResource` gets: the transaction that it runs in."""
 
-    __slots__ = ("_read_only", "transaction_id")
+    __slots__ = ("_keys", "_read_only", "_wanted", "transaction_id")
 
-    def __init__(self, transaction_id: str) -> None:
+    def __init__(self, transaction_id: str, keys: Keys | None = None) -> None:
         self.transaction_id = transaction_id
         """The transaction; empty in `participant.local` and `participant.read`."""
         self._read_only = False
+        self._keys = keys
+        self._wanted = NO_KEYS
+
+    def lock(self, *keys: LockKey) -> None:
+        """Lock what the operation finds out while it runs, as `Database.lock` does: where a key is not held yet, the operation is
+        broken off here and runs again from its start when it is. Nobody undoes what it did beside the log until then, so call
+        this first. Raises `RequestError`, which ends the operation in any case."""
+        self._wanted = keys_not_held(self._keys, keys)
+        if self._wanted != NO_KEYS:
+            raise RequestError(Reason.CONFLICT, "a lock is not held yet: the operation runs again when it is")
 
     def read_only(self) -> None:
         """Say that this branch needs to know no outcome: it then leaves the transaction at its vote, without a record."""
@@ -100,6 +116,12 @@ class LogResource:
         """Learn the participant's name and operations."""
         self._participant = participant
         self._operations = operations
+
+    def slot(self, name: str, operations: Registry) -> LogResource:
+        """The same for one slot of the service (see `participant_sdk.slots`)."""
+        resource = LogResource(on_commit=self._on_commit, on_abort=self._on_abort)
+        resource.bind(name, operations)
+        return resource
 
     def driver(self, submit: Submit) -> LogResource:
         """Begin to answer to `submit`."""
@@ -147,40 +169,47 @@ class LogResource:
             self._execute_plain(work, bound)
 
     def _execute_plain(self, work: Execute, bound: list[BoundOperation]) -> None:
-        branch = LogBranch(work.transaction_id)
+        branch = LogBranch(work.transaction_id, work.keys)
         done = record_pb2.BranchWork()
         for one in bound:
-            try:
-                add_result(done.results, one(branch), one.spec.name)
-            except Exception as error:  # whatever the author's function raises
-                self._refuse(work, error, one.spec.name)
+            if not self._add(work, branch, done, called(one, branch), one.spec.name):
                 return
         self._executed(work, bound, branch, done)
 
     async def _execute_async(self, work: Execute, bound: list[BoundOperation]) -> None:
-        branch = LogBranch(work.transaction_id)
+        branch = LogBranch(work.transaction_id, work.keys)
         done = record_pb2.BranchWork()
         for one in bound:
-            try:
-                value = one(branch)
-                add_result(done.results, await value if one.spec.is_async else value, one.spec.name)
-            except Exception as error:  # whatever the author's function raises
-                self._refuse(work, error, one.spec.name)
+            value = await awaited(one(branch)) if one.spec.is_async else called(one, branch)
+            if not self._add(work, branch, done, value, one.spec.name):
                 return
         self._executed(work, bound, branch, done)
+
+    def _add(self, work: Execute, branch: LogBranch, done: record_pb2.BranchWork, value: Any, operation: str) -> bool:
+        """Add what an operation returned; when it cannot be, the branch is refused, or must wait for locks, and this says no."""
+        if branch._wanted != NO_KEYS:
+            self._submit(Wanted(work.transaction_id, work.call_id, branch._wanted))
+            return False
+        if type(value) is not Raised:
+            try:
+                add_result(done.results, value, operation)
+                return True
+            except RequestError as error:
+                value = Raised(error)
+        self._refuse(work, value.error, operation)
+        return False
 
     def _executed(
         self, work: Execute, bound: list[BoundOperation], branch: LogBranch, done: record_pb2.BranchWork
     ) -> None:
         done.resource_branch = work.transaction_id
-        if work.keys:
-            done.keys.extend(work.keys)
+        work.keys.into(done)
         for one in bound:
             operation = done.operations.add()
             operation.name, operation.arguments = one.spec.name, one.encoded
         self._submit(Executed(work.transaction_id, work.call_id, done, not branch._read_only))
 
-    def _refuse(self, work: Execute, error: Exception, operation: str) -> None:
+    def _refuse(self, work: Execute, error: BaseException, operation: str) -> None:
         cause = cause_of_operation(error, self._participant, operation)
         self._submit(ExecuteRefused(work.transaction_id, work.call_id, cause))
 
@@ -203,32 +232,25 @@ class LogResource:
             for operation in work.operations
         ]
 
-        async def attempt() -> str:
-            try:
-                waiting = hook(transaction_id, operations)
-                if inspect.isawaitable(waiting):
-                    await waiting
-            except Exception as error:  # whatever the author's function raises
-                return repr(error)
-            return ""
+        name = getattr(hook, "__name__", "hook")
 
-        await until_done(f"{self._participant} {getattr(hook, '__name__', 'hook')} {transaction_id}", attempt)
+        async def attempt() -> str:
+            result = await finished(hook, transaction_id, operations)
+            return raised(f"{name} {transaction_id}", result.error) if type(result) is Raised else ""
+
+        await until_done(f"{self._participant} {name} {transaction_id}", attempt)
 
     # ---- local work
 
     def _local(self, work: LocalRun) -> None:
         if inspect.iscoroutinefunction(work.function):
             self._jobs.start(self._local_async(work))
-            return
-        try:
-            done = LocalDone(work.ticket, work.function(LogBranch("")))
-        except Exception as error:  # goes to the caller as it is
-            done = LocalDone(work.ticket, error=error)
-        self._submit(done)
+        else:
+            self._local_done(work, called(work.function, LogBranch("")))
 
     async def _local_async(self, work: LocalRun) -> None:
-        try:
-            done = LocalDone(work.ticket, await work.function(LogBranch("")))
-        except Exception as error:  # goes to the caller as it is
-            done = LocalDone(work.ticket, error=error)
-        self._submit(done)
+        self._local_done(work, await finished(work.function, LogBranch("")))
+
+    def _local_done(self, work: LocalRun, value: Any) -> None:
+        failed = type(value) is Raised
+        self._submit(LocalDone(work.ticket, error=value.error) if failed else LocalDone(work.ticket, value))

@@ -12,7 +12,8 @@ its own data through `participant.read` and `participant.local`.
     sqlite_work.py      one piece of work in its savepoint
     sqlite_database.py  what the author's functions get as `db`
     sqlite_guard.py     what they may not do
-    sqlite_undo.py      capture and undo
+    sqlite_undo.py      capture: what an undo is made of
+    sqlite_restore.py   undo, and the proof that it restored everything
     sqlite_schema.py    which tables can be captured; fingerprints
     sqlite_locks.py     locks on changed rows
     sqlite_file.py      opening, identity, reading records
@@ -30,7 +31,7 @@ from participant_sdk.resources.contract import OperationRegistry
 from participant_sdk.resources.sqlite_database import Database
 from participant_sdk.resources.sqlite_log import SqliteLog
 from participant_sdk.resources.sqlite_work import Limits
-from troth.log.contract import LogIdentity, StoredRecord, Written
+from troth.log.contract import LogIdentity, StoredRecord, UncontestedLog, Written
 from troth.ready import Append
 
 __all__ = ["Database", "SqliteResource", "schema_change"]
@@ -38,7 +39,7 @@ __all__ = ["Database", "SqliteResource", "schema_change"]
 _T = TypeVar("_T")
 
 
-class SqliteResource:
+class SqliteResource(UncontestedLog):
     """A SQLite file as a participant's resource, and as the log of its branches (`AtomicResource`).
 
     `path`                    the file; created when it is not there, and an existing database is taken over.
@@ -70,6 +71,11 @@ class SqliteResource:
         self._participant = ""
         self._operations: OperationRegistry | None = None
         self._log: SqliteLog | None = None
+
+    @property
+    def results_bytes_max(self) -> int:
+        """Bytes of what the operations of one call may return."""
+        return self._limits.results_bytes_max
 
     @property
     def path(self) -> Path:

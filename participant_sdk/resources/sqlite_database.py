@@ -10,6 +10,8 @@ from typing import Any
 
 import apsw
 
+from participant_sdk.core.work import NO_KEYS, Keys
+from participant_sdk.lock_keys import LockKey, keys_not_held, reads_only
 from participant_sdk.resources.sqlite_guard import Denial, Guard, Rules
 from troth.errors import LogFailed, Reason, RequestError
 
@@ -53,11 +55,15 @@ class Use:
     late: bool = False
     """The time was over."""
     fatal: LogFailed | None = None
+    keys: Keys | None = None
+    """The lock keys that an operation holds; `None` for local work."""
+    wanted: Keys = NO_KEYS
+    """What it asked for and does not hold: it must run again, with them."""
 
     @property
     def spoilt(self) -> bool:
         """Whether it must not succeed any more."""
-        return self.lost or self.late or self.denial is not None or self.fatal is not None
+        return self.lost or self.late or self.denial is not None or self.fatal is not None or self.wanted != NO_KEYS
 
 
 class Database:
@@ -97,12 +103,32 @@ class Database:
         rows = self.execute(sql, parameters)
         return rows[0] if rows else None
 
+    def lock(self, *keys: LockKey) -> None:
+        """Lock what the operation finds out while it runs that it reads or changes, before it does; as `locks` of the operation.
+
+            item, = db.one("SELECT item FROM orders WHERE id = ?", (order,))
+            db.lock(f"stock/{item}")
+
+        Keys that are held already cost nothing. For others the operation is broken off here, what it did is undone, and it runs
+        again from its start when they are held: so look at what you have read again after it (the function does that by
+        itself), ask early, and for all keys at once where you can. A transaction over several participants does not wait
+        for a key that it finds so: it aborts with a CONFLICT, and its next attempt (`Client.run` makes it) waits for it.
+
+        Raises `RequestError`, which ends the operation in any case.
+        """
+        use = self._checked()
+        use.wanted = keys_not_held(use.keys, keys)
+        if use.wanted != NO_KEYS:
+            raise RequestError(Reason.CONFLICT, "a lock is not held yet: the operation runs again when it is")
+        if use.rules is Rules.SHARED and not reads_only(keys):
+            use.rules, use.known = Rules.WRITE, self._guard.known(Rules.WRITE)
+
     # ---- for the resource
 
-    def begin_use(self, rules: Rules, seconds_max: float) -> Use:
-        """Let the author's code in, on this thread."""
+    def begin_use(self, rules: Rules, seconds_max: float, keys: Keys | None = None) -> Use:
+        """Let the author's code in, on this thread. `keys` are those that an operation holds."""
         self._thread = get_ident()
-        self._use = use = Use(rules, self._guard.known(rules), monotonic() + seconds_max)
+        self._use = use = Use(rules, self._guard.known(rules), monotonic() + seconds_max, keys=keys)
         return use
 
     def end_use(self) -> None:

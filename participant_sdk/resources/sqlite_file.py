@@ -21,12 +21,16 @@ from typing import TypeVar
 
 import apsw
 
-from troth.errors import LogDamaged, LogError, LogFailed, LogForeign, LogLocked, Reason
+from troth import forks
+from troth.errors import ConfigError, LogDamaged, LogError, LogFailed, LogForeign, LogLocked, Reason
 from troth.log.contract import LogIdentity, StoredRecord
+from troth.log.files import StillThere
 from troth.log.schema import META_SQL, RECORDS_SQL, checksum
 
 _T = TypeVar("_T")
 
+SQLITE_VERSION_MIN = 3_053_002
+"""The floor of `troth[sqlite]`. SQLite 3.51.3 loses entries of an index on an expression: generated schemas found it."""
 FORMAT_VERSION = 1
 ROLE = "resource"
 _LOCK_START, _LOCK_BYTES = 0x40000000, 512
@@ -44,9 +48,12 @@ class SqliteFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        _check_version(apsw.sqlite_lib_version())
         self._lock = _lock(path)
+        forks.hold(self)
         try:
             self.connection = self._guarded(self._connect)
+            self.places = StillThere(path)
         except BaseException:
             self._unlock()
             raise
@@ -88,6 +95,7 @@ class SqliteFile:
     def _connect(self) -> apsw.Connection:
         vfs = "unix-none" if self._lock is not None else None
         connection = apsw.Connection(str(self.path), vfs=vfs, statementcachesize=_STATEMENTS_KEPT)
+        forks.keep_open(connection)
         try:
             connection.set_busy_timeout(0)
             connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
@@ -171,6 +179,10 @@ class SqliteFile:
         except apsw.Error as error:
             raise LogFailed(Reason.LOG_FAILED, f"{self.path}: {type(error).__name__}: {error}") from error
 
+    def let_go(self) -> None:
+        """See `forks.Lock`."""
+        self._unlock()
+
     def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
@@ -185,6 +197,16 @@ def _checkpoint(connection: apsw.Connection, database: str, pages: int) -> int:
     if pages >= _CHECKPOINT_PAGES:
         connection.wal_checkpoint(database, apsw.SQLITE_CHECKPOINT_PASSIVE)
     return apsw.SQLITE_OK
+
+
+def _check_version(found: str) -> None:
+    """apsw may have been built with a library that is older than itself."""
+    major, minor, patch = ([int(part) for part in found.split(".")] + [0, 0])[:3]
+    if major * 1_000_000 + minor * 1_000 + patch < SQLITE_VERSION_MIN:
+        raise ConfigError(
+            f"SQLite {found} is too old: some of its versions lose entries of an index",
+            hint="Install apsw 3.53.2 or newer from a package index; its wheels bring their own SQLite.",
+        )
 
 
 def _lock(path: Path) -> int | None:

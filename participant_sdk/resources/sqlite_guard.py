@@ -27,6 +27,7 @@ class Rules(Enum):
 
     WRITE = "an operation, or local work"
     READ = "a local read"
+    SHARED = "an operation whose keys are all shared"
     SCHEMA = "a schema change"
 
 
@@ -110,8 +111,9 @@ class Guard:
             return _forbidden(action, one, two)
         if one.lower() in _MASTERS:
             return None
-        if self._rules is Rules.READ:
-            return _forbidden(action, one, two)
+        if self._rules in (Rules.READ, Rules.SHARED):
+            reason = Reason.SHARED_KEYS if self._rules is Rules.SHARED else Reason.FORBIDDEN_SQL
+            return Denial(reason, f"{_forbidden(action, one, two).what}: it may only read")
         why = self._schema.uncaptured(one)
         return Denial(Reason.UNCAPTURED_TABLE, f"{one} {why}") if why else None
 

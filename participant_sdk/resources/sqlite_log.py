@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import apsw
-import structlog
 
 from participant_sdk.resources.contract import OperationRegistry
 from participant_sdk.resources.sqlite_database import FATAL, Database, log_failed
@@ -23,6 +22,7 @@ from participant_sdk.resources.sqlite_work import GroupLost, Limits, Worker
 from troth.errors import ConfigError, LogError, LogFailed, Reason, TrothError
 from troth.log.contract import LogIdentity, StoredRecord, Written
 from troth.log.schema import checksum
+from troth.logs import get_logger
 from troth.ready import Append, Event
 from troth.v1 import record_pb2
 
@@ -34,7 +34,7 @@ _ROLLBACK = "ROLLBACK"
 _SYNCHRONOUS = {True: "PRAGMA synchronous = FULL", False: "PRAGMA synchronous = NORMAL"}
 SCHEMA_SECONDS_MAX = 3600.0
 
-_log = structlog.get_logger("participant_sdk.sqlite")
+_log = get_logger("participant_sdk.sqlite")
 
 
 class SqliteLog:
@@ -124,10 +124,12 @@ class SqliteLog:
                 written.seqs[index] = 0
         self._file.connection.executemany(_INSERT, rows)
         if drop_below:
-            self._sql(_DROP, (drop_below,))
+            # Never the newest: a start finds in it how far the log is.
+            self._sql(_DROP, (min(drop_below, seq - 1),))
             self._file.set_meta("next_seq", str(seq))
         if not self._commit():
             return self._refuse_all(written, start, end)
+        self._file.places.check()
         self._unsynced = self._unsynced or not self._synchronous
         if rows and self._synchronous:
             self._unsynced = False

@@ -5,12 +5,17 @@ rows that it cannot name so: tables without a primary key, NULL in a nullable pr
 rows for one another when the key's collation calls different texts equal. Such tables are therefore refused beforehand.
 
 The whole schema is read once, and again after each change of it: an authorizer must not use its own connection.
+
+Foreign keys tie rows of two branches together without either having changed the other's row: one branch inserts a parent and
+another a child of it, and the first aborts. So both ends of a foreign key have a *name*, made of the parent's table and key. Who
+inserts, deletes or renames a parent locks its name for itself; who writes or removes a reference shares it, as PostgreSQL's FOR
+KEY SHARE does. An undo can then break no foreign key that was not broken before.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +24,33 @@ import apsw
 OWN_PREFIX = "troth_"
 """Tables whose names begin so belong to the SDK."""
 FINGERPRINT_BYTES = 16
+ALONE, SHARED = b"\0=", b"\0+"
+"""What the names of foreign keys begin with; identities of rows begin with the name of a table."""
+
+
+_COLUMNS = 'SELECT name, "notnull", pk, hidden FROM pragma_table_xinfo(?)'
+_FOREIGN_KEYS = 'SELECT id, "table", "from", "to", on_update, on_delete FROM pragma_foreign_key_list(?) ORDER BY id, seq'
+_DEFINITIONS = """SELECT tbl_name, sql FROM main.sqlite_schema
+    WHERE type IN ('table', 'view') OR (type = 'index' AND sql IS NOT NULL) ORDER BY type = 'index', name"""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One end of a foreign key."""
+
+    prefix: bytes
+    """The mode, the parent's table and its key columns."""
+    columns: tuple[int, ...]
+    """Where the values of the key stand, in the order of the key columns' names."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ForeignKey:
+    child: str
+    parent: str
+    acts: bool
+    columns: dict[str, str]
+    """The parent's columns, and which of the child's refers to each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +59,18 @@ class Table:
 
     name: str
     digest: bytes
-    """Changes with every change of the definition."""
+    """Changes with every change of the definition, indexes included: one that is UNIQUE may refuse what is to be restored."""
+    columns: tuple[str, ...]
+    """The columns that are stored, in the order of a changeset's values; generated ones are not among them."""
+    without_rowid: bool
     uncaptured: str
     """Why its changes cannot be undone; empty when they can."""
     triggers: bool
     """Whether it has triggers."""
     parent_of: frozenset[str]
     """The tables with a foreign key to it that acts (CASCADE, SET NULL ...); triggers do not count among these."""
+    links: tuple[Link, ...]
+    """Its ends of foreign keys."""
 
 
 class Schema:
@@ -43,30 +80,40 @@ class Schema:
         self._connection = connection
         self._tables: dict[str, Table] = {}
         self._fingerprints: dict[tuple[str, ...], bytes] = {}
-        self._keys: dict[str, tuple[bytes, Sequence[int]]] = {}
+        self._keys: dict[str, tuple[bytes, Sequence[int], Sequence[Link]]] = {}
         self.version = 0
         """Grows with each `read`."""
 
     def read(self) -> None:
         """Read the schema again."""
         self.version += 1
-        rows = self._rows("SELECT name, type, ncol, wr FROM pragma_table_list WHERE schema = 'main'")
-        texts = dict(self._rows("SELECT name, sql FROM main.sqlite_schema WHERE type IN ('table', 'view')"))
+        listed = self._rows("SELECT name, type, wr FROM pragma_table_list WHERE schema = 'main'")
+        texts = self._texts()
         triggered = {name.lower() for (name,) in self._rows("SELECT tbl_name FROM main.sqlite_schema WHERE type = 'trigger'")}
-        names = [name for name, *_ in rows if name in texts and not name.lower().startswith(OWN_PREFIX)]
-        children = self._acting_children(names)
+        own = [row for row in listed if row[0] in texts and not row[0].lower().startswith(OWN_PREFIX)]
+        columns = {name.lower(): self._rows(_COLUMNS, name) for name, *_ in own}
+        keys = [key for name, *_ in own for key in self._foreign_keys(name, columns)]
         self._tables.clear()
         self._fingerprints.clear()
         self._keys.clear()
-        for name, kind, _, without_rowid in rows:
-            if name in texts and not name.lower().startswith(OWN_PREFIX):
-                self._tables[name.lower()] = Table(
-                    name,
-                    hashlib.blake2b((texts[name] or "").encode(), digest_size=FINGERPRINT_BYTES).digest(),
-                    self._why_uncaptured(name, kind, bool(without_rowid)),
-                    name.lower() in triggered,
-                    frozenset(children.get(name.lower(), ())),
-                )
+        for name, kind, without_rowid in own:
+            folded = name.lower()
+            stored = tuple(column for column, _, _, hidden in columns[folded] if not hidden)
+            links, unnamed = _links(folded, stored, keys)
+            self._tables[folded] = Table(
+                name,
+                hashlib.blake2b(texts[name].encode(), digest_size=FINGERPRINT_BYTES).digest(),
+                stored,
+                bool(without_rowid),
+                self._why_uncaptured(name, kind, columns[folded], bool(without_rowid)) or unnamed,
+                folded in triggered,
+                frozenset(key.child for key in keys if key.acts and key.parent == folded),
+                links,
+            )
+
+    def table(self, name: str) -> Table:
+        """What is known of a table that is there."""
+        return self._tables[name.lower()]
 
     def digests(self) -> dict[str, bytes]:
         """The digest of each table, for comparing two readings."""
@@ -95,20 +142,20 @@ class Schema:
             known = self._fingerprints[key] = digest.digest()
         return known
 
-    def key(self, name: str, change: apsw.TableChange) -> tuple[bytes, Sequence[int]]:
-        """What the identity of the changed table's rows begins with, and where the columns of its primary key are."""
+    def key(self, name: str, change: apsw.TableChange) -> tuple[bytes, Sequence[int], Sequence[Link]]:
+        """What the identity of the changed table's rows begins with, where the columns of its primary key are, and its links."""
         known = self._keys.get(name)
         if known is None:
-            known = self._keys[name] = (name.encode() + b"\0", sorted(change.pk_columns))
+            known = self._keys[name] = (name.encode() + b"\0", sorted(change.pk_columns), self.table(name).links)
         return known
 
     def any_triggers(self, names: Iterable[str]) -> bool:
         """Whether a change of one of the tables may fire a trigger."""
         return any(table.triggers for table in self._known(names))
 
-    def any_actions(self, names: Iterable[str]) -> bool:
-        """Whether a change of one of the tables may set off a foreign key's action."""
-        return any(table.parent_of for table in self._known(names))
+    def any_links(self, names: Iterable[str]) -> bool:
+        """Whether one of the tables is at either end of a foreign key."""
+        return any(table.links for table in self._known(names))
 
     # ---- reading
 
@@ -129,23 +176,31 @@ class Schema:
                     waiting.append(child)
         return list(reached.values())
 
-    def _acting_children(self, names: Iterable[str]) -> dict[str, set[str]]:
-        children: dict[str, set[str]] = {}
-        for name in names:
-            for parent, on_update, on_delete in self._rows(
-                'SELECT "table", on_update, on_delete FROM pragma_foreign_key_list(?)', name
-            ):
-                if {on_update, on_delete} != {"NO ACTION"}:
-                    children.setdefault(parent.lower(), set()).add(name)
-        return children
+    def _texts(self) -> dict[str, str]:
+        """The definition of each table and view, with those of its indexes."""
+        texts: dict[str, str] = {}
+        for name, sql in self._rows(_DEFINITIONS):
+            texts[name] = f"{texts[name]}\n{sql}" if name in texts else sql or ""
+        return texts
 
-    def _why_uncaptured(self, name: str, kind: str, without_rowid: bool) -> str:
+    def _foreign_keys(self, child: str, columns: Mapping[str, list[tuple[Any, ...]]]) -> list[_ForeignKey]:
+        """The foreign keys of a table to tables that are there."""
+        found: dict[int, _ForeignKey] = {}
+        for number, parent, column, to, on_update, on_delete in self._rows(_FOREIGN_KEYS, child):
+            if parent.lower() in columns:
+                acts = {on_update, on_delete} != {"NO ACTION"}
+                key = found.setdefault(number, _ForeignKey(child, parent.lower(), acts, {}))
+                if to is None:  # it means the primary key
+                    to = next(name for name, _, place, _ in columns[key.parent] if place == len(key.columns) + 1)
+                key.columns[to.lower()] = column.lower()
+        return list(found.values())
+
+    def _why_uncaptured(self, name: str, kind: str, columns: list[tuple[Any, ...]], without_rowid: bool) -> str:
         if kind == "view":
             return ""  # what its INSTEAD OF triggers change is looked at in its turn
         if kind != "table":
             return f"is a {kind} table"
-        columns = self._rows('SELECT name, "notnull", pk FROM pragma_table_xinfo(?)', name)
-        key = [(column, not_null) for column, not_null, position in columns if position]
+        key = [(column, not_null) for column, not_null, place, _ in columns if place]
         if not key:
             return "has no primary key"
         if len(key) == 1 and self._is_rowid(name, without_rowid):
@@ -162,3 +217,21 @@ class Schema:
         # Only INTEGER PRIMARY KEY has no index of its own. `INTEGER PRIMARY KEY DESC` has one, and takes NULL.
         origins = self._rows("SELECT origin FROM pragma_index_list(?)", name)
         return not without_rowid and ("pk",) not in origins
+
+
+def _links(table: str, stored: Sequence[str], keys: Sequence[_ForeignKey]) -> tuple[tuple[Link, ...], str]:
+    """The ends of foreign keys at a table, each once; and why one of them cannot be named, or nothing."""
+    places = {column.lower(): at for at, column in enumerate(stored)}
+    links: dict[Link, None] = {}
+    for key in keys:
+        ordered = sorted(key.columns.items())
+        name = f"{key.parent}\0{','.join(to for to, _ in ordered)}\0".encode()
+        ends = [(SHARED, [column for _, column in ordered])] if key.child.lower() == table else []
+        if key.parent == table:
+            ends.append((ALONE, [to for to, _ in ordered]))
+        for mode, columns in ends:
+            generated = [column for column in columns if column not in places]
+            if generated:
+                return (), f"has a foreign key over a generated column ({generated[0]})"
+            links[Link(mode + name, tuple(places[column] for column in columns))] = None
+    return tuple(links), ""

@@ -1,31 +1,25 @@
 """Do it, and remember how to undo it: what an operation changed, as SQLite's session extension tells it.
 
-An undo is a fingerprint of the changed tables and the changeset. Its inverse is applied with triggers off and without the
-actions of foreign keys, because what those changed is in the changeset itself. Undos are applied newest first. One that
-meets other rows than it left behind is not applied at all.
+An undo is a fingerprint of the changed tables and the changeset; `sqlite_restore` applies its inverse.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from typing import Any
 
 import apsw
 
 from participant_sdk.resources.sqlite_database import FATAL
-from participant_sdk.resources.sqlite_schema import FINGERPRINT_BYTES, Schema
+from participant_sdk.resources.sqlite_schema import FINGERPRINT_BYTES, Link, Schema, Table
 from troth.ready import frozen
 
-_VERSION = b"\x01"
-_HEADER_BYTES = len(_VERSION) + FINGERPRINT_BYTES
-_NO_CHANGE = apsw.no_change
+VERSION = b"\x02"
+HEADER_BYTES = len(VERSION) + FINGERPRINT_BYTES
+NO_CHANGE = apsw.no_change
 _IDENTITY_BYTES_MAX = 64
 """A longer key is locked by its hash: two that meet only conflict needlessly."""
-
-
-class CannotUndo(Exception):
-    """An undo does not apply; the message says why, and names no values."""
 
 
 class CannotCapture(Exception):
@@ -39,7 +33,7 @@ class Changes:
     undo: bytes
     """Empty when nothing was changed."""
     rows: Sequence[bytes]
-    """The identities of the changed rows."""
+    """The identities of the changed rows, and the names of the foreign keys at them."""
 
 
 NO_CHANGES = Changes(b"", ())
@@ -49,6 +43,7 @@ class Capture:
     """Records all changes of one connection from its making to `finish` or `close`."""
 
     def __init__(self, connection: apsw.Connection, schema: Schema) -> None:
+        self._connection = connection
         self._schema = schema
         self._session = apsw.Session(connection, "main")
         self._session.attach()
@@ -70,71 +65,59 @@ class Capture:
             for change in apsw.Changeset.iter(changeset):
                 name = change.name
                 tables[name] = None
-                table, key = self._schema.key(name, change)
+                table, key, links = self._schema.key(name, change)
                 rows.append(_identity(change, table, key))
+                if links:
+                    rows += self._names(change, links)
         except UnicodeDecodeError:
             raise CannotCapture("a changed row has a text that is not valid Unicode") from None
         fingerprint = self._schema.fingerprint(tables)
-        return Changes(_VERSION + fingerprint + changeset, rows)
+        return Changes(VERSION + fingerprint + changeset, rows)
+
+    def _names(self, change: apsw.TableChange, links: Sequence[Link]) -> Iterator[bytes]:
+        """The names of the foreign keys that the row has entered or left."""
+        images = [image for image in (change.old, change.new) if image is not None]
+        touched = [link for link in links if any(images[-1][at] is not NO_CHANGE for at in link.columns)]
+        if any(image[at] is NO_CHANGE for image in images for link in touched for at in link.columns):
+            whole = self._whole(change)
+            images = [_filled(images[0], whole), whole]
+        for link in touched:
+            for values in images:
+                if all(values[at] is not None for at in link.columns):
+                    yield link.prefix + _shortened(b"\0".join([_folded(values[at]) for at in link.columns]))
+
+    def _whole(self, change: apsw.TableChange) -> tuple[Any, ...]:
+        """An updated row as it is now, of which the changeset has only what has changed."""
+        assert change.old is not None
+        key = sorted(change.pk_columns)
+        sql = whole_row(self._schema.table(change.name), key)
+        row: tuple[Any, ...]
+        (row,) = self._connection.execute(sql, [change.old[at] for at in key])
+        return row
 
     def close(self) -> None:
         """Stop recording."""
         self._session.close()
 
 
-def undo(connection: apsw.Connection, schema: Schema, data: bytes) -> None:
-    """Apply one undo inside the open transaction. Raises `CannotUndo`; the caller then undoes the savepoint."""
-    if data[: len(_VERSION)] != _VERSION:
-        raise CannotUndo("the undo is of a newer format")
-    changeset = data[_HEADER_BYTES:]
-    tables = list(dict.fromkeys(change.name for change in apsw.Changeset.iter(changeset)))
-    if schema.fingerprint(tables) != data[len(_VERSION) : _HEADER_BYTES]:
-        raise CannotUndo(f"the schema of {', '.join(tables)} is not the one under which the work was done")
-    met: list[str] = []
-
-    def conflict(kind: int, change: apsw.TableChange) -> int:
-        met.append(_describe(kind, change))
-        return apsw.SQLITE_CHANGESET_ABORT
-
-    # Both switches make SQLite prepare every statement anew, so they are used only where they matter.
-    flags = apsw.SQLITE_CHANGESETAPPLY_INVERT | apsw.SQLITE_CHANGESETAPPLY_NOSAVEPOINT
-    if schema.any_actions(tables):
-        flags |= apsw.SQLITE_CHANGESETAPPLY_FKNOACTION
-    try:
-        with _without_triggers(connection, schema.any_triggers(tables)):
-            apsw.Changeset.apply(changeset, connection, conflict=conflict, flags=flags)
-    except FATAL:
-        raise
-    except apsw.Error as error:
-        raise CannotUndo("; ".join(met) or f"SQLite refused the inverse changeset: {error}") from error
-    if met:
-        raise CannotUndo("; ".join(met))
+def _filled(image: Sequence[Any], whole: Sequence[Any]) -> tuple[Any, ...]:
+    """An image of a row, with what has not changed."""
+    return tuple(now if was is NO_CHANGE else was for was, now in zip(image, whole, strict=True))
 
 
-@contextmanager
-def _without_triggers(connection: apsw.Connection, needed: bool) -> Iterator[None]:
-    if not needed:
-        yield
-        return
-    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
-    try:
-        yield
-    finally:
-        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 1)
+def quoted(name: str) -> str:
+    """A name as SQL has it."""
+    return '"' + name.replace('"', '""') + '"'
 
 
-_CONFLICTS = {
-    apsw.SQLITE_CHANGESET_DATA: "a row of {} has other values than the branch left there",
-    apsw.SQLITE_CHANGESET_NOTFOUND: "a row of {} that the branch left there is gone",
-    apsw.SQLITE_CHANGESET_CONFLICT: "a row that the branch deleted from {} is there again",
-    apsw.SQLITE_CHANGESET_CONSTRAINT: "a row of {} cannot go back: a UNIQUE, CHECK or NOT NULL constraint",
-}
+def where(table: Table, key: Sequence[int]) -> str:
+    """The condition for one row."""
+    return " AND ".join(f"{quoted(table.columns[at])} = ?" for at in key)
 
 
-def _describe(kind: int, change: apsw.TableChange) -> str:
-    if kind == apsw.SQLITE_CHANGESET_FOREIGN_KEY:
-        return f"{change.fk_conflicts} foreign keys would be broken"
-    return _CONFLICTS[kind].format(change.name)
+def whole_row(table: Table, key: Sequence[int]) -> str:
+    """The query for one row by its key. The comment keeps the text apart from what authors write."""
+    return f"/* troth */ SELECT {', '.join(map(quoted, table.columns))} FROM {quoted(table.name)} WHERE {where(table, key)}"
 
 
 def _identity(change: apsw.TableChange, table: bytes, key: Sequence[int]) -> bytes:
@@ -144,13 +127,15 @@ def _identity(change: apsw.TableChange, table: bytes, key: Sequence[int]) -> byt
     assert values is not None
     if old is not None and new is not None:
         for at in key:
-            if new[at] is not _NO_CHANGE:
+            if new[at] is not NO_CHANGE:
                 # The session took one row for another, such as 1 and 1.0 in a key without a type.
                 raise CannotCapture(f"{change.name} has keys that are equal and yet different")
     text = _key_part(values[key[0]]) if len(key) == 1 else b"".join([_key_part(values[at]) for at in key])
-    if len(text) > _IDENTITY_BYTES_MAX:
-        text = b"#" + hashlib.blake2b(text, digest_size=16).digest()
-    return table + text
+    return table + _shortened(text)
+
+
+def _shortened(text: bytes) -> bytes:
+    return text if len(text) <= _IDENTITY_BYTES_MAX else b"#" + hashlib.blake2b(text, digest_size=16).digest()
 
 
 def _key_part(value: object) -> bytes:
@@ -162,3 +147,14 @@ def _key_part(value: object) -> bytes:
     if isinstance(value, bytes):
         return b"b%d:%b" % (len(value), value)
     return b"f%b;" % repr(value).encode()
+
+
+def _folded(value: Any) -> bytes:
+    """One form for all values that a foreign key may take for equal, whatever the types and collations of its two columns."""
+    if isinstance(value, bytes):
+        return b"b" + value
+    text = value.strip().casefold() if isinstance(value, str) else value
+    try:
+        return b"n%b" % repr(float(text)).encode()
+    except ValueError:
+        return b"t" + text.encode()

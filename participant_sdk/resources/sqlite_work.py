@@ -12,14 +12,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import apsw
-import structlog
 from google.protobuf.message import Message
 
-from participant_sdk.causes import cause_of
+from participant_sdk.border import Raised, called
+from participant_sdk.causes import cause_of, cause_of_operation
 from participant_sdk.core.work import (
+    NO_KEYS,
     Execute,
     Executed,
     ExecuteRefused,
+    Keys,
     LocalDone,
     LocalRun,
     Mode,
@@ -27,15 +29,18 @@ from participant_sdk.core.work import (
     Undo,
     UndoFailed,
     Undone,
+    Wanted,
 )
 from participant_sdk.resources.contract import OperationRegistry
 from participant_sdk.resources.sqlite_database import Database, Use
 from participant_sdk.resources.sqlite_guard import Rules
 from participant_sdk.resources.sqlite_locks import RowLocks
+from participant_sdk.resources.sqlite_restore import CannotUndo, undo
 from participant_sdk.resources.sqlite_schema import Schema
-from participant_sdk.resources.sqlite_undo import CannotCapture, CannotUndo, Capture, Changes, undo
+from participant_sdk.resources.sqlite_undo import CannotCapture, Capture, Changes
 from troth import failpoints
-from troth.errors import Aborted, Reason, Refuse, RequestError, TrothError
+from troth.errors import Aborted, Reason, RequestError, TrothError
+from troth.logs import get_logger
 from troth.ready import Event, frozen
 from troth.v1 import common_pb2, record_pb2
 from troth.values import add_result
@@ -44,10 +49,10 @@ _SAVEPOINT = "SAVEPOINT troth_work"
 _RELEASE = "RELEASE troth_work"
 _ROLLBACK = "ROLLBACK TO troth_work"
 _ACTIVE, _PREPARE, _ONE_PHASE = Mode.ACTIVE, Mode.PREPARE, Mode.ONE_PHASE
-_READ, _WRITE, _SCHEMA = Rules.READ, Rules.WRITE, Rules.SCHEMA
+_READ, _WRITE, _SCHEMA, _SHARED = Rules.READ, Rules.WRITE, Rules.SCHEMA, Rules.SHARED
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 
-_log = structlog.get_logger("participant_sdk.sqlite")
+_log = get_logger("participant_sdk.sqlite")
 
 
 class Limits(NamedTuple):
@@ -73,6 +78,14 @@ class _Failed(Exception):
         self.error = error
         self.cause = cause
         self.lost = lost
+
+
+class _Wants(Exception):
+    """An operation needs more keys."""
+
+    def __init__(self, keys: Keys) -> None:
+        super().__init__()
+        self.keys = keys
 
 
 @frozen
@@ -143,12 +156,15 @@ class Worker:
         self._sql(_SAVEPOINT)
         capture = Capture(self._connection, self._schema)
         try:
-            self._perform(work.operations, done.results)
+            self._perform(work.operations, done.results, work.keys)
             changes = self._captured(capture, work.transaction_id)
         except _Failed as failed:
             refused = ExecuteRefused(work.transaction_id, work.call_id, failed.cause)
             self._back(failed, refused)
             return Answer(refused, False)
+        except _Wants as wants:
+            self._undo_savepoint()
+            return Answer(Wanted(work.transaction_id, work.call_id, wants.keys), False)
         finally:
             capture.close()
         self._sql(_RELEASE)
@@ -166,8 +182,7 @@ class Worker:
             done.undo.append(changes.undo)
             done.rows.extend(rows)
             self._locks.take(work.transaction_id, rows)
-        if work.keys:
-            done.keys.extend(work.keys)
+        work.keys.into(done)
         keep = changed or (work.mode is not _ACTIVE and (work.hold or work.earlier_changed))
         return Answer(Executed(work.transaction_id, work.call_id, done, changed), keep)
 
@@ -212,36 +227,36 @@ class Worker:
         """Undo the savepoint. Raises `GroupLost` when there is none any more."""
         if failed.lost:
             raise GroupLost(answer)
+        self._undo_savepoint()
+
+    def _undo_savepoint(self) -> None:
         self._sql(_ROLLBACK)
         # Without the RELEASE each later ROLLBACK TO would replay the journal of this one again.
         self._sql(_RELEASE)
 
-    def _perform(self, operations: Sequence[common_pb2.Operation], results: common_pb2.Results) -> None:
+    def _perform(self, operations: Sequence[common_pb2.Operation], results: common_pb2.Results, keys: Keys) -> None:
         results.SetInParent()
+        shared = keys.only_read
         for operation in operations:
             try:
                 name = operation.name
-                value = self._call(self._operations.bind(operation), _WRITE, name)
-                add_result(results, value, name)
+                bound = self._operations.bind(operation)
+                rules = _SHARED if shared or getattr(bound, "reads_only", False) else _WRITE
+                add_result(results, self._call(bound, rules, name, keys), name)
             except RequestError as error:
                 raise self._failed(error) from error
         if results.ByteSize() > self._limits.results_bytes_max:
             raise self._failed(Aborted(Reason.BAD_RESULT, f"the results are larger than {self._limits.results_bytes_max} bytes"))
 
-    def _call(self, function: Callable[[Database], Any], rules: Rules, name: str) -> Any:
-        """Let the author's code run. Raises `_Failed`, `LogFailed`."""
-        use = self._database.begin_use(rules, self._limits.operation_seconds_max)
-        value, error = None, None
-        try:
-            value = function(self._database)
-        except BaseException as raised:  # even SystemExit must not end the log's thread
-            error = raised
-        finally:
-            self._database.end_use()
+    def _call(self, function: Callable[[Database], Any], rules: Rules, name: str, keys: Keys | None = None) -> Any:
+        """Let the author's code run. Raises `_Failed`, `_Wants`, `LogFailed`."""
+        use = self._database.begin_use(rules, self._limits.operation_seconds_max, keys)
+        value = called(function, self._database)
+        self._database.end_use()
         if use.spoilt:
             raise self._spoilt(use, name)
-        if error is not None:
-            raise self._raised(error, name)
+        if type(value) is Raised:
+            raise self._raised(value.error, name)
         if type(value) not in _PLAIN and inspect.isawaitable(value):
             _close(value)
             raise self._failed(Aborted(Reason.OPERATION_FAILED, f"{name} returned an awaitable: it must be a plain def"))
@@ -265,9 +280,11 @@ class Worker:
 
     # ---- what went wrong
 
-    def _spoilt(self, use: Use, name: str) -> _Failed:
+    def _spoilt(self, use: Use, name: str) -> _Failed | _Wants:
         if use.fatal is not None:
             raise use.fatal
+        if use.wanted != NO_KEYS:
+            return _Wants(use.wanted)
         if use.denial is not None:
             message = f"{name}: {use.denial.what}"
             return self._failed(Aborted(use.denial.reason, message), lost=use.lost)
@@ -280,17 +297,12 @@ class Worker:
 
     def _raised(self, error: BaseException, name: str) -> _Failed:
         """The author's function raised: its own refusal goes out whole, of anything else only the type."""
-        if isinstance(error, Refuse):
-            return self._failed(error)
+        if not isinstance(error, apsw.ConstraintError):
+            return _Failed(error, cause_of_operation(error, self._participant, name))
         error_id = secrets.token_hex(4)
-        where = f"error {error_id} in the participant's log"
-        if isinstance(error, apsw.ConstraintError):
-            _log.warning("a constraint refused an operation", operation=name, error_id=error_id, error=str(error))
-            told = Aborted(Reason.CONSTRAINT, f"{name}: {_constraint(error)} ({where})", retryable=self._may_pass())
-        else:
-            _log.error("an operation failed", operation=name, error_id=error_id, exc_info=error)
-            told = Aborted(Reason.OPERATION_FAILED, f"{name} raised {type(error).__name__} ({where})")
-        return _Failed(error, cause_of(told, self._participant))
+        _log.warning("a constraint refused an operation", operation=name, error_id=error_id, error=str(error))
+        told = f"{name}: {_constraint(error)} (error {error_id} in the participant's log)"
+        return _Failed(error, cause_of(Aborted(Reason.CONSTRAINT, told, retryable=self._may_pass()), self._participant))
 
     def _may_pass(self) -> bool:
         """Whether a constraint may hold later: the row that stood in the way, or is missing, may be one that another

@@ -6,3 +6,8 @@
 `pytest_plugin`  the same as a fixture, `crash_points`.
 `proxy`          a TCP proxy that drops, delays, throttles, cuts and resets: for testing a service against a real coordinator.
 """
+
+from troth.packages import explain_collision
+
+# The coordinator's core runs beside the participants here; a folder of the author's may have its name.
+explain_collision("coordinator")

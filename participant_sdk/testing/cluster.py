@@ -20,14 +20,18 @@ from pathlib import Path
 from typing import Self
 
 from coordinator.core import events
-from participant_sdk.client.client import Call
+from participant_sdk.client.client import GRACE_SECONDS, Call, Client
 from participant_sdk.client.results import Asked, Committed, conclude, refusal, unknown
 from participant_sdk.context import Scope, entered
+from participant_sdk.embedded.client import InProcessClient
+from participant_sdk.embedded.coordinator import Gone, away
+from participant_sdk.embedded.session import InProcessSession
 from participant_sdk.participant import Participant
-from participant_sdk.runtime import SessionLike, Wiring
 from participant_sdk.session import ROLE, Owner
-from participant_sdk.testing.memory import NAME, Gone, MemoryCoordinator, MemorySession, away
+from participant_sdk.testing.memory import NAME, MemoryCoordinator
+from participant_sdk.wiring import SessionLike, Wiring
 from troth.errors import ConfigError, Reason
+from troth.keys import INTERACTIVE_HASH, body_hash
 from troth.log.contract import Log
 from troth.log.memory import Disk, MemoryLog
 from troth.v1 import client_pb2, common_pb2
@@ -114,7 +118,7 @@ class Cluster:
             await participant.wait_connected()
 
     def _session(self, name: str, address: str, owner: Owner) -> SessionLike:
-        return MemorySession(name, owner, self._coordinator)
+        return InProcessSession(name, owner, self._coordinator)
 
     def _log(self, path: Path, name: str) -> Log:
         disk, log_id = self._disks.setdefault((name, path.name), (Disk(), secrets.token_hex(16)))
@@ -142,7 +146,8 @@ class Cluster:
             first_attempt_ms=_now_ms(),
             wait=_wait(wait),
         )
-        asked = Asked(transaction_id, tuple(branch.participant for branch in request.branches), request.first_attempt_ms)
+        names = tuple(branch.participant for branch in request.branches)
+        asked = Asked(transaction_id, names, request.first_attempt_ms, key, body_hash(request.branches) if key else b"")
         return await self._conclude(number, asked, lambda session: events.Run(session, request))
 
     @contextlib.asynccontextmanager
@@ -164,7 +169,7 @@ class Cluster:
         if begun.HasField("refusal"):
             raise refusal(begun.refusal, transaction_id)
         tx = ClusterTransaction(transaction_id, request.first_attempt_ms)
-        asked = Asked(transaction_id, (), request.first_attempt_ms)
+        asked = Asked(transaction_id, (), request.first_attempt_ms, key, INTERACTIVE_HASH if key else b"")
         try:
             yield tx
         except BaseException:
@@ -180,14 +185,21 @@ class Cluster:
         )
         tx.outcome = await self._conclude(number, asked, lambda session: events.Commit(session, commit))
 
-    async def get(self, transaction_id: str, *participants: str, first_attempt_ms: int = 0) -> Committed:
+    def client(self, *, grace_seconds: float = GRACE_SECONDS) -> Client:
+        """A production `Client` of the cluster's coordinator, for tests of code that calls transactions:
+
+            async with cluster.client() as client:
+                await place_order(client, ...)
+
+        It finds the coordinator again after `crash` and `restart`, and raises what it would raise in production.
+        """
+        return InProcessClient(self._coordinator, grace_seconds=grace_seconds)
+
+    async def get(self, transaction_id: str, *participants: str, first_attempt_ms: int = 0, key: str = "") -> Committed:
         """Ask what became of a transaction, as `Client.get` does, and with the same errors."""
-        asked = Asked(transaction_id, participants, first_attempt_ms)
-        request = client_pb2.GetRequest(
-            transaction_id=transaction_id, participants=participants, first_attempt_ms=first_attempt_ms
-        )
+        asked = Asked(transaction_id, participants, first_attempt_ms, key)
         try:
-            return conclude(await self._coordinator.get(request), asked)
+            return conclude(await self._coordinator.get(client_pb2.GetRequest(**asked._asdict())), asked)
         except Gone:
             raise unknown(Reason.COORDINATOR_AWAY, "the coordinator of the cluster is down", asked) from None
 

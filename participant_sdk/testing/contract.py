@@ -194,8 +194,9 @@ class ResourceContract:
         branch = await bench.begin()
         await bench.resource.execute(branch, operation("get", name="a"))
         prepared = await bench.resource.prepare(branch)
-        assert isinstance(prepared, Prepared) and not prepared.changed
+        assert isinstance(prepared, Prepared) and not prepared.changed, "a marker row is no change: write none for a reader"
         assert await bench.in_doubt() == []
+        assert await bench.outcome(branch) is not BranchOutcome.COMMITTED
 
     # ---- refusing
 
@@ -247,6 +248,25 @@ class ResourceContract:
         assert await bench.outcome(branch) is BranchOutcome.COMMITTED
         assert isinstance(await bench.resource.commit(branch, work, one_phase=False), Done)
         assert await bench.visible("a") == 1
+
+    async def test_a_one_phase_commit_is_durable_and_proven(self, bench: Bench) -> None:
+        """Its reply may be lost: the repeat is `Done` and does nothing, and `outcome` tells, also after a crash."""
+        branch = await bench.begin()
+        await bench.put(branch, "a", 1)
+        work = record_pb2.BranchWork(resource_branch=branch)
+        for _ in range(2):
+            assert isinstance(await bench.resource.commit(branch, work, one_phase=True), Done)
+        await bench.crash()
+        assert await bench.outcome(branch) is BranchOutcome.COMMITTED
+        assert isinstance(await bench.resource.commit(branch, work, one_phase=True), Done)
+        assert await bench.visible("a") == 1
+
+    async def test_a_commit_that_never_began_is_not_proven(self, bench: Bench) -> None:
+        """Work whose process died before its prepare: a proof that was written too early would say COMMITTED."""
+        branch = await bench.begin()
+        await bench.put(branch, "a", 1)
+        await bench.crash()
+        assert await bench.outcome(branch) in (BranchOutcome.ROLLED_BACK, BranchOutcome.NEVER_SEEN)
 
     # ---- asking
 

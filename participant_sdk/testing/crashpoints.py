@@ -32,16 +32,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from structlog.testing import capture_logs
-
 from participant_sdk import LogBranch, LogResource, Participant, Refuse
 from participant_sdk.client import call
 from participant_sdk.client.client import Call
-from participant_sdk.runtime import SessionLike
+from participant_sdk.embedded.session import InProcessSession
 from participant_sdk.session import Owner
 from participant_sdk.testing.cluster import COORDINATOR, Cluster
-from participant_sdk.testing.memory import MemorySession
-from troth import failpoints
+from participant_sdk.wiring import SessionLike
+from troth import failpoints, logs
 from troth.errors import Aborted, ConfigError, HeuristicOutcome, OutcomeUnknown, RequestError, TrothError
 from troth.values import decode_arguments
 
@@ -222,7 +220,7 @@ class _Observer:
             raise _Crash(str(point))
 
 
-class _CrashSession(MemorySession):
+class _CrashSession(InProcessSession):
     """A session that comes by the points of sending."""
 
     def send(self, stream: int, field: str, message: Any, *, patient: bool = False) -> None:
@@ -291,7 +289,7 @@ class _Run:
 
     async def run(self, peaceful: _Run | None) -> None:
         """Run it, and check what is found against a run in peace. Raises `BrokenPromise`."""
-        with capture_logs(), failpoints.observed(self._observer):
+        with logs.quiet(), failpoints.observed(self._observer):
             async with self._cluster:
                 for prepared in self._subject.prepare:
                     await self._cluster.run(prepared)
@@ -360,7 +358,7 @@ class _Run:
                 raise _RolledBack
 
     def _make_witness(self) -> Participant:
-        witness = Participant(WITNESS, resource=LogResource(), data_directory=self._directory, coordinator="in memory")
+        witness = Participant(WITNESS, resource=LogResource(), data_directory=self._directory, coordinator="127.0.0.1:7420")
 
         @witness.operation(locks=[])
         async def agree(branch: LogBranch) -> None:

@@ -21,8 +21,9 @@ from participant_sdk.core.core import ParticipantCore
 from participant_sdk.core.work import Execute, ResourceKind
 from participant_sdk.registry import Registry
 from participant_sdk.resources.log_only import LogBranch
-from troth.ready import Core, Instant
-from troth.v1 import client_pb2, participant_pb2
+from troth.ready import Core, Instant, Opened
+from troth.seals import seal_key, sealed
+from troth.v1 import client_pb2, common_pb2, participant_pb2
 from troth.values import encode_arguments
 
 NOW = Instant(1000.0, 1_700_000_000_000)
@@ -37,9 +38,9 @@ class Role:
     def __init__(self, core: Core, perform: Callable[[Any], None]) -> None:
         self.core = core
         self.inbox: list[Any] = []
-        self.syncs = self.forced = 0
+        self.syncs = self.forced = self.position = 0
         self._perform = perform
-        core.recover([], NOW)
+        core.recover([], NOW, Opened("log", 0))
 
     def settle(self) -> None:
         """Turn until nothing waits."""
@@ -57,6 +58,7 @@ class Role:
         forced = sum(append.force for append in ready.appends)
         self.forced += forced
         self.syncs += bool(forced)
+        self.position += len(ready.appends)
         for append in ready.appends:
             if append.event is not None:
                 self.inbox.append(append.event)
@@ -68,10 +70,14 @@ class Role:
 class Member:
     """A log-only participant with one operation."""
 
-    def __init__(self, name: str, stream: int, to_coordinator: Callable[[Member, Any], None]) -> None:
+    def __init__(
+        self, name: str, stream: int, to_coordinator: Callable[[Member, Any], None], coordinator: Role
+    ) -> None:  # fmt: skip
+        self._coordinator = coordinator
         self.name = name
         self.stream = stream
         self.wire: list[tuple[str, Any]] = []
+        self._voted: list[int] = []
         self._say = to_coordinator
         self._operations = Registry()
         self._operations.add(note, locks=[])
@@ -86,17 +92,35 @@ class Member:
             self._say(self, effect.message)
         elif isinstance(effect, Execute):
             self._resource.invoke(effect)
+        elif isinstance(effect, participant_effects.EarlyVoted):
+            self._voted.append(effect.operation_count)
+
+    def call(self, transaction_id: str, number: int) -> None:
+        """An interactive call of the service, to its answer."""
+        operation = common_pb2.Operation(name="note", arguments=encode_arguments({"account": number, "amount": 2}))
+        keys = self._operations.keys([operation])
+        call = participant_events.Call(object(), transaction_id, "1/0", NOW.wall_ms, operation, keys, True)
+        self.role.inbox.append(call)
+        self.role.settle()
+
+    def last_call(self, transaction_id: str) -> common_pb2.SealedVote:
+        """The vote of who was called for the last time."""
+        self.role.inbox.append(participant_events.LastCall(object(), transaction_id))
+        self.role.settle()
+        vote = participant_pb2.EarlyVote(transaction_id=transaction_id, incarnation=1, operation_count=self._voted.pop())
+        return sealed(seal_key(NONCE.encode(), self.name, f"log-{self.name}"), vote)
 
     def hear(self) -> None:
         """Take what the coordinator has sent."""
         wire, self.wire = self.wire, []
+        position = self._coordinator.position
         for field, message in wire:
             if field == "prepares":
                 operations = tuple(message.operations)
                 keys = self._operations.keys(operations)
-                self.role.inbox.append(participant_events.PrepareReceived(1, message, operations, keys))
+                self.role.inbox.append(participant_events.PrepareReceived(1, message, operations, keys, position=position))
             else:
-                self.role.inbox.append(participant_events.FromCoordinator(1, message))
+                self.role.inbox.append(participant_events.FromCoordinator(1, message, position))
         self.role.settle()
 
 
@@ -109,11 +133,14 @@ class Pair:
     """A coordinator and its participants, `left` and `right`."""
 
     def __init__(self) -> None:
-        self.core = CoordinatorCore(CoreSettings(), "c1", NONCE)
+        self.core = CoordinatorCore(CoreSettings(), "c1", NONCE, NONCE.encode())
         self.answers: list[client_pb2.Answer] = []
         self.coordinator = Role(self.core, self._perform)
-        self.members = {name: Member(name, stream, self._said) for stream, name in enumerate(("left", "right"), 1)}
+        names = ("left", "right")
+        self.members = {name: Member(name, stream, self._said, self.coordinator) for stream, name in enumerate(names, 1)}
         self._number = 0
+        self.said: Counter[str] = Counter()
+        """Messages of participants by kind."""
         self.coordinator.settle()
         self._connect()
 
@@ -137,7 +164,9 @@ class Pair:
 
     def _said(self, member: Member, message: Any) -> None:
         if hasattr(message, "transaction_id"):
-            self.coordinator.inbox.append(coordinator_events.FromParticipant(member.name, member.stream, message))
+            self.said[type(message).__name__] += 1
+            event = coordinator_events.FromParticipant(member.name, member.stream, message, member.role.position)
+            self.coordinator.inbox.append(event)
 
     # ---- what is measured
 
@@ -151,6 +180,21 @@ class Pair:
                 request.branches.add(participant=name).operations.add(name="note", arguments=arguments)
             arrived = client_pb2.RunRequest.FromString(request.SerializeToString())
             self.coordinator.inbox.append(coordinator_events.Run(SESSION, arrived))
+        self.coordinator.settle()
+
+    def begin_interactive(self, count: int, *, last: bool = False) -> None:
+        """The same work by calls of the services, each the `last` one or not, and then the commits, in one frame."""
+        for _ in range(count):
+            self._number += 1
+            name = f"{SESSION}.{self._number}"
+            request = client_pb2.CommitRequest(number=self._number)
+            request.begin.timeout_ms, request.begin.first_attempt_ms = 30_000, NOW.wall_ms
+            for member in self.members.values():
+                member.call(name, self._number)
+                done = request.acknowledged.add(participant=member.name, count=1, incarnation=1)
+                if last:
+                    done.vote.CopyFrom(member.last_call(name))
+            self.coordinator.inbox.append(coordinator_events.Commit(SESSION, request))
         self.coordinator.settle()
 
     def finish(self) -> None:

@@ -30,7 +30,7 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[s
             yield (*path, name)
 
 
-@pytest.mark.parametrize("words", [words for words in commands(tree) if words != ("demo",)], ids=" ".join)
+@pytest.mark.parametrize("words", [words for words in commands(tree) if words not in (("demo",), ("dev",))], ids=" ".join)
 async def test_help_begins_with_examples(troth: Any, words: tuple[str, ...]) -> None:
     told = await troth(*words, "--help")
     assert told.code == 0
@@ -45,22 +45,23 @@ async def test_version(troth: Any) -> None:
 
 async def test_a_wrong_command_is_exit_2(troth: Any) -> None:
     assert (await troth("txn", "lisst")).code == 2
-    wrong = await troth("txn", "list", "--limit", "0", "--json")
+    wrong = await troth("txn", "list", "--limit", "-1", "--json")
     assert wrong.code == 2
     assert wrong.json()["error"]["reason"] == "USAGE"
 
 
-async def test_the_demo_without_a_checkout_says_what_to_do(troth: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(demo_module, "DEMO", tmp_path / "demo.py")
-    told = await troth("demo")
+@pytest.mark.parametrize("word", ["demo", "dev"])
+async def test_the_demo_without_a_checkout_says_what_to_do(word: str, troth: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(demo_module, "SHOP", tmp_path)
+    told = await troth(word)
     assert told.code == 2
-    assert "scripts/demo" in told.err
+    assert f"Clone the repository and run `troth {word}` there." in told.err
 
 
 async def test_the_demo_is_run_with_its_arguments(troth: Any, tmp_path: Path, monkeypatch: Any) -> None:
     script = tmp_path / "demo.py"
     script.write_text("import sys; sys.exit(len(sys.argv))")
-    monkeypatch.setattr(demo_module, "DEMO", script)
+    monkeypatch.setattr(demo_module, "SHOP", script.parent)
     assert (await troth("demo", "--orders", "x.csv")).code == 3
 
 
@@ -123,7 +124,8 @@ async def test_dump_prints_every_record(troth: Any, tmp_path: Path) -> None:
     assert dumped.json()["records"] == [
         {
             "seq": 1, "kind": "decided", "transaction_id": TRANSACTION, "participants": ["orders", "payments"],
-            "owing": [0, 1], "orders": [1, 1], "first_attempt_ms": 0, "at_ms": 5,
+            "owing": [0, 1], "orders": [1, 1], "first_attempt_ms": 0, "acknowledged": [], "acknowledged_orders": [],
+                "owner": "", "at_ms": 5,
         }
     ]  # fmt: skip
     assert (await troth("log", "dump", str(path), "--transaction", "other", "--json")).json()["records"] == []
@@ -170,6 +172,16 @@ async def test_a_participant_is_ordered_offline(
     assert (record["kind"], record["outcome"], record["why"]) == ("force_ordered", outcome, "told by phone")
     again = await troth(*at, "abort", "--why", "test", "--yes", "--json")
     assert again.code == 1 and again.json()["error"]["reason"] == "NOT_ACTIVE"
+
+
+async def test_a_log_stands_in_for_one_that_is_lost_and_replaces_none(troth: Any, tmp_path: Path) -> None:
+    path, log_id = tmp_path / "c1" / "coordinator.db", "5f" * 16
+    at = ("log", "stand-in", str(path), "--name", "c1", "--why", "the disk died", "--yes")
+    assert (await troth(*at, "--log-id", "5f0c...")).code == 2
+    assert (await troth(*at, "--log-id", log_id)).code == 0
+    verified = (await troth("log", "verify", str(path), "--json")).json()
+    assert (verified["sound"], verified["name"], verified["log_id"], verified["records"]) == (True, "c1", log_id, 1)
+    assert (await troth(*at, "--log-id", log_id)).code == 3, "it is there"
 
 
 # ---- messages as JSON

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import os
 import pty
 import signal
@@ -16,6 +18,7 @@ from typing import Any
 import grpc
 import pytest
 
+from coordinator.cli.serve import _format_asked, configure_logging
 from troth.v1 import admin_pb2, admin_pb2_grpc, client_pb2, client_pb2_grpc
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +31,7 @@ def command(*arguments: str, python: tuple[str, ...] = ()) -> list[str]:
 
 def environment(**extra: str) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TROTH_")}
-    return {**clean, "PYTHONPATH": str(ROOT), **extra}
+    return {**clean, "PYTHONPATH": str(ROOT), "TROTH_LOG_FORMAT": "console", **extra}
 
 
 class Process:
@@ -39,13 +42,15 @@ class Process:
         self.running = subprocess.Popen(
             command("serve", *flags, python=python), stderr=subprocess.PIPE, text=True, env=environment(**extra)
         )
-        self.line = self._ready()
-        self.address = (directory / "address").read_text().strip() if "serving on" in self.line else ""
+        self.line, self.allows, self.address = self._ready(), "", ""
+        if "serving on" in self.line:
+            self.address = (directory / "address").read_text().strip()
+            self.allows = self.running.stderr.readline().strip()  # type: ignore[union-attr]  # it is a pipe
 
     def _ready(self) -> str:
         assert self.running.stderr is not None
         for line in self.running.stderr:
-            if line.startswith("troth: "):
+            if line.startswith(("troth: ", "{")):
                 return line.strip()
         return ""
 
@@ -90,6 +95,78 @@ def test_serve_says_where_and_ends_cleanly(serve: Any, tmp_path: Path) -> None:
     assert "troth: stopped" in said
     assert not (tmp_path / "c1" / "address").exists()
     assert serve("c1", "--name", "c7").line.endswith("(coordinator c7, epoch 2)")
+
+
+def test_serve_says_how_many_keyed_transactions_it_allows(serve: Any) -> None:
+    allows = serve("c1", "--set", "keys_max=39000").allows
+    assert allows == "troth: allows 10 keyed transactions a second (keys_max 39000, each kept 3900 s)"
+
+
+JSON = {"TROTH_LOG_FORMAT": "json"}
+
+
+def test_a_log_in_json_holds_nothing_else(serve: Any, tmp_path: Path) -> None:
+    """A start, a second daemon on the directory, a drain that is broken off, the end, and wrong settings."""
+    first = serve("c1", "--set", "log_level=error", **JSON)
+    second = serve("c1", **JSON)
+    said = [first.line, second.line, first.allows]
+    assert second.ended() == (3, "")
+    with grpc.insecure_channel(first.address) as channel:
+        stub = client_pb2_grpc.TransactionServiceStub(channel)
+        stub.Begin(client_pb2.BeginRequest(timeout_ms=600_000), timeout=SECONDS)
+        first.running.send_signal(signal.SIGTERM)
+        for line in first.running.stderr:
+            said.append(line)
+            if "draining" in line:
+                break
+        code, rest = first.ended(signal.SIGTERM)
+    said.append(rest)
+    assert code == 0
+    for arguments in (("--set", "keys_mx=5"), ("--listen", "nowhere")):
+        wrong = serve("c1", *arguments, **JSON)
+        said.append(wrong.line)
+        assert wrong.ended() == (2, "")
+    lines = [json.loads(line) for text in said for line in text.splitlines()]
+    events = [line["event"].split(":")[0].split(" ")[0] for line in lines]
+    assert events == ["serving", "LOG_LOCKED", "allows", "draining", "stopped", "CONFIG", "CONFIG"]
+    assert [line["level"] for line in lines if line["event"].startswith(("LOG", "CONFIG"))] == ["error"] * 3
+
+
+@pytest.mark.parametrize(("given", "form"), [((), "auto"), (("log_format=json",), "json"), (("log_format=x", "a=b"), "console")])
+def test_wrong_settings_are_told_in_the_format_that_was_asked_for(given: tuple[str, ...], form: str) -> None:
+    environment = {"TROTH_LOG_FORMAT": "console"} if form == "console" else {}
+    assert _format_asked(given, environment) == form
+
+
+def test_what_nobody_caught_is_a_line_of_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    root, hook = logging.getLogger(), sys.excepthook
+    handlers, levels = root.handlers[:], {name: logging.getLogger(name).level for name in ("", "troth", "troth.serve")}
+    try:
+        configure_logging("json", "error")
+        sys.excepthook(ValueError, ValueError("odd"), None)
+    finally:
+        sys.excepthook, root.handlers = hook, handlers
+        logging.captureWarnings(False)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["exception"] == "ValueError: odd"
+
+
+def test_what_speaks_another_protocol_is_seen_by_grpcs_own_trace_and_harms_nobody(serve: Any) -> None:
+    """As the page for operators says: gRPC has no hook for connections, but a trace."""
+    process = serve("c1", GRPC_VERBOSITY="debug", GRPC_TRACE="http")
+    host, _, port = process.address.rpartition(":")
+    for said in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", bytes.fromhex("16030100c8010000c40303") + bytes(200)):
+        with socket.create_connection((host, int(port))) as stranger:
+            stranger.sendall(said)
+            while stranger.recv(4096):
+                pass
+    assert process.status().epoch == 1
+    told = process.ended(signal.SIGTERM)[1]
+    for first in ("'G' (71)", "(22)"):
+        line = next(line for line in told.splitlines() if "Connect string mismatch" in line and first in line)
+        assert "Failed parsing HTTP/2 (Connect string mismatch: expected 'P' (80) got " in line and "at byte 0)" in line
 
 
 def test_sigint_ends_it_too(serve: Any) -> None:

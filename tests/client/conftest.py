@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 from fake_coordinator import FakeCoordinator
 
 from participant_sdk.client import Client
+from tests.given_back import no_task_and_no_timer_is_left as no_task_and_no_timer_is_left
+from tests.given_back import no_thread_and_no_descriptor_is_left as no_thread_and_no_descriptor_is_left
+from troth.backoff import Backoff
 
 
 @pytest_asyncio.fixture
@@ -25,3 +29,10 @@ async def client(coordinator: FakeCoordinator) -> AsyncIterator[Client]:
     async with Client(coordinator.address, grace_seconds=0.2) as client:
         yield client
         coordinator.drop()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reconnect and ask again without long waits."""
+    monkeypatch.setattr("participant_sdk.client.connection.REDIAL", Backoff(0.001, 0.01))
+    monkeypatch.setattr("participant_sdk.client.client.ASK_AGAIN", Backoff(0.001, 0.01))

@@ -16,6 +16,7 @@ from troth.values import encode_value
 COMMITTED = common_pb2.OUTCOME_COMMITTED
 ABORTED = common_pb2.OUTCOME_ABORTED
 IN_DOUBT = common_pb2.OUTCOME_IN_DOUBT
+PATIENCE_SECONDS = 3.0
 FIELDS = ("runs", "begins", "commits", "aborts", "gets")
 
 Handler = Callable[["FakeStream", Any], None]
@@ -43,8 +44,9 @@ class FakeStream:
 
     def got(self, transaction_id: str, outcome: Any, **fields: Any) -> None:
         """Answer a get."""
+        asked = fields.pop("asked", "")  # a coordinator of an earlier release does not say it
         answer = client_pb2.Answer(transaction_id=transaction_id, outcome=outcome, **fields)
-        self.send(got=[client_pb2.GetResponse(answer=answer)])
+        self.send(got=[client_pb2.GetResponse(answer=answer, transaction_id=asked)])
 
     def goodbye(self, reason: str, *, retryable: bool) -> None:
         """Say goodbye, and end the stream."""
@@ -122,7 +124,8 @@ class FakeCoordinator(client_pb2_grpc.TransactionServiceServicer):
 
     async def next(self, field: str) -> Any:
         """The next message of a field that has not been asked for; waits for it. `hello` and `answered_below` work too."""
-        return await self._arrived[field].get()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return await self._arrived[field].get()
 
     def arrived(self, field: str) -> int:
         """How many messages of a field have not been asked for."""
@@ -163,6 +166,8 @@ class FakeCoordinator(client_pb2_grpc.TransactionServiceServicer):
             self.frames.append(frame)
             for field in FIELDS:
                 for message in getattr(frame, field):
+                    if field == "commits" and message.HasField("begin"):
+                        self._arrived["begins"].put_nowait(message.begin)  # it begins with its commit
                     self._arrived[field].put_nowait(message)
                     handler = self.handlers[field]
                     if handler is not None:

@@ -12,11 +12,16 @@ import pytest
 import pytest_asyncio
 from fake_coordinator import FakeCoordinator, cause
 
-from participant_sdk.client import Aborted, Client, RequestError, transactional
-from participant_sdk.context import ACKNOWLEDGED_KEY, CAUSE_KEY, CONTEXT_KEY
+from participant_sdk.client import Aborted, Client, RequestError, call, transactional
+from participant_sdk.context import entered
+from participant_sdk.metadata import ACKNOWLEDGED_KEY, CAUSE_KEY, CONTEXT_KEY
 from troth.backoff import Backoff
 from troth.errors import Reason
 from troth.v1 import client_pb2, common_pb2
+
+# gRPC 1.76 tells what an interceptor raised a second time, when the call is collected.
+_TOLD_TWICE = "ignore:Exception ignored in. <function InterceptedCall:pytest.PytestUnraisableExceptionWarning"
+pytestmark = pytest.mark.filterwarnings(_TOLD_TWICE)
 
 
 class Service:
@@ -152,11 +157,16 @@ async def test_a_failed_call_counts_nothing_and_says_why(
     coordinator: FakeCoordinator, client: Client, service: tuple[Service, str], channel: grpc.aio.Channel, kind: str
 ) -> None:
     service[0].fail = cause("CONFLICT", participant="payments", retryable=True)
-    with pytest.raises(grpc.aio.AioRpcError):
+    with pytest.raises(Aborted) as caught:
         async with client.transaction() as tx:
             await _call(channel, kind)
+    assert (caught.value.reason, caught.value.participant, caught.value.retryable) == (Reason.CONFLICT, "payments", True)
+    assert caught.value.transaction_id == tx.transaction_id
+    assert isinstance(caught.value.__cause__, grpc.aio.AioRpcError)
     assert tx.acknowledged == {}
     assert coordinator.arrived("commits") == 0
+    abort = await coordinator.next("aborts")
+    assert [(each.participant, each.count) for each in abort.acknowledged] == [("orders", 0), ("payments", 0)]
 
 
 async def test_calls_of_tasks_in_the_block_take_part(
@@ -168,14 +178,15 @@ async def test_calls_of_tasks_in_the_block_take_part(
     assert [(each.participant, each.count) for each in commit.acknowledged] == [("orders", 10), ("payments", 5)]
 
 
-async def test_a_call_that_is_still_running_counts_nothing(
+async def test_nobody_knows_what_a_call_does_that_is_still_running(
     coordinator: FakeCoordinator, client: Client, service: tuple[Service, str], channel: grpc.aio.Channel
 ) -> None:
     service[0].hold = asyncio.Event()
     async with client.transaction():
         call = asyncio.create_task(_call(channel, "UnaryUnary"))
         await service[0].held.wait()
-    assert not (await coordinator.next("commits")).acknowledged
+    (acknowledged,) = (await coordinator.next("commits")).acknowledged
+    assert acknowledged.unknown
     service[0].hold.set()
     assert await call == b"a"
 
@@ -273,9 +284,49 @@ async def test_a_refusal_that_a_service_reports_is_not_retried(
     async def work() -> Any:
         return await _call(channel, "UnaryUnary")
 
-    with pytest.raises(grpc.aio.AioRpcError):
+    with pytest.raises(Aborted) as caught:
         await work()
+    assert (caught.value.participant, caught.value.code) == ("payments", "NO_FUNDS")
     assert len(service[0].contexts) == 1
+
+
+async def test_refusals_of_calls_in_a_group_leave_the_block_as_one(
+    client: Client, service: tuple[Service, str], channel: grpc.aio.Channel
+) -> None:
+    service[0].fail = cause("REFUSED", participant="payments", code="NO_FUNDS")
+    with pytest.raises(Aborted) as caught:
+        async with client.transaction(), asyncio.TaskGroup() as group:
+            for _ in range(3):
+                group.create_task(_call(channel, "UnaryUnary"))
+    assert caught.value.code == "NO_FUNDS"
+
+
+async def test_what_leaves_the_block_beside_a_refusal_is_not_hidden(
+    client: Client, service: tuple[Service, str], channel: grpc.aio.Channel
+) -> None:
+    service[0].fail = cause("REFUSED", participant="payments", code="NO_FUNDS")
+
+    async def fails() -> None:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await _call(channel, "UnaryUnary")
+        raise LookupError("a bug")
+
+    with pytest.raises(ExceptionGroup):
+        async with client.transaction(), asyncio.TaskGroup() as group:
+            group.create_task(fails())
+
+
+async def test_a_call_that_fails_after_the_commit_fails_as_itself(
+    client: Client, service: tuple[Service, str], channel: grpc.aio.Channel
+) -> None:
+    service[0].fail = cause("REFUSED", participant="payments", code="NO_FUNDS")
+    with pytest.raises(grpc.aio.AioRpcError):
+        async with client.transaction() as tx:
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await _call(channel, "UnaryUnary")
+            await tx.commit()
+            raise failed.value
+    assert tx.outcome is not None
 
 
 async def test_why_a_call_failed_is_kept_with_the_transaction(
@@ -288,3 +339,60 @@ async def test_why_a_call_failed_is_kept_with_the_transaction(
         await tx.abort()
     assert isinstance(tx.refusal, Aborted)
     assert (tx.refusal.participant, tx.refusal.code) == ("payments", "NO_FUNDS")
+
+
+# ---- who is in a transaction, and who is not any more
+
+
+async def test_a_task_that_outlives_the_block_is_in_no_transaction(
+    client: Client, channel: grpc.aio.Channel, service: tuple[Service, str]
+) -> None:
+    over = asyncio.Event()
+
+    async def refresh() -> None:
+        await over.wait()
+        await _call(channel, "UnaryUnary")
+        await client.run(call("payments", "debit", account="a", amount=5))
+        async with client.transaction():
+            await _call(channel, "UnaryUnary")
+        await _call(channel, "UnaryUnary")
+
+    async with client.transaction() as tx:
+        task = asyncio.create_task(refresh())
+        await _call(channel, "UnaryUnary")
+    over.set()
+    await task
+    contexts = service[0].contexts
+    assert [context is None for context in contexts] == [False, True, False, True]
+    assert contexts[0] is not None and contexts[0].transaction_id == tx.transaction_id
+
+
+async def test_in_the_block_of_a_transaction_that_is_over_a_call_is_refused(client: Client, channel: grpc.aio.Channel) -> None:
+    async with client.transaction() as tx:
+        await tx.abort()
+        with pytest.raises(RequestError, match="is over"):
+            await _call(channel, "UnaryUnary")
+        async with client.transaction():
+            await _call(channel, "UnaryUnary")
+        with pytest.raises(RequestError, match="is over"):  # the inner block has given back the outer one
+            await _call(channel, "UnaryUnary")
+
+
+async def test_a_service_inside_a_transaction_begins_no_other(client: Client) -> None:
+    """It would commit, whatever becomes of the one that it was called in."""
+    over = asyncio.Event()
+
+    async def later() -> None:
+        await over.wait()
+        await client.run(call("payments", "debit", account="a", amount=5))
+
+    with entered(common_pb2.TransactionContext(transaction_id="c1.1.9f2c4e1a.3.4", call_id="1")):
+        task = asyncio.create_task(later())
+        with pytest.raises(RequestError, match="is open here") as caught:
+            await client.run(call("payments", "debit", account="a", amount=5))
+        assert "onward" in caught.value.hint
+        with pytest.raises(RequestError, match="is open here"):
+            async with client.transaction():
+                raise AssertionError("it was entered")
+    over.set()
+    await task

@@ -81,7 +81,7 @@ async def test_every_other_outcome_is_raised(
 ) -> None:
     coordinator.handlers["runs"] = lambda stream, run: stream.answer(run.number, outcome, **fields)
     with pytest.raises(error) as caught:
-        await client.run(DEBIT, first_attempt_ms=77)
+        await client.run(DEBIT, first_attempt_ms=77, attempts=1)
     raised = caught.value
     assert type(raised) is error
     assert raised.reason.name == reason
@@ -100,6 +100,24 @@ async def test_the_hint_is_told_once(coordinator: FakeCoordinator, client: Clien
     with pytest.raises(Aborted) as caught:
         await client.run(DEBIT)
     assert str(caught.value) == f"CONFLICT: a lock is held ({Reason.CONFLICT.hint})"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (IN_DOUBT, Reason.PARTICIPANT_AWAY),
+        (common_pb2.OUTCOME_EXPIRED, Reason.EXPIRED),
+        (common_pb2.OUTCOME_MIXED, Reason.HEURISTIC),
+    ],
+)
+async def test_the_hint_is_told_once_also_of_what_is_no_abort(
+    coordinator: FakeCoordinator, client: Client, outcome: Any, reason: Reason
+) -> None:
+    told = common_pb2.Cause(reason=reason.name, message=f"it is so ({reason.hint})")
+    coordinator.handlers["runs"] = lambda stream, run: stream.answer(run.number, outcome, cause=told)
+    with pytest.raises((OutcomeUnknown, HeuristicOutcome)) as caught:
+        await client.run(DEBIT, attempts=1)
+    assert caught.value.message.endswith("it is so")
 
 
 async def test_a_key_that_was_used_before_answers_with_its_holder(coordinator: FakeCoordinator, client: Client) -> None:
@@ -124,7 +142,7 @@ async def test_results_that_cannot_be_decoded_do_not_hide_the_commit(coordinator
 # ---- bad input
 
 
-@pytest.mark.parametrize("seconds", [0, -1, -0.0, float("nan"), float("inf"), 1e12, "5", None, True, 60.001])
+@pytest.mark.parametrize("seconds", [0, -1, -0.0, float("nan"), float("inf"), 1e12, "5", None, True, 60.001, 60.0001])
 async def test_absurd_timeouts_are_refused(coordinator: FakeCoordinator, client: Client, seconds: Any) -> None:
     with pytest.raises(RequestError) as caught:
         await client.run(DEBIT, timeout=seconds)
@@ -248,6 +266,14 @@ async def test_a_turn_that_is_not_taken_goes_to_the_next(coordinator: FakeCoordi
         assert isinstance(await third, Committed)
         assert isinstance(await first, Committed)
         assert second.cancelled()
+
+
+async def test_who_waits_for_the_connection_is_served_in_the_order_of_coming(coordinator: FakeCoordinator) -> None:
+    async with Client(coordinator.address, pending_max=1) as client:
+        runs = [asyncio.create_task(client.run(call("bank", f"number{number}"))) for number in range(40)]
+        await asyncio.gather(*runs)
+    served = [run.branches[0].operations[0].name for frame in coordinator.frames for run in frame.runs]
+    assert served == [f"number{number}" for number in range(40)]
 
 
 async def test_no_answer_in_time_is_an_unknown_outcome(coordinator: FakeCoordinator, client: Client) -> None:
@@ -376,3 +402,26 @@ async def test_leaving_the_client_waits_for_answers_that_come(coordinator: FakeC
         await coordinator.next("runs")
         coordinator.stream.answer(1)
     assert isinstance(await run, Committed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ({"key": 5}, "Use a text"),
+        ({"key": ""}, "Use a text"),
+        ({"key": "x" * 5000}, "Use a shorter key"),
+        ({"key": "\ud800"}, "surrogates"),
+        ({"timeout": "5"}, "Use a number of seconds"),
+        ({"timeout": 10_000}, "Use a shorter timeout"),
+    ],
+)
+async def test_hints_say_what_to_do(client: Client, arguments: dict[str, Any], hint: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        await client.run(DEBIT, **arguments)
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("name", [5, None, "No", "x" * 64])
+def test_a_participants_name_is_a_text(name: Any) -> None:
+    with pytest.raises(RequestError, match="INVALID_NAME"):
+        call(name, "debit")

@@ -43,6 +43,15 @@ async def test_a_normal_end_commits(coordinator: FakeCoordinator, client: Client
     assert client.session.pending == 0
 
 
+async def test_a_commit_that_is_asked_for_at_the_last_moment_is_waited_for(coordinator: FakeCoordinator, client: Client) -> None:
+    client.grace_seconds = 60.0
+    async with client.transaction(timeout=5.0) as tx:
+        exchange = tx._exchange
+        assert exchange is not None
+        exchange.deadline = asyncio.get_running_loop().time()
+    assert tx.outcome is not None and exchange.deadline > asyncio.get_running_loop().time() + 30.0
+
+
 async def test_an_exception_aborts_and_goes_on(coordinator: FakeCoordinator, client: Client) -> None:
     with pytest.raises(ZeroDivisionError):
         async with client.transaction() as tx:
@@ -71,7 +80,7 @@ async def test_a_cancelled_block_aborts(coordinator: FakeCoordinator, client: Cl
 
 async def test_a_cancelled_begin_aborts(coordinator: FakeCoordinator, client: Client) -> None:
     coordinator.handlers["begins"] = None
-    task = asyncio.create_task(client.transaction().__aenter__())
+    task = asyncio.create_task(client.transaction(key="k").__aenter__())
     await coordinator.next("begins")
     task.cancel()
     await coordinator.next("aborts")
@@ -173,10 +182,41 @@ async def test_a_refused_begin_runs_nothing(
 ) -> None:
     coordinator.handlers["begins"] = lambda stream, begin: stream.begun(begin.number, refusal=refusal)
     with pytest.raises(error) as caught:
-        async with client.transaction():
+        async with client.transaction(key="k"):
             pytest.fail("the body ran")
     assert caught.value.reason.name == refusal.reason
     assert client.session.pending == 0
+
+
+async def test_a_short_transaction_begins_with_its_commit(coordinator: FakeCoordinator, client: Client) -> None:
+    async with client.transaction(timeout=5, first_attempt_ms=77, hold_read_locks=True) as tx:
+        tx.acknowledge(client_pb2.AcknowledgedOperations(participant="payments", count=1, incarnation=3))
+        assert tx.transaction_id == "c1.1.9f2c4e1a.1.1"
+    commit = await coordinator.next("commits")
+    assert (commit.begin.first_attempt_ms, commit.begin.hold_read_locks) == (77, True)
+    assert 4000 < commit.begin.timeout_ms <= 5000
+    assert [one.incarnation for one in commit.acknowledged] == [3]
+    assert not any(frame.begins for frame in coordinator.frames), "nothing was sent before"
+
+
+async def test_a_transaction_that_lasts_is_begun_meanwhile(coordinator: FakeCoordinator, client: Client) -> None:
+    async with client.transaction(first_attempt_ms=77):
+        assert (await coordinator.next("begins")).first_attempt_ms == 77
+        with pytest.raises(OutcomeUnknown):  # the stream is in order: behind a later answer the begin's is here
+            await client.get("c1.1.9f2c4e1a.9.9", timeout=0.01)
+    assert not (await coordinator.next("commits")).HasField("begin"), "it has begun"
+
+
+async def test_what_is_refused_late_is_told_at_the_next_use(coordinator: FakeCoordinator, client: Client) -> None:
+    no = cause("OVERLOADED", retryable=True)
+    coordinator.handlers["begins"] = lambda stream, begin: stream.begun(begin.number, refusal=no)
+    with pytest.raises(Aborted) as caught:
+        async with client.transaction() as tx:
+            await coordinator.next("begins")
+            while True:
+                tx.context()
+                await asyncio.sleep(0)
+    assert (caught.value.reason, caught.value.retryable) == (Reason.OVERLOADED, True)
 
 
 @pytest.mark.parametrize(
@@ -198,18 +238,10 @@ async def test_a_used_key_does_not_run_the_body_again(
             pytest.fail("the body ran")
     if isinstance(caught.value, AlreadyCommitted):
         assert caught.value.outcome.transaction_id == "c1.1.9f2c4e1a.9.9"
-        assert caught.value.outcome.replayed
+        assert caught.value.outcome.replayed and not caught.value.outcome.results_available
     else:
         assert caught.value.transaction_id == "c1.1.9f2c4e1a.9.9"
     assert client.session.pending == 0
-
-
-async def test_a_begin_without_an_answer_is_aborted(coordinator: FakeCoordinator, client: Client) -> None:
-    coordinator.handlers["begins"] = None
-    with pytest.raises(Aborted) as caught:
-        async with client.transaction(timeout=0.05):
-            pytest.fail("the body ran")
-    assert (caught.value.reason, caught.value.retryable) == (Reason.COORDINATOR_AWAY, True)
 
 
 async def test_an_abort_that_nobody_asked_for_is_told_at_the_next_use(coordinator: FakeCoordinator, client: Client) -> None:
@@ -313,14 +345,25 @@ async def test_other_exceptions_are_not_retried(coordinator: FakeCoordinator, cl
 
     with pytest.raises(ZeroDivisionError):
         await work()
-    assert coordinator.arrived("begins") == 1
+    await coordinator.next("aborts")
+    assert coordinator.arrived("aborts") == 0
+
+
+async def test_no_attempt_begins_after_the_time_is_over(
+    coordinator: FakeCoordinator, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("participant_sdk.client.retry.RETRY", Backoff(5.0, 5.0))
+    _abort_times(coordinator, "runs", 2, cause("CONFLICT", retryable=True))
+    with pytest.raises(Aborted):
+        await client.run(DEBIT, timeout=1.0)
+    assert coordinator.arrived("runs") == 1
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_run_is_retried_when_asked_to(coordinator: FakeCoordinator, client: Client) -> None:
+async def test_a_run_is_retried_by_itself_and_says_how_often(coordinator: FakeCoordinator, client: Client) -> None:
     _abort_times(coordinator, "runs", 2, cause("CONFLICT", retryable=True))
-    done = await client.run(DEBIT, attempts=3)
-    assert done.transaction_id.endswith(".3")
+    done = await client.run(DEBIT)
+    assert done.transaction_id.endswith(".3") and done.attempts == 3
     runs = [await coordinator.next("runs") for _ in range(3)]
     assert len({run.first_attempt_ms for run in runs}) == 1
 

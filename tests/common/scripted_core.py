@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from troth.errors import RemoteProtocolError
-from troth.log.contract import LogIdentity, StoredRecord, Written
-from troth.ready import Append, Effect, Event, Instant, Ready
+from troth.log.contract import LogIdentity, StoredRecord, UncontestedLog, Written
+from troth.ready import Append, Effect, Event, Instant, Opened, Ready
 from troth.v1 import record_pb2
 
 
@@ -49,7 +49,7 @@ class ScriptedCore:
     due: float | None = None
     live: dict[str, list[str]] = field(default_factory=dict)
 
-    def recover(self, records: Sequence[bytes], now: Instant) -> Sequence[str]:
+    def recover(self, records: Sequence[bytes], now: Instant, opened: Opened) -> Sequence[str]:
         if self.recover_error is not None:
             raise self.recover_error
         self.recovered = [name_of(body) for body in records]
@@ -86,7 +86,7 @@ ILLEGAL = Do(error=RemoteProtocolError("not now"))
 
 
 @dataclass
-class GateLog:
+class GateLog(UncontestedLog):
     """A log that keeps what it is given. With `gated`, each write waits for `let_go`."""
 
     gated: bool = False

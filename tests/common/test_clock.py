@@ -34,9 +34,26 @@ def test_it_must_be_started() -> None:
         DurableClock().read(Instant(0.0, 0))
 
 
-@pytest.mark.parametrize(("durable_ms", "first"), [(0, NOW), (NOW - 5, NOW), (NOW + 5000, NOW + 5000)])
-def test_it_begins_at_the_later_of_both(durable_ms: int, first: int) -> None:
+@pytest.mark.parametrize(
+    ("durable_ms", "first"), [(0, NOW), (NOW - 5, NOW - 5), (NOW - YEAR_MS, NOW - YEAR_MS), (NOW + 5000, NOW + 5000)]
+)
+def test_it_goes_on_from_its_last_durable_reading(durable_ms: int, first: int) -> None:
     assert started(durable_ms).read(Instant(100.0, NOW)) == first
+
+
+def test_what_the_wall_clock_says_at_a_start_is_caught_up_slowly() -> None:
+    hour_ms = 3_600_000
+    assert abs(run(started(NOW - 2 * hour_ms), 3600, ahead_ms=0, steps=100) - (NOW - 2 * hour_ms + hour_ms * (1 + SLEW))) <= 1
+    assert abs(run(started(NOW - hour_ms), 11 * 3600, ahead_ms=0, steps=500) - (NOW + 11 * hour_ms)) <= 1
+
+
+def test_many_starts_do_not_move_it_by_many_steps() -> None:
+    durable_ms = NOW
+    for start in range(100):
+        clock = DurableClock()
+        clock.start(durable_ms, Instant(float(start), NOW + YEAR_MS))
+        durable_ms = clock.read(Instant(start + 1.0, NOW + YEAR_MS + 1000))
+    assert durable_ms == NOW + 100 * 1100
 
 
 def test_it_follows_the_wall_clock() -> None:
@@ -90,3 +107,13 @@ def test_it_never_goes_back(readings: list[tuple[float, int]]) -> None:
         reading = clock.read(Instant(monotonic, NOW + wall))
         assert reading >= last
         last = reading
+
+
+@pytest.mark.parametrize("durable_ms", [0, NOW - YEAR_MS])
+def test_while_nothing_ages_it_says_what_the_wall_clock_says_ahead_and_back(durable_ms: int) -> None:
+    clock = DurableClock()
+    clock.start(durable_ms, Instant(100.0, NOW), loose=True)
+    for second, ahead_ms in enumerate([0, YEAR_MS, -YEAR_MS, 5], 101):
+        assert clock.read(Instant(second, NOW + ahead_ms)) == NOW + ahead_ms
+    clock.loose = False
+    assert clock.read(Instant(105.0, NOW - YEAR_MS)) == NOW + 5 + 900, "from here on it never goes back"

@@ -3,81 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
 
 import pytest
-from scripted_core import ILLEGAL, Do, GateLog, ScriptedCore, append, name_of
+from engine_rig import Rig, Start
+from scripted_core import Do, GateLog, append, name_of, record
 
 from troth import engine, failpoints
-from troth.engine import Engine, read_clocks
-from troth.errors import LogDamaged, LogFailed, ProtocolError, Reason
+from troth.engine import read_clocks
+from troth.errors import LogFailed, Reason, TrothError
 from troth.log import cleaner
-from troth.ready import Append, Effect, Event, Instant, Ready
+from troth.log.contract import StoredRecord
+from troth.ready import Append, Instant, Ready
 
 FAILED = LogFailed(Reason.LOG_FAILED, "the disk is full")
-
-
-@dataclass
-class Rig:
-    """An engine with everything around it."""
-
-    core: ScriptedCore = field(default_factory=ScriptedCore)
-    log: GateLog = field(default_factory=GateLog)
-    done: list[Effect] = field(default_factory=list)
-    violations: list[tuple[Event, ProtocolError]] = field(default_factory=list)
-    perform_error: Exception | None = None
-    clocks: Callable[[], Instant] = read_clocks
-    batch_max: int = 2048
-
-    def __post_init__(self) -> None:
-        self._changed = asyncio.Event()
-        self.engine = Engine(
-            "coordinator",
-            self.core,
-            self.log,
-            self.perform,
-            on_violation=lambda event, error: self.violations.append((event, error)),
-            clocks=self.clocks,
-            batch_max=self.batch_max,
-        )
-
-    def perform(self, effect: Effect) -> None:
-        if self.perform_error is not None:
-            raise self.perform_error
-        self.done.append(effect)
-        self._changed.set()
-
-    async def until_done(self, *effects: Effect) -> None:
-        """Wait until exactly these were performed, in this order."""
-        while len(self.done) < len(effects):
-            self._changed.clear()
-            await self._changed.wait()
-        assert self.done == list(effects)
-
-    async def failed(self) -> BaseException:
-        """Wait for the engine's end."""
-        return await asyncio.wait_for(asyncio.shield(self.engine.failed), 10)
-
-
-Start = Callable[[Rig], Awaitable[Rig]]
-
-
-@pytest.fixture
-async def start() -> AsyncIterator[Start]:
-    """Starts an engine, and stops it at the end."""
-    rigs: list[Rig] = []
-
-    async def started(rig: Rig) -> Rig:
-        await rig.engine.start()
-        rigs.append(rig)
-        return rig
-
-    yield started
-    for rig in rigs:
-        rig.log.gated = False
-        rig.log.let_go()
-        await rig.engine.stop()
 
 
 @pytest.fixture
@@ -154,6 +92,37 @@ async def test_batches_are_bounded(start: Start) -> None:
     assert [owners for owners, _, _ in rig.log.batches] == [["a", "b"], ["c", "d"], ["e"]]
 
 
+# ---- how far the log is
+
+
+async def test_a_position_is_that_of_what_is_durable(start: Start, gated: Rig) -> None:
+    rig = await start(gated)
+    assert rig.engine.position == 0
+    rig.engine.submit(Do((append("a", "a"), append("b"))))
+    await rig.log.begun()
+    assert rig.engine.position == 0, "it is written, but nobody knows whether it is durable"
+    rig.log.let_go()
+    await rig.until_done("a")
+    assert rig.engine.position == 2
+
+
+async def test_what_was_written_without_a_sync_counts_with_the_next_one(start: Start) -> None:
+    rig = await start(Rig())
+    rig.engine.submit(Do((append("a", "a", force=False, apply="work"),)))
+    await rig.until_done("a")
+    assert rig.log.batches == [(["a"], False, 0)] and rig.engine.position == 0
+    rig.engine.submit(Do((Append(None, "b", effects=("b",)),)))
+    await rig.until_done("a", "b")
+    assert rig.log.batches[1:] == [(["b"], True, 0)] and rig.engine.position == 1
+
+
+async def test_a_log_is_opened_at_the_position_of_its_newest_record(start: Start) -> None:
+    rig = Rig()
+    rig.log.stored = [StoredRecord(seq, record(f"r{seq}").SerializeToString()) for seq in (7, 8)]
+    await start(rig)
+    assert rig.engine.position == 8
+
+
 # ---- unforced appends
 
 
@@ -210,6 +179,65 @@ async def test_patience_is_not_lost_count_of_in_bounded_batches(start: Start, ga
         rig.log.let_go()
 
 
+async def test_what_nobody_waits_for_looks_longer_for_company(start: Start) -> None:
+    now = [1.0]
+    rig = await start(Rig(clocks=lambda: Instant(now[0], 0)))
+    rig.engine.submit(Do((append("a", "a", force=False, patient=True),), ("stepped",)))
+    await rig.until_done("stepped")
+    now[0] += engine.LINGER_SECONDS
+    rig.engine.submit(Do(effects=("too early",)))
+    await rig.until_done("stepped", "too early")
+    assert rig.log.batches == []
+    now[0] += engine.COMPANY_SECONDS
+    rig.engine.submit(Do(effects=("in time",)))
+    await rig.until_done("stepped", "too early", "in time", "a")
+    assert rig.log.batches == [(["a"], True, 0)]
+
+
+async def test_what_is_less_patient_takes_it_along(start: Start) -> None:
+    now = [1.0]
+    rig = await start(Rig(clocks=lambda: Instant(now[0], 0)))
+    rig.engine.submit(Do((append("a", "a", force=False, patient=True), append("b", "b", force=False)), ("stepped",)))
+    await rig.until_done("stepped")
+    now[0] += engine.LINGER_SECONDS
+    rig.engine.submit(Do(effects=("later",)))
+    await rig.until_done("stepped", "later", "a", "b")
+    assert rig.log.batches == [(["a", "b"], True, 0)]
+
+
+@pytest.mark.parametrize("patient", [False, True])
+async def test_what_arrives_while_a_write_runs_gets_its_linger(start: Start, gated: Rig, patient: bool) -> None:
+    now = [1.0]
+    rig = await start(Rig(log=gated.log, clocks=lambda: Instant(now[0], 0)))
+    rig.engine.submit(Do((append("a", "a"),)))
+    await rig.log.begun()
+    rig.engine.submit(Do((append("b", "b", force=False, patient=patient),), ("stepped",)))
+    await rig.until_done("stepped")
+    rig.log.let_go()
+    await rig.until_done("stepped", "a")
+    assert rig.engine._lingers_until == 1.0 + (engine.COMPANY_SECONDS if patient else engine.LINGER_SECONDS)
+    now[0] += engine.COMPANY_SECONDS
+    rig.engine.submit(Do(effects=("later",)))
+    await rig.log.begun()
+    rig.log.let_go()
+    await rig.until_done("stepped", "a", "later", "b")
+
+
+async def test_what_a_batch_had_no_room_for_gets_its_linger(start: Start, gated: Rig) -> None:
+    now = [1.0]
+    rig = await start(Rig(log=gated.log, clocks=lambda: Instant(now[0], 0), batch_max=2))
+    rig.engine.submit(Do((append("a", "a"), append("b", "b"), append("c", "c", force=False))))
+    await rig.log.begun()
+    rig.log.let_go()
+    await rig.until_done("a", "b")
+    assert rig.engine._lingers_until == 1.0 + engine.LINGER_SECONDS
+    now[0] += engine.LINGER_SECONDS
+    rig.engine.submit(Do(effects=("later",)))
+    await rig.log.begun()
+    rig.log.let_go()
+    await rig.until_done("a", "b", "later", "c")
+
+
 async def test_many_unforced_appends_do_not_wait(start: Start) -> None:
     rig = await start(Rig(clocks=lambda: Instant(1.0, 0), batch_max=3))
     rig.engine.submit(Do(tuple(append(name, name, force=False) for name in "abcd")))
@@ -260,9 +288,6 @@ async def test_the_core_is_ticked_when_its_deadline_comes(start: Start) -> None:
     assert rig.core.ticks[0] >= due
 
 
-# ---- errors
-
-
 async def test_an_earlier_deadline_takes_the_place_of_a_later_one(start: Start) -> None:
     rig = await start(Rig())
     rig.core.due = read_clocks().monotonic + 1000.0
@@ -273,162 +298,6 @@ async def test_an_earlier_deadline_takes_the_place_of_a_later_one(start: Start) 
     rig.core.due = read_clocks().monotonic + 0.05
     rig.engine.submit("sooner")
     await rig.until_done("later", "still later", "ticked")
-
-
-async def test_an_illegal_event_is_told_and_changes_nothing(start: Start) -> None:
-    rig = await start(Rig())
-    rig.engine.submit_all([ILLEGAL, Do(effects=("next",))])
-    await rig.until_done("next")
-    assert rig.violations == [(ILLEGAL, ILLEGAL.error)]
-    assert rig.engine.counters.protocol_errors == 1
-
-
-async def test_without_a_listener_an_illegal_event_is_counted(start: Start) -> None:
-    rig = Rig()
-    rig.engine = Engine("coordinator", rig.core, rig.log, rig.perform)
-    await start(rig)
-    rig.engine.submit_all([ILLEGAL, Do(effects=("next",))])
-    await rig.until_done("next")
-    assert rig.engine.counters.protocol_errors == 1
-
-
-async def test_a_failed_log_ends_everything(start: Start, gated: Rig) -> None:
-    rig = await start(gated)
-    rig.log.write_error = FAILED
-    rig.engine.submit(Do((append("a", "said"),)))
-    await rig.log.begun()
-    rig.engine.submit(Do((append("b", "said too"),)))
-    rig.log.let_go()
-    assert await rig.failed() is FAILED
-    await rig.engine.stop()
-    rig.engine.submit(Do(effects=("after the end",)))
-    rig.engine.submit_all([Do(effects=("after the end",))])
-    assert rig.done == []
-    assert rig.engine.backlog() <= 2
-    assert len(rig.log.batches) == 1
-    assert rig.log.closed == 1
-
-
-async def test_a_bug_in_the_core_ends_everything_and_is_named(start: Start, gated: Rig) -> None:
-    rig = await start(gated)
-    rig.engine.submit(Do((append("a", "said"),)))
-    await rig.log.begun()
-    bug = AssertionError("a state that cannot be")
-    rig.engine.submit(Do(error=bug))
-    error = await rig.failed()
-    rig.log.let_go()
-    await rig.engine.stop()
-    assert isinstance(error, Exception)
-    assert (error.__cause__, "a state that cannot be" in str(error)) == (bug, True)
-    assert rig.done == []  # not even what became durable: the core that asked for it is broken
-
-
-async def test_a_bug_in_the_shell_ends_everything(start: Start) -> None:
-    rig = await start(Rig(perform_error=ValueError("a shell that raises")))
-    rig.engine.submit(Do((append("a", "said"),)))
-    assert "a shell that raises" in str(await rig.failed())
-
-
-async def test_only_the_first_failure_is_told(start: Start, gated: Rig) -> None:
-    rig = await start(gated)
-    rig.engine.submit(Do((append("a"),)))
-    await rig.log.begun()
-    rig.engine.submit(Do(error=AssertionError("first")))
-    first = await rig.failed()
-    rig.log.write_error = FAILED
-    rig.log.let_go()
-    await rig.engine.stop()
-    assert await rig.failed() is first
-
-
-@pytest.mark.parametrize("where", ["log", "core"])
-async def test_a_start_that_fails_releases_the_log(where: str) -> None:
-    rig = Rig()
-    error = LogDamaged(Reason.LOG_DAMAGED, "record 3 is missing")
-    if where == "log":
-        rig.log.open_error = error
-    else:
-        rig.core.recover_error = error
-    with pytest.raises(LogDamaged):
-        await rig.engine.start()
-    assert rig.log.closed == 1
-    await rig.engine.stop()
-
-
-# ---- starting and stopping
-
-
-async def test_recovery_comes_before_what_was_submitted(start: Start) -> None:
-    rig = Rig()
-    await rig.log.write([append("a"), append("b")], sync=True)
-    rig.engine.submit(Do(effects=("first",)))
-    await start(rig)
-    await rig.until_done("first")
-    assert rig.core.recovered == ["a", "b"]
-
-
-async def test_stop_handles_what_is_queued_and_makes_it_durable(start: Start, gated: Rig) -> None:
-    rig = await start(gated)
-    rig.log.gated = False
-    rig.engine.submit(Do((append("a", "a", event=Do((append("c", "c"),))), append("b", "b", force=False))))
-    await rig.engine.stop()
-    assert rig.done == ["a", "b", "c"]
-    assert rig.log.closed == 1
-    assert rig.engine.backlog() == 0
-
-
-async def test_stop_writes_what_lingers(start: Start) -> None:
-    rig = await start(Rig(clocks=lambda: Instant(1.0, 0)))
-    rig.engine.submit(Do((append("a", "a", force=False),), ("stepped",)))
-    await rig.until_done("stepped")
-    await rig.engine.stop()
-    assert rig.done == ["stepped", "a"]
-
-
-async def test_a_cancelled_stop_cancels_nothing(start: Start, gated: Rig) -> None:
-    rig = await start(gated)
-    rig.engine.submit(Do((append("a", "a"),)))
-    await rig.log.begun()
-    stopping = asyncio.create_task(rig.engine.stop())
-    await asyncio.sleep(0)
-    stopping.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await stopping
-    rig.log.let_go()
-    await rig.engine.stop()
-    assert rig.done == ["a"]
-    assert rig.log.closed == 1
-
-
-async def test_whoever_waits_for_an_effect_and_is_cancelled_cancels_nothing(start: Start, gated: Rig) -> None:
-    rig = await start(gated)
-    waiting = asyncio.create_task(rig.until_done("a"))
-    rig.engine.submit(Do((append("a", "a"),)))
-    await rig.log.begun()
-    waiting.cancel()
-    rig.log.let_go()
-    await rig.until_done("a")
-
-
-async def test_an_effect_that_submits_does_not_starve_others(start: Start) -> None:
-    rig, rounds = Rig(), 0
-
-    def perform(effect: Effect) -> None:
-        nonlocal rounds
-        rounds += 1
-        if not stop.is_set():
-            rig.engine.submit(Do(effects=("again",)))
-
-    stop = asyncio.Event()
-    rig.perform = perform
-    rig.__post_init__()
-    await start(rig)
-    rig.engine.submit(Do(effects=("again",)))
-    for _ in range(20):
-        await asyncio.sleep(0)  # comes back only because the engine lets others run
-    stop.set()
-    await rig.engine.stop()
-    assert rounds >= 10
 
 
 # ---- cleaning
@@ -474,3 +343,18 @@ async def test_failpoints_are_hit_around_the_sync(start: Start, monkeypatch: pyt
         ("coordinator", "after-sync", "ended"),
         ("coordinator", "after-sync", "none"),
     ]
+
+
+async def test_an_engine_whose_task_is_cancelled_does_not_look_alive() -> None:
+    """Somebody ends all tasks of the loop, as many programs do when they stop."""
+    rig = Rig(log=GateLog(gated=True))
+    await rig.engine.start()
+    rig.engine.submit(Do((append("a"),)))
+    await rig.log.begun()
+    assert rig.engine._task is not None
+    rig.engine._task.cancel()
+    error = await rig.failed()
+    assert isinstance(error, TrothError) and error.reason is Reason.SHUTTING_DOWN
+    rig.log.gated = False
+    rig.log.let_go()
+    await rig.engine.stop()

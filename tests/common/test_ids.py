@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.errors import Reason, RequestError
-from troth.ids import TransactionId, check_name
+from troth.ids import TransactionId, check_name, check_participant, service_of
 
 TEXT = "c1.7.9f2c4e1a.3.42"
 
@@ -69,3 +69,15 @@ def test_other_names_are_refused_and_say_of_what(name: str) -> None:
     with pytest.raises(RequestError, match="participant") as caught:
         check_name("participant", name)
     assert caught.value.reason is Reason.INVALID_NAME
+
+
+@pytest.mark.parametrize("name", ["pay", "pay/0", "pay/10", "pay/999999"])
+def test_slots_are_participants_of_a_service(name: str) -> None:
+    assert check_participant(name) == name
+    assert service_of(name) == "pay"
+
+
+@pytest.mark.parametrize("name", ["", "/0", "pay/", "pay/00", "pay/-1", "pay/1/1", "pay/1000000", "Pay/1", 5])
+def test_what_is_no_slot_is_refused(name: str | int) -> None:
+    with pytest.raises(RequestError):
+        check_participant(name)  # type: ignore[arg-type]  # what somebody may send

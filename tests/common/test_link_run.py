@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from troth import failpoints
 from troth import link as link_module
 from troth.errors import RemoteProtocolError
-from troth.link import Link, Outbox, Packed, from_wire
+from troth.link import Link, Outbox, Packed, from_wire, paced
 from troth.v1 import participant_pb2
 
 Frame = participant_pb2.SessionRequest
@@ -72,6 +72,33 @@ async def test_what_waits_is_written_before_it_ends_by_itself() -> None:
     await link.run()
     assert peer.votes == ["a"]
     assert peer.taken[0].hello.participant == "pay"
+
+
+async def test_a_peer_that_has_said_its_last_word_still_gets_what_waits() -> None:
+    peer = Peer()
+    peer.takes.clear()
+    link, outbox = linked(peer)
+    outbox.put("votes", vote("a"))
+    link.end()
+    running = asyncio.create_task(link.run())
+    await peer.full.wait()
+    for _ in range(10):  # its end is read meanwhile
+        await asyncio.sleep(0)
+    peer.takes.set()
+    await running
+    assert peer.votes == ["a"]
+
+
+async def test_that_a_peer_that_has_left_takes_nothing_more_is_no_error() -> None:
+    async def gone(_: Packed) -> None:
+        raise OSError("the transport is gone")
+
+    peer = Peer()
+    outbox: Outbox[Frame] = Outbox(Frame, 1_000_000)
+    link = Link("participant", outbox, gone, peer.incoming(), lambda frame: None)
+    outbox.put("votes", vote("a"))
+    link.end()
+    await link.run()
 
 
 async def test_a_writer_with_nothing_to_write_is_woken() -> None:
@@ -139,13 +166,25 @@ async def test_what_is_patient_travels_with_what_is_not() -> None:
     assert [(len(frame.votes), len(frame.acknowledgements)) for frame in peer.taken] == [(1, 2)]
 
 
-async def test_patience_ends() -> None:
+async def test_what_is_patient_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "PATIENCE_SECONDS", 3600.0)
     peer = Peer(stays=True)
     link, outbox = linked(peer)
     running = asyncio.create_task(link.run())
     outbox.put("votes", vote("a"), patient=True)
     await turns()
-    assert not peer.taken
+    assert not peer.taken and outbox.patience is not None
+    assert outbox.patience.when() <= asyncio.get_running_loop().time() + 3600.0
+    outbox.patience.cancel()
+    peer.left.set()
+    await running
+
+
+async def test_patience_ends() -> None:
+    peer = Peer(stays=True)
+    link, outbox = linked(peer)
+    running = asyncio.create_task(link.run())
+    outbox.put("votes", vote("a"), patient=True)
     await peer.full.wait()
     peer.left.set()
     await running
@@ -239,3 +278,24 @@ async def turns() -> None:
     """Let everybody come to rest who waits for nothing but the loop."""
     for _ in range(24):
         await asyncio.sleep(0)
+
+
+async def test_frames_are_read_no_faster_than_the_core_takes_what_they_bring() -> None:
+    waiting, read = [0], []
+    looked = asyncio.Event()
+
+    def backlog() -> int:
+        looked.set()
+        return waiting[0]
+
+    async def reading() -> None:
+        async for frame in paced(Peer(Frame(), Frame(reports_complete=True)).incoming(), backlog):
+            read.append(frame)
+            waiting[0] = link_module.BACKLOG_EVENTS_MAX + 1 if len(read) == 1 else 0
+
+    task = asyncio.create_task(reading())
+    await looked.wait()
+    assert read == [Frame()]
+    waiting[0] = 0
+    await task
+    assert read == [Frame(), Frame(reports_complete=True)]

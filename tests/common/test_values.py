@@ -87,7 +87,7 @@ class Colour(enum.IntEnum):
         (object(), "lines is an object", "use None"),
         ([1, {"price": {1, 2}}], "lines[1].price is a set", "use None"),
         ([Colour.RED], "lines[0] is a Colour", "use None"),
-        ({3: 1}, "lines has the key 3", "keys must be str"),
+        ({3: 1}, "lines has a key that is an int", "keys must be str"),
         ([2**63], "lines[0]", "more than 64 bits"),
         ({"d": Decimal("NaN")}, "lines.d", "no number"),
         (Decimal("1E+999999"), "lines", "more than 400 characters"),

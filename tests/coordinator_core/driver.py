@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
@@ -11,31 +12,44 @@ from coordinator.core import effects, events
 from coordinator.core.core import CoordinatorCore
 from coordinator.core.model import Transaction
 from coordinator.core.settings import CoreSettings
-from troth.ready import Append, Instant
+from tests.sim.leftovers import inconsistent
+from troth.ready import Append, Instant, Opened
 from troth.v1 import client_pb2, common_pb2, participant_pb2, record_pb2
 
+FEW = 20
 WALL_MS = 1_800_000_000_000
 NONCE = "0123abcd"
+SECRET = b"s" * 32
+LOG_ID = "log-c1"
+EARLIER = record_pb2.CoordinatorRecord(
+    epoch_started=record_pb2.EpochStarted(coordinator="c1", epoch=0, nonce=NONCE, kept=True)
+).SerializeToString()
+"""The life before the first one of a test: transactions of it have begun in this very log."""
 
 
 class Driver:
     """One coordinator with the clients' session `self.session` and the participants a, b and c connected.
 
-    Without `connect` nobody is there; without `serve` even its epoch's record waits.
+    Without `connect` nobody is there; without `serve` even its epoch's record waits. `hearing` is how long a start waits for those
+    whom the log has bound.
     """
 
     def __init__(
         self, settings: CoreSettings | None = None, records: list[bytes] | None = None, *, connect: bool = True, at: float = 0.0,
-        nonce: str = NONCE, serve: bool = True,
+        nonce: str = NONCE, serve: bool = True, hearing: float = 0.0, grace: float = 0.0,
     ) -> None:  # fmt: skip
         self.now = at
         self.wall_ahead_ms = 0
-        self.core = CoordinatorCore(settings or CoreSettings(resend_first_seconds=0.5), "c1", nonce)
-        self.log: list[bytes] = list(records or [])
+        settings = settings or CoreSettings(resend_first_seconds=0.5)
+        settings = replace(settings, hearing_seconds=hearing, recovery_grace_seconds=grace)
+        self.core = CoordinatorCore(settings, "c1", nonce, SECRET)
+        self.log: list[bytes] = list(records if records is not None else [EARLIER])
         self.forced = 0
         self.waiting: list[Append] = []
         self.out: list[Any] = []
-        self.owners = list(self.core.recover(self.log, self.instant()))
+        self.over: list[effects.Over] = []
+        """What people were told to be over; apart from what peers hear."""
+        self.owners = list(self.core.recover(self.log, self.instant(), Opened(LOG_ID, len(self.log))))
         self.session = self.core.unary_session[:-1] + "1"
         self._take()
         if not serve:
@@ -66,6 +80,12 @@ class Driver:
             self.core.step(event, self.instant())
         finally:
             self._take()
+        self._check()
+
+    def _check(self) -> None:
+        """Whatever a test is about, the book's counters are what they count; not where a test floods it, which would take long."""
+        if len(self.book.live) + len(self.book.finished) <= FEW:
+            assert list(inconsistent(self.book)) == []
 
     def wait(self, seconds: float) -> None:
         """Let time pass, with every tick that is due on the way."""
@@ -74,11 +94,13 @@ class Driver:
             self.now = max(self.now, due)
             self.core.tick(self.instant())
             self._take()
+            self._check()
         self.now = end
 
     def _take(self) -> None:
         ready = self.core.take_ready()
-        self.out.extend(ready.effects)
+        self.over += [effect for effect in ready.effects if isinstance(effect, effects.Over)]
+        self.out += [effect for effect in ready.effects if not isinstance(effect, effects.Over)]
         self.waiting.extend(ready.appends)
 
     def sync(self) -> None:
@@ -112,9 +134,10 @@ class Driver:
         """A participant's stream ends."""
         self.step(events.ParticipantLost(name, self.book.participants[name].stream))
 
-    def say(self, name: str, message: Message) -> None:
-        """A participant says something on its present stream."""
-        self.step(events.FromParticipant(name, self.book.participants[name].stream, message))  # type: ignore[arg-type]  # any message
+    def say(self, name: str, message: Message, position: int = 0) -> None:
+        """A participant says something on its present stream, in a frame that tells how far its log is."""
+        stream = self.book.participants[name].stream
+        self.step(events.FromParticipant(name, stream, message, position))  # type: ignore[arg-type]  # any message
 
     def vote(self, name: str, number: int, kind: str = "YES", results: bytes = b"", reason: str = "REFUSED") -> None:
         """A vote."""
@@ -140,10 +163,16 @@ class Driver:
 
     def request(self, number: int, names: str, **fields: Any) -> client_pb2.RunRequest:
         """A request of one operation at each participant."""
+        self._aged(fields)
         request = client_pb2.RunRequest(number=number, timeout_ms=fields.pop("timeout_ms", 5000), **fields)
         for name in names:
             request.branches.add(participant=name, operations=[common_pb2.Operation(name="work", arguments=b"x")])
         return request
+
+    def _aged(self, fields: dict[str, Any]) -> None:
+        """With a key the time of the first attempt goes along: now, unless the test says another."""
+        if fields.get("key"):
+            fields.setdefault("first_attempt_ms", self.instant().wall_ms)
 
     def run(self, number: int, names: str, **fields: Any) -> None:
         """A one-shot transaction."""
@@ -161,6 +190,7 @@ class Driver:
 
     def begin(self, number: int, **fields: Any) -> None:
         """An interactive transaction."""
+        self._aged(fields)
         request = client_pb2.BeginRequest(number=number, timeout_ms=fields.pop("timeout_ms", 5000), **fields)
         self.step(events.Begin(self.session, request))
 

@@ -6,7 +6,8 @@ import pytest
 
 from coordinator.core import effects, events
 from tests.coordinator_core.driver import Driver
-from troth.v1 import admin_pb2, participant_pb2
+from tests.coordinator_core.test_contradictions import cleaned
+from troth.v1 import admin_pb2, common_pb2, participant_pb2
 
 
 def abandoned() -> Driver:
@@ -69,9 +70,80 @@ def test_it_cannot_be_forgotten_while_it_may_still_be_in_doubt() -> None:
     assert forget(driver) == "" and not driver.book.live
 
 
-def test_it_can_be_forgotten_when_another_log_has_the_name() -> None:
-    driver = abandoned()
-    driver.step(events.Administer("t", admin_pb2.ReplaceParticipantRequest(participant="b", who="ann", why="scrapped")))
-    driver.sync()
+def lives(driver: Driver) -> list[Driver]:
+    """The same coordinator, its next life, and the next life of a log that was cleaned."""
+    return [driver, Driver(records=driver.log, connect=False), Driver(records=cleaned(driver), connect=False)]
+
+
+def explained(driver: Driver, name: str) -> admin_pb2.ExplainResponse:
     driver.take(effects.Administered)
+    driver.step(events.Administer("ticket", admin_pb2.ExplainRequest(transaction_id=name)))
+    driver.sync()
+    (answer,) = driver.take(effects.Administered)
+    response: admin_pb2.ExplainResponse = answer.response
+    return response
+
+
+def test_what_it_says_when_it_comes_back_is_known_from_then_on() -> None:
+    driver = abandoned()
+    name = driver.id(1)
+    assert explained(driver, name).summary.outcome == common_pb2.OUTCOME_HAZARD
+    driver.connect("b", 9, reports=[prepared(driver)])
+    driver.acknowledge("b", 1)
+    driver.acknowledge("b", 1)  # twice, before the record is durable
+    driver.sync()
+    driver.acknowledge("b", 1)
+    for life in lives(driver):
+        told = explained(life, name)
+        if life is not driver:  # who had acknowledged is asked again
+            life.connect("a", 1)
+            life.say("a", participant_pb2.Acknowledgement(transaction_id=name, kind=participant_pb2.ACKNOWLEDGEMENT_KIND_DONE))
+            told = explained(life, name)
+        assert (told.summary.state, told.summary.outcome) == ("HEURISTIC", common_pb2.OUTCOME_COMMITTED)
+        assert told.explanation.startswith("It ended as decided after all: COMMIT was decided and durable, and b was given up by")
+        assert "b was scrapped; since then it said that it ended COMMITTED" in told.branches[1].explanation
+    assert driver.book.counters.heuristic == 1
+    driver.lose("b")
+    assert forget(driver) == "", "nothing is owed any more, be it connected or not"
+    for life in lives(driver):
+        life.get(name)
+        assert life.got() == ["0 COMMITTED"]
+
+
+def test_that_it_ended_otherwise_after_all_is_mixed() -> None:
+    driver = abandoned()
+    driver.connect("b", 9)
+    kind = participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_ABORT
+    driver.say("b", participant_pb2.Acknowledgement(transaction_id=driver.id(1), kind=kind, detail="by bob: his reason"))
+    driver.acknowledge("b", 1, "HAZARD")  # says nothing more
+    driver.sync()
+    for life in lives(driver):
+        told = explained(life, life.book.live and next(iter(life.book.live)))
+        assert told.summary.outcome == common_pb2.OUTCOME_MIXED
+        assert "b was scrapped; by bob: his reason; since then it said that it ended ABORTED" in told.explanation
+
+
+def test_an_acknowledgement_that_comes_while_another_is_owed_counts_once() -> None:
+    driver = Driver()
+    driver.run(1, "abc")
+    for name in "abc":
+        driver.vote(name, 1)
+    driver.sync()
+    request = admin_pb2.ResolveRequest(transaction_id=driver.id(1), action=admin_pb2.RESOLVE_ACTION_ABANDON, who="ann", why="x")
+    driver.step(events.Administer("ticket", request))
+    driver.sync_batch()
+    driver.acknowledge("a", 1)
+    driver.sync()
+    assert driver.txn(1).state.name == "HEURISTIC" and driver.txn(1).outcome == common_pb2.OUTCOME_HAZARD
+    for name in "bc":
+        driver.acknowledge(name, 1)
+    driver.sync()
+    assert driver.txn(1).outcome == common_pb2.OUTCOME_COMMITTED
+
+
+def test_it_can_be_forgotten_when_the_participant_is_back_and_not_in_doubt() -> None:
+    driver = abandoned()
+    driver.take(effects.Administered)
+    driver.connect("b", 9, reports=[prepared(driver)])
+    driver.connect("b", 10)
     assert forget(driver) == ""

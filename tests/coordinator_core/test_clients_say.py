@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.core import book as book_module
 from coordinator.core import effects, events, finishing
 from coordinator.core.settings import CoreSettings
 from tests.coordinator_core.driver import WALL_MS, Driver
-from troth.v1 import admin_pb2, client_pb2, common_pb2
+from troth.v1 import client_pb2, common_pb2
 
 OLD = "c1.0.0123abcd.1.9"
 
@@ -87,9 +86,8 @@ def test_a_client_that_acknowledges_nothing_is_refused() -> None:
     assert begun.response.refusal.reason == "OVERLOADED" and not begun.response.transaction_id
 
 
-def test_results_are_kept_for_clients_only_as_far_as_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(book_module, "UNSEEN_RESULT_BYTES_MAX", 60)
-    driver = Driver()
+def test_results_are_kept_for_clients_only_as_far_as_there_is_room() -> None:
+    driver = Driver(CoreSettings(unseen_bytes_max=80))
     committed(driver, 1)
     committed(driver, 2)
     assert [len(answer.results) for answer in driver.answers()] == [2, 2], "told once in full"
@@ -265,11 +263,17 @@ def test_a_question_that_cannot_be_settled_is_in_doubt(transaction_id: str, name
     assert driver.got() == [f"0 IN_DOUBT {reason}"] and driver.sent() == []
 
 
-def test_questions_are_shed_like_transactions() -> None:
-    driver = Driver(CoreSettings(open_transactions_max=1))
-    driver.run(1, "ab")
+def test_questions_have_room_of_their_own() -> None:
+    driver = Driver(CoreSettings(open_transactions_max=1, questions_max=1))
     driver.get(OLD, "a", WALL_MS)
+    driver.get(OLD + "1", "a", WALL_MS)
     assert driver.got() == ["0 IN_DOUBT OVERLOADED"]
+    driver.run(1, "ab")
+    assert driver.txn(1).state.name == "PREPARING", "questions take no room from work"
+    driver.settle("a", OLD, "ROLLED_BACK")
+    driver.got()
+    driver.get(OLD + "1", "a", WALL_MS)
+    assert driver.got() == [], "nor work from questions"
 
 
 def test_what_is_open_is_told_as_it_stands() -> None:
@@ -279,13 +283,55 @@ def test_what_is_open_is_told_as_it_stands() -> None:
     assert driver.got() == ["0 IN_DOUBT"]
 
 
-def test_an_id_that_an_operator_brought_into_being_is_not_used_again() -> None:
+# ---- whose affair it is
+
+
+@pytest.mark.parametrize(
+    ("who", "reason", "participant"),
+    [("az", "UNKNOWN_PARTICIPANT", "z"), ("ac", "PARTICIPANT_AWAY", "c")],
+)
+def test_a_refusal_names_the_participant(who: str, reason: str, participant: str) -> None:
     driver = Driver()
-    request = admin_pb2.ResolveRequest(
-        transaction_id=driver.id(1), action=admin_pb2.RESOLVE_ACTION_ABORT, participant="a", who="ann", why="a mistake"
-    )
-    driver.step(events.Administer("t", request))
-    driver.acknowledge("a", 1, "FORCED_COMMIT")
-    driver.sync()
-    driver.run(1, "ab")
-    assert driver.txn(1).state.name == "HEURISTIC" and driver.sent() == ["a.forces"]
+    driver.lose("c") if "c" in who else None
+    driver.run(1, who)
+    (answer,) = driver.answers()
+    assert (answer.cause.reason, answer.cause.participant) == (reason, participant)
+
+
+def test_a_timeout_names_the_one_that_was_waited_for() -> None:
+    driver = Driver()
+    driver.run(1, "ab", timeout_ms=1000)
+    driver.vote("a", 1)
+    driver.run(2, "ab", timeout_ms=1000)
+    driver.wait(1.5)
+    assert {answer.number: answer.cause.participant for answer in driver.answers()} == {1: "b", 2: ""}
+
+
+def test_an_interactive_commit_says_that_its_results_are_not_here() -> None:
+    driver = Driver()
+    driver.begin(1, key="k", first_attempt_ms=WALL_MS)
+    driver.commit(1)
+    (answer,) = driver.answers()
+    assert answer.outcome == common_pb2.OUTCOME_COMMITTED and not answer.results_available
+    driver.take(effects.Begun)
+    driver.begin(2, key="k", first_attempt_ms=WALL_MS)
+    (begun,) = driver.take(effects.Begun)
+    assert begun.response.holder.replayed and not begun.response.holder.results_available
+
+
+# ---- how many operations were acknowledged
+
+
+@pytest.mark.parametrize(("counts", "told"), [([1, 2, 3], 6), ([0, 0], 0), ([2**32 - 1] * 3, 2**32 - 1)])
+def test_acknowledged_operations_of_one_participant_are_added_up(counts: list[int], told: int) -> None:
+    driver = Driver()
+    driver.begin(1)
+    driver.enlist("a", 1)
+    driver.enlist("b", 1)
+    driver.out.clear()
+    request = client_pb2.CommitRequest(number=1)
+    for count in counts:
+        request.acknowledged.add(participant="a", count=count)
+    driver.step(events.Commit(driver.session, request))
+    prepares = {effect.participant: effect.message for effect in driver.take(effects.Send) if effect.field == "prepares"}
+    assert {name: prepare.operation_count for name, prepare in prepares.items()} == {"a": told, "b": 0}

@@ -101,7 +101,7 @@ def test_forgetting_what_was_decided_keeps_its_key_with_the_decision() -> None:
     for life in (driver, Driver(records=driver.log), Driver(records=cleaned(driver))):
         life.out.clear()
         life.run(2, "ab", key="k")
-        assert life.outcomes() == ["2 COMMITTED"]
+        assert life.outcomes() == ["2 HAZARD"], "it does not run again, and is told as it ended"
 
 
 def test_the_cleaner_may_come_while_a_contradiction_is_written_down() -> None:

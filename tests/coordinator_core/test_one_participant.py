@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from coordinator.core import events
 from coordinator.core.settings import CoreSettings
 from tests.coordinator_core.driver import WALL_MS, Driver
-from troth.errors import RemoteProtocolError
 from troth.v1 import participant_pb2
 
 OLD = "c1.0.0123abcd.1.9"
@@ -58,20 +58,6 @@ def test_a_no_to_a_one_phase_commit_aborts_and_is_not_answered() -> None:
     driver.sent()
     driver.vote("a", 1, "NO")
     assert driver.outcomes() == ["1 ABORTED REFUSED"] and driver.sent() == []
-
-
-def test_a_yes_to_a_one_phase_commit_is_a_violation() -> None:
-    driver = Driver()
-    driver.run(1, "a")
-    with pytest.raises(RemoteProtocolError, match="whose decision it was handed"):
-        driver.vote("a", 1)
-
-
-def test_committed_is_no_vote_where_there_are_several() -> None:
-    driver = Driver()
-    driver.run(1, "ab")
-    with pytest.raises(RemoteProtocolError, match="several branches"):
-        driver.vote("a", 1, "COMMITTED")
 
 
 # ---- settling
@@ -151,7 +137,10 @@ def test_nobody_is_asked_for_ever_when_nobody_waits() -> None:
 def test_a_retry_whose_client_is_gone_does_not_run_when_the_settlement_is_over() -> None:
     driver = settling(key="k")
     driver.run(2, "a", key="k")
-    del driver.book.sessions[driver.session]
+    driver.step(events.SessionLost(driver.session))
+    driver.wait(11.0)
+    assert driver.session not in driver.book.sessions and not driver.book.joiners
+    driver.sent()
     driver.settle("a", driver.id(1), "ROLLED_BACK")
     driver.sync()
     assert driver.sent() == [] and not driver.book.live

@@ -9,8 +9,9 @@ import pytest
 from coordinator.core import effects, events
 from coordinator.core.model import State
 from tests.coordinator_core import test_table as states
-from tests.coordinator_core.driver import Driver
-from troth.v1 import admin_pb2, common_pb2
+from tests.coordinator_core.driver import Driver, snapshot
+from troth.errors import Reason
+from troth.v1 import admin_pb2, common_pb2, participant_pb2
 
 BECAUSE = {"who": "ann", "why": "her reason"}
 COMMIT, ABORT, ABANDON = (
@@ -25,12 +26,23 @@ def administer(driver: Driver, request: Any) -> Any:
     driver.step(events.Administer("ticket", request))
     driver.sync()
     (answer,) = driver.take(effects.Administered)
+    if "refusal" in answer.response.DESCRIPTOR.fields_by_name and answer.response.HasField("refusal"):
+        hints_to_an_operator(answer.response.refusal)
     return answer.response
 
 
+def hints_to_an_operator(refusal: common_pb2.Cause) -> None:
+    """What is said to callers with the same reason would mislead: of a transaction that is over, of a RetryInfo."""
+    for_callers = (Reason.NOT_ACTIVE, Reason.OVERLOADED)
+    assert refusal.reason not in {one.name for one in for_callers} or Reason[refusal.reason].hint not in refusal.message, refusal
+
+
 def resolve(driver: Driver, action: admin_pb2.ResolveAction.ValueType, participant: str = "", **fields: Any) -> Any:
-    fields = {"transaction_id": driver.id(1), **BECAUSE, **fields}
-    return administer(driver, admin_pb2.ResolveRequest(action=action, participant=participant, **fields))
+    return administer(driver, _resolution(driver, action, participant, **fields))
+
+
+def _resolution(driver: Driver, action: Any, participant: str, **fields: Any) -> admin_pb2.ResolveRequest:
+    return admin_pb2.ResolveRequest(action=action, participant=participant, **{"transaction_id": driver.id(1), **BECAUSE, **fields})
 
 
 def finished() -> Driver:
@@ -43,44 +55,6 @@ def finished() -> Driver:
     driver.vote("a", 2, "NO")
     driver.run(3, "ac")
     return driver
-
-
-# ---- seeing
-
-
-def test_the_list_is_of_what_is_open_or_of_all_and_counts_beyond_its_limit() -> None:
-    driver = finished()
-    numbers = {name: driver.id(number) for number, name in enumerate(("one", "two", "three"), 1)}
-    everything = administer(driver, admin_pb2.ListTransactionsRequest(finished=True))
-    assert [(item.transaction_id, item.state) for item in everything.transactions] == [
-        (numbers["three"], "PREPARING"),
-        (numbers["one"], "COMMITTED"),
-        (numbers["two"], "ABORTED"),
-    ]
-    assert everything.transactions[1].key == "k" and list(everything.transactions[0].owing) == ["a", "c"]
-    limited = administer(driver, admin_pb2.ListTransactionsRequest(finished=True, limit=1))
-    assert (len(limited.transactions), limited.total) == (1, 3)
-
-
-def test_the_list_can_be_narrowed() -> None:
-    driver = finished()
-    assert administer(driver, admin_pb2.ListTransactionsRequest()).total == 1
-    by_state = administer(driver, admin_pb2.ListTransactionsRequest(finished=True, states=["ABORTED"]))
-    by_name = administer(driver, admin_pb2.ListTransactionsRequest(finished=True, participant="c"))
-    assert [item.transaction_id for item in by_state.transactions] == [driver.id(2)]
-    assert [item.transaction_id for item in by_name.transactions] == [driver.id(3)]
-
-
-def test_participants_are_listed_with_what_they_owe() -> None:
-    driver = states.committing()
-    driver.run(2, "ac")
-    driver.lose("b")
-    listed = administer(driver, admin_pb2.ListParticipantsRequest()).participants
-    assert [(one.participant, one.connected, one.votes_owed, one.acknowledgements_owed) for one in listed] == [
-        ("a", True, 1, 1),
-        ("b", False, 0, 1),
-        ("c", True, 1, 0),
-    ]
 
 
 # ---- understanding
@@ -104,11 +78,42 @@ def test_a_branch_is_explained_with_when_it_is_asked_again() -> None:
     assert "told as soon as it comes back" in away[1].explanation and away[1].next_try_seconds == -1
 
 
+def forces(driver: Driver) -> list[str]:
+    """What may be forced, without what it would do."""
+    told = administer(driver, admin_pb2.ExplainRequest(transaction_id=driver.id(1)))
+    return [line.partition(":")[0] for line in told.if_forced]
+
+
+def test_only_orders_that_can_be_carried_out_are_offered_by_the_names_of_who_can() -> None:
+    driver = states.committing()
+    driver.acknowledge("a", 1)
+    assert forces(driver) == ["abandon", "commit --participant b", "abort --participant b"]
+    driver.lose("b")
+    assert forces(driver) == ["abandon", "b is not connected"]
+    resolve(driver, admin_pb2.RESOLVE_ACTION_ABANDON)
+    driver.sync()
+    assert forces(driver) == ["forget", "b is not connected"]  # it may hold the branch
+
+
+def test_who_has_ended_otherwise_can_be_ordered_nothing_any_more() -> None:
+    driver = states.committing()
+    driver.acknowledge("a", 1)
+    driver.say("b", forced_abort(driver.id(1)))
+    driver.sync()
+    assert driver.txn(1).state is State.HEURISTIC
+    assert forces(driver) == ["forget"]
+
+
+def forced_abort(transaction_id: str) -> participant_pb2.Acknowledgement:
+    kind = participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_ABORT
+    return participant_pb2.Acknowledgement(transaction_id=transaction_id, kind=kind, detail="by bob: told by phone")
+
+
 def test_what_is_over_or_unknown_is_explained_too() -> None:
     driver = finished()
     explained = [administer(driver, admin_pb2.ExplainRequest(transaction_id=driver.id(number))).explanation for number in (1, 2, 9)]
-    assert explained[0] == "Finished: COMMITTED."
-    assert explained[1].startswith("Finished: ABORTED. Cause: REFUSED:")
+    assert explained[0] == "Finished: COMMITTED. Participants: a and b."
+    assert explained[1] == "Finished: ABORTED. Participants: a and b. Cause: a: REFUSED NO_FUNDS"
     assert explained[2].startswith("Nothing is known of")
 
 
@@ -128,7 +133,7 @@ def test_only_what_is_undecided_can_be_aborted_as_a_whole(state: State) -> None:
     done = resolve(driver, ABORT)
     if state in (State.ACTIVE, State.PREPARING):
         assert done.outcome == common_pb2.OUTCOME_ABORTED and driver.kinds()[-1] == "ended"
-        assert driver.core.live_owners() == 0 + 1 + 3 + 2
+        assert driver.core.live_owners() == 0 + 1 + 3 + 2 + 1
     else:
         assert done.refusal.reason == "NOT_ACTIVE"
 
@@ -145,6 +150,94 @@ def test_a_branch_of_what_is_decided_can_be_forced(action: Any, participant: str
 
 def test_a_branch_of_what_is_undecided_cannot_be_forced() -> None:
     assert resolve(states.preparing(), ABORT, "a").refusal.reason == "NOT_ACTIVE"
+
+
+WHO_ASKS = [(action, name) for action in (ABORT, COMMIT, ABANDON) for name in ("", "a", "b", "z")]
+
+
+@pytest.mark.parametrize("state", states.STATES, ids=lambda state: state.name)
+@pytest.mark.parametrize("action, participant", WHO_ASKS)
+def test_a_preview_changes_nothing_and_promises_what_is_done(state: State, action: Any, participant: str) -> None:
+    driver = states.STATES[state]()
+    driver.out.clear()
+    before = snapshot(driver.book.live)
+    driver.step(events.Administer("t", _resolution(driver, action, participant, dry_run=True)))
+    (preview,) = (answer.response for answer in driver.take(effects.Administered))
+    assert snapshot(driver.book.live) == before and not driver.take(effects.Send)
+    done = resolve(driver, action, participant)
+    assert preview.refusal == done.refusal
+    assert bool(preview.message) is not preview.HasField("refusal")
+
+
+@pytest.mark.parametrize(
+    "state, action, participant, told",
+    [
+        (State.PREPARING, ABORT, "", "safe"),
+        (State.COMMITTING, ABANDON, "", "a and b is no longer waited for; the outcome becomes HAZARD"),
+        (State.COMMITTING, COMMIT, "a", "the branch of a is committed, as decided (COMMIT); nothing breaks"),
+        (State.COMMITTING, ABORT, "a", "the branch of a is rolled back against the decision COMMIT; the outcome becomes MIXED"),
+        (State.HEURISTIC, COMMIT, "a", "as decided (COMMIT)"),
+    ],
+)
+def test_a_preview_says_what_it_means(state: State, action: Any, participant: str, told: str) -> None:
+    assert told in resolve(states.STATES[state](), action, participant, dry_run=True).message
+
+
+def test_a_preview_of_what_is_over_knows_the_decision_or_says_that_nobody_does() -> None:
+    driver = finished()
+    ids = (driver.id(1), driver.id(2), "c2.1.0123abcd.1.1")
+    told = [resolve(driver, COMMIT, "a", transaction_id=name, dry_run=True).message for name in ids]
+    assert "as decided (COMMIT)" in told[0] and "against the decision ABORT" in told[1] and "not known here" in told[2]
+
+
+def test_to_end_what_is_over_is_told_how_it_ended() -> None:
+    driver = finished()
+    for number, ended in ((1, "is over: COMMITTED"), (2, "is over: ABORTED")):
+        for action in (ABORT, ABANDON):
+            refusal = resolve(driver, action, transaction_id=driver.id(number)).refusal
+            assert (refusal.reason, ended in refusal.message) == ("NOT_ACTIVE", True)
+            assert "txn explain" in refusal.message
+
+
+def test_forgetting_can_be_tried() -> None:
+    driver = states.heuristic()
+    trial = admin_pb2.ForgetTransactionRequest(transaction_id=driver.id(1), dry_run=True, **BECAUSE)
+    assert not administer(driver, trial).HasField("refusal") and driver.txn(1).state is State.HEURISTIC
+    assert administer(states.preparing(), trial).refusal.reason == "NOT_ACTIVE"
+
+
+def test_a_mixed_outcome_is_explained_with_the_decision_who_and_why() -> None:
+    driver = states.committing()
+    driver.acknowledge("a", 1)
+    kind = participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_ABORT
+    driver.say("b", participant_pb2.Acknowledgement(transaction_id=driver.id(1), kind=kind, detail="by ann: told by phone"))
+    driver.sync()
+    told = administer(driver, admin_pb2.ExplainRequest(transaction_id=driver.id(1)))
+    assert "COMMIT was decided and durable, but b ended ABORTED: by ann: told by phone." in told.explanation
+    assert told.branches[1].explanation == "b ended ABORTED: by ann: told by phone."
+    assert told.summary.outcome == common_pb2.OUTCOME_MIXED
+
+
+def test_an_abandoned_branch_is_explained_with_who_gave_it_up_and_why() -> None:
+    driver = states.committing()
+    driver.acknowledge("a", 1)
+    resolve(driver, ABANDON)
+    told = administer(driver, admin_pb2.ExplainRequest(transaction_id=driver.id(1)))
+    assert "COMMIT was decided and durable, but b was given up by ann before it had acknowledged: her reason." in told.explanation
+
+
+@pytest.mark.parametrize(
+    "name, told",
+    [
+        ("c2.1.0123abcd.1.1", "it is of the coordinator 'c2', and this is 'c1'. Ask there."),
+        ("c1.99.0123abcd.1.1", "its epoch 99 has not begun; this log is at 1. Is it an old copy?"),
+        ("c1.1.0123abcd.1.77", "it has not begun here."),
+        ("c1.0.0123abcd.1.1", "A participant that is in doubt about it and asks is told ABORT."),
+        ("nonsense", "Nothing is known of nonsense: "),
+    ],
+)
+def test_an_id_that_is_not_known_is_told_why(name: str, told: str) -> None:
+    assert told in administer(Driver(), admin_pb2.ExplainRequest(transaction_id=name)).explanation
 
 
 # ---- forgetting, replacing, draining
@@ -164,8 +257,18 @@ def test_only_a_heuristic_outcome_is_forgotten_and_twice_is_as_good_as_once() ->
     "participant, why, reason", [("z", "gone", "UNKNOWN_PARTICIPANT"), ("a", "gone", "NOT_ACTIVE"), ("a", "", "INVALID_ARGUMENT")]
 )
 def test_a_log_is_replaced_only_when_its_participant_is_stopped(participant: str, why: str, reason: str) -> None:
-    request = admin_pb2.ReplaceParticipantRequest(participant=participant, who="ann", why=why)
+    request = admin_pb2.ReplaceParticipantRequest(participant=participant, log_id="log-new", who="ann", why=why)
     assert administer(Driver(), request).refusal.reason == reason
+
+
+def test_what_an_operator_is_refused_says_what_to_do_about_it() -> None:
+    connected = admin_pb2.ReplaceParticipantRequest(participant="a", **BECAUSE)
+    assert "stop it first" in administer(Driver(), connected).refusal.message.lower()
+    accepted = admin_pb2.AcceptLossRequest(**BECAUSE)
+    assert "nothing to accept" in administer(Driver(), accepted).refusal.message
+    undecided = admin_pb2.ForgetTransactionRequest(transaction_id=states.preparing().id(1), **BECAUSE)
+    assert "troth txn explain" in administer(states.preparing(), undecided).refusal.message
+    assert "Possible now: abort:" in resolve(states.preparing(), ABANDON).refusal.message
 
 
 def test_a_drain_tells_what_it_waits_for() -> None:
@@ -174,6 +277,14 @@ def test_a_drain_tells_what_it_waits_for() -> None:
     told = administer(driver, admin_pb2.DrainRequest())
     assert (told.undecided, told.unacknowledged) == (1, 1)
     assert driver.core.is_draining and driver.core.undecided() == 1 and driver.core.open_transactions() == 2
+
+
+@pytest.mark.parametrize("state", states.STATES, ids=lambda state: state.name)
+def test_a_drain_waits_for_whatever_is_not_decided(state: State) -> None:
+    """Also for what was handed over: its one participant decides, and nobody else may say how."""
+    told = administer(states.STATES[state](), admin_pb2.DrainRequest())
+    waits = {State.ACTIVE, State.PREPARING, State.DECIDING, State.OPENING, State.HANDED_OVER}
+    assert told.undecided == (state in waits)
 
 
 # ---- watching
@@ -187,8 +298,8 @@ def test_a_watcher_is_told_each_state_until_the_last() -> None:
     driver = states.preparing()
     driver.step(events.Watch("ticket", driver.id(1)))
     driver.step(events.Watch("gone", driver.id(1)))
-    driver.step(events.Unwatch("gone"))
-    driver.step(events.Unwatch("never there"))
+    driver.step(events.Unwatch("gone", driver.id(1)))
+    driver.step(events.Unwatch("never there", driver.id(1)))
     driver.vote("a", 1)
     driver.vote("b", 1, "READ_ONLY")
     driver.sync()
@@ -200,7 +311,7 @@ def test_a_watcher_is_told_each_state_until_the_last() -> None:
 def test_a_watcher_that_has_gone_is_told_nothing_more() -> None:
     driver = states.preparing()
     driver.step(events.Watch("ticket", driver.id(1)))
-    driver.step(events.Unwatch("ticket"))
+    driver.step(events.Unwatch("ticket", driver.id(1)))
     driver.abort(1)
     assert watched(driver) == [("PREPARING", False)] and not driver.book.watchers
 

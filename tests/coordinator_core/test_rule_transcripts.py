@@ -8,12 +8,12 @@ import pytest
 
 from coordinator.core.transitions import TABLE
 from tests.coordinator_core.scripted import CoordinatorDriver
-from tests.sim.mutant import Mutant
+from tests.sim.mutant import SCRIPTED, Mutant
 from tests.sim.mutants import MUTANTS
 from tests.transcripts import check
 
 TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
-BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
+BY_NAME = {mutant.name: mutant for mutant in (*MUTANTS, *SCRIPTED)}
 _MARK = "# Mutant: "
 
 
@@ -47,4 +47,4 @@ def test_a_transcript_catches_its_mutants(path: Path, name: str) -> None:
 
 
 def test_every_mutant_of_the_core_is_caught_by_a_transcript() -> None:
-    assert {mutant.name for mutant in MUTANTS if is_of_the_core(mutant)} <= {name for _, name in PAIRS}
+    assert {mutant.name for mutant in BY_NAME.values() if is_of_the_core(mutant)} <= {name for _, name in PAIRS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from coordinator.config import Config, load
+from coordinator.config import _WITHIN, Config, load
 from coordinator.core import effects, events
 from coordinator.directory import DataDirectory
 from coordinator.server import Daemon
+from coordinator.shell_settings import FRAME_OVERHEAD_BYTES, ShellSettings
+from tests import left
 from troth.log.memory import Disk, MemoryLog
-from troth.ready import Append, Effect, Event, Instant, Ready
+from troth.ready import Append, Effect, Event, Instant, Opened, Ready
 from troth.v1 import admin_pb2, common_pb2, participant_pb2, participant_pb2_grpc, record_pb2
 
 SECONDS = 10
@@ -24,8 +27,19 @@ SECONDS = 10
 
 def make_config(directory: Path, **settings: Any) -> Config:
     """Settings for a test: a directory of its own and a free port."""
-    flags = {"listen": "127.0.0.1:0", "data_directory": str(directory), "drain_seconds": 5.0, **settings}
+    flags = {"listen": "127.0.0.1:0", "data_directory": str(directory), "drain_seconds": 5.0, **_with_what_is_within(settings)}
     return load(environment={}, flags=flags).config
+
+
+def _with_what_is_within(settings: dict[str, Any]) -> dict[str, Any]:
+    """A limit that a test makes small, and with it those that are a part of it."""
+    settings = dict(settings)
+    for small, large in reversed(_WITHIN):
+        if large in settings:
+            settings.setdefault(small, min(settings[large], getattr(ShellSettings(), small)))
+    if "frame_bytes_max" in settings:
+        settings.setdefault("payload_bytes_max", max(1, settings["frame_bytes_max"] - FRAME_OVERHEAD_BYTES))
+    return settings
 
 
 class _Counters:
@@ -37,6 +51,8 @@ class ScriptedCore:
     """A core that hands each event to `react`, and wants what that returns. Operators get an empty answer."""
 
     epoch = 7
+    log_id = "33" * 16
+    has_lost = False
     unary_session = "c1.7.0badcafe.0"
 
     def __init__(self, react: Callable[[Event], Sequence[Effect]] = lambda event: ()) -> None:
@@ -45,10 +61,11 @@ class ScriptedCore:
         self.counters = _Counters()
         self.is_draining = False
         self.open = 0
+        self.now_ms = time.time_ns() // 1_000_000
         self._ready = Ready()
         self._waiting: list[tuple[type, asyncio.Future[Any]]] = []
 
-    def recover(self, records: Sequence[bytes], now: Instant) -> Sequence[str]:
+    def recover(self, records: Sequence[bytes], now: Instant, opened: Opened) -> Sequence[str]:
         return [""] * len(records)
 
     def step(self, event: Event, now: Instant) -> None:
@@ -82,6 +99,9 @@ class ScriptedCore:
     def live_owners(self) -> int:
         return 0
 
+    def fill(self) -> dict[str, int]:
+        return {}
+
     def undecided(self) -> int:
         return self.open
 
@@ -94,6 +114,23 @@ class ScriptedCore:
         self._waiting.append((kind, future))
         async with asyncio.timeout(SECONDS):
             return await future
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Wait for what must come true."""
+    async with asyncio.timeout(SECONDS):
+        while not holds():  # noqa: ASYNC110 - it is looked at from outside, where nothing signals it
+            await asyncio.sleep(0.005)
+
+
+async def nothing_left(daemon: Daemon) -> None:
+    """Its peers have left: it holds nothing for them any more, or will not in a moment."""
+    if daemon.failed.done() or daemon._port.server is None or daemon._directory._lock is None:
+        return
+    try:
+        await eventually(lambda: not list(left.in_daemon(daemon)))
+    except TimeoutError:
+        raise AssertionError(list(left.in_daemon(daemon))) from None
 
 
 def scripted_daemon(config: Config, core: ScriptedCore, disk: Disk | None = None) -> Daemon:

@@ -12,14 +12,15 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from shell_harness import SECONDS, FakeParticipant, ScriptedCore, make_config, scripted_daemon
+from shell_harness import SECONDS, FakeParticipant, ScriptedCore, hello, make_config, scripted_daemon
 
-from coordinator.cli.serve import _failed_before
+from coordinator.alone import failed_before
 from coordinator.directory import read_address
-from coordinator.server import LIVENESS, READINESS, Daemon, make_daemon
+from coordinator.port import LIVENESS, READINESS
+from coordinator.server import Daemon, make_daemon
 from troth.errors import ConfigError, LogError, LogForeign, LogLocked, Reason, TrothError
 from troth.log.memory import Disk
-from troth.v1 import admin_pb2, admin_pb2_grpc, client_pb2, client_pb2_grpc
+from troth.v1 import admin_pb2, admin_pb2_grpc, client_pb2, client_pb2_grpc, participant_pb2
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -28,6 +29,28 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 async def health(channel: grpc.aio.Channel, name: str) -> Any:
     stub = health_pb2_grpc.HealthStub(channel)
     return (await stub.Check(health_pb2.HealthCheckRequest(service=name))).status
+
+
+async def test_a_daemon_whose_log_has_lost_something_is_not_ready_until_that_is_accepted(tmp_path: Path) -> None:
+    first = make_daemon(make_config(tmp_path))
+    await first.start()
+    await first.stop()
+    daemon = make_daemon(make_config(tmp_path))
+    await daemon.start()
+    async with grpc.aio.insecure_channel(daemon.address) as channel:
+        heard = participant_pb2.Heard(coordinator="c1", log_id=daemon.context.core.log_id, epoch=1, nonce="feedfeed")
+        other, said = FakeParticipant(channel), hello("stock")
+        said.heard.append(heard)
+        other.send(hello=said, reports_complete=True)
+        goodbye = (await other.read_until("goodbye")).goodbye
+        assert goodbye.cause.reason == "LOG_WENT_BACK" and goodbye.cause.retryable
+        admin = admin_pb2_grpc.AdminServiceStub(channel)
+        await admin.ListParticipants(admin_pb2.ListParticipantsRequest())
+        assert (await health(channel, READINESS), await health(channel, LIVENESS)) == (NOT_SERVING, SERVING)
+        accepted = await admin.AcceptLoss(admin_pb2.AcceptLossRequest(who="ann", why="restored"))
+        assert list(accepted.participants) == ["stock"]
+        assert await health(channel, READINESS) == SERVING
+    await daemon.stop()
 
 
 async def test_the_address_is_written_and_removed(tmp_path: Path) -> None:
@@ -67,7 +90,7 @@ async def test_two_daemons_cannot_share_a_port(daemon: Daemon, tmp_path: Path) -
 
 
 async def test_an_address_that_is_not_ours_is_a_configuration_error(tmp_path: Path) -> None:
-    daemon = make_daemon(make_config(tmp_path, listen="192.0.2.1:7420"))
+    daemon = make_daemon(make_config(tmp_path, listen="192.0.2.1:7420", insecure=True))
     with pytest.raises(ConfigError):
         await daemon.start()
 
@@ -187,7 +210,7 @@ async def test_a_failed_log_ends_the_daemon(tmp_path: Path) -> None:
             client_pb2_grpc.TransactionServiceStub(channel).Get(client_pb2.GetRequest(transaction_id="c1.7.0badcafe.0.1"))
         )
         async with asyncio.timeout(SECONDS):
-            assert await _failed_before(asyncio.Event().wait(), daemon)
+            assert await failed_before(asyncio.Event().wait(), daemon)
         assert daemon.failed.result().reason is Reason.LOG_FAILED
         await daemon.abandon()
         with pytest.raises(grpc.aio.AioRpcError):

@@ -50,8 +50,9 @@ class FakeClient:
             if any(descriptor.name == field for descriptor, _ in frame.ListFields()):
                 return frame
 
-    async def greet(self, session: str = "") -> client_pb2.ClientWelcome:
-        self.send(hello=client_pb2.ClientHello(protocol=PROTOCOL, session=session))
+    async def greet(self, resume: client_pb2.ClientWelcome | None = None) -> client_pb2.ClientWelcome:
+        named = {} if resume is None else {"session": resume.session, "token": resume.token}
+        self.send(hello=client_pb2.ClientHello(protocol=PROTOCOL, **named))
         frame = await self.read()
         self._kept = frame  # what comes with the Welcome is still to be read
         return frame.welcome
@@ -67,6 +68,15 @@ async def test_hello_is_welcomed_with_epoch_and_limits(channel: grpc.aio.Channel
     assert len(welcome.nonce) == 8
     assert welcome.limits.participants_max == 64
     person.leave()
+
+
+async def test_who_only_asks_is_welcomed_and_its_stream_ends(channel: grpc.aio.Channel) -> None:
+    person = FakeParticipant(channel)
+    asking = hello("payments")
+    asking.asks = True
+    person.send(hello=asking)
+    assert (await person.read()).welcome.coordinator == "c1"
+    assert await person.call.read() is grpc.aio.EOF
 
 
 @pytest.mark.parametrize(
@@ -101,6 +111,15 @@ async def test_a_second_hello_gets_goodbye(channel: grpc.aio.Channel, daemon: Da
     person.send(hello=hello())
     assert (await person.read_until("goodbye")).goodbye.cause.reason == "PROTOCOL_ERROR"
     assert daemon.counters()["malformed_frames"] == 1
+
+
+async def test_who_breaks_the_protocol_is_told_the_rule(channel: grpc.aio.Channel, daemon: Daemon) -> None:
+    person = FakeParticipant(channel)
+    await person.greet("payments")
+    person.send(reports_complete=True, acknowledgements=[participant_pb2.Acknowledgement(transaction_id="t", kind=99)])  # type: ignore[arg-type]  # of a later version
+    cause = (await person.read_until("goodbye")).goodbye.cause
+    assert cause.reason == "PROTOCOL_ERROR" and "unknown kind 99" in cause.message
+    assert daemon.counters()["protocol_errors"] == 1
 
 
 async def test_another_log_under_the_same_name_is_refused(channel: grpc.aio.Channel) -> None:
@@ -216,9 +235,26 @@ async def test_a_session_runs_and_begins(channel: grpc.aio.Channel) -> None:
     client.leave()
 
 
+async def test_what_a_frame_ends_comes_before_what_it_begins(scripted: Any) -> None:
+    core = ScriptedCore()
+    client = FakeClient(await scripted(core))
+    await client.greet()
+    begun = asyncio.create_task(core.saw(events.Begin))
+    client.send(
+        runs=[client_pb2.RunRequest(number=3)],
+        begins=[client_pb2.BeginRequest(number=4)],
+        commits=[client_pb2.CommitRequest(number=1)],
+        aborts=[client_pb2.AbortRequest(number=2)],
+    )
+    await begun
+    asked = [event for event in core.events if isinstance(event, events.Run | events.Begin | events.Commit | events.Abort)]
+    assert [event.request.number for event in asked] == [1, 2, 3, 4]
+    client.leave()
+
+
 async def test_a_resumed_session_is_told_again_what_it_has_not_acknowledged(channel: grpc.aio.Channel) -> None:
     client = FakeClient(channel)
-    session = (await client.greet()).session
+    session = await client.greet()
     client.send(begins=[client_pb2.BeginRequest(number=n, timeout_ms=5000) for n in (1, 2)])
     client.send(commits=[client_pb2.CommitRequest(number=n) for n in (1, 2)])
     seen: set[int] = set()
@@ -230,22 +266,35 @@ async def test_a_resumed_session_is_told_again_what_it_has_not_acknowledged(chan
         pass
     again = FakeClient(channel)
     welcome = await again.greet(session)
-    assert (welcome.session, welcome.resumed) == (session, True)
+    assert (welcome.session, welcome.resumed) == (session.session, True)
     assert [answer.number for answer in (await again.read_until("answers")).answers] == [2]
     again.leave()
 
 
 async def test_a_session_of_another_boot_is_not_resumed(channel: grpc.aio.Channel) -> None:
     client = FakeClient(channel)
-    welcome = await client.greet("c1.1.0badcafe.1")
+    welcome = await client.greet(client_pb2.ClientWelcome(session="c1.1.0badcafe.1", token=b"x" * 16))
     assert not welcome.resumed
     assert welcome.session != "c1.1.0badcafe.1"
     client.leave()
 
 
+@pytest.mark.parametrize("token", [b"", b"x" * 16, b"x"])
+async def test_a_session_is_not_taken_over_by_its_name(channel: grpc.aio.Channel, token: bytes) -> None:
+    """The name is in every id of its transactions, and counted up: whoever guessed it got the answers, and sent its client away."""
+    owner, thief = FakeClient(channel), FakeClient(channel)
+    session = (await owner.greet()).session
+    stolen = await thief.greet(client_pb2.ClientWelcome(session=session, token=token))
+    assert (stolen.resumed, stolen.session != session) == (False, True)
+    thief.leave()
+    owner.send(begins=[client_pb2.BeginRequest(number=1, timeout_ms=5000)])
+    assert (await owner.read_until("begun")).begun[0].number == 1
+    owner.leave()
+
+
 async def test_a_newer_stream_of_a_session_sends_the_older_away(channel: grpc.aio.Channel) -> None:
     older, newer = FakeClient(channel), FakeClient(channel)
-    session = (await older.greet()).session
+    session = await older.greet()
     assert (await newer.greet(session)).resumed
     assert (await older.read_until("goodbye")).goodbye.cause.reason == "SUPERSEDED_STREAM"
     newer.send(begins=[client_pb2.BeginRequest(number=1, timeout_ms=5000)])
@@ -257,7 +306,7 @@ async def test_a_session_that_nobody_resumes_is_forgotten(scripted: Any) -> None
     core = ScriptedCore()
     channel = await scripted(core, session_linger_seconds=0.1)
     client = FakeClient(channel)
-    session = (await client.greet()).session
+    session = await client.greet()
     client.leave()
     await core.saw(events.SessionLost)
     async with asyncio.timeout(SECONDS):

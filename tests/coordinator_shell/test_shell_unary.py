@@ -58,6 +58,7 @@ async def test_an_aborted_run_is_no_success(channel: grpc.aio.Channel) -> None:
     info = details(error)["ErrorInfo"]
     assert (info.reason, info.domain) == ("REFUSED", "troth")
     assert info.metadata["code"] == "NO_FUNDS"
+    assert info.metadata["outcome"] == "ABORTED"
     assert info.metadata["participant"] == "orders"
     assert info.metadata["transaction_id"] == prepare.transaction_id
 
@@ -237,3 +238,30 @@ async def test_the_admin_service_checks_who_and_why(channel: grpc.aio.Channel) -
     assert (status.coordinator, status.epoch, status.draining) == ("c1", 1, False)
     assert status.limits.frame_bytes_max == 4_194_304
     assert "forced_records" in status.counters
+
+
+@pytest.mark.parametrize(
+    ("outcome", "cause", "code", "told"),
+    [
+        (common_pb2.OUTCOME_ABORTED, "REFUSED", grpc.StatusCode.ABORTED, "ABORTED"),
+        (common_pb2.OUTCOME_ABORTED, "EXPIRED", grpc.StatusCode.FAILED_PRECONDITION, "EXPIRED"),
+        (common_pb2.OUTCOME_IN_DOUBT, "TIMEOUT", grpc.StatusCode.UNKNOWN, "IN_DOUBT"),
+        (common_pb2.OUTCOME_EXPIRED, "", grpc.StatusCode.FAILED_PRECONDITION, "EXPIRED"),
+        (common_pb2.OUTCOME_MIXED, "REFUSED", grpc.StatusCode.INTERNAL, "MIXED"),
+        (common_pb2.OUTCOME_HAZARD, "CONFLICT", grpc.StatusCode.INTERNAL, "HAZARD"),
+        (common_pb2.OUTCOME_UNSPECIFIED, "", grpc.StatusCode.INTERNAL, ""),
+    ],
+)
+async def test_only_a_clean_no_says_aborted(
+    scripted: Any, outcome: common_pb2.Outcome.ValueType, cause: str, code: grpc.StatusCode, told: str
+) -> None:
+    def react(event: Any) -> list[Any]:
+        if not isinstance(event, events.Run):
+            return []
+        why = common_pb2.Cause(reason=cause) if cause else None
+        return [effects.Answered(event.session, client_pb2.Answer(number=event.request.number, outcome=outcome, cause=why))]
+
+    channel = await scripted(ScriptedCore(react))
+    error = await failure(transactions(channel).Run(run_request("orders")))
+    assert error.code() is code
+    assert details(error)["ErrorInfo"].metadata["outcome"] == told

@@ -37,7 +37,7 @@ PAST_EVERY_TIMEOUT_SECONDS = 3.5
 class BankCluster:
     """Use it as an async context manager; leaving it kills what still runs."""
 
-    def __init__(self, directory: Path, banks: tuple[str, ...] = BANKS) -> None:
+    def __init__(self, directory: Path, banks: tuple[str, ...] = BANKS, settings: Mapping[str, str] = SETTINGS) -> None:
         self.directory = directory
         self._banks = banks
         self._stack = AsyncExitStack()
@@ -45,7 +45,7 @@ class BankCluster:
         """By the name of the bank, and that of the clients."""
         command = [sys.executable, "-m", "coordinator.cli", "serve"]
         command += ["--data-directory", str(directory / COORDINATOR), "--listen", "{listen}"]
-        self.processes = {COORDINATOR: Process(COORDINATOR, command, directory / COORDINATOR, _environment(SETTINGS))}
+        self.processes = {COORDINATOR: Process(COORDINATOR, command, directory / COORDINATOR, _environment(settings))}
 
     async def __aenter__(self) -> BankCluster:
         try:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-for directory in (ROOT / "tests" / "e2e", ROOT / "examples" / "shop", Path(__file__).parent):
+TESTS = ROOT / "tests"
+for directory in (TESTS / "e2e", TESTS / "postgres", TESTS / "mariadb", ROOT / "examples" / "shop", Path(__file__).parent):
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))

@@ -28,7 +28,7 @@ ADD_SQL = "INSERT INTO kept VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value
 def service(directory: Path, besides: Callable[[Any], None] = lambda db: None) -> Participant:
     """A participant whose operation does something besides its work."""
     resource = SqliteResource(directory / "kept.db", schema=SCHEMA)
-    made = Participant("service", resource=resource, data_directory=directory / "service", coordinator="in memory")
+    made = Participant("service", resource=resource, data_directory=directory / "service", coordinator="127.0.0.1:7420")
 
     @made.operation(locks=lambda name: [name])
     def add(db: Any, *, name: str, value: int) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import apsw
 import pytest
 from io_faults import FULL, IO, FaultyVFS, Injector, faulty_connect, faulty_connection
-from structlog.testing import capture_logs
 
 from coordinator.core.settings import CoreSettings
 from participant_sdk import Participant, Refuse, SqliteResource
@@ -19,6 +18,7 @@ from participant_sdk.client import call
 from participant_sdk.resources import sqlite_file
 from participant_sdk.testing.cluster import COORDINATOR, Cluster
 from participant_sdk.testing.memory import NAME, MemoryCoordinator
+from troth import logs
 from troth.errors import Aborted, LogError, OutcomeUnknown, Reason, RequestError, TrothError
 from troth.log.contract import Log
 from troth.log.sqlite import LogConnection, SqliteLog
@@ -31,7 +31,7 @@ OPENING = 100
 
 def bank(directory: Path, name: str) -> Participant:
     resource = SqliteResource(directory / f"{name}.db", schema=SCHEMA)
-    made = Participant(name, resource=resource, data_directory=directory / name, coordinator="in memory")
+    made = Participant(name, resource=resource, data_directory=directory / name, coordinator="127.0.0.1:7420")
 
     @made.operation(locks=lambda account: [account])
     def move(db: Any, *, account: str, amount: int) -> int:
@@ -107,7 +107,7 @@ class Trial:
             first = unknown.first_attempt_ms
             while True:
                 try:
-                    await self.cluster.get(unknown.transaction_id, "north", "south", first_attempt_ms=first)
+                    await self.cluster.get(unknown.transaction_id, "north", "south", first_attempt_ms=first, key=unknown.key)
                     return
                 except (OutcomeUnknown, RequestError):
                     await asyncio.sleep(0.01)
@@ -143,7 +143,7 @@ class Trial:
 async def for_every_n(trial: Callable[[], Trial], kind: str, step: int = 1) -> list[str]:
     """Let the first call fail, then the second (or the next after `step`), and so on until none is left; returns what failed."""
     fired: list[str] = []
-    with capture_logs():
+    with logs.quiet():
         for nth in range(1, NTH_MAX, step):
             one = trial()
             if not await one.run(nth, kind):

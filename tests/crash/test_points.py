@@ -27,6 +27,7 @@ from troth.failpoints import EXIT_STATUS
 
 POINT_SECONDS = 25.0
 """How long a process may take to come by a point."""
+CHANCES_MORE = 3
 END_SECONDS = 90.0
 LOOK_SECONDS = 0.02
 ALL = os.environ.get("CRASH_POINTS") == "all"
@@ -51,8 +52,11 @@ RECOVERY = {
 
 What stands before `reports` leaves something in doubt for sure (a vote may be NO, and then there is nothing to report)."""
 OTHERS_MAKE_IT_COME_BY = {
-    "coordinator": {"participant_bound", "goodbye", "inquiries"},
-    "participant": {"epoch_seen", "goodbye", "inquiries", "reports"},
+    "coordinator": {
+        "participant_bound", "goodbye", "inquiries", "settles", "settlements", "got", "gets", "begins", "begun", "enlists",
+        "enlisted",
+    },
+    "participant": {"epoch_seen", "goodbye", "inquiries", "reports", "settles", "settlements", "enlists", "enlisted"},
 }
 """What neither plain traffic nor a start reaches for sure; tests/e2e has it reached for `kill`."""
 
@@ -136,10 +140,11 @@ class Ordeal:
         return f"{role}:{point}"
 
     async def _once_more(self, action: str, recovers: bool) -> None:
-        """While others are down, few transactions come by anywhere: what was missed gets its chance when all are up."""
-        missed, self.missed = self.missed, []
-        for victim, points, _ in missed:
-            await self._lane(victim, points, action, recovers)
+        """While others are down, few transactions come by anywhere: what was missed gets its chances when all are up."""
+        for _ in range(CHANCES_MORE):
+            missed, self.missed = self.missed, []
+            for victim, points, _ in missed:
+                await self._lane(victim, points, action, recovers)
 
     async def _hit(self, victim: Process, point: str, action: str) -> bool:
         """Have a process come by a point, and say whether it did within the time."""

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from participant_sdk import Participant, SqliteResource
 from participant_sdk.resources import sqlite_file
 from participant_sdk.testing.cluster import Cluster
+from troth import logs
 from troth.errors import LogError, Reason
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS kept (name INTEGER PRIMARY KEY NOT NULL, value BLOB NOT NULL)"
@@ -22,7 +22,7 @@ MEGABYTE = 1024 * 1024
 
 def keeper(directory: Path) -> Participant:
     store = SqliteResource(directory / "kept.db", schema=SCHEMA)
-    return Participant("keeper", resource=store, data_directory=directory / "keeper", coordinator="in memory")
+    return Participant("keeper", resource=store, data_directory=directory / "keeper", coordinator="127.0.0.1:7420")
 
 
 def put(name: int, size: int) -> Any:
@@ -41,7 +41,7 @@ def files_at_most(size: int) -> Iterator[None]:
 
 
 async def test_a_write_beyond_the_limit_stops_the_participant(tmp_path: Path) -> None:
-    with capture_logs():
+    with logs.quiet():
         async with Cluster(lambda: keeper(tmp_path)) as cluster:
             await cluster["keeper"].local(put(1, 1000))
             with files_at_most(MEGABYTE // 4), pytest.raises(LogError) as caught:
@@ -56,7 +56,7 @@ async def test_a_write_beyond_the_limit_stops_the_participant(tmp_path: Path) ->
 async def test_an_error_while_the_write_ahead_log_is_moved_is_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite's automatic checkpoint keeps its errors to itself: a failed sync would be repeated, and believed."""
     monkeypatch.setattr(sqlite_file, "_CHECKPOINT_PAGES", 20)
-    with capture_logs():
+    with logs.quiet():
         async with Cluster(lambda: keeper(tmp_path)) as cluster:
             for name in range(20):
                 await cluster["keeper"].local(put(name, MEGABYTE // 10))

@@ -182,22 +182,21 @@ class Clerks:
 
     async def _interactive(self, transfer: Transfer) -> None:
         tx = self._client.transaction(timeout=transfer.timeout, key=transfer.key, first_attempt_ms=transfer.first_attempt_ms)
-        try:
-            async with tx:
-                for leg in transfer.legs:
-                    body = {"transfer": transfer.name, "account": leg.account, "amount": leg.amount}
-                    move = self._channels[leg.bank].unary_unary(METHOD)
-                    await move(json.dumps(body).encode(), timeout=transfer.timeout + 1)
-                if transfer.kind == "given up":
-                    raise _GivenUp
-        except grpc.aio.AioRpcError as error:
-            raise (tx.refusal or error) from error
+        async with tx:
+            for leg in transfer.legs:
+                body = {"transfer": transfer.name, "account": leg.account, "amount": leg.amount}
+                move = self._channels[leg.bank].unary_unary(METHOD)
+                await move(json.dumps(body).encode(), timeout=transfer.timeout + 1)
+            if transfer.kind == "given up":
+                raise _GivenUp
         assert tx.outcome is not None
         transfer.transactions.append(tx.outcome.transaction_id)
 
     async def _ask(self, transfer: Transfer, unknown: OutcomeUnknown) -> bool:
         """Never try again what may have happened: ask until it is known."""
         transfer.told = "UNKNOWN"
+        if not unknown.transaction_id:  # with a key, and never sent: it may be run again
+            return True
         transfer.transactions.append(unknown.transaction_id)
         participants = unknown.participants or tuple({leg.bank for leg in transfer.legs})
         until = time.monotonic() + ASK_SECONDS
@@ -208,6 +207,8 @@ class Clerks:
                     unknown.transaction_id,
                     participants=participants,
                     first_attempt_ms=unknown.first_attempt_ms,
+                    key=unknown.key,
+                    body_hash=unknown.body_hash,
                     timeout=5.0,
                 )
             except (Aborted, HeuristicOutcome) as error:

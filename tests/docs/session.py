@@ -68,7 +68,10 @@ class Shell:
         self._process = subprocess.Popen(
             ["bash", "--norc"],
             cwd=directory,
-            env={**environment, "TROTH_LISTEN": self.address, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+            env={
+                **environment, "TROTH_LISTEN": self.address, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1",
+                "TROTH_LOG_FORMAT": "console",  # as on the terminal that pages show
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
 import re
 import shlex
+import textwrap
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -94,9 +98,14 @@ def test_every_setting_is_told() -> None:
     assert [setting for setting in SETTING_NAMES if f"| `{setting}` |" not in page] == []
 
 
+def test_events_that_are_listed_are_still_said() -> None:
+    told = drawer().LISTED.search(read("docs/reference/log-events.md"))["body"]
+    assert set(told.splitlines()) <= set(drawer().events().splitlines()), "an event was renamed: people search for its name"
+
+
 def test_every_counter_is_told() -> None:
-    told = re.findall(r"^\| `(\w+)` \|", read("docs/reference/metrics.md"), re.MULTILINE)
-    daemon = re.findall(r'^            "(\w+)": (?:engine|self)\.', read("coordinator/server.py"), re.MULTILINE)
+    told = re.findall(r"^\| `(\w+)` \| `troth_", read("docs/reference/metrics.md"), re.MULTILINE)
+    daemon = re.findall(r'^            "(\w+)": (?:engine|self)\.', read("coordinator/shard.py"), re.MULTILINE)
     assert sorted(told) == sorted([*Counters().as_dict(), *ShellCounters().as_dict(), *daemon])
 
 
@@ -144,12 +153,39 @@ def test_commands_that_pages_show_exist(page: str, call: str) -> None:
         if isinstance(command, click.Group) and word in command.commands:
             command = command.commands[word]
     options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    assert command is not troth or words == ["troth"], f"{page}: there is no command {call!r}"
+    assert command is not troth or words in (["troth"], ["troth", "--version"]), f"{page}: there is no command {call!r}"
     if command.context_settings.get("ignore_unknown_options"):
         return
     for word in words:
         if word.startswith("--"):
             assert word.partition("=")[0] in options, f"{page}: {call!r} has an option that is not there"
+
+
+INSTALLED = [
+    (name(page), what) for page in PAGES for what in re.findall(r"pip install '([^']+)'", page.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize("page, what", INSTALLED)
+def test_what_pages_install_is_this_clone_with_extras_that_there_are(page: str, what: str) -> None:
+    """No registry has it: a name alone would bring nothing, or a stranger's package."""
+    extras = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]
+    match = re.fullmatch(r"\.\[([\w,-]+)\]", what)
+    assert match and set(match[1].split(",")) <= extras.keys(), f"{page}: pip install {what!r}"
+
+
+CODE = re.compile(r"^( *)```python[^\n]*\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
+BLOCKS = [(name(page), textwrap.dedent(match[2])) for page in PAGES for match in CODE.finditer(page.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("page, code", BLOCKS, ids=[page for page, _ in BLOCKS])
+def test_code_that_pages_show_is_python_and_imports_what_there_is(page: str, code: str) -> None:
+    for node in ast.walk(compile(code, page, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)):
+        if not isinstance(node, ast.ImportFrom) or (node.module or "").partition(".")[0] not in ("participant_sdk", "troth"):
+            continue
+        module = importlib.import_module(node.module or "")
+        missing = [one.name for one in node.names if not hasattr(module, one.name)]
+        assert not missing, f"{page}: {node.module} has no {missing}"
 
 
 # ---- the README

@@ -12,11 +12,16 @@ NOT_REACHED = {
     # The greeting is exchanged before the link takes over; `timestamp` is a field for later.
     "hello": "not by the link",
     "timestamp": "nobody keeps such a clock yet",
+    # What is stamped on a frame that is written for other messages, and what only a cell, or a service without lock keys, says.
+    "position": "it rides with the others",
+    "directory": "cells: tests/crash/test_cell_of_nodes.py",
+    "undeclared": "operations that declare no keys",
     # What only an operator or a fault brings about: other tests do that.
     "heuristic": "operators",
     "forgotten": "operators",
     "forces": "operators",
     "branch_parked": "a fault",
+    "loss": "a log that went back in time",
     "schema_changed": "a new release of the service",
     # After an hour of retention.
     "horizon": "time",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 import signal
@@ -12,6 +13,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
+import shop_pb2
+import shop_pb2_grpc
 from catalog import Line, Order
 from check import Facts, Report, judge, read
 from demo import settle
@@ -32,6 +36,10 @@ RESTART_A_SERVICE = {"participant_bound", "reports", "reports_complete", "welcom
 RESTART_THE_COORDINATOR = {"epoch_seen", "welcome", "reports", "reports_complete"}
 STOP_THE_COORDINATOR = {"goodbye"}
 FREEZE_A_SERVICE = {"inquiries"}
+ASK_ABOUT_THE_PAST = {"gets", "got", "settles", "settlements"}
+LINGER = {"begins", "begun", "enlists", "enlisted", "aborts", "branch_active"}
+LINGER_SECONDS = 0.2
+"""Longer than a branch is active before it announces itself."""
 
 
 @dataclass
@@ -60,6 +68,9 @@ class Storm:
     """Points that the process did not come by."""
     at: str = ""
     """The point that the storm has come to."""
+    _past: str = ""
+    """A session of the coordinator's first life."""
+    _asked: int = 0
     _over: bool = False
 
     async def run(self, points: list[str]) -> Report:
@@ -68,6 +79,7 @@ class Storm:
         try:
             async with asyncio.timeout(STORM_SECONDS):
                 await self.cluster.start()
+                await self._live_once()
                 await self._rage(points)
                 await self.cluster.stop()
         except Exception as error:
@@ -79,10 +91,20 @@ class Storm:
         self._check_solos(facts)
         return judge(facts, self.orders)
 
+    async def _live_once(self) -> None:
+        """Of a life that its log never began the coordinator asks nobody anything: so it has one, and then the next."""
+        async with Client(self.cluster.coordinator.address) as client:
+            charge = call("payments", "charge", order="solo-first", customer="c001", amount_cents=0)
+            done = await client.run(charge, timeout=30.0)
+        self.solos["solo-first"] = "COMMITTED"
+        self._past = done.transaction_id.rpartition(".")[0]
+        await self._restart(self.cluster.coordinator)
+
     async def _rage(self, points: list[str]) -> None:
         services = {name: service.address for name, service in self.cluster.services.items()}
         with closing(Diary(self.directory / "told.csv")) as diary:
-            async with Front(self.cluster.coordinator.address, services, diary, Quiet()) as front:
+            # While a process dies at each first message of a kind nothing goes through, which takes minutes on a busy machine.
+            async with Front(self.cluster.coordinator.address, services, diary, Quiet(), STORM_SECONDS) as front:
                 traffic = [asyncio.create_task(front.place_all(self._endless())), asyncio.create_task(self._solos())]
                 try:
                     await self._kill_at(points, traffic)
@@ -121,7 +143,9 @@ class Storm:
         stirring = asyncio.create_task(self._stir(victim, point.rpartition(":")[2], passed))
         try:
             async with asyncio.timeout(POINT_SECONDS):
-                while await victim.start(f"{point}=kill"):
+                # Nobody waits until it is ready: what stirs it may have ended it before anybody looked.
+                while True:
+                    await victim.spawn(f"{point}=kill")
                     status = await victim.ended()
                     if status == -signal.SIGKILL:
                         break
@@ -143,6 +167,10 @@ class Storm:
         coordinator = self.cluster.coordinator
         while not passed.is_set():
             await asyncio.sleep(STIR_SECONDS)
+            if what in ASK_ABOUT_THE_PAST:
+                await self._ask_about_the_past()
+            if what in LINGER:
+                await self._linger()
             if what in RESTART_A_SERVICE and victim is coordinator:
                 await self._restart(orders)
             if what in RESTART_THE_COORDINATOR and victim is not coordinator:
@@ -203,7 +231,7 @@ class Storm:
                 charge = call("payments", "charge", order=name, customer=customer, amount_cents=0)
                 self.solos[name] = await self._solo(client, charge, f"key-{name}" if number % 2 else None)
                 if number % 5 == 0:
-                    await self._ask_about_the_past(client, number + 1)
+                    await self._ask_about_the_past()
 
     async def _solo(self, client: Client, charge: object, key: str | None) -> str:
         first_attempt_ms = time.time_ns() // 1_000_000
@@ -224,10 +252,16 @@ class Storm:
 
     async def _ask(self, client: Client, unknown: OutcomeUnknown) -> str:
         """The outcome of what may have happened, UNKNOWN when nobody can tell any more; empty when it can be tried again."""
+        if not unknown.transaction_id:
+            return ""  # it was never sent; an earlier attempt under the key may have been, and the key sees to that
         while True:
             try:
                 await client.get(
-                    unknown.transaction_id, participants=unknown.participants, first_attempt_ms=unknown.first_attempt_ms
+                    unknown.transaction_id,
+                    participants=unknown.participants,
+                    first_attempt_ms=unknown.first_attempt_ms,
+                    key=unknown.key,
+                    body_hash=unknown.body_hash,
                 )
                 return "COMMITTED"
             except Aborted as aborted:
@@ -235,22 +269,39 @@ class Storm:
             except OutcomeUnknown as still:
                 if still.reason is Reason.EXPIRED:
                     return "UNKNOWN"
-            except RequestError:
-                pass  # the coordinator is away
+            except RequestError as refused:
+                assert refused.reason.retryable, refused
             await asyncio.sleep(0.05)
 
-    async def _ask_about_the_past(self, client: Client, number: int) -> None:
-        """A transaction of a life long gone: the coordinator can only settle it."""
+    async def _ask_about_the_past(self) -> None:
+        """A transaction of a life long gone, of which nobody knows: the coordinator can only settle it."""
+        self._asked += 1
         try:
-            await client.get(
-                f"c1.1.00000000.1.{number}",
-                participants=["payments"],
-                first_attempt_ms=time.time_ns() // 1_000_000,
-                timeout=1.0,
-            )
+            async with Client(self.cluster.coordinator.address, grace_seconds=0.1) as client:
+                await client.get(
+                    f"{self._past}.{1000 + self._asked}",
+                    participants=["payments"],
+                    first_attempt_ms=time.time_ns() // 1_000_000,
+                    timeout=1.0,
+                )
         except (Aborted, OutcomeUnknown, RequestError):
             return
         raise AssertionError("a transaction that never was is committed")
+
+    async def _linger(self) -> None:
+        """Work that takes its time before it is rolled back: its branch is not announced with the commit."""
+        self._asked += 1
+        name = f"solo-lingers-{self._asked}"
+        self.solos[name] = "ABORTED"
+        async with Client(self.cluster.coordinator.address, grace_seconds=0.1) as client:
+            payments = self.cluster.services["payments"].address
+            async with grpc.aio.insecure_channel(payments, interceptors=client.interceptors()) as channel:
+                with contextlib.suppress(Aborted, OutcomeUnknown, RequestError, grpc.aio.AioRpcError, TimeoutError):
+                    async with asyncio.timeout(5.0), client.transaction(timeout=2.0):
+                        request = shop_pb2.ChargeRequest(order=name, customer="c001", amount_cents=0)
+                        await shop_pb2_grpc.PaymentsStub(channel).Charge(request)
+                        await asyncio.sleep(LINGER_SECONDS)
+                        raise TimeoutError("and changes its mind")
 
     # ---- afterwards
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from processes import Cluster
 
 from participant_sdk import Participant, SqliteResource
@@ -14,17 +12,6 @@ from participant_sdk.client import Client, call
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS notes (id INTEGER PRIMARY KEY NOT NULL, text TEXT NOT NULL)"
 STARTS = 20
-
-
-@pytest.fixture
-async def shop(tmp_path: Path) -> AsyncIterator[Cluster]:
-    cluster = Cluster(tmp_path)
-    try:
-        await cluster.start()
-        yield cluster
-        await cluster.stop()
-    finally:
-        cluster.kill()
 
 
 async def test_the_first_transaction_after_each_start_commits(shop: Cluster, tmp_path: Path) -> None:

@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from participant_sdk import Participant, Refuse, SqliteResource
 from troth.errors import TrothError
 
@@ -85,7 +83,6 @@ def tell(word: str) -> None:
 
 def main() -> int:
     """Returns the exit status."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     name, directory, coordinator = sys.argv[1:4]
     try:
         asyncio.run(serve(make(name, Path(directory), coordinator)))

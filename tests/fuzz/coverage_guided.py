@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from coordinator.core import events
 from participant_sdk.core import events as into
 from participant_sdk.core.branches import State
-from participant_sdk.core.work import ResourceKind
+from participant_sdk.core.work import Keys, ResourceKind
 from tests.fuzz import test_coordinator_wire as coordinator
 from tests.fuzz import test_participant_wire as participant
 from tests.fuzz.hostile import ids_of
@@ -49,7 +49,7 @@ def from_participant(number: int, frame: participant_pb2.SessionRequest) -> Iter
     name, stream = ("h", 8) if number == 0 else ("i", 9)
     if frame.reports or frame.reports_complete:
         yield events.ReportsReceived(name, stream, frame.reports, frame.reports_complete)
-    for field in (frame.enlists, frame.votes, frame.acknowledgements, frame.inquiries, frame.settlements):
+    for field in (frame.enlists, frame.votes, frame.acknowledgements, frame.inquiries, frame.settlements, frame.undeclared):
         yield from (events.FromParticipant(name, stream, message) for message in field)
 
 
@@ -71,7 +71,7 @@ def from_coordinator(frame: participant_pb2.SessionResponse) -> Iterator[Any]:
     for message in frame.prepares:
         if message.transaction_id not in honest:
             operations = tuple(message.operations)
-            yield into.PrepareReceived(1, message, operations, tuple(operation.name for operation in operations))
+            yield into.PrepareReceived(1, message, operations, Keys(tuple(operation.name for operation in operations)))
     for field in (frame.enlisted, frame.decisions, frame.settles, frame.forces):
         yield from (into.FromCoordinator(1, message) for message in field if message.transaction_id not in honest)
     if frame.watermark.epoch < 5:
@@ -129,9 +129,10 @@ def corpus() -> Iterator[bytes]:
         said.acknowledgements.add(transaction_id=name, kind=participant_pb2.ACKNOWLEDGEMENT_KIND_HAZARD)
         said.inquiries.add(transaction_id=name)
         said.settlements.add(transaction_id=name, kind=participant_pb2.SETTLEMENT_KIND_ROLLED_BACK)
+        said.undeclared.add(name=name)
         asked = client_pb2.ConnectRequest(answered_below=2)
         asked.gets.add(transaction_id=name, participants=["h"], first_attempt_ms=1_800_000_000_000)
-        run = asked.runs.add(number=7, timeout_ms=50, key="k")
+        run = asked.runs.add(number=7, timeout_ms=50, key="k", first_attempt_ms=1_800_000_000_000)
         run.branches.add(participant="h").operations.add(name="work")
         told = participant_pb2.SessionResponse()
         told.prepares.add(transaction_id=name, order=9, incarnation=1, timeout_ms=50).operations.add(name="debit")

@@ -16,7 +16,7 @@ SECONDS = 30
 def environment() -> dict[str, str]:
     """This process's, without settings of Troth."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TROTH_")}
-    return {**clean, "PYTHONPATH": str(ROOT)}
+    return {**clean, "PYTHONPATH": str(ROOT), "TROTH_LOG_FORMAT": "console"}
 
 
 class Daemon:

@@ -55,6 +55,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from coordinator.directory import LOG_FILE
 from tests.fuzz.daemon import ROOT, SECONDS, Daemon, environment
 from troth.v1 import client_pb2, client_pb2_grpc, common_pb2, participant_pb2, participant_pb2_grpc
 from troth.values import encode_arguments
@@ -138,6 +140,8 @@ def add(amount: int) -> common_pb2.Operation:
 
 
 def run(participant: str, *operations: common_pb2.Operation, timeout_ms: int = 10_000, **fields: Any) -> client_pb2.RunRequest:
+    if fields.get("key"):
+        fields.setdefault("first_attempt_ms", time.time_ns() // 1_000_000)
     branch = client_pb2.BranchRequest(participant=participant, operations=operations)
     return client_pb2.RunRequest(branches=[branch], timeout_ms=timeout_ms, **fields)
 
@@ -170,6 +174,7 @@ RUNS: dict[str, tuple[client_pb2.RunRequest, str]] = {
     "payload": (run("bank", operation("add", account="a" * 1001, amount=1)), "PAYLOAD_TOO_LARGE"),
     "key": (run("bank", add(1), key="k" * 21), "INVALID_KEY"),
     "key in bytes": (run("bank", add(1), key="\u20ac" * 7), "INVALID_KEY"),
+    "a key without its first attempt": (run("bank", add(1), key="k", first_attempt_ms=0), "INVALID_ARGUMENT"),
     "no timeout": (run("bank", add(1), timeout_ms=0), "INVALID_TIMEOUT"),
     "absurd timeout": (run("bank", add(1), timeout_ms=2**32 - 1), "INVALID_TIMEOUT"),
     "a number in a unary call": (run("bank", add(1), number=7), "INVALID_ARGUMENT"),
@@ -344,8 +349,7 @@ def sound_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for _ in range(4):
         with Daemon(directory):
             pass
-    (log,) = directory.glob("*.db")
-    return log
+    return directory / LOG_FILE
 
 
 @pytest.mark.parametrize(

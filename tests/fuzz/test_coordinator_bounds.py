@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from coordinator.core import effects, events
-from coordinator.core.requests import TICKETS_MAX
+from coordinator.core.checks import OPERATION_BYTES
+from coordinator.core.keys import TICKETS_MAX
 from coordinator.core.settings import CoreSettings
 from coordinator.core.steps import CODE_CHARACTERS_MAX, TEXT_CHARACTERS_MAX
 from tests.coordinator_core.driver import WALL_MS, Driver
@@ -19,7 +21,8 @@ from troth.v1 import client_pb2, common_pb2, participant_pb2
 FLOOD = 3_000
 LIMITS = CoreSettings(
     open_transactions_max=200, retained_transactions_max=300, keys_max=100, unseen_answers_max=150, reports_max=250,
-    late_heuristics_max=40, known_participants_max=60, payload_bytes_max=1_000,
+    late_heuristics_max=40, known_participants_max=60, payload_bytes_max=1_000, open_bytes_max=50_000,
+    unseen_bytes_max=60_000, reports_bytes_max=90_000, operation_names_bytes_max=20_000,
 )  # fmt: skip
 EARLIER = "c1.0.0123abcd.1"
 """A session of an earlier epoch: whatever it numbered may have been begun."""
@@ -61,7 +64,13 @@ def check_bounds(driver: Driver) -> None:
     assert len(book.participants) <= LIMITS.known_participants_max
     assert len(book.timers) <= len(book.live) + len(book.sessions) + 1
     assert not book.again
-    assert book.unseen_bytes >= 0
+    assert book.unseen_bytes == sum(one.ByteSize() for session in book.sessions.values() for one in session.answers.values())
+    assert book.unseen_bytes <= LIMITS.unseen_bytes_max + 3_000 * len(book.sessions)
+    assert sum(one.report_bytes for one in book.participants.values()) <= LIMITS.reports_bytes_max
+    names = [name for one in book.participants.values() for name in one.operations]
+    assert sum(map(len, names)) <= LIMITS.operation_names_bytes_max
+    assert 0 <= book.open_bytes <= LIMITS.open_bytes_max
+    assert book.open_bytes == sum(txn.held_bytes for txn in book.live.values())
     for session in book.sessions.values():
         assert len(session.answers) + len(session.live) <= LIMITS.unseen_answers_max + 1
     for participant in book.participants.values():
@@ -96,10 +105,14 @@ FLOODS: dict[str, Callable[[int], Any]] = {
     "a list without an end": lambda n: events.ReportsReceived(
         "i", 9, [participant_pb2.BranchReport(transaction_id=f"{EARLIER}.{n}", state=2)], False
     ),
+    "operations": lambda n: events.HelloReceived(
+        f"p{n}", 100 + n, participant_pb2.Hello(log_id="x", incarnation=1, operations=[f"{n}" * 50] * 3)
+    ),
+    "refusals that nobody acknowledges": lambda n: events.Run(HOSTILE, run_of(n, "n" * 1000)),
     "names": lambda n: events.HelloReceived(f"p{n}", 100 + n, participant_pb2.Hello(log_id="x", incarnation=1)),
     "incarnations": lambda n: events.HelloReceived("h", 100 + n, participant_pb2.Hello(log_id="log-h", incarnation=1 + n)),
     "begins": lambda n: events.Begin(HOSTILE, client_pb2.BeginRequest(number=n, timeout_ms=1000)),
-    "keys": lambda n: events.Run(HOSTILE, run_of(n, "h", key=f"key{n}")),
+    "keys": lambda n: events.Run(HOSTILE, run_of(n, "h", key=f"key{n}", first_attempt_ms=WALL_MS)),
     "runs that are refused": lambda n: events.Run(HOSTILE, run_of(n, "nobody")),
     "runs that stay": lambda n: events.Run(HOSTILE, run_of(n, "ha")),
     "aborts of what never began": lambda n: events.Abort(HOSTILE, client_pb2.AbortRequest(number=n)),
@@ -138,6 +151,44 @@ def test_an_endless_list_ends_the_stream(driver: Driver) -> None:
     assert (driver.book.participants["i"].stream, len(driver.book.participants["i"].reports)) == (0, 0)
 
 
+def test_what_a_list_brings_is_bounded_in_bytes(driver: Driver) -> None:
+    """Results are left out first; the branches themselves end the stream, and leave nothing behind."""
+    driver.connect("i", 9, complete=False)
+    driver.run(1, "ha")
+    driver.lose("h")
+    driver.connect("h", 10, complete=False)
+    heavy = {"state": participant_pb2.BRANCH_STATE_PREPARED, "results": b"x" * 990, "detail": "d" * 990}
+    listed = [participant_pb2.BranchReport(transaction_id=f"{EARLIER}.{number}", **heavy) for number in range(240)]
+    driver.step(events.ReportsReceived("i", 9, listed[:100], False))
+    person = driver.book.participants["i"]
+    assert LIMITS.reports_bytes_max // 2 < person.report_bytes < LIMITS.reports_bytes_max
+    assert [len(report.results) for report in person.reports.values()] == [990] * 20 + [0] * 80
+    driver.step(events.ReportsReceived("h", 10, [participant_pb2.BranchReport(transaction_id=driver.id(1), **heavy)], True))
+    driver.vote("a", 1)
+    driver.sync()
+    (answer,) = driver.answers()
+    assert (answer.outcome, answer.results_available) == (common_pb2.OUTCOME_COMMITTED, False)
+    driver.step(events.ReportsReceived("i", 9, listed[100:], False))
+    (rejected,) = driver.take(effects.Rejected)
+    assert (rejected.stream, rejected.cause.reason) == (9, "OVERLOADED")
+    assert (person.stream, person.report_bytes, len(person.reports)) == (0, 0, 0)
+
+
+def test_who_does_not_acknowledge_answers_stops_itself_and_nobody_else(driver: Driver) -> None:
+    for number in range(1, 200):
+        driver.step(events.Run(HOSTILE, run_of(number, "n" * 3000)))
+    book, hostile = driver.book, driver.book.sessions[HOSTILE]
+    assert hostile.unseen_bytes * len(book.sessions) > LIMITS.unseen_bytes_max // 2
+    assert book.unseen_bytes <= LIMITS.unseen_bytes_max + 1_000
+    driver.out.clear()
+    driver.step(events.Run(HOSTILE, run_of(1_000, "a")))
+    assert [one.cause.reason for one in driver.answers()] == ["OVERLOADED"]
+    driver.complete(1, "ab")
+    assert "1 COMMITTED" in driver.outcomes()
+    driver.step(events.AnswersSeen(HOSTILE, 10**9))
+    assert (hostile.unseen_bytes, book.unseen_bytes) == (0, sum(one.unseen_bytes for one in book.sessions.values()))
+
+
 def test_what_is_kept_of_a_refusal_is_cut(driver: Driver) -> None:
     cause = common_pb2.Cause(reason="R" * 10**5, code="C" * 10**5, message="M" * 10**6, participant="somebody else")
     driver.run(1, "ha")
@@ -163,6 +214,33 @@ def test_results_over_the_limit_abort_what_is_not_committed(driver: Driver) -> N
         assert set(driver.sent()) == {"h.ABORT", "a.ABORT"}
 
 
+def test_arguments_are_bounded_in_bytes_over_all_that_is_open(driver: Driver) -> None:
+    for number in range(1, 60):
+        driver.step(events.Run(driver.session, run_of(number, "ha")))
+    answers = driver.answers()
+    assert {answer.cause.reason for answer in answers} == {"OVERLOADED"}
+    assert len(answers) == 59 - len(driver.book.live)
+    assert driver.book.open_bytes <= LIMITS.open_bytes_max < driver.book.open_bytes + 2 * (500 + len("work") + OPERATION_BYTES)
+    driver.wait(120.0)
+    assert driver.book.open_bytes == 0
+
+
+@pytest.mark.parametrize("kind", ["YES", "READ_ONLY"])
+def test_votes_that_are_held_back_are_bounded_in_bytes(driver: Driver, kind: str) -> None:
+    for number in range(1, 101):
+        driver.run(number, "ha")
+        driver.vote("h", number, kind, results=b"x" * 1000)
+    assert driver.book.open_bytes <= LIMITS.open_bytes_max
+    answers = driver.answers()
+    assert answers and {(one.outcome, one.cause.reason, one.cause.retryable) for one in answers} == {
+        (common_pb2.OUTCOME_ABORTED, "OVERLOADED", True)
+    }
+    assert "h.ABORT" in driver.sent() or kind == "READ_ONLY"
+    driver.vote("a", 1)
+    driver.sync()
+    assert driver.outcomes() == ["1 COMMITTED"]
+
+
 def test_results_over_the_limit_do_not_undo_a_commit(driver: Driver) -> None:
     driver.run(1, "h")
     driver.vote("h", 1, "COMMITTED", results=b"x" * 1001)
@@ -171,7 +249,7 @@ def test_results_over_the_limit_do_not_undo_a_commit(driver: Driver) -> None:
 
 
 def test_results_that_nobody_acknowledges_are_kept_as_far_as_there_is_room(driver: Driver, monkeypatch: Any) -> None:
-    monkeypatch.setattr("coordinator.core.book.UNSEEN_RESULT_BYTES_MAX", 1500)
+    monkeypatch.setattr(driver.book, "settings", replace(LIMITS, unseen_bytes_max=1500))
     for number in (1, 2):
         driver.run(number, "h")
         driver.vote("h", number, "COMMITTED", results=b"x" * 1000)
@@ -253,7 +331,7 @@ def test_one_bad_report_does_not_hide_the_good_ones(driver: Driver) -> None:
     driver.run(1, "ha")
     driver.lose("h")
     reports = [
-        participant_pb2.BranchReport(transaction_id="c2.1.0123abcd.1.1", state=participant_pb2.BRANCH_STATE_PREPARED),
+        participant_pb2.BranchReport(transaction_id="no id", state=participant_pb2.BRANCH_STATE_PREPARED),
         participant_pb2.BranchReport(transaction_id=driver.id(1), state=participant_pb2.BRANCH_STATE_PREPARED),
     ]
     driver.vote("a", 1)

@@ -26,7 +26,7 @@ from troth.errors import LogError
 from troth.log import offline
 from troth.log.contract import StoredRecord
 from troth.log.schema import checksum
-from troth.ready import Append, Instant
+from troth.ready import Append, Instant, Opened
 from troth.v1 import common_pb2, record_pb2
 
 POSITIONS = int(120 * (FACTOR or 1))
@@ -90,7 +90,7 @@ def loaded(path: Path) -> list[StoredRecord]:
     finally:
         file.close()
     core = ParticipantCore(Config(participant="bank", resource=ResourceKind.ATOMIC))
-    core.recover([stored.body for stored in records], Instant(0.0, 0))
+    core.recover([stored.body for stored in records], Instant(0.0, 0), Opened("log", len(records)))
     return records
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from participant_sdk.core import effects as out
 from participant_sdk.core import events as into
 from participant_sdk.core.branches import State
-from participant_sdk.core.work import ResourceKind
+from participant_sdk.core.work import NO_KEYS, SHARED_WHOLE, WHOLE, Keys, ResourceKind
 from tests.fuzz.budget import budget
 from tests.fuzz.hostile import ids_of, messages
 from tests.participant_core.driver import Machinery
@@ -41,7 +41,7 @@ def noise(draw: st.DrawFn) -> Any:
     stream = draw(st.sampled_from((1, 1, 1, 1, 0, 2, 2**64)))
     match draw(st.integers(0, 9)):
         case 0 | 1 | 2:
-            keys = draw(st.sampled_from(((), ("k1",), ("k1", "k2"), ("*",))))
+            keys = draw(st.sampled_from((NO_KEYS, Keys(("k1",)), Keys(("k1",), ("k2",)), WHOLE, SHARED_WHOLE)))
             prepare = draw(messages(participant_pb2.Prepare, IDS))
             for operation in prepare.operations:
                 operation.name = draw(st.sampled_from(("debit", "read", "refuse", "conflict", "late")))
@@ -50,7 +50,7 @@ def noise(draw: st.DrawFn) -> Any:
             return into.PrepareReceived(stream, prepare, tuple(prepare.operations), keys)
         case 3:
             operation = common_pb2.Operation(name=draw(st.sampled_from(("debit", "read", "refuse"))))
-            return into.Call(object(), draw(st.sampled_from(NOISE)), draw(st.sampled_from("ab")), 0, operation, ("k1",))
+            return into.Call(object(), draw(st.sampled_from(NOISE)), draw(st.sampled_from("ab")), 0, operation, Keys(("k1",)))
         case 4:
             return draw(st.sampled_from((0.0, 1.0, 40.0, "sync", "answer")))
         case _:
@@ -86,7 +86,7 @@ class Scene:
             transaction_id=transaction_id, order=order, incarnation=1, timeout_ms=5000, first_attempt_ms=order,
             operations=[common_pb2.Operation(name="debit")],
         )  # fmt: skip
-        self.machine.step(into.PrepareReceived(1, message, tuple(message.operations), (f"honest{order}",)))
+        self.machine.step(into.PrepareReceived(1, message, tuple(message.operations), Keys((f"honest{order}",))))
         self.settle()
 
     def decide(self, transaction_id: str) -> None:

@@ -7,6 +7,7 @@ import random
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,7 +28,7 @@ EMPTY_SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    flags = ("--set", "hello_seconds=0.5", "--set", "frame_bytes_max=2000000")
+    flags = ("--set", "hello_seconds=0.5", "--set", "frame_bytes_max=2000000", "--set", "goodbye_seconds=0.5")
     with Daemon(tmp_path_factory.mktemp("port") / "c1", *flags) as running:
         yield running
         # Nothing that the tests did was an accident inside of the daemon.
@@ -182,6 +183,40 @@ def test_bytes_after_the_greeting_get_a_goodbye(daemon: Daemon, what: str) -> No
         answers, _, _ = raw_stream(daemon, method, [hello.SerializeToString(), NO_FRAMES[what]])
         told = kind.FromString(answers[-1]).goodbye.cause  # type: ignore[attr-defined]  # both kinds have it
         assert told.reason in ("FRAME_TOO_LARGE", "INVALID_ARGUMENT")
+
+
+NO_WINDOW = PREFACE + frame(4, 0, 0, b"\x00\x04\x00\x00\x00\x00")
+"""The settings of a peer that lets nothing be sent to it."""
+
+
+def opened(method: str) -> bytes:
+    """The headers of a call, in HPACK without compression."""
+    kind = "application/grpc"
+    told = {":method": "POST", ":scheme": "http", ":path": method, ":authority": "x", "content-type": kind, "te": "trailers"}
+    sized = [bytes([len(text)]) + text.encode() for pair in told.items() for text in pair]
+    return frame(1, 4, 1, b"".join(b"\x00" + name + value for name, value in zip(sized[::2], sized[1::2], strict=True)))
+
+
+@pytest.mark.parametrize("over", [True, False], ids=["and-leaves", "and-stays"])
+@pytest.mark.parametrize("greets", [True, False], ids=["greets", "is-no-peer"])
+@pytest.mark.parametrize("method", [SESSION, CONNECT])
+def test_who_reads_nothing_gets_no_goodbye_and_costs_no_call(daemon: Daemon, method: str, greets: bool, over: bool) -> None:
+    """The first write of a stream hangs, and the stream is ended meanwhile: that is no accident, and the call is given back."""
+    hello = participant_pb2.SessionRequest(hello=HELLO) if method == SESSION else client_pb2.ConnectRequest(hello=CLIENT_HELLO)
+    said = [*([hello.SerializeToString()] if greets else []), NO_FRAMES["garbage"]]
+    data = b"".join(b"\x00" + len(one).to_bytes(4, "big") + one for one in said)
+    heard = status(daemon).counters["malformed_frames"]
+    with socket.create_connection(daemon.endpoint, SECONDS) as one:
+        one.sendall(NO_WINDOW + opened(method) + frame(0, int(over), 1, data))
+        deadline = time.monotonic() + SECONDS
+        while (now := status(daemon)).counters["malformed_frames"] == heard or calls_open(now):
+            assert time.monotonic() < deadline, "its call is still held"
+    assert status(daemon).counters["internal_errors"] == 0
+    assert "Traceback" not in daemon.said(), daemon.said()
+
+
+def calls_open(now: admin_pb2.GetStatusResponse) -> int:
+    return next(fill.used for fill in now.fills if fill.limit == "calls_max")
 
 
 def test_a_stream_that_says_nothing_is_sent_away(daemon: Daemon) -> None:

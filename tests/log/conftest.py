@@ -6,6 +6,45 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from log_samples import PostgresStore
+from mariadb_samples import MariadbStore
+
+from participant_sdk.testing.mariadb import MariadbServer
+from participant_sdk.testing.postgres import PostgresServer
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One server for all tests that do not stop it; each has a database of its own."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def postgres_store(postgres: PostgresServer) -> PostgresStore:
+    store = PostgresStore(postgres)
+    await store.create()
+    return store
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariadbServer]:
+    """One server for all tests that do not stop it; each has a database of its own."""
+    with MariadbServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def breakable_mariadb() -> Iterator[MariadbServer]:
+    with MariadbServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def mariadb_store(mariadb: MariadbServer) -> MariadbStore:
+    store = MariadbStore(mariadb)
+    await store.create()
+    return store
 
 
 @pytest.fixture(autouse=True)

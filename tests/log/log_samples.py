@@ -5,11 +5,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import psycopg
+
+from participant_sdk.testing.postgres import PostgresServer
 from troth.log.contract import Log, StoredRecord
 from troth.log.memory import Disk, MemoryLog
+from troth.log.postgres import PostgresLog
+from troth.log.postgres_store import Connection, connect, init, status
 from troth.log.sqlite import SqliteLog
+from troth.log.store_status import LogStatus
 from troth.ready import Append
 from troth.v1 import record_pb2
 
@@ -72,6 +78,57 @@ class MemoryStore:
 
     def crash(self) -> None:
         self.disk.crash()
+
+
+class PostgresStore:
+    """A database of its own on a server. A crash takes the connections of every log that was made before."""
+
+    _last = 0
+
+    def __init__(self, server: PostgresServer) -> None:
+        self.server = server
+        PostgresStore._last += 1
+        self.database = f"store_{PostgresStore._last}"
+        self.dsn = server.dsn(self.database)
+        self._logs: list[PostgresLog] = []
+
+    async def create(self, *names: str) -> None:
+        """Make the database, and in it the logs of `names`, or of `NAME`."""
+        async with await psycopg.AsyncConnection.connect(self.server.dsn(), autocommit=True) as connection:
+            await connection.execute(f"CREATE DATABASE {self.database}")  # type: ignore[arg-type]  # our own number
+        await self.init(*(names or (NAME,)))
+
+    async def init(self, *names: str) -> Sequence[str]:
+        return await init(self.dsn, ROLE, names)
+
+    async def status(self) -> Sequence[LogStatus]:
+        return await status(self.dsn)
+
+    async def connect(self) -> Connection:
+        return await connect(self.dsn, "troth test")
+
+    def log(self, role: str = ROLE, name: str = NAME, **more: Any) -> PostgresLog:
+        self._logs.append(PostgresLog(self.dsn, role=role, name=name, **more))
+        return self._logs[-1]
+
+    def crash(self) -> None:
+        """The processes that have logs here are gone, with what they had in memory."""
+        self.cut()
+        for log in self._logs:
+            log._unsynced.clear()
+
+    def cut(self) -> None:
+        """Every connection to the database ends."""
+        with psycopg.connect(self.server.dsn(), autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", (self.database,)
+            )
+
+    async def query(self, statement: str, *parameters: Any) -> list[Any]:
+        """What a statement answers, on a connection of its own."""
+        async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True) as connection:
+            cursor = await connection.execute(statement, parameters)  # type: ignore[arg-type]  # the test's own words
+            return await cursor.fetchall() if cursor.description else []
 
 
 def copy_files(source: Path, target: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from log_contract import LogContract
-from log_samples import FileStore, MemoryStore, Store
+from log_samples import FileStore, MemoryStore, PostgresStore, Store
 
 
 class TestSqliteLog(LogContract):
@@ -23,3 +23,11 @@ class TestMemoryLog(LogContract):
     @pytest.fixture
     def store(self) -> Store:
         return MemoryStore()
+
+
+class TestPostgresLog(LogContract):
+    """The log in a PostgreSQL database."""
+
+    @pytest.fixture
+    def store(self, postgres_store: PostgresStore) -> Store:
+        return postgres_store

@@ -49,6 +49,25 @@ async def test_a_sound_log_verifies_and_is_not_touched(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+async def test_rows_of_an_author_that_break_his_constraints_are_no_damage_and_hide_none(tmp_path: Path) -> None:
+    path = await filled(tmp_path / "log.db", 1, 2, 3)
+    careless = ("PRAGMA ignore_check_constraints = ON", "PRAGMA writable_schema = ON")
+    alter(
+        path, *careless, "CREATE TABLE account (name TEXT PRIMARY KEY, balance INTEGER CHECK (balance >= 0), note ANY) STRICT",
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) "
+        "INSERT INTO account SELECT 'a' || i, -i, i FROM n",
+        "INSERT INTO account VALUES ('b', 1, NULL)",
+        "UPDATE sqlite_schema SET sql = replace(sql, 'note ANY', 'note TEXT NOT NULL') WHERE name = 'account'",
+    )  # fmt: skip
+    assert offline.verify(path).problems == ()
+    assert offline.append_offline(path, record(4).SerializeToString()) == 4
+    content = bytearray(path.read_bytes())
+    pages = len(content) // 4096
+    content[(pages - 1) * 4096 : (pages - 1) * 4096 + 12] = b"\xff" * 12
+    path.write_bytes(content)
+    assert offline.verify(path).problems
+
+
 async def test_an_empty_log_verifies(tmp_path: Path) -> None:
     verified = offline.verify(await filled(tmp_path / "log.db"))
     assert (verified.records, verified.first_seq, verified.last_seq, verified.problems) == (0, 0, 0, ())
@@ -230,3 +249,14 @@ async def test_a_lock_without_a_process_id_is_told_as_well(tmp_path: Path) -> No
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(LogLocked, match="unknown"):
             files.FileLock(tmp_path / "log.db")
+
+
+async def test_a_log_stands_in_for_a_lost_one_and_replaces_none(tmp_path: Path) -> None:
+    path = tmp_path / "coordinator.db"
+    offline.stand_in(path, "c1", "log-of-then", record(1).SerializeToString())
+    log = SqliteLog(path, role="coordinator", name="c1")
+    identity, records = await log.open()
+    await log.close()
+    assert (identity.log_id, len(records)) == ("log-of-then", 1)
+    with pytest.raises(LogError, match="is there already"):
+        offline.stand_in(path, "c1", "log-of-then", record(1).SerializeToString())

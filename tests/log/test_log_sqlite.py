@@ -465,3 +465,9 @@ def test_a_batch_shows_no_payload() -> None:
     rows: Iterable[Any] = Batch([(1, 2, b"secret")], 0)
     assert repr(rows) == "Batch(1 records)"
     assert list(rows) == [(1, 2, b"secret")]
+
+
+def test_who_lets_go_of_a_lock_keeps_nobody_out(tmp_path: Path) -> None:
+    """As a forked child does with its copy; its parent's own is tried in `tests/common/test_forks.py`."""
+    files.FileLock(tmp_path / "log.db").let_go()
+    files.FileLock(tmp_path / "log.db").release()

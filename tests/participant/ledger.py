@@ -104,7 +104,7 @@ class LedgerResource:
         fault = self.store.fault("commit")
         if fault is not None:
             return fault  # type: ignore[no-any-return]  # a fault is whatever the test put there
-        if one_phase:
+        if one_phase and resource_branch in self._views:
             self.store.prepared[resource_branch] = self._views.pop(resource_branch).changes
         if resource_branch in self.store.prepared:
             self.store.entries.update(self.store.prepared.pop(resource_branch))

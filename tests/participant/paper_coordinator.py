@@ -15,6 +15,8 @@ from troth.values import encode_arguments
 
 PATIENCE_SECONDS = 10.0
 """A test that waits longer than this for a message has failed."""
+EPOCH_OF_ASKED = 1 << 12
+"""Who asks writes nothing down of who answers, and is not to take it for a stale one."""
 
 
 class Stream:
@@ -69,7 +71,7 @@ class Stream:
         """Sort a frame."""
         self.frames.append(frame)
         for descriptor, value in frame.ListFields():
-            items = [value] if isinstance(value, Message | bool) else list(value)
+            items = [value] if isinstance(value, Message | int) else list(value)
             for item in items:
                 self.queue(descriptor.name).put_nowait(item)
 
@@ -85,6 +87,8 @@ class PaperCoordinator(participant_pb2_grpc.ParticipantServiceServicer):
     def __init__(self) -> None:
         self._streams: asyncio.Queue[Stream] = asyncio.Queue()
         self._server: Any = None
+        self.lets_begin = True
+        """Whether who only asks is let in at once, and not given to the test."""
         self.address = ""
 
     async def __aenter__(self) -> Self:
@@ -128,6 +132,10 @@ class PaperCoordinator(participant_pb2_grpc.ParticipantServiceServicer):
     async def _read(self, stream: Stream, requests: Any) -> None:
         try:
             async for frame in requests:
+                if frame.hello.asks and self.lets_begin:
+                    stream.welcome(EPOCH_OF_ASKED)
+                    stream.end()
+                    continue
                 if frame.HasField("hello"):
                     stream.hello = frame.hello
                     self._streams.put_nowait(stream)

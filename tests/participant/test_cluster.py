@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from participant_sdk import LogBranch, LogResource, Participant, Refuse, SqliteResource
+from participant_sdk import NO_LOCKS, Limits, LogBranch, LogResource, Participant, Refuse, SqliteResource
 from participant_sdk.client import call
 from participant_sdk.testing.cluster import COORDINATOR, Cluster
 from troth.errors import Aborted, ConfigError, OutcomeUnknown, Reason, RequestError
@@ -19,7 +19,7 @@ SCHEMA = "CREATE TABLE IF NOT EXISTS account (name TEXT PRIMARY KEY NOT NULL, ba
 
 def make_bank(directory: Path, name: str = "bank") -> Participant:
     resource = SqliteResource(directory / f"{name}.db", schema=SCHEMA)
-    bank = Participant(name, resource=resource, data_directory=directory / name, coordinator="in memory")
+    bank = Participant(name, resource=resource, data_directory=directory / name, coordinator="127.0.0.1:7420")
 
     @bank.operation(locks=lambda account: [f"account/{account}"])
     def pay_in(db: Any, *, account: str, amount: int) -> int:
@@ -33,7 +33,7 @@ def make_bank(directory: Path, name: str = "bank") -> Participant:
 
 
 def make_limits(directory: Path) -> Participant:
-    limits = Participant("limits", resource=LogResource(), data_directory=directory, coordinator="in memory")
+    limits = Participant("limits", resource=LogResource(), data_directory=directory, coordinator="127.0.0.1:7420")
 
     @limits.operation(locks=[])
     async def check(branch: LogBranch, *, amount: int) -> str:
@@ -167,3 +167,66 @@ async def test_another_log_under_a_name_is_refused(tmp_path: Path) -> None:
         with pytest.raises(RequestError) as caught:
             await cluster.restart("bank")
         assert caught.value.reason is Reason.FOREIGN_LOG
+
+
+def make_shelf(directory: Path) -> Participant:
+    table = "CREATE TABLE IF NOT EXISTS t (k TEXT NOT NULL PRIMARY KEY, v INTEGER NOT NULL)"
+    schema = f"{table}; INSERT OR IGNORE INTO t VALUES ('a', 0);"
+    resource = SqliteResource(directory / "shelf.db", schema=schema)
+    limits = Limits(local_wait_seconds=0.05, lock_wait_seconds=0.05)
+    shelf = Participant("shelf", resource=resource, data_directory=directory, coordinator="127.0.0.1:7420", limits=limits)
+
+    def give(db: Any, *, n: int) -> None:
+        db.execute("UPDATE t SET v = v + ? WHERE k = 'a'", (n,))
+
+    shelf.operation(locks=[], name="give")(give)
+    shelf.operation(locks=NO_LOCKS, name="give_openly")(give)
+
+    @shelf.operation(locks=["t/a"])
+    def look(db: Any) -> int:
+        return int(db.one("SELECT v FROM t WHERE k = 'a'")[0])
+
+    return shelf
+
+
+def look_there(db: Any) -> int:
+    return int(db.one("SELECT v FROM t WHERE k = 'a'")[0])
+
+
+async def test_rows_changed_under_no_key_are_seen_by_nobody(tmp_path: Path) -> None:
+    async with Cluster(lambda: make_shelf(tmp_path)) as cluster:
+        with pytest.raises(ZeroDivisionError):
+            async with cluster.transaction() as tx:
+                with tx.call():
+                    await cluster["shelf"].branch().run("give", n=1000)
+                for locks in (["t/a"], ["*"], []):
+                    with pytest.raises(Aborted) as caught:
+                        await cluster["shelf"].read(look_there, locks=locks)
+                    assert caught.value.reason is Reason.TIMEOUT
+                with pytest.raises(Aborted) as died:
+                    await cluster.run(call("shelf", "look"))
+                assert died.value.reason is Reason.CONFLICT
+                raise ZeroDivisionError
+        assert await cluster["shelf"].read(look_there, locks=["t/a"]) == 0
+
+
+async def test_an_author_may_let_undecided_rows_be_seen(tmp_path: Path) -> None:
+    async with Cluster(lambda: make_shelf(tmp_path)) as cluster, cluster.transaction() as tx:
+        with tx.call():
+            await cluster["shelf"].branch().run("give_openly", n=1)
+        assert await cluster["shelf"].read(look_there, locks=["t/a"]) == 1
+        assert await cluster["shelf"].read(look_there, locks=NO_LOCKS) == 1
+
+
+async def test_who_would_wait_for_his_own_transaction_is_told_at_once(tmp_path: Path) -> None:
+    async with Cluster(lambda: make_shelf(tmp_path)) as cluster:
+        async with cluster.transaction() as tx:
+            with tx.call():
+                shelf = cluster["shelf"]
+                await shelf.branch().run("give", n=1)
+                for waits in (shelf.read(look_there), shelf.local(look_there, locks=["t/a"]), shelf.change_schema("DROP TABLE t")):
+                    with pytest.raises(RequestError, match="in which it is called") as caught:
+                        await waits
+                    assert caught.value.reason is Reason.INVALID_ARGUMENT
+                assert await shelf.branch().run("look") == 1
+        assert await cluster["shelf"].read(look_there) == 1

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,15 +14,9 @@ import grpc
 import grpc.aio
 import pytest
 
-from participant_sdk.context import (
-    ACKNOWLEDGED_KEY,
-    CAUSE_KEY,
-    CONTEXT_KEY,
-    Scope,
-    TransactionInterceptor,
-    current_scope,
-    entered,
-)
+from participant_sdk.carriers import cause_within
+from participant_sdk.context import Scope, SyncTransactionInterceptor, TransactionInterceptor, current_scope, entered
+from participant_sdk.metadata import ACKNOWLEDGED_KEY, CAUSE_KEY, CONTEXT_KEY
 from troth.errors import Reason, Refuse
 from troth.v1 import client_pb2, common_pb2
 
@@ -156,6 +153,33 @@ async def test_a_refusal_that_leaves_the_handler_becomes_a_status_with_its_cause
     assert counts(trailing) == {"bank": 2}
 
 
+class FailedCall(grpc.RpcError):
+    """A call that went on from a handler, and was refused there."""
+
+    def trailing_metadata(self) -> Any:
+        cause = common_pb2.Cause(reason="REFUSED", code="NO_STOCK", participant="stock")
+        return ((CAUSE_KEY, cause.SerializeToString()),)
+
+
+async def _refused_onward(request: bytes, context: Any) -> bytes:
+    raise FailedCall
+
+
+async def _refused_after_one(request: bytes, context: Any) -> AsyncIterator[bytes]:
+    yield request
+    raise FailedCall
+
+
+@pytest.mark.parametrize(("kind", "behaviour"), [("unary_unary", _refused_onward), ("unary_stream", _refused_after_one)])
+async def test_a_refusal_from_onward_leaves_every_kind_of_handler_as_one(kind: str, behaviour: Callable[..., Any]) -> None:
+    async with served(kind, behaviour) as method:
+        call = method(b"a", metadata=WITH_CONTEXT)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            _ = [response async for response in call] if kind.endswith("stream") else await call
+    cause = common_pb2.Cause.FromString(dict(tuple(caught.value.trailing_metadata()))[CAUSE_KEY])
+    assert (caught.value.code(), cause.participant, cause.code) == (grpc.StatusCode.ABORTED, "stock", "NO_STOCK")
+
+
 async def test_each_call_of_a_method_has_a_scope_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("participant_sdk.context.HANDLERS_KEPT_MAX", 1)
     interceptor = TransactionInterceptor()
@@ -172,6 +196,7 @@ async def test_each_call_of_a_method_has_a_scope_of_its_own(monkeypatch: pytest.
     assert await wrapped("/a", handlers[0]) is first
     assert await wrapped("/a", handlers[1]) is not first
     assert await wrapped("/b", handlers[0]) is not first
+    assert list(interceptor._handlers._known) == ["/b"], "a server that makes up its methods keeps no more than so many"
     async with served("unary_unary", _tells_its_call) as method:
         for call_id in ("c1", "c2"):
             context = common_pb2.TransactionContext(transaction_id="t", call_id=call_id)
@@ -203,3 +228,90 @@ def test_a_context_can_be_entered_by_hand() -> None:
     with entered(CONTEXT) as scope:
         assert current_scope() is scope
     assert current_scope() is None
+
+
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream"])
+async def test_a_task_that_outlives_its_handler_is_in_no_transaction(kind: str) -> None:
+    found: list[Scope | None] = []
+    answered = asyncio.Event()
+    tasks: list[asyncio.Task[None]] = []
+
+    async def look() -> None:
+        found.append(current_scope())
+        await answered.wait()
+        found.append(current_scope())
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        tasks.append(asyncio.create_task(look()))
+        await asyncio.sleep(0)
+        return request
+
+    async def streaming(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        yield await handler(request, context)
+
+    async with served(kind, handler if kind == "unary_unary" else streaming) as method:
+        call = method(b"a", metadata=((CONTEXT_KEY, CONTEXT.SerializeToString()),))
+        if kind == "unary_unary":
+            await call
+        else:
+            assert [one async for one in call] == [b"a"]
+        answered.set()
+        await asyncio.gather(*tasks)
+    during, after = found
+    assert during is not None and after is None
+
+
+# ---- handlers in threads
+
+
+def in_thread(request: bytes, context: Any) -> bytes:
+    assert threading.current_thread() is not threading.main_thread()
+    return work_twice()
+
+
+def in_threads(request: bytes, context: Any) -> Iterator[bytes]:
+    yield b"first"
+    yield work_twice()
+
+
+def refuses_in_thread(request: bytes, context: Any) -> bytes:
+    work_twice()
+    raise Refuse("NO_FUNDS", "too little")
+
+
+@contextlib.contextmanager
+def served_in_threads(kind: str, behaviour: Callable[..., Any]) -> Iterator[Any]:
+    """The same on a server of the blocking API; gives the method of a blocking channel."""
+    server = grpc.server(
+        ThreadPoolExecutor(2), interceptors=[SyncTransactionInterceptor("bank")], options=(("grpc.so_reuseport", 0),)
+    )
+    handler = getattr(grpc, f"{kind}_rpc_method_handler")(behaviour)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("s", {"M": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield getattr(channel, kind)("/s/M")
+    finally:
+        server.stop(None).wait()
+
+
+def test_a_server_of_the_blocking_api_gives_its_handlers_their_scope() -> None:
+    with served_in_threads("unary_unary", in_thread) as method:
+        answer, call = method.with_call(b"a", metadata=WITH_CONTEXT)
+        assert answer == CONTEXT.transaction_id.encode() and counts(call.trailing_metadata()) == {"bank": 2}
+    with served_in_threads("unary_stream", in_threads) as method:
+        answers = method(b"a", metadata=WITH_CONTEXT)
+        assert list(answers) == [b"first", CONTEXT.transaction_id.encode()]
+        assert counts(answers.trailing_metadata()) == {"bank": 2}
+    with served_in_threads("unary_unary", lambda request, context: b"some" if current_scope() else b"none") as method:
+        assert method(b"a") == b"none" and method(b"a", metadata=WITH_CONTEXT) == b"some" and method(b"a") == b"none"
+
+
+def test_what_such_a_handler_raises_tells_its_cause() -> None:
+    with served_in_threads("unary_unary", refuses_in_thread) as method:
+        with pytest.raises(grpc.RpcError) as failed:
+            method(b"a", metadata=WITH_CONTEXT)
+        cause = cause_within(failed.value)
+        assert cause is not None and (cause.participant, cause.code) == ("bank", "NO_FUNDS")
+        assert counts(failed.value.trailing_metadata()) == {"bank": 2}

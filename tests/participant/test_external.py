@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ import pytest
 from ledger import LedgerResource, Store, register
 from paper_coordinator import PATIENCE_SECONDS, PaperCoordinator, Stream, operation, transaction
 
-from participant_sdk import LogBranch, LogResource, Participant, drivers
-from participant_sdk import session as session_module
+from participant_sdk import LogBranch, LogResource, Participant, drivers, external
 from participant_sdk.resources.contract import Broken, Refused, Unreachable
 from participant_sdk.resources.log_only import LoggedOperation
 from troth.backoff import Backoff
@@ -26,16 +25,12 @@ AWAY = Unreachable("the server does not answer")
 PUT = operation("put", name="a", value=1)
 
 
+pytestmark = pytest.mark.usefixtures("redials_at_once")
+
+
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "REDIAL", Backoff(0.01, 0.02))
     monkeypatch.setattr(drivers, "RETRY", Backoff(0.005, 0.01))
-
-
-@pytest.fixture
-async def coordinator() -> AsyncIterator[PaperCoordinator]:
-    async with PaperCoordinator() as paper:
-        yield paper
 
 
 @pytest.fixture
@@ -71,6 +66,22 @@ def decide(stream: Stream, number: int, kind: pb.DecisionKind.ValueType) -> None
 async def prepared(stream: Stream, number: int, *operations: common_pb2.Operation) -> None:
     prepare(stream, number, *operations)
     assert (await stream.heard("votes")).kind == pb.VOTE_KIND_YES
+
+
+async def test_a_branch_that_was_prepared_behind_our_back_is_rolled_back(
+    make: Any, coordinator: PaperCoordinator, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An owner of the log before us was stopped in the middle of its prepare, and went on when recovery had looked."""
+    monkeypatch.setattr(external, "SWEEP", Backoff(0.01, 0.01))
+    async with make():
+        stream = await coordinator.welcomed()
+        await prepared(stream, 1, PUT)
+        store.prepared["ledger/late"] = {"b": 1}
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert await store.rollbacks.get() == "ledger/late"
+        decide(stream, 1, pb.DECISION_KIND_COMMIT)
+        await stream.heard("acknowledgements")
+        assert store.entries == {"a": 1} and store.rollbacks.empty()
 
 
 async def test_both_outcomes(make: Any, coordinator: PaperCoordinator, store: Store) -> None:
@@ -215,6 +226,31 @@ async def test_a_call_that_fails_ends_the_branch_with_its_earlier_work(
             await branch.run("refuse", name="b", value=1)
         prepare(stream, 1, interactive=True, operation_count=1)
         assert (await stream.heard("votes")).kind == pb.VOTE_KIND_NO
+
+
+async def test_whoever_goes_on_after_a_refusal_begins_when_its_rollback_is_over(
+    make: Any, coordinator: PaperCoordinator, store: Store
+) -> None:
+    """The branch has the same name: a rollback that is late would take the new work for the old."""
+    store.faults["rollback"] = deque([AWAY] * 5)
+    async with make() as ledger:
+        stream = await coordinator.welcomed()
+        context = common_pb2.TransactionContext(transaction_id=transaction(1), first_attempt_ms=1, call_id="1")
+        branch = ledger.branch(context)
+        first = asyncio.create_task(branch.run("refuse", name="a", value=1))
+        await stream.heard("enlists")
+        stream.say(enlisted=[pb.Enlisted(transaction_id=transaction(1), order=1)])
+        with pytest.raises(Aborted, match="it refuses"):
+            await first
+        await branch.run("put", name="b", value=2)
+        prepare(stream, 1, interactive=True, operation_count=1)
+        assert (await stream.heard("votes")).kind == pb.VOTE_KIND_YES
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            for _ in range(6):
+                await store.rollbacks.get()
+        decide(stream, 1, pb.DECISION_KIND_COMMIT)
+        await stream.heard("acknowledgements")
+        assert store.entries == {"b": 2}
 
 
 # ---- the log-only resource with hooks

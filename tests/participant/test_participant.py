@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,7 @@ import pytest
 from paper_coordinator import PATIENCE_SECONDS, PaperCoordinator, Stream, operation, transaction
 
 from participant_sdk import LogBranch, LogResource, Participant, Refuse, SqliteResource
-from participant_sdk import session as session_module
 from participant_sdk.participant import Limits
-from troth.backoff import Backoff
 from troth.errors import Aborted, ConfigError, LogError, LogFailed, Reason, RequestError
 from troth.log.sqlite import SqliteLog
 from troth.v1 import common_pb2
@@ -24,15 +22,7 @@ SCHEMA = "CREATE TABLE IF NOT EXISTS account (name TEXT PRIMARY KEY NOT NULL, ba
 Make = Callable[[], Participant]
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "REDIAL", Backoff(0.01, 0.02))
-
-
-@pytest.fixture
-async def coordinator() -> AsyncIterator[PaperCoordinator]:
-    async with PaperCoordinator() as fake:
-        yield fake
+pytestmark = pytest.mark.usefixtures("redials_at_once")
 
 
 def bank_of(resource: Any, directory: Path, address: str, **settings: Any) -> Participant:
@@ -185,6 +175,17 @@ async def test_an_abort_is_undone(make: Make, coordinator: PaperCoordinator) -> 
 # ---- interactive
 
 
+async def test_a_call_before_a_restarted_participant_has_reached_its_coordinator_is_told_so(
+    make: Make, coordinator: PaperCoordinator
+) -> None:
+    async with make():
+        await coordinator.welcomed()
+    async with make() as bank:
+        with pytest.raises(Aborted) as caught:
+            bank.branch(context(1))
+        assert (caught.value.reason, caught.value.retryable) == (Reason.COORDINATOR_AWAY, True)
+
+
 async def test_an_interactive_branch_enlists_works_and_commits(make: Make, coordinator: PaperCoordinator) -> None:
     async with make() as bank:
         stream = await coordinator.welcomed()
@@ -316,6 +317,38 @@ async def test_locks_are_taken_again_after_a_restart(make: Make, coordinator: Pa
         prepare(stream, 2, PAY, first_attempt_ms=2)
         vote = await stream.heard("votes")
         assert (vote.kind, vote.cause.reason, vote.cause.retryable) == (pb.VOTE_KIND_NO, "CONFLICT", True)
+
+
+@pytest.mark.parametrize("kind", [pb.DECISION_KIND_COMMIT, pb.DECISION_KIND_ABORT])
+async def test_whoever_begins_in_the_frame_of_a_decision_finds_the_locks_free(
+    make: Make, coordinator: PaperCoordinator, kind: pb.DecisionKind.ValueType
+) -> None:
+    async with make():
+        stream = await coordinator.welcomed()
+        name = prepare(stream, 1, PAY, first_attempt_ms=1)
+        await stream.heard("votes")
+        decision = pb.Decision(transaction_id=name, order=1, kind=kind)
+        later = pb.Prepare(
+            transaction_id=transaction(2), order=2, operations=[PAY], first_attempt_ms=2, incarnation=1, timeout_ms=5000
+        )
+        stream.say(prepares=[later], decisions=[decision])
+        vote = await stream.heard("votes")
+        assert (vote.transaction_id, vote.kind) == (transaction(2), pb.VOTE_KIND_YES)
+
+
+async def test_the_next_interactive_transaction_of_a_caller_finds_the_one_before_rolled_back(
+    make: Make, coordinator: PaperCoordinator
+) -> None:
+    async with make() as bank:
+        stream = await coordinator.welcomed()
+        first = asyncio.create_task(bank.branch(context(1)).run("deposit", account="a", amount=5))
+        await enlist(stream, 1)
+        assert await first == 5
+        second = asyncio.create_task(bank.branch(context(2)).run("deposit", account="a", amount=5))
+        await stream.heard("enlists")
+        abort = pb.Decision(transaction_id=transaction(1), order=1, kind=pb.DECISION_KIND_ABORT)
+        stream.say(enlisted=[pb.Enlisted(transaction_id=transaction(2), order=2)], decisions=[abort])
+        assert await second == 5
 
 
 async def test_a_stale_coordinator_is_not_listened_to_after_a_restart(make: Make, coordinator: PaperCoordinator) -> None:

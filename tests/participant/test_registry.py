@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from participant_sdk.core.work import NO_KEYS, SHARED_WHOLE, WHOLE, Keys
+from participant_sdk.lock_keys import LOCK_KEYS_MAX, NO_LOCKS, Read, keys_of_local_work
 from participant_sdk.registry import Registry
 from troth.errors import ConfigError, Reason, RequestError
 from troth.v1 import common_pb2
@@ -96,12 +98,12 @@ def test_bytes_that_are_no_arguments_are_refused(registry: Registry) -> None:
 
 def test_keys_come_from_the_locks_function_sorted_and_once(registry: Registry) -> None:
     calls = [operation("debit", account=name, amount=1) for name in ("b", "a", "b")]
-    assert registry.keys(calls) == ("account/a", "account/b")
+    assert registry.keys(calls) == Keys(("account/a", "account/b"))
 
 
 def test_without_locks_the_whole_resource_is_locked(registry: Registry) -> None:
     calls = [operation("debit", account="a", amount=1), operation("many", price=Decimal(1))]
-    assert registry.keys(calls) == ("*",)
+    assert registry.keys(calls) == WHOLE
 
 
 def test_locks_may_take_some_arguments_or_be_fixed_or_none() -> None:
@@ -111,10 +113,76 @@ def test_locks_may_take_some_arguments_or_be_fixed_or_none() -> None:
     registry.add(debit, name="free", locks=[])
     registry.add(debit, name="every", locks=lambda **arguments: sorted(arguments))
     keys = {name: registry.keys([operation(name, account="a", amount=1)]) for name in registry.names()}
-    assert keys == {"some": ("a",), "fixed": ("till",), "free": (), "every": ("account", "amount")}
+    assert keys == {"some": Keys(("a",)), "fixed": Keys(("till",)), "free": NO_KEYS, "every": Keys(("account", "amount"))}
 
 
-@pytest.mark.parametrize("locks", [lambda account: 1 / 0, lambda account: [7], lambda account: [""], lambda account: 3])
+def test_who_names_nothing_gets_the_whole_where_undecided_rows_could_be_seen() -> None:
+    registry = Registry(undecided_seen=True)
+    registry.add(debit, name="fixed", locks=[])
+    registry.add(debit, name="found", locks=lambda account: [])
+    registry.add(debit, name="free", locks=NO_LOCKS)
+    registry.add(debit, name="freely", locks=lambda account: NO_LOCKS)
+    keys = {name: registry.keys([operation(name, account="a", amount=1)]) for name in registry.names()}
+    assert keys == {"fixed": WHOLE, "found": WHOLE, "free": NO_KEYS, "freely": NO_KEYS}
+
+
+@pytest.mark.parametrize(
+    ("locks", "told"), [("stock/1", "a str"), (b"x", "a bytes"), ({"a": 1}, "a dict"), ([7], "a int among"), ([""], "1 to 200")]
+)
+def test_local_work_names_a_list_of_keys(locks: Any, told: str) -> None:
+    with pytest.raises(RequestError, match=told) as caught:
+        keys_of_local_work(locks, reads=False)
+    assert caught.value.reason is Reason.INVALID_ARGUMENT
+    named: list[Sequence[str]] = [["b", "a"], [], (), NO_LOCKS]
+    assert [keys_of_local_work(one, reads=False) for one in named] == [Keys(("a", "b")), WHOLE, WHOLE, NO_KEYS]
+    assert [keys_of_local_work(one, reads=True) for one in named] == [Keys((), ("a", "b")), SHARED_WHOLE, SHARED_WHOLE, NO_KEYS]
+
+
+@pytest.mark.parametrize("account", ["ann", ""])
+def test_operations_of_one_name_keep_their_own_arguments(registry: Registry, account: str) -> None:
+    """What was decoded for the keys is remembered by name *and* arguments until it runs, in whatever order that is."""
+    first, second = (operation("debit", account=one, amount=1) for one in (account, "bob"))
+    registry.keys([first, second])
+    bound = {one.arguments: registry.bind(one).arguments["account"] for one in (first, second)}
+    assert bound == {first.arguments: account, second.arguments: "bob"}
+
+
+def test_keys_that_are_only_read_are_shared() -> None:
+    registry = Registry()
+    registry.add(debit, name="plain", locks=lambda account: [Read("prices"), account, Read(account), Read("rates"), Read("rates")])
+    registry.add(debit, name="report", locks=[Read("*"), Read("prices")])
+    registry.add(debit, name="rewrite", locks=[Read("*"), "till"])
+    calls = {name: operation(name, account="a", amount=1) for name in registry.names()}
+    assert registry.keys([calls["plain"]]) == Keys(("a",), ("prices", "rates"))
+    assert registry.keys([calls["report"]]) == SHARED_WHOLE
+    assert registry.keys([calls["rewrite"]]) == WHOLE, "it reads all and changes something"
+    assert registry.keys([calls["report"], calls["plain"]]) == WHOLE
+
+
+def test_local_reads_share_what_they_name() -> None:
+    assert keys_of_local_work(["*"], reads=True) == SHARED_WHOLE
+    assert keys_of_local_work(["a", Read("b")], reads=True) == Keys((), ("a", "b"))
+    assert keys_of_local_work(["a", Read("b")], reads=False) == Keys(("a",), ("b",))
+    for wrong in ("till", [7], [""], [Read("")], ["a"] * (LOCK_KEYS_MAX + 1)):
+        with pytest.raises(RequestError, match="locks is"):
+            keys_of_local_work(wrong, reads=True)  # type: ignore[arg-type]  # the mistake under test
+
+
+@pytest.mark.parametrize(
+    "locks",
+    [
+        lambda account: 1 / 0,
+        lambda account: [7],
+        lambda account: [""],
+        lambda account: 3,
+        lambda account: f"account/{account}",
+        lambda account: {account: 1},
+        lambda account: account.encode(),
+        lambda account: (key for key in account),
+        lambda account: [Read(7)],
+        lambda account: [str(number) for number in range(LOCK_KEYS_MAX + 1)],
+    ],
+)
 def test_a_locks_function_that_fails_fails_the_operation(locks: Callable[..., Any]) -> None:
     registry = Registry()
     registry.add(debit, locks=locks)
@@ -163,7 +231,7 @@ def test_a_name_is_taken_once(registry: Registry) -> None:
 def test_locks_must_fit_the_operation(registry: Registry) -> None:
     with pytest.raises(ConfigError, match="takes acount, which the operation does not"):
         registry.add(debit, name="other", locks=lambda acount: [])
-    with pytest.raises(ConfigError, match="list of str"):
+    with pytest.raises(ConfigError, match="list of keys"):
         registry.add(debit, name="other", locks="till")
 
 
@@ -185,3 +253,33 @@ def test_names_are_found_by_function_too(registry: Registry) -> None:
     assert registry.name_of(debit) == "debit"
     with pytest.raises(RequestError, match="no operation 'no_resource'"):
         registry.name_of(no_resource)
+
+
+# ---- what is kept from the look at the keys to the run
+
+
+def test_what_ran_is_kept_no_longer(registry: Registry) -> None:
+    one = operation("debit", account="a", amount=1)
+    for _ in range(2):  # the same twice is kept once
+        registry.keys([one])
+    assert registry._bound_bytes == len(one.arguments)
+    assert registry.bind(one).arguments == registry.bind(one).arguments == {"account": "a", "amount": 1}
+    assert not registry._bound and registry._bound_bytes == 0
+
+
+def test_what_is_kept_is_known_by_its_arguments_too(registry: Registry) -> None:
+    first, second = (operation("debit", account="a", amount=amount) for amount in (1, 2))
+    registry.keys([first, second])
+    assert [registry.bind(one).arguments["amount"] for one in (second, first, second)] == [2, 1, 2]
+
+
+def test_what_never_ran_is_bounded_in_number_and_bytes(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("participant_sdk.registry.BOUND_KEPT_MAX", 10)
+    for amount in range(100):
+        registry.keys([operation("debit", account="a", amount=amount)])
+        assert len(registry._bound) <= 10
+    monkeypatch.setattr("participant_sdk.registry.BOUND_KEPT_MAX", 1000)
+    monkeypatch.setattr("participant_sdk.registry.BOUND_BYTES_MAX", 500)
+    for amount in range(100):
+        registry.keys([operation("debit", account="a" * 100, amount=amount)])
+        assert registry._bound_bytes == sum(len(arguments) for _, arguments in registry._bound) <= 700

@@ -11,8 +11,8 @@ from paper_coordinator import PATIENCE_SECONDS, PaperCoordinator
 
 from participant_sdk import session as session_module
 from participant_sdk.session import Session
-from troth.backoff import Backoff
 from troth.errors import ProtocolError, Reason, RequestError
+from troth.link import BACKLOG_EVENTS_MAX
 from troth.v1 import participant_pb2
 
 
@@ -25,15 +25,22 @@ class Listener:
         self.frames: asyncio.Queue[tuple[int, participant_pb2.SessionResponse]] = asyncio.Queue()
         self.refusal: ProtocolError | None = None
         self.waiting = 0
+        self.at = self.heard = 0
+        self.asks = iter(())
 
     def hello(self) -> participant_pb2.Hello:
-        return participant_pb2.Hello(participant="bank", incarnation=3)
+        return participant_pb2.Hello(participant="bank", incarnation=3, asks=next(self.asks, False))
 
-    async def accept(self, welcome: participant_pb2.Welcome) -> None:
+    def position(self) -> int:
+        return self.at
+
+    async def accept(self, welcome: participant_pb2.Welcome, position: int) -> bool:
         if self.refusal is not None:
             raise self.refusal
+        return True
 
-    def opened(self, stream: int, welcome: participant_pb2.Welcome) -> None:
+    def opened(self, stream: int, welcome: participant_pb2.Welcome, position: int) -> None:
+        self.heard = position
         self.streams.put_nowait(stream)
 
     def received(self, stream: int, frame: participant_pb2.SessionResponse) -> None:
@@ -54,15 +61,7 @@ class Listener:
             return (await self.frames.get())[1]
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "REDIAL", Backoff(0.01, 0.02))
-
-
-@pytest.fixture
-async def coordinator() -> AsyncIterator[PaperCoordinator]:
-    async with PaperCoordinator() as fake:
-        yield fake
+pytestmark = pytest.mark.usefixtures("redials_at_once")
 
 
 @pytest.fixture
@@ -96,6 +95,32 @@ async def test_frames_go_both_ways(coordinator: PaperCoordinator, listener: List
         assert (await stream.heard("votes")).transaction_id == "t1"
         stream.say(decisions=[participant_pb2.Decision(transaction_id="t1")])
         assert (await listener.frame()).decisions[0].transaction_id == "t1"
+
+
+async def test_the_answer_to_a_hello_that_only_asked_lets_nobody_in(coordinator: PaperCoordinator, listener: Listener) -> None:
+    """Also when the participant has begun meanwhile, by the answer of another shard: that stream is over."""
+    listener.asks = iter((True,))
+    async with dialled(coordinator, listener):
+        stream = await coordinator.accept()
+        assert not stream.hello.asks
+        assert listener.streams.empty()
+        stream.welcome()
+        await listener.stream()
+        assert listener.streams.empty() and listener.closed_streams.empty()
+
+
+async def test_frames_and_hello_tell_how_far_the_log_is(coordinator: PaperCoordinator, listener: Listener) -> None:
+    listener.at = 5
+    async with dialled(coordinator, listener) as (session, _):
+        stream = await coordinator.accept()
+        assert await stream.heard("position") == 5
+        welcome = participant_pb2.Welcome(protocol_version=1, coordinator="c1", epoch=1)
+        stream.say(welcome=welcome, position=31)
+        number = await listener.stream()
+        assert listener.heard == 31
+        listener.at = 6
+        session.send(number, "votes", vote("t1"))
+        assert await stream.heard("position") == 6
 
 
 async def test_a_lost_stream_is_dialled_again_and_the_old_ones_messages_are_dropped(
@@ -165,9 +190,7 @@ async def test_a_goodbye_for_now_is_dialled_again(coordinator: PaperCoordinator,
         await listener.stream()
 
 
-async def test_a_stale_coordinator_is_not_listened_to_and_dialled_again(
-    coordinator: PaperCoordinator, listener: Listener
-) -> None:
+async def test_a_stale_coordinator_is_not_listened_to_and_dialled_again(coordinator: PaperCoordinator, listener: Listener) -> None:
     listener.refusal = ProtocolError("old", reason=Reason.STALE_EPOCH)
     async with dialled(coordinator, listener):
         stream = await coordinator.accept()
@@ -231,18 +254,19 @@ async def test_a_coordinator_that_is_away_is_waited_for(listener: Listener) -> N
 async def test_an_overloaded_participant_reads_no_further(
     coordinator: PaperCoordinator, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    reached = asyncio.Event()
+
+    def count() -> int:
+        if listener.waiting:
+            reached.set()
+        return listener.waiting
+
+    monkeypatch.setattr(listener, "backlog", count)
     async with dialled(coordinator, listener):
         stream = await coordinator.accept()
         stream.welcome()
         await listener.frame()
-        listener.waiting = session_module.BACKLOG_EVENTS_MAX + 1
-        reached = asyncio.Event()
-
-        def count() -> int:
-            reached.set()
-            return listener.waiting
-
-        monkeypatch.setattr(listener, "backlog", count)
+        listener.waiting = BACKLOG_EVENTS_MAX + 1
         for number in (1, 2):
             stream.say(decisions=[participant_pb2.Decision(transaction_id=f"t{number}")])
         assert (await listener.frame()).decisions[0].transaction_id == "t1"
@@ -250,3 +274,61 @@ async def test_an_overloaded_participant_reads_no_further(
         assert listener.frames.empty()
         listener.waiting = 0
         assert (await listener.frame()).decisions[0].transaction_id == "t2"
+
+
+# ---- back-off
+
+
+class Attempts:
+    """In place of a back-off: waits for nothing, and writes down what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: asyncio.Queue[int] = asyncio.Queue()
+
+    def delay_seconds(self, attempt: int, what: str) -> float:
+        self.asked.put_nowait(attempt)
+        return 0.001
+
+
+async def test_whoever_is_not_answered_dials_ever_more_rarely(
+    coordinator: PaperCoordinator, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = Attempts()
+    monkeypatch.setattr(session_module, "REDIAL", attempts)
+    async with dialled(coordinator, listener), asyncio.timeout(PATIENCE_SECONDS):
+        for number in (1, 2, 3):
+            (await coordinator.accept()).end()
+            assert await attempts.asked.get() == number
+        stream = await coordinator.accept()
+        stream.welcome()
+        await listener.stream()
+        stream.end()
+        assert await attempts.asked.get() == 0
+        (await coordinator.accept()).end()
+        assert await attempts.asked.get() == 1
+        for number in (2, 3):  # welcomed, and sent away each time
+            stream = await coordinator.accept()
+            stream.welcome()
+            await listener.stream()
+            stream.goodbye("DRAINING", retryable=True)
+            stream.end()
+            assert await attempts.asked.get() == number
+
+
+async def test_a_report_that_no_frame_could_carry_goes_without_its_results(
+    coordinator: PaperCoordinator, listener: Listener
+) -> None:
+    """Otherwise its Hello would never be complete: the coordinator's limits may have been lowered since it was prepared."""
+    async with dialled(coordinator, listener) as (session, _):
+        stream = await coordinator.accept()
+        stream.welcome(frame_bytes_max=10_000)
+        number = await listener.stream()
+        prepared = participant_pb2.BRANCH_STATE_PREPARED
+        for name, results in (("t1", b"x" * 20_000), ("t2", b"x" * 5_000)):
+            report = participant_pb2.BranchReport(transaction_id=name, order=3, state=prepared, results=results)
+            session.send(number, "reports", report)
+        session.send_reports_complete(number)
+        cut, whole = await stream.heard("reports"), await stream.heard("reports")
+        assert (cut.transaction_id, cut.order, cut.state, cut.results, cut.results_lost) == ("t1", 3, prepared, b"", True)
+        assert (whole.results, whole.results_lost) == (b"x" * 5_000, False)
+        assert await stream.heard("reports_complete")

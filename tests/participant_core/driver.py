@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from participant_sdk.core import effects as out
 from participant_sdk.core import events as into
 from participant_sdk.core.branches import Config
 from participant_sdk.core.core import ParticipantCore
@@ -19,6 +17,7 @@ from participant_sdk.core.work import (
     Executed,
     ExecuteRefused,
     ForgetBranch,
+    Keys,
     LocalDone,
     LocalRun,
     Mode,
@@ -28,13 +27,20 @@ from participant_sdk.core.work import (
     Undo,
     UndoFailed,
     Undone,
+    Wanted,
 )
 from participant_sdk.drivers import Invoked
-from tests.transcripts import Command, describe, short, transaction_id
+from tests.participant_core.shown import shown, shown_append, shown_effect, shown_record
+from tests.transcripts import Command, short, transaction_id
 from troth.backoff import Backoff
 from troth.errors import ProtocolError, Reason
-from troth.ready import Append, Instant, Ready
+from troth.ready import Append, Instant, Opened, Ready
 from troth.v1 import common_pb2, participant_pb2, record_pb2
+
+
+def keys_of(words: Sequence[str]) -> Keys:
+    """Lock keys; with ~ before it a key is shared."""
+    return Keys(tuple(one for one in words if one[0] != "~"), tuple(one[1:] for one in words if one[0] == "~"))
 
 
 def cause(reason: str) -> common_pb2.Cause:
@@ -44,7 +50,8 @@ def cause(reason: str) -> common_pb2.Cause:
 
 @dataclass
 class Resource:
-    """Answers work. Operations named `read...` change nothing, `refuse...` refuse, `conflict...` meet a locked row."""
+    """Answers work. Operations named `read...` change nothing, `refuse...` refuse, `conflict...` meet a locked row, `find@KEY` need
+    that key as well, and `find@~KEY` share it; `find#` finds yet another one each time."""
 
     broken: set[str] = field(default_factory=set)
     """Transactions that can be neither undone nor committed."""
@@ -63,8 +70,13 @@ class Resource:
             reason = "GROUP_LOST"
         if reason:
             return ExecuteRefused(work.transaction_id, work.call_id, cause(reason), work.transaction_id in self.lost)
+        yet_another = [f"{len(work.keys.exclusive)}"] if "find#" in names else []
+        wanted = keys_of(yet_another + [name[5:] for name in names if name.startswith("find@")])
+        if work.keys.lacks(wanted):
+            return Wanted(work.transaction_id, work.call_id, wanted)
         changed = any(not name.startswith("read") for name in names)
-        done = record_pb2.BranchWork(keys=work.keys, operations=work.operations)
+        done = record_pb2.BranchWork(operations=work.operations)
+        work.keys.into(done)
         done.results.values.extend(common_pb2.Value(text=f"{name} done") for name in names)
         if changed:
             done.undo.append(b"undo " + work.call_id.encode())
@@ -108,7 +120,7 @@ _REFUSING = {"refuse": "REFUSED", "conflict": "CONFLICT"}
 def kept(append: Append, event: Any) -> bool:
     """Whether an atomic resource keeps the record of an append that it has carried out."""
     work = append.apply
-    if isinstance(event, ExecuteRefused | UndoFailed):
+    if isinstance(event, ExecuteRefused | UndoFailed | Wanted):
         return False
     if isinstance(work, Execute) and not event.changed:
         return work.mode is not Mode.ACTIVE and (work.hold or work.earlier_changed)
@@ -145,7 +157,7 @@ class Machinery:
         self.invoked: list[Any] = []
         self.effects: list[Any] = []
         self.written = list(self.durable)
-        self.core.recover(self.durable, self.instant())
+        self.core.recover(self.durable, self.instant(), Opened("log-pay", len(self.durable)))
         self.take()
 
     def instant(self) -> Instant:
@@ -252,7 +264,7 @@ class ParticipantDriver:
             told = [f"error  {error.reason.name}: {short(error.message)}"]
         machine = self.machine
         queued = machine.appends[before if before <= len(machine.appends) and command.verb not in _FRESH else 0 :]
-        return [*told, *[_append(one) for one in queued], *[_effect(one) for one in machine.effects]]
+        return [*told, *[shown_append(one) for one in queued], *[shown_effect(one) for one in machine.effects]]
 
     # ---- the process
 
@@ -310,30 +322,32 @@ class ParticipantDriver:
         m = self.machine.core._m
         lines = [
             short(f"state  {tid} {b.state.name} order={b.order}")
-            + (f" locks={list(m.locks.held(tid))}" if tid in m.locks.owners() else "")
+            + (f" locks={shown(m.locks.held(tid))}" if tid in m.locks.owners() else "")
             for tid, b in m.branches.items()
         ]
         return lines or ["nothing is remembered"]
 
     def do_log(self, c: Command) -> list[str]:
         """The records that are durable."""
-        return [_record(record_pb2.ParticipantRecord.FromString(body)) for body in self.machine.durable]
+        return [shown_record(record_pb2.ParticipantRecord.FromString(body)) for body in self.machine.durable]
 
     def do_live(self, c: Command) -> list[str]:
         """What the cleaner would write again."""
         owner = transaction_id(c.words[0]) if c.words else ""
-        return [_record(record) for record in self.machine.core.live_records(owner)] or ["nothing"]
+        return [shown_record(record) for record in self.machine.core.live_records(owner)] or ["nothing"]
 
     # ---- the session
 
     def do_connect(self, c: Command) -> None:
-        self.machine.step(into.Connected(int(c.words[0]), "c1", c.number("epoch", 7)))
+        name, log_id = c.settings.get("name", "c1"), c.settings.get("log", "")
+        nonce, cell = c.settings.get("nonce", ""), frozenset(c.items("cell"))
+        self.machine.step(into.Connected(int(c.words[0]), name, c.number("epoch", 7), log_id, nonce, cell))
 
     def do_disconnect(self, c: Command) -> None:
         self.machine.step(into.Disconnected(int(c.words[0])))
 
     def _hear(self, c: Command, message: Any) -> None:
-        stream = c.number("stream", self.machine.core._m.stream)
+        stream = c.number("stream", self.machine.core._m.sessions.newest)
         self.machine.step(into.FromCoordinator(stream, message))
 
     def do_enlisted(self, c: Command) -> None:
@@ -356,14 +370,15 @@ class ParticipantDriver:
             hold_read_locks=c.has("hold"),
             incarnation=c.number("incarnation", self.machine.core._m.incarnation),
             first_attempt_ms=c.number("age", 100),
+            eldest_attempt_ms=c.number("eldest", c.number("age", 100)),
             timeout_ms=c.number("timeout_ms"),
             interactive=c.has("interactive"),
         )
         refusal = c.settings.get("refused")
-        stream = c.number("stream", self.machine.core._m.stream)
-        keys = tuple(c.items("keys"))
-        why = cause(refusal) if refusal else None
-        self.machine.step(into.PrepareReceived(stream, message, tuple(message.operations), keys, why))
+        stream = c.number("stream", self.machine.core._m.sessions.newest)
+        keys, why = keys_of(c.items("keys")), cause(refusal) if refusal else None
+        undeclared = tuple(names) if c.has("undeclared") else ()
+        self.machine.step(into.PrepareReceived(stream, message, tuple(message.operations), keys, why, undeclared=undeclared))
 
     def _decide(self, c: Command, kind: participant_pb2.DecisionKind.ValueType) -> None:
         self._hear(
@@ -384,7 +399,12 @@ class ParticipantDriver:
         self._decide(c, participant_pb2.DECISION_KIND_UNSPECIFIED)
 
     def do_rollback_if_unseen(self, c: Command) -> None:
-        self._hear(c, participant_pb2.RollbackIfUnseen(transaction_id=transaction_id(c.words[0]), order=c.number("order")))
+        self._hear(c, self._question(c))
+
+    def _question(self, c: Command) -> participant_pb2.RollbackIfUnseen:
+        return participant_pb2.RollbackIfUnseen(
+            transaction_id=transaction_id(c.words[0]), order=c.number("order"), incarnation=c.number("incarnation")
+        )
 
     def do_watermark(self, c: Command) -> None:
         self._hear(c, participant_pb2.Watermark(epoch=c.number("epoch", 7), below=c.number("below")))
@@ -396,7 +416,7 @@ class ParticipantDriver:
     # ---- the service
 
     def do_call(self, c: Command) -> None:
-        ticket, transaction, name = c.words
+        ticket, transaction, name = c.words[:3]
         self.machine.step(
             into.Call(
                 ticket,
@@ -404,65 +424,28 @@ class ParticipantDriver:
                 c.settings.get("id", ticket),
                 c.number("age", 100),
                 common_pb2.Operation(name=name),
-                tuple(c.items("keys")),
+                keys_of(c.items("keys")),
+                c.has("told"),
+                (name,) if c.has("undeclared") else (),
             )
         )
+
+    def do_last_call(self, c: Command) -> None:
+        ticket, transaction = c.words
+        self.machine.step(into.LastCall(ticket, transaction_id(transaction)))
 
     def do_cancel(self, c: Command) -> None:
         self.machine.step(into.Cancelled(c.words[0]))
 
     def do_local(self, c: Command) -> None:
-        self.machine.step(into.LocalWork(c.words[0], print, not c.has("read"), tuple(c.items("keys", "*"))))
+        event = into.LocalWork(c.words[0], print, not c.has("read"), keys_of(c.items("keys", "*")), self._inside(c))
+        self.machine.step(event)
 
     def do_schema(self, c: Command) -> None:
-        self.machine.step(into.SchemaChange(c.words[0], print, "CREATE TABLE t"))
+        self.machine.step(into.SchemaChange(c.words[0], print, "CREATE TABLE t", self._inside(c)))
+
+    def _inside(self, c: Command) -> str:
+        return transaction_id(c.settings["inside"]) if "inside" in c.settings else ""
 
 
 _FRESH = {"sync", "crash", "participant"}
-
-
-def _append(append: Append) -> str:
-    parts = ["no record" if append.record is None else _record(append.record)[7:]]
-    parts.append("forced" if append.force else "not forced")
-    if append.patient:
-        parts.append("patient")
-    if append.apply is not None:
-        parts.append("with " + _work(append.apply))
-    return "write  " + ", ".join(parts)
-
-
-def _record(record: Any) -> str:
-    kind = record.WhichOneof("kind")
-    body = copy.copy(getattr(record, kind))
-    work = ""
-    if kind in ("branch_active", "branch_prepared"):
-        if body.HasField("work"):
-            work = f" undo={len(body.work.undo)} keys={list(body.work.keys)}"
-        body.ClearField("work")
-    return f"record {kind} {describe(body)}{work}"
-
-
-def _work(work: Any) -> str:
-    name = type(work).__name__
-    if isinstance(work, Execute):
-        return f"Execute({', '.join(o.name for o in work.operations)}; {work.mode.value}{', hold' if work.hold else ''})"
-    if isinstance(work, Undo | CommitBranch | PrepareBranch):
-        return f"{name}({', '.join(call or 'prepare' for call in [o.decode()[5:] for w in work.works for o in w.undo])})"
-    return name
-
-
-def _effect(effect: Any) -> str:
-    if isinstance(effect, out.Send):
-        return f"say    {effect.field} {describe(effect.message)}"
-    if isinstance(effect, Invoked):
-        subject = getattr(effect, "transaction_id", getattr(effect, "ticket", ""))
-        return short(f"ask    {subject} {_work(effect)}")
-    if isinstance(effect, out.Reply | out.LocalReply):
-        if effect.cause is not None:
-            told = f"refused {effect.cause.reason}"
-        elif isinstance(effect, out.Reply):
-            told = f"= {effect.result.text if effect.result else None}"
-        else:
-            told = f"= {effect.value}"
-        return f"answer {effect.ticket} {told}"
-    return f"tell   {type(effect).__name__}"

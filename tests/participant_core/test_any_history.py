@@ -12,6 +12,7 @@ from participant_sdk.core import effects as out
 from participant_sdk.core.branches import FINISHED, State
 from participant_sdk.core.work import ResourceKind
 from tests.participant_core.driver import Machinery, ParticipantDriver
+from tests.participant_core.shown import shown
 from tests.participant_core.test_table import consistent
 from tests.transcripts import Command, transaction_id
 from troth.errors import LocalProtocolError
@@ -22,8 +23,13 @@ PREPARES = (
     "prepare {t} order={n} operations=debit keys=k age={a}",
     "prepare {t} order={n} operations=debit age={a} one-phase",
     "prepare {t} order={n} operations=read keys=k age={a}",
+    "prepare {t} order={n} operations=read keys=~k age={a} hold",
+    "prepare {t} order={n} operations=debit keys=~k,j age={a} eldest=100",
     "prepare {t} order={n} operations=read keys=k age={a} hold",
     "prepare {t} order={n} operations=refuse age={a}",
+    "prepare {t} order={n} operations=find@k keys=j age={a}",
+    "prepare {t} order={n} operations=find@k keys=~j age={a} one-phase",
+    "prepare {t} order={n} operations=find# keys=j age={a}",
     "prepare {t} order={n} interactive count=1 age={a}",
     "prepare {t} order={n} interactive count=1 age={a} one-phase",
     "prepare {t} order={n} interactive count=1 age={a} hold",
@@ -32,7 +38,11 @@ OTHERS = (
     "call c{i} {t} debit keys=k age={a}",
     "call c{i} {t} debit id=same keys=j age={a}",
     "call c{i} {t} read keys=* age={a}",
+    "call c{i} {t} debit keys=~k age={a}",
     "call c{i} {t} refuse age={a}",
+    "call c{i} {t} find@k keys=j age={a}",
+    "last-call c{i} {t}",
+    "last-call c{i} {t}",
     "cancel c{j}",
     "enlisted {t} order={n}",
     "enlisted {t} refused=NOT_ACTIVE",
@@ -46,6 +56,7 @@ OTHERS = (
     "watermark below={n} epoch={e}",
     "local c{i}",
     "local c{i} keys=k read",
+    "local c{i} keys=~* read",
     "schema c{i}",
     "resource broken {t}",
     "resource mended {t}",
@@ -74,9 +85,13 @@ class Promises:
     said: dict[str, set[str]] = field(default_factory=dict)
     decided: dict[str, str] = field(default_factory=dict)
     forced: set[str] = field(default_factory=set)
+    last_calls: dict[str, str] = field(default_factory=dict)
+    """Transactions by the ticket of a last call."""
 
     def hear(self, effect: Any) -> None:
         """One effect."""
+        if isinstance(effect, out.EarlyVoted) and effect.operation_count:
+            self.said.setdefault(self.last_calls[effect.ticket], set()).add("YES")
         if not isinstance(effect, out.Send):
             return
         message = effect.message
@@ -130,12 +145,15 @@ class History:
             self.epoch += number == 3
         if verb in ("commit", "abort") and not self.may_decide(verb, transaction):
             return
+        if "refused=" in template and not self.may_decide("abort", transaction):
+            return
         if verb == "force":
             self.promises.forced.add(transaction)
         if verb == "prepare":
             # A coordinator asks one incarnation for the vote, and never the next one again (rule 3).
             template += f" incarnation={self.asked.setdefault(transaction, self.incarnation)}"
         self.tickets += 1
+        self.promises.last_calls[f"c{self.tickets}"] = transaction
         self.run(
             template.format(
                 t=name, n=NAMES.index(name) + 1, a=100 * number, i=self.tickets, j=self.tickets - 1, e=self.epoch, s=self.streams
@@ -148,9 +166,9 @@ class History:
             self.run(f"connect {self.streams} epoch={self.epoch}")
 
     def may_decide(self, verb: str, transaction: str) -> bool:
-        """COMMIT only after this participant's YES; never two decisions."""
+        """COMMIT only after this participant's YES, and no other word of it; never two decisions."""
         said = self.promises.said.get(transaction, set())
-        if verb == "commit" and ("YES" not in said or "ROLLED_BACK" in said):
+        if verb == "commit" and ("YES" not in said or said & {"ROLLED_BACK", "NO"}):
             return False
         return self.promises.decided.setdefault(transaction, verb) == verb
 
@@ -172,6 +190,7 @@ class History:
                 if transaction_id(transaction) in self.promises.forced:
                     self.run(f"force {transaction} forget")
                     self.machine.drain()
+                self.run(f"enlisted {transaction} order=4")  # tombstones ask until they are told their order
             self.machine.advance(20.0)
         self.parked_are_forgotten()
         self.nothing_is_left()
@@ -188,7 +207,7 @@ class History:
         m = self.machine.core._m
         assert not self.machine.core.states()
         assert not list(m.locks.owners()) and not list(m.locks.in_line())
-        assert not m.call_tickets and not m.local and not len(m.timers)
+        assert not m.call_tickets and not m.local and not len(m.timers) and not m.calls_bytes and not m.turns.waiting
 
 
 @given(st.sampled_from(ResourceKind), st.lists(STEP, max_size=40))
@@ -240,7 +259,7 @@ def memory(kind: ResourceKind, records: list[bytes]) -> dict[str, Any]:
             branch.results,
             branch.forced,
             branch.detail,
-            sorted(m.locks.held(name)),
+            shown(m.locks.held(name)),
         )
         for name, branch in m.branches.items()
         if branch.logged or branch.state not in FINISHED

@@ -11,6 +11,7 @@ from tests.participant_core.driver import Machinery, ParticipantDriver
 from tests.participant_core.test_table import T1, reach
 from tests.transcripts import Command
 from troth.errors import LocalProtocolError, LogDamaged, LogForeign
+from troth.ready import Opened
 from troth.v1 import common_pb2, record_pb2
 
 
@@ -50,11 +51,13 @@ def test_recovery_tells_the_owner_of_each_record() -> None:
     for line in OWNERS.splitlines():
         driver.run(Command(line))
     machine = driver.machine
-    owners = Machinery(ResourceKind.LOGGED, keeps_identity=True).core.recover(machine.durable, machine.instant())
+    owners = Machinery(ResourceKind.LOGGED, keeps_identity=True).core.recover(
+        machine.durable, machine.instant(), Opened("log-pay", len(machine.durable))
+    )
     assert owners == ["", "", T1, T1, "", ""]
     machine.boot()
     assert machine.core.incarnation_seen == 1
-    assert machine.core.epoch_seen("c1") == 7 and machine.core.epoch_seen("c2") == 0
+    assert machine.core.coordinators.epoch("c1") == 7 and machine.core.coordinators.epoch("c2") == 0
 
 
 def test_rows_of_unfinished_branches_are_told() -> None:

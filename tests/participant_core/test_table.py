@@ -10,7 +10,17 @@ import pytest
 from participant_sdk.core import events as into
 from participant_sdk.core.branches import FINISHED, Branch, Kind, State
 from participant_sdk.core.transitions import ROWS, TABLE
-from participant_sdk.core.work import CommitFailed, Committed, Executed, ExecuteRefused, ResourceKind, UndoFailed, Undone
+from participant_sdk.core.work import (
+    CommitFailed,
+    Committed,
+    Executed,
+    ExecuteRefused,
+    Keys,
+    ResourceKind,
+    UndoFailed,
+    Undone,
+    Wanted,
+)
 from tests.participant_core.driver import Machinery, ParticipantDriver, cause
 from tests.transcripts import Command, transaction_id
 from troth.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
@@ -72,7 +82,7 @@ def prepare(**settings: Any) -> Any:
 
 
 EVENTS: dict[Kind, Callable[[], Any]] = {
-    Kind.CALL: lambda: into.Call("k9", T1, "c9", 1, common_pb2.Operation(name="debit"), ("z",)),
+    Kind.CALL: lambda: into.Call("k9", T1, "c9", 1, common_pb2.Operation(name="debit"), Keys(("z",))),
     Kind.ENLISTED: lambda: heard(participant_pb2.Enlisted(transaction_id=T1, order=1)),
     Kind.PREPARE: prepare,
     Kind.COMMIT: lambda: decision(participant_pb2.DECISION_KIND_COMMIT),
@@ -83,6 +93,8 @@ EVENTS: dict[Kind, Callable[[], Any]] = {
     Kind.FORCE_FORGET: lambda: force(participant_pb2.FORCE_KIND_FORGET),
     Kind.EXECUTED: lambda: Executed(T1, "", record_pb2.BranchWork(), True),
     Kind.EXECUTE_REFUSED: lambda: ExecuteRefused(T1, "", cause("REFUSED")),
+    Kind.LAST_CALL: lambda: into.LastCall("l9", T1),
+    Kind.WANTED: lambda: Wanted(T1, "", Keys(("z",))),
     Kind.RESOURCE_COMMITTED: lambda: Committed(T1),
     Kind.COMMIT_FAILED: lambda: CommitFailed(T1, "why"),
     Kind.UNDONE: lambda: Undone(T1),
@@ -96,7 +108,7 @@ INSIDE = (Kind.LOST, Kind.LOCKED, Kind.LOCK_TIMEOUT, Kind.ENLIST_TIMEOUT, Kind.A
 """What only the core itself makes."""
 FROM_THE_WORLD = (
     Kind.CALL, Kind.ENLISTED, Kind.PREPARE, Kind.COMMIT, Kind.ABORT, Kind.SETTLE,
-    Kind.FORCE_COMMIT, Kind.FORCE_ABORT, Kind.FORCE_FORGET, *INSIDE,
+    Kind.FORCE_COMMIT, Kind.FORCE_ABORT, Kind.FORCE_FORGET, Kind.LAST_CALL, *INSIDE,
 )  # fmt: skip
 """What may come at any time; the rest answers what the core has asked for."""
 
@@ -166,20 +178,24 @@ _calls = iter(range(10, 1_000_000))
 def call_again() -> Any:
     """A call with a ticket of its own."""
     number = next(_calls)
-    return into.Call(f"k{number}", T1, f"c{number}", 1, common_pb2.Operation(name="debit"), ("z",))
+    return into.Call(f"k{number}", T1, f"c{number}", 1, common_pb2.Operation(name="debit"), Keys(("z",)))
 
 
 def consistent(machine: Machinery) -> bool:
-    """What is counted is what is there, and only unfinished branches hold locks or timers."""
+    """What is counted is what is there, and only unfinished branches hold locks or timers; a tombstone may ask for its order."""
     m = machine.core._m
     branches = m.branches
     assert m.unfinished == sum(branch.state not in FINISHED for branch in branches.values())
     assert m.live == sum(branch.logged for branch in branches.values())
+    assert m.calls_bytes == sum(branch.calls.bytes for branch in branches.values() if branch.calls is not None)
     for owner in [*m.locks.owners(), *m.locks.in_line()]:
         if isinstance(owner, str):
             assert branches[owner].state not in FINISHED, owner
     for what, subject in m.timers._slot_of:
-        assert what == "local" or branches[subject].state not in FINISHED, (what, subject)
+        if what not in ("local", "turn"):
+            branch = branches[subject]
+            asks_for_order = what == "ask" and branch.state is State.ABORTED and not branch.order
+            assert asks_for_order or branch.state not in FINISHED, (what, subject)
     for branch, entry in m.call_tickets.values():
         assert branches[branch.transaction_id] is branch and not entry.done
     return True
@@ -189,7 +205,10 @@ def consistent(machine: Machinery) -> bool:
 def test_answers_to_another_call_change_nothing(state: State) -> None:
     machine = reach(state)
     before = machine.snapshot()
-    for event in (Executed(T1, "other", record_pb2.BranchWork(), True), ExecuteRefused(T1, "other", cause("REFUSED"))):
+    for event in (
+        Executed(T1, "other", record_pb2.BranchWork(), True), ExecuteRefused(T1, "other", cause("REFUSED")),
+        Wanted(T1, "other", Keys(("z",))),
+    ):  # fmt: skip
         with pytest.raises(LocalProtocolError):
             machine.step(event)
     assert machine.snapshot() == before
@@ -239,6 +258,18 @@ def test_tickets_are_used_once() -> None:
     with pytest.raises(LocalProtocolError):
         machine.step(into.LocalWork("k0", print, True))
     assert machine.snapshot() == before
+
+
+def test_local_work_that_is_granted_in_the_tick_in_which_its_time_is_over_runs() -> None:
+    machine = reach(State.PREPARED)
+    machine.step(into.LocalWork("l1", print, True, Keys(("k", "j"))))
+    machine.step(into.LocalWork("l2", print, True, Keys(("j",))))
+    machine.now += 30.0
+    machine.core.tick(machine.instant())  # the process slept: everything is due at once
+    machine.take()
+    machine.drain()
+    answers = {effect.ticket: effect.cause for effect in machine.effects if hasattr(effect, "ticket")}
+    assert answers["l2"] is None and answers["l1"].reason == "TIMEOUT"
 
 
 def test_id_that_is_a_prefix_of_another_is_another() -> None:

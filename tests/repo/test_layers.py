@@ -15,14 +15,14 @@ FORBIDDEN_PEERS = {
     "coordinator": {"participant_sdk"},
     "participant_sdk": {"coordinator"},
 }
-# The in-memory cluster runs a real coordinator's core beside the participants: that is what it is for.
-PEERS_ALLOWED_BELOW = {"participant_sdk/testing": {"coordinator"}}
+# A coordinator inside of a service, and the cluster in memory, run its core beside the participants: that is what they are for.
+PEERS_ALLOWED_BELOW = {"participant_sdk/testing": {"coordinator"}, "participant_sdk/embedded": {"coordinator"}}
 IMPURE = {
     "asyncio", "grpc", "sqlite3", "aiosqlite", "apsw", "time", "datetime", "random", "secrets", "uuid", "os", "socket",
     "logging", "structlog", "threading", "signal", "subprocess",
 }  # fmt: skip
 PURE = [
-    *(ROOT / "troth" / f"{module}.py" for module in ("ids", "errors", "backoff", "ready", "timers", "clock")),
+    *(ROOT / "troth" / f"{module}.py" for module in ("address", "ids", "errors", "backoff", "ready", "timers", "clock")),
     *python_files("coordinator/core", "participant_sdk/core"),
 ]
 
@@ -76,3 +76,9 @@ def test_examples_use_only_public_names() -> None:
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in PRODUCT:
                 private = ".core" in (node.module or "") or any(alias.name.startswith("_") for alias in node.names)
                 assert not private, f"{name(path)}:{node.lineno} imports something private"
+
+
+def test_only_the_command_line_needs_structlog() -> None:
+    """A service logs through Python's `logging`, as its other libraries do; see `troth/logs.py`."""
+    users = {name(path) for package in PRODUCT for path in python_files(package) if "structlog" in imported(path)}
+    assert users == {"coordinator/cli/serve.py"}

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from sources import ROOT, TOOLS, run
 
+from troth.errors import Reason
+from troth.v1 import reason_pb2
+
 
 def test_protos_pass_buf_lint() -> None:
     done = run(TOOLS / "buf", "lint")
@@ -42,3 +45,8 @@ def test_generated_code_is_what_the_protos_say(tmp_path: Path) -> None:
     assert set(fresh) == committed, "run scripts/generate and commit what it makes"
     for relative, path in sorted(fresh.items()):
         assert path.read_text() == (ROOT / relative).read_text(), f"{relative} is stale: run scripts/generate"
+
+
+def test_the_reasons_are_those_of_the_code() -> None:
+    written = {name.removeprefix("REASON_") for name in reason_pb2.Reason.DESCRIPTOR.values_by_name} - {"UNSPECIFIED"}
+    assert written == set(Reason.__members__), "run scripts/generate"

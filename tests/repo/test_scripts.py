@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -64,4 +66,14 @@ def test_a_new_enough_python_is_found(tmp_path: Path) -> None:
 
 
 def test_continuous_integration_runs_the_tests() -> None:
-    assert "scripts/test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    run = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "$scripts/test" in run and "$scripts/floors" in run
+
+
+def test_every_dependency_of_users_is_tried_at_its_floor() -> None:
+    """A floor without a version of that name cannot be installed; one that is not tried is a guess."""
+    done = subprocess.run([ROOT / "scripts" / "floors", "--list"], capture_output=True, text=True, check=True)
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    wanted = {re.split(r"[\[>=<]", one)[0] for one in sum(project["optional-dependencies"].values(), project["dependencies"])}
+    assert {line.split("==")[0] for line in done.stdout.split()} == wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,13 @@ def test_public_things_have_docstrings(path: Path) -> None:
         # The name of a test is its sentence.
         if isinstance(node, (ast.ClassDef, *Function.__args__)) and not node.name.startswith(("_", "test_")):
             assert ast.get_docstring(node), f"{name(path)}:{node.lineno}: {node.name} has no docstring"
+
+
+def test_no_two_test_modules_have_one_name() -> None:
+    """What is in no package is imported by its bare name: of two the whole run, which imports both, gets one."""
+    bare = [path for path in python_files("tests") if path.name != "conftest.py" and not (path.parent / "__init__.py").exists()]
+    twice = [module for module, count in Counter(path.stem for path in bare).items() if count > 1]
+    assert not twice
 
 
 def test_scripts_begin_with_their_purpose() -> None:

@@ -6,14 +6,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 from sqlite_harness import Bank
+
+from troth import logs
 
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     """Expected failures say nothing."""
-    with structlog.testing.capture_logs():
+    with logs.quiet():
         yield
 
 

@@ -13,6 +13,7 @@ from participant_sdk.core.work import (
     Execute,
     Executed,
     ExecuteRefused,
+    Keys,
     LocalDone,
     LocalRun,
     Mode,
@@ -43,6 +44,10 @@ class Operations:
             return self.functions[operation.name]
         except KeyError:
             raise RequestError(Reason.UNKNOWN_OPERATION, f"there is no operation {operation.name!r}") from None
+
+
+KEYS = Keys(("key",))
+"""What operations of these tests declare."""
 
 
 class Bank:
@@ -79,6 +84,7 @@ class Bank:
         transaction_id: str,
         *functions: Callable[[Any], Any] | str,
         mode: Mode = Mode.PREPARE,
+        keys: Keys = KEYS,
         **more: Any,
     ) -> Append:
         """An append that runs functions, or SQL texts, as the operations of a branch."""
@@ -87,7 +93,7 @@ class Bank:
             name = f"operation-{len(self.operations.functions)}"
             self.operations.functions[name] = as_function(function)
             operations.append(common_pb2.Operation(name=name))
-        work = Execute(transaction_id, "", tuple(operations), ("key",), 0, mode, **more)
+        work = Execute(transaction_id, "", tuple(operations), keys, 0, mode, **more)
         return Append(empty_record(transaction_id, mode), transaction_id, mode is not Mode.ACTIVE, apply=work)
 
     def undo(self, transaction_id: str, *works: record_pb2.BranchWork) -> Append:

@@ -15,7 +15,9 @@ import pytest
 from sqlite_harness import SCHEMA, Bank, add, kinds, plain, run_program
 
 from participant_sdk.core.work import Mode, Undone
+from participant_sdk.resources import sqlite_file
 from participant_sdk.resources.sqlite import SqliteResource
+from participant_sdk.resources.sqlite_file import SQLITE_VERSION_MIN, SqliteFile
 from troth.errors import ConfigError, LogDamaged, LogError, LogFailed, LogForeign, LogLocked, Reason
 from troth.v1 import record_pb2
 
@@ -53,9 +55,23 @@ async def test_the_mode_of_the_file(bank: Bank) -> None:
     assert pragmas == {"journal_mode": "wal", "locking_mode": "exclusive", "synchronous": 2, "foreign_keys": 1}
 
 
-def test_sqlite_is_new_enough() -> None:
-    """SQLite before 3.51.3 can corrupt a WAL."""
-    assert apsw.SQLITE_VERSION_NUMBER >= 3_051_003
+async def test_the_write_ahead_log_is_moved_and_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_file, "_CHECKPOINT_PAGES", 10)
+    async with Bank(tmp_path / "bank.db") as bank:
+        for number in range(60):
+            await bank.did(f"t{number}", add("a", 1), mode=Mode.ONE_PHASE)
+        assert (tmp_path / "bank.db-wal").stat().st_size < 30 * 4120
+
+
+def test_an_old_sqlite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite before 3.51.3 can corrupt a WAL, and 3.51.3 an index."""
+    requirement = f"apsw>={'.'.join(str(SQLITE_VERSION_MIN // 1000**place % 1000) for place in (2, 1, 0))}"
+    assert requirement in (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: "3.51.3")
+    with pytest.raises(ConfigError, match="too old"):
+        SqliteFile(tmp_path / "bank.db")
+    monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: "4.0")
+    SqliteFile(tmp_path / "bank.db").close()
 
 
 # ---- nobody else
@@ -79,6 +95,15 @@ async def test_nobody_else_can_read_or_write_while_it_is_open(tmp_path: Path) ->
             beside.close()
         assert "database is locked" in read_in_a_process(path), "closing a file in our own process has not let anybody in"
     assert read_in_a_process(path) == ""
+
+
+@pytest.mark.parametrize("name", ["bank.db", "bank.db-wal"])
+async def test_a_file_that_is_gone_promises_nothing_more(tmp_path: Path, name: str) -> None:
+    async with Bank(tmp_path / "bank.db") as bank:
+        await bank.write(plain())
+        (tmp_path / name).unlink()
+        with pytest.raises(LogFailed, match=f"{name} was removed"):
+            await bank.write(plain())
 
 
 async def test_a_second_sdk_process_is_told_so(tmp_path: Path) -> None:

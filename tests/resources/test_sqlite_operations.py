@@ -11,7 +11,8 @@ import apsw
 import pytest
 from sqlite_harness import Bank, add, kinds, plain, run_program, values
 
-from participant_sdk.core.work import Executed, Mode
+from participant_sdk.core.work import Executed, ExecuteRefused, Keys, Mode, Wanted
+from participant_sdk.lock_keys import Read
 from troth.errors import Aborted, Refuse, RequestError
 from troth.v1 import common_pb2, record_pb2
 
@@ -264,7 +265,7 @@ async def test_records_survive_and_old_ones_are_dropped(tmp_path: Path) -> None:
         assert kinds(bank.stored) == ["branch_finished"] * 2
         await bank.write(bank.local("SELECT 1"), drop_below=5)
     async with Bank(tmp_path / "bank.db") as bank:
-        assert not bank.stored
+        assert [one.seq for one in bank.stored] == [4], "the newest says how far the log is"
         assert (await bank.write(plain())).seqs == [5], "a seq is never used twice"
 
 
@@ -308,3 +309,70 @@ async def test_causes_are_safe_to_show(bank: Bank) -> None:
     cause = await bank.refused("t1", leak)
     assert "secret" not in json.dumps(cause.message)
     assert isinstance(cause, common_pb2.Cause)
+
+
+async def test_each_operation_of_a_branch_keeps_to_its_own_keys(bank: Bank) -> None:
+    def reads(db: Any) -> None:
+        db.execute(add("a", 1))
+
+    reads.reads_only = True  # type: ignore[attr-defined]  # as a bound operation has it
+    refused = await bank.refused("t1", add("b", 1), reads, keys=Keys(("b",), ("a",)))
+    assert refused.reason == "SHARED_KEYS", "the exclusive key is the other operation's"
+    assert (await bank.balances())["b"] == 100
+
+
+async def test_an_operation_that_finds_a_key_leaves_nothing_and_runs_again_with_it(bank: Bank) -> None:
+    def moves(db: Any) -> int:
+        db.execute(add("a", -10))
+        (other,) = db.one("SELECT id FROM accounts WHERE balance = 100 AND id > 'a' ORDER BY id")
+        try:
+            db.lock(other, Read("rates"))
+        except Exception as error:  # whoever catches it is broken off all the same
+            assert isinstance(error, RequestError)
+            with pytest.raises(RequestError, match="let it end"):
+                db.execute("SELECT 1")
+            raise Refuse("CAUGHT") from error
+        db.execute(f"UPDATE accounts SET balance = balance + 10 WHERE id = '{other}'")
+        return 7
+
+    written = await bank.write(bank.execute("t1", moves, keys=Keys(("a",))), bank.execute("t2", add("c", 1)))
+    wanted = written.events[0]
+    assert wanted == Wanted("t1", "", Keys(("b",), ("rates",))) and written.seqs[0] == 0
+    assert await bank.balances() == {"a": 100, "b": 100, "c": 101}
+    done = await bank.did("t1", moves, keys=Keys(("a", "b"), ("rates",)))
+    assert (list(done.work.keys), list(done.work.shared_keys)) == (["a", "b"], ["rates"])
+    assert await bank.balances() == {"a": 90, "b": 110, "c": 101}
+
+
+async def test_a_found_key_lets_who_only_read_change_something(bank: Bank) -> None:
+    def changes(db: Any) -> None:
+        db.lock(Read("a"))
+        with pytest.raises(RequestError, match="may only read"):
+            db.execute(add("a", 1))
+
+    def locks_and_changes(db: Any) -> None:
+        db.lock("b")
+        db.execute(add("b", 1))
+
+    changes.reads_only = locks_and_changes.reads_only = True  # type: ignore[attr-defined]  # as a bound operation has it
+    assert (await bank.refused("t1", changes, keys=Keys(("b",), ("a",)))).reason == "SHARED_KEYS"
+    assert (await bank.did("t1", locks_and_changes, keys=Keys(("b",), ("a",)))).changed
+
+
+async def test_what_cannot_be_locked_is_refused(bank: Bank) -> None:
+    for wrong in ((), ("",), (7,)):
+        assert (await bank.refused("t1", lambda db, wrong=wrong: db.lock(*wrong))).reason == "INVALID_ARGUMENT"
+    for write in (True, False):
+        done = await bank.locally(lambda db: db.lock("a"), write=write)
+        assert isinstance(done.error, RequestError) and "locks=" in done.error.hint
+
+
+async def test_who_shares_all_of_its_keys_changes_nothing(bank: Bank) -> None:
+    keys = Keys((), ("balances", "*"))
+    done = await bank.one(bank.execute("t1", "SELECT count(*) FROM accounts", keys=keys))
+    assert isinstance(done, Executed) and not done.changed
+    refused = await bank.one(bank.execute("t2", add("a", 1), keys=keys))
+    assert isinstance(refused, ExecuteRefused)
+    assert refused.cause.reason == "SHARED_KEYS" and "UPDATE accounts: it may only read" in refused.cause.message
+    held = await bank.did("t3", add("a", 1), keys=Keys(("a",), ("balances",)))
+    assert (list(held.work.keys), list(held.work.shared_keys)) == (["a"], ["balances"])

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlite_harness import Bank, add, empty_record, finished, plain
 
-from participant_sdk.core.work import Execute, Executed, ExecuteRefused, Mode, Release, Undo, UndoFailed, Undone
+from participant_sdk.core.work import NO_KEYS, Execute, Executed, ExecuteRefused, Mode, Release, Undo, UndoFailed, Undone
 from participant_sdk.resources.sqlite_log import SqliteLog
 from participant_sdk.resources.sqlite_work import Limits
 from troth.errors import Reason
@@ -149,8 +149,19 @@ async def test_another_table_may_change_before_an_undo(bank: Bank) -> None:
     assert isinstance(await undone(bank, "t1", work), Undone)
 
 
+async def test_after_a_change_of_the_schema_its_fingerprints_are_new_ones(tmp_path: Path) -> None:
+    """One that was kept would make the next life refuse the undo, or apply it to a schema of before."""
+    path = tmp_path / "bank.db"
+    async with Bank(path) as bank:
+        await bank.did("t0", add("a", 5), mode=Mode.ONE_PHASE)
+        await bank.write(bank.local("ALTER TABLE accounts ADD COLUMN note", schema=True))
+        work = (await bank.did("t1", add("a", 1))).work
+    async with Bank(path) as bank:
+        assert isinstance(await undone(bank, "t1", work), Undone)
+
+
 async def test_an_undo_of_a_newer_format_is_refused(bank: Bank) -> None:
-    work = record_pb2.BranchWork(undo=[b"\x02" + bytes(40)])
+    work = record_pb2.BranchWork(undo=[b"\x03" + bytes(40)])
     assert isinstance(await undone(bank, "t1", work), UndoFailed)
 
 
@@ -242,7 +253,7 @@ class World:
     def call(self, owner: int, seed: int, length: int, mode: Mode = Mode.ACTIVE) -> Any:
         name = f"t{owner}"
         operation = common_pb2.Operation(name=f"{owner}:{seed}:{length}")
-        return self.write(Append(empty_record(name, mode), name, apply=Execute(name, "", (operation,), (), 0, mode)))
+        return self.write(Append(empty_record(name, mode), name, apply=Execute(name, "", (operation,), NO_KEYS, 0, mode)))
 
     def fill(self, seed: int) -> None:
         for owner in range(OWNERS):

@@ -2,7 +2,9 @@
 
 `--level core` (the default) drives the pure cores under a small synchronous shell. `--level engine` drives the whole asyncio
 code in virtual time: the daemon, the participant's runtime, the client; see tests/sim_engine. `--level resource` drives the real
-SQLite resource on real files; see tests/sim_resource.
+SQLite resource on real files; see tests/sim_resource. `--level locks`: many transactions on few keys, who waits for whom, and
+whether it could have happened one after the other; see tests/sim_locks. `--level cell`: nodes that share shards, services in
+slots, and one store; see tests/sim_cell.
 
 The last line says how it went: `sim: ok seeds=… violations=0`. Otherwise you get the seed that failed and what which checker
 found, the trace of the smallest run that the same checker still fails in, and the command that replays it.
@@ -39,7 +41,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.sim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--level", choices=("core", "engine", "resource"), default="core", help="what to drive")
+    parser.add_argument("--level", choices=("core", "engine", "resource", "locks", "cell"), default="core", help="what to drive")
     parser.add_argument("--seeds", type=int, default=1000, help="how many seeds to run")
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--minutes", type=float, help="run for so long instead")
@@ -48,12 +50,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--keep", help="with --seed: these items of its plan only, such as w1,blow2 (of the core level)")
     parser.add_argument("--trace", action="store_true", help="with --seed: print the trace even if nothing fails")
     parser.add_argument("--mutants", action="store_true", help="run every mutant until it is caught")
+    parser.add_argument("--known", action="store_true", help="with --mutants: try the seeds of known_seeds.json first")
+    parser.add_argument("--remember", action="store_true", help="with --mutants: write known_seeds.json")
     parser.add_argument("--only", default="", help="with --mutants: only those whose name contains this")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     options = parser.parse_args(arguments)
     level = level_named(options.level)
     if options.mutants:
-        return hunt(level, options.only, options.jobs)
+        return hunt(level, options.only, options.jobs, known=options.known, remembering=options.remember)
     if options.seed is not None:
         return replay(level, options.seed, _parts(options), always=options.trace)
     return sweep(level, options.first, options.seeds, options.minutes, options.jobs)

@@ -7,6 +7,7 @@ the old values go into the record, and an abort puts them back, newest first.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -14,6 +15,7 @@ from participant_sdk.core.work import (
     Execute,
     Executed,
     ExecuteRefused,
+    Keys,
     LocalDone,
     LocalRun,
     Mode,
@@ -51,9 +53,11 @@ def arguments_of(arguments: bytes) -> tuple[str, int]:
     return account, amount
 
 
-def keys_of(operations: list[common_pb2.Operation]) -> tuple[str, ...]:
-    """The lock keys that the operations declare."""
-    return tuple(dict.fromkeys(arguments_of(op.arguments)[0] for op in operations))
+def keys_of(operations: Sequence[common_pb2.Operation]) -> Keys:
+    """The lock keys that the operations declare: shared by those that only read."""
+    changed = dict.fromkeys(arguments_of(op.arguments)[0] for op in operations if op.name != "read")
+    read = dict.fromkeys(arguments_of(op.arguments)[0] for op in operations)
+    return Keys(tuple(changed), tuple(account for account in read if account not in changed))
 
 
 def sign_of(name: str) -> int:
@@ -107,7 +111,8 @@ class Bank:
         return LocalDone(work.ticket, work.function(self.rows)), True
 
     def _execute(self, work: Execute, record: record_pb2.ParticipantRecord | None) -> tuple[object, bool]:
-        done = record_pb2.BranchWork(keys=work.keys)
+        done = record_pb2.BranchWork()
+        work.keys.into(done)
         changed: list[tuple[str, int]] = []
         for operation in work.operations:
             cause = self._run(work.transaction_id, operation, done, changed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from participant_sdk.core.branches import UNPREPARED, State
+from tests.sim import leftovers
 from tests.sim.checkers import checker
 from tests.sim.process import SLACK_RECORDS
 from tests.sim.roles import CoordinatorProcess, ParticipantProcess
@@ -12,6 +13,8 @@ from tests.sim.scene import Scene
 
 RECORDS_MAX = 24
 """Records of a log beyond twice what is live, while work goes on: what the cleaner has not come to yet."""
+LATE_SECONDS = 0.5
+"""How late a timer may be looked at."""
 LAST_RECORDS_MAX = 40
 """The same when nothing is done any more: without new records nothing is cleaned."""
 
@@ -26,6 +29,8 @@ class Limits:
     def look(self) -> None:
         """Compare what the cores hold with their limits."""
         if self._scene.coordinator.alive:
+            book = self._scene.coordinator.core._book
+            self.violations.update(f"{leftovers.NAME}: {text}" for text in leftovers.inconsistent(book))
             self.violations.update(f"bounded: {text}" for text in _coordinator(self._scene.coordinator))
         for participant in self._scene.participants.values():
             if participant.alive:
@@ -38,10 +43,23 @@ class Limits:
 
 def _coordinator(process: CoordinatorProcess) -> Iterator[str]:
     book, settings = process.core._book, process.settings
-    if len(book.live) - book.late_heuristics > settings.open_transactions_max:
-        yield f"{len(book.live)} transactions are open, and {settings.open_transactions_max} are allowed"
+    for name, joiners in book.joiners.items() if not process.paused else ():
+        if any(joiner.until + LATE_SECONDS < process.world.now for joiner in joiners):
+            yield f"a retry waits for the settlement of {name} past its own time"
+    if any(ticket not in process.watching for tickets in book.watchers.values() for ticket in tickets):
+        yield "somebody who has left is still told of a transaction"
+    work = len(book.live) - book.late_heuristics - len(book.asking)
+    if work > settings.open_transactions_max:
+        yield f"{work} transactions are open, and {settings.open_transactions_max} are allowed"
+    if len(book.asking) > settings.questions_max:
+        yield f"{len(book.asking)} questions are open, and {settings.questions_max} are allowed"
     if len(book.keys) > settings.keys_max:
         yield f"{len(book.keys)} keys are kept, and {settings.keys_max} are allowed"
+    if book.open_bytes > settings.open_bytes_max:
+        yield f"open transactions hold {book.open_bytes} bytes, and {settings.open_bytes_max} are allowed"
+    listed = sum(one.report_bytes for one in book.participants.values())
+    if listed > settings.reports_bytes_max:
+        yield f"{listed} bytes are listed by Hellos under way, and {settings.reports_bytes_max} are allowed"
     for session in book.sessions.values():
         if session.keeps_answers and len(session.answers) > settings.unseen_answers_max:
             yield f"{len(session.answers)} answers are kept for {session.name}, and {settings.unseen_answers_max} are allowed"
@@ -55,6 +73,9 @@ def _participant(process: ParticipantProcess) -> Iterator[str]:
     waiting = len({id(entry) for _, entry in machine.call_tickets.values()})  # a repeated call joins the one that waits
     if waiting > process.config.calls_waiting_max:
         yield f"{waiting} calls wait at {process.name}, and {process.config.calls_waiting_max} are allowed"
+    held = sum(branch.calls.bytes for branch in machine.branches.values() if branch.calls is not None)
+    if machine.calls_bytes != held:
+        yield f"{process.name} counts {machine.calls_bytes} bytes of calls, and holds {held}"
 
 
 @checker("bounded")
@@ -66,6 +87,19 @@ def nothing_waits(scene: Scene) -> Iterator[str]:
     answers = sum(len(session.answers) for session in sessions.values())
     if answers:
         yield f"{answers} answers are kept, and every client has acknowledged all of its own"
+
+
+@checker("bounded")
+def nothing_unlearnt(scene: Scene) -> Iterator[str]:
+    """An epoch has no end that is known: what is over is forgotten by watermarks of its own epoch, not only by the next one's."""
+    epoch, book = scene.coordinator.core.epoch, scene.coordinator.core._book
+    for participant in scene.participants.values():
+        machine, known = participant.core._m, book.participants[participant.name]
+        if machine.watermark_of("c1").asked != (epoch, known.watermark_sent):
+            continue  # the last one was lost on its way; the next one, or the next Hello, says as much
+        for branch in machine.branches.values():
+            if branch.epoch == epoch and branch.forced is None:
+                yield f"{participant.name} remembers {branch!r} with the order {branch.order} until another epoch comes"
 
 
 @checker("bounded")
@@ -84,6 +118,7 @@ def nothing_grows(scene: Scene) -> Iterator[str]:
         "unfinished branches": (sum(len(one.unended) + len(one.recovered) for one in book.participants.values()), 0),
         "questions": (sum(len(one.questions) + len(one.reports) for one in book.participants.values()), 0),
         "bytes of results": (book.unseen_bytes, 0),
+        "bytes of open transactions": (book.open_bytes, 0),
     }
     for what, (there, allowed) in sizes.items():
         if there > allowed:
@@ -100,7 +135,7 @@ def _forgotten(participant: ParticipantProcess) -> Iterator[str]:
     machine = participant.core._m
     held = {
         "branches": len(machine.branches), "timers": len(machine.timers), "callers": len(machine.call_tickets),
-        "indexed branches": len(machine.finished),
+        "indexed branches": sum(len(one.finished) for one in machine.watermarks.values()),
     }  # fmt: skip
     for what, there in held.items():
         if there:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tests.sim.clients import ABORTED, COMMITTED, Attempt
 from tests.sim.scene import NO, Scene, Witness
+from troth.ids import TransactionId
 from troth.v1 import common_pb2, record_pb2
 
 Find = Callable[[Scene], Iterator[str]]
@@ -133,9 +135,13 @@ def nothing_left(scene: Scene) -> Iterator[str]:
 
 @checker("AC5 everyone answered")
 def everyone_answered(scene: Scene) -> Iterator[str]:
-    """Every client was told something of every transaction, once it could be."""
+    """Every client was told something of every transaction, once it could be: not of one that was begun by a copy of the log, whose
+    lives this log does not know."""
+    began = scene.coordinator.core._book.began
     for client in scene.clients:
         for attempt in [*client.pending.values(), *client.asking.values()]:
+            if not began(TransactionId.parse(attempt.transaction_id)):
+                continue
             yield f"{client.name} was never told of {attempt.transaction_id}"
 
 
@@ -159,23 +165,49 @@ def told_is_true(scene: Scene) -> Iterator[str]:
             yield f"{name} was told {HEURISTIC & outcomes}, and nobody forced anything"
 
 
+REFUSED_AGES = ("old", "ahead")
+
+
+@checker("history is true")
+def history_is_true(scene: Scene) -> Iterator[str]:
+    """What people are told to be over ended so; in a calm run they are told of whatever a client was told and had begun: not what
+    was refused for its age."""
+    over = scene.witness.over
+    for name, outcomes in over.items():
+        if name not in scene.expected or not (COMMITTED in outcomes or ABORTED in outcomes):
+            continue
+        expected, found = scene.by_protocol(name)
+        if COMMITTED in outcomes and expected and not found:
+            yield f"{name} is remembered as committed, and nothing stands"
+        if ABORTED in outcomes and found:
+            yield f"{name} is remembered as aborted, and stands at {found}"
+    if scene.calm:
+        begun = scene.coordinator.begun
+        for name, attempt in scene.judged():
+            known = not attempt.key and attempt.outcome in (COMMITTED, ABORTED) and name in begun
+            if known and attempt.age not in REFUSED_AGES and attempt.outcome not in over.get(name, ()):
+                yield f"{name} was told {attempt.outcome}, and is remembered as {over.get(name)}"
+
+
 @checker("within the retention nothing expires")
 def nothing_expires(scene: Scene) -> Iterator[str]:
-    """Nobody is told EXPIRED of what is young: the log knows whatever participants have forgotten."""
+    """Nobody is told EXPIRED of what is young: the log knows whatever participants have forgotten, and it has begun."""
+    began = scene.coordinator.core._book.began
     for name, outcomes in scene.history.told.items():
         attempt = scene.history.attempts.get(name)
+        if not began(TransactionId.parse(name)):
+            continue
         if common_pb2.OUTCOME_EXPIRED in outcomes and not scene.forgetful and not (attempt and attempt.age):
             yield f"{name} was told expired, and nothing is so old"
-
-
-REFUSED_AGES = ("old", "ahead")
 
 
 @checker("ages")
 def ages(scene: Scene) -> Iterator[str]:
     """What began before the retention, or too far in the future, is never run."""
     for name, attempt in scene.judged():
-        if attempt.age in REFUSED_AGES and (scene.applied(name) or attempt.outcome == COMMITTED):
+        if attempt.age == "ahead" and scene.coordinator.was_far_ahead:
+            continue  # it was not ahead of the coordinator's own clock
+        if attempt.age in REFUSED_AGES and (scene.by_protocol(name)[1] or attempt.outcome == COMMITTED):
             yield f"{name} ran, and its first attempt was {attempt.age}"
 
 
@@ -229,13 +261,14 @@ def nobody_broke_the_protocol(scene: Scene) -> Iterator[str]:
 @checker("stale epochs write nothing")
 def stale_epochs(scene: Scene) -> Iterator[str]:
     """The log's epochs only grow, and a coordinator of an old epoch decided nothing, not even in its own copy of the log."""
-    last = 0
+    lives = set()
     for _, body in scene.coordinator.disk.durable:
         record = record_pb2.CoordinatorRecord.FromString(body)
-        if record.HasField("epoch_started"):
-            if record.epoch_started.epoch < last:
-                yield f"epoch {record.epoch_started.epoch} was written behind epoch {last}"
-            last = record.epoch_started.epoch
+        if record.HasField("epoch_started"):  # the cleaner writes them again: each says itself where it began
+            lives.add((record.epoch_started.after, record.epoch_started.epoch, record.epoch_started.nonce))
+    for (_, before, _), (_, epoch, _) in pairwise(sorted(lives)):
+        if epoch <= before:
+            yield f"epoch {epoch} was written behind epoch {before}"
     stale = scene.coordinator.stale
     for _, body in stale.disk.durable if stale is not None else ():
         record = record_pb2.CoordinatorRecord.FromString(body)

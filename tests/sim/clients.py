@@ -18,6 +18,7 @@ from tests.sim.network import Stream
 from tests.sim.process import Crashed
 from tests.sim.roles import CoordinatorProcess, ParticipantProcess
 from tests.sim.world import World
+from troth.keys import INTERACTIVE_HASH, body_hash
 from troth.v1 import client_pb2, common_pb2
 
 Work = dict[str, list[common_pb2.Operation]]
@@ -41,7 +42,16 @@ class Attempt:
     sent: bool = False
     """Whether a run or a commit may have reached the coordinator."""
     answered: bool = False
-    acknowledged: dict[str, int] = field(default_factory=dict)
+    acknowledged: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Operations of each incarnation of each participant."""
+    votes: dict[tuple[str, int], common_pb2.SealedVote] = field(default_factory=dict)
+    """What each of these has voted early."""
+    brought: frozenset[str] = frozenset()
+    """Whose early votes its commit brought, as they were told."""
+    says_last: bool = False
+    """Whether its client says which call to each participant is the last one."""
+    unknown: bool = False
+    """Whether a call has ended, and its client does not know how."""
     committing: bool = False
     aborting: bool = False
     begun: bool = False
@@ -67,6 +77,13 @@ class Attempt:
         return frozenset(arguments_of(op.arguments)[0] for operations in self.work.values() for op in operations)
 
 
+def body_of(attempt: Attempt) -> bytes:
+    """The hash of what it asked for."""
+    if attempt.interactive:
+        return INTERACTIVE_HASH
+    return body_hash([client_pb2.BranchRequest(participant=name, operations=work) for name, work in attempt.work.items()])
+
+
 class History:
     """What clients were told; the checkers' second witness."""
 
@@ -76,6 +93,8 @@ class History:
         self.keys: dict[str, set[str]] = {}
         """For each key the transactions that were told committed."""
         self.refused: set[str] = set()
+        self.votes: list[common_pb2.SealedVote] = []
+        """Early votes that clients were told."""
 
     def tell(self, transaction_id: str, outcome: int) -> None:
         """A client was told an outcome."""
@@ -172,12 +191,12 @@ class Client:
         if not attempt.interactive:
             self._send_run(attempt)
             return
-        if not attempt.begun:
+        if attempt.key and not attempt.begun:
             self._send_begin(attempt)
         if attempt.committing:
             self._send_commit(attempt)
         elif attempt.aborting:
-            self._send(into.Abort(self.session, client_pb2.AbortRequest(number=attempt.number)))
+            self._send_abort(attempt)
 
     def _orphan(self, attempt: Attempt) -> None:
         """The session is gone, and with it every answer that it owed."""
@@ -200,13 +219,27 @@ class Client:
         attempt.number = self._number
         attempt.transaction_id = f"{self.session}.{self._number}"
         attempt.began = self.world.now
+        attempt.says_last = attempt.interactive and attempt.random.random() < 0.5
         self.pending[attempt.transaction_id] = attempt
         self.history.attempts[attempt.transaction_id] = attempt
-        if attempt.interactive:
+        if not attempt.interactive:
+            self._send_run(attempt)
+        elif attempt.key:
             self._send_begin(attempt)
         else:
-            self._send_run(attempt)
+            self._work_at_once(attempt)
         return True
+
+    def _work_at_once(self, attempt: Attempt) -> None:
+        """Without a key nothing is asked first: the coordinator hears at once, later, or with the commit if that comes sooner. Not
+        only with the commit: a call that has to be enlisted first waits for the Begin, and the commit for the call (seed 442)."""
+        attempt.begun = True
+        self.world.after(attempt.random.choice([0.0, 0.01, 0.1, 0.1]), self._send_begin_late, self.session, attempt)
+        self._call_next(attempt, [(name, op) for name, ops in attempt.work.items() for op in ops])
+
+    def _send_begin_late(self, session: str, attempt: Attempt) -> None:
+        if session == self.session and not attempt.answered:
+            self._send_begin(attempt)
 
     def _send_run(self, attempt: Attempt) -> None:
         attempt.sent = True
@@ -232,17 +265,42 @@ class Client:
         if session == self.session:
             self._send(event)
 
-    def _send_begin(self, attempt: Attempt) -> None:
-        request = client_pb2.BeginRequest(
+    def _begin_of(self, attempt: Attempt) -> client_pb2.BeginRequest:
+        return client_pb2.BeginRequest(
             number=attempt.number, timeout_ms=attempt.timeout_ms, key=attempt.key, first_attempt_ms=attempt.first_attempt_ms
         )  # fmt: skip
-        self._send(into.Begin(self.session, request))
+
+    def _send_begin(self, attempt: Attempt) -> None:
+        self._send(into.Begin(self.session, self._begin_of(attempt)))
+
+    def _branches_of(self, attempt: Attempt) -> list[client_pb2.AcknowledgedOperations]:
+        named = [
+            client_pb2.AcknowledgedOperations(
+                participant=name, count=count, incarnation=incarnation, vote=self._vote_of(attempt, (name, incarnation))
+            )
+            for (name, incarnation), count in attempt.acknowledged.items()
+        ]
+        return [*named, client_pb2.AcknowledgedOperations(unknown=True)] if attempt.unknown else named
+
+    def _vote_of(self, attempt: Attempt, key: tuple[str, int]) -> common_pb2.SealedVote | None:
+        """What was voted early; some clients lose it, or tell the vote of somebody else or on something else."""
+        vote, others = attempt.votes.get(key), self.history.votes
+        if attempt.steady or attempt.random.random() < 0.9:
+            return vote
+        self.world.reach("an early vote was left out, or another was told")
+        return others[attempt.random.randrange(len(others))] if others and attempt.random.random() < 0.7 else None
+
+    def _send_abort(self, attempt: Attempt) -> None:
+        request = client_pb2.AbortRequest(number=attempt.number, acknowledged=self._branches_of(attempt))
+        self._send(into.Abort(self.session, request))
 
     def _send_commit(self, attempt: Attempt) -> None:
         attempt.sent = True
-        request = client_pb2.CommitRequest(number=attempt.number)
-        for name, count in attempt.acknowledged.items():
-            request.acknowledged.add(participant=name, count=count)
+        request = client_pb2.CommitRequest(number=attempt.number, acknowledged=self._branches_of(attempt))
+        if not attempt.key:
+            request.begin.CopyFrom(self._begin_of(attempt))
+        told = {(done.participant, done.incarnation): done.vote for done in request.acknowledged if done.HasField("vote")}
+        attempt.brought = frozenset(key[0] for key, vote in told.items() if attempt.votes.get(key) == vote)
         self._send(into.Commit(self.session, request))
         self._perhaps_abort(attempt)
 
@@ -260,14 +318,14 @@ class Client:
 
     def _hear_begun(self, message: client_pb2.BeginResponse) -> None:
         attempt = self.pending.get(f"{self.session}.{message.number}")
-        if attempt is None or attempt.begun:
+        if attempt is None or (attempt.begun and attempt.key):
             return
         if message.HasField("refusal"):
             self._end(attempt, ABORTED, message.refusal, told=False)
         elif message.HasField("holder"):
             self.history.tell(message.holder.transaction_id, message.holder.outcome)
             self._end(attempt, message.holder.outcome, message.holder.cause, told=False)
-        else:
+        elif not attempt.begun:
             attempt.begun = True
             self._call_next(attempt, [(name, op) for name, ops in attempt.work.items() for op in ops])
 
@@ -307,9 +365,18 @@ class Client:
             transaction_id=attempt.asks or attempt.transaction_id,
             participants=list(attempt.work),
             first_attempt_ms=attempt.first_attempt_ms,
+            key=attempt.key,
+            body_hash=body_of(attempt) if attempt.key else b"",
         )
         self._send(into.Get((self.session, attempt.transaction_id), request))
         self.world.after(self.world.random.uniform(0.5, 1.5), self._ask_on, attempt, rounds)
+
+    def wonder(self, attempt: Attempt) -> None:
+        """Ask about a transaction that was answered before."""
+        if attempt.transaction_id not in self.asking and attempt.transaction_id not in self.pending:
+            self.world.reach("asked again with another first attempt")
+            self.asking[attempt.transaction_id] = attempt
+            self._ask(attempt)
 
     def _hear_got(self, transaction_id: str, answer: client_pb2.Answer) -> None:
         attempt = self.asking.get(transaction_id)
@@ -345,34 +412,51 @@ class Client:
         call_id = f"{self.name}/{self._calls}"
         done = [False]
 
-        def answer(ok: bool, _: object) -> None:
+        def answer(ok: bool, incarnation: int, vote: common_pb2.SealedVote | None = None) -> None:
             if done[0]:
                 return
             done[0] = True
+            key = (name, incarnation)
+            attempt.acknowledged[key] = attempt.acknowledged.get(key, 0) + ok
+            if vote is not None:
+                attempt.votes[key] = vote
+                self.history.votes.append(vote)
             if ok:
-                attempt.acknowledged[name] = attempt.acknowledged.get(name, 0) + 1
                 self._call_next(attempt, rest)
             else:
                 self._give_up(attempt)
 
-        self._call(attempt, name, op, call_id, answer)
+        def lost() -> None:
+            """A careless client goes on, and says that it does not know."""
+            if done[0]:
+                return
+            done[0] = attempt.unknown = True
+            if attempt.steady or attempt.random.random() < 0.5:
+                self._give_up(attempt)
+            else:
+                self.world.reach("went on behind a call of which nothing came back")
+                self._call_next(attempt, rest)
+
+        last = attempt.says_last and all(name != other for other, _ in rest)
+        self._call(attempt, name, op, call_id, last, answer)
         if not attempt.steady and not rest and attempt.random.random() < 0.1:
             # A hasty client counts the last call before its answer: Prepare meets the running operation.
             self.world.reach("Prepare against a running operation")
             done[0] = True
-            attempt.acknowledged[name] = attempt.acknowledged.get(name, 0) + 1
+            key = (name, self.participants[name].incarnation)
+            attempt.acknowledged[key] = attempt.acknowledged.get(key, 0) + 1
             self.world.after(attempt.random.uniform(0.0, 0.005), self._finish, attempt)
             return
         if attempt.random.random() < 0.2:
             self.world.reach("repeated interactive call")
-            self.world.after(attempt.random.uniform(0, 0.05), self._call, attempt, name, op, call_id, answer)
-        self.world.after(2.0, answer, False, None)
+            self.world.after(attempt.random.uniform(0, 0.05), self._call, attempt, name, op, call_id, last, answer)
+        self.world.after(2.0 if attempt.steady else attempt.random.choice([0.02, 2.0]), lost)
 
     def _call(
-        self, attempt: Attempt, name: str, op: common_pb2.Operation, call_id: str, answer: Callable[[bool, object], None]
+        self, attempt: Attempt, name: str, op: common_pb2.Operation, call_id: str, last: bool, answer: Callable[..., None]
     ) -> None:
         participant = self.participants[name]
-        context = (attempt.transaction_id, call_id, attempt.first_attempt_ms)
+        context = (attempt.transaction_id, call_id, attempt.first_attempt_ms, attempt.random.random() < 0.9, last)
         if participant.alive:
             ticket = object()
             delay = self.coordinator.network.delay()
@@ -393,4 +477,4 @@ class Client:
         if attempt.committing or attempt.answered or attempt.transaction_id not in self.pending:
             return
         attempt.aborting = True
-        self._send(into.Abort(self.session, client_pb2.AbortRequest(number=attempt.number)))
+        self._send_abort(attempt)

@@ -46,10 +46,14 @@ class Disk:
         self._tail: list[Batch] = []
         self.next_seq = 1
         self.syncs = 0
+        self.log_id = ""
+        """Shared by copies."""
         self.failing = ""
         """`sync error`: the next sync fails, and what it was to keep may be kept or not; `disk full`: nothing can be written."""
         self.torn = 0
         """Batches that a start has cut."""
+        self.history: list[tuple[Records, Rows | None]] | None = None
+        """What was durable after each sync, where somebody may put one of these back."""
         self.forced: Callable[[Append], None] = lambda append: None
         """Hears each forced record that is written."""
         self.sample: Callable[[Records, Records, bool], None] | None = None
@@ -97,10 +101,12 @@ class Disk:
     def _settle(self, count: int) -> None:
         for batch in self._tail[:count]:
             self.durable.extend(batch.records)
-            if batch.drop_below:
-                self.durable = [record for record in self.durable if record[0] >= batch.drop_below]
+            if batch.drop_below:  # never the newest
+                self.durable = [record for record in self.durable[:-1] if record[0] >= batch.drop_below] + self.durable[-1:]
             self._rows = batch.rows
         del self._tail[:count]
+        if self.history is not None:
+            self.history.append((self.durable.copy(), self._rows))
 
     def crash(self, random: random.Random) -> None:
         """Lose a part of what was not synced: any suffix of the tail. The first batch that is lost may be there in part."""
@@ -142,9 +148,23 @@ class Disk:
         self.durable.append((self.next_seq, body))
         self.next_seq += 1
 
+    @property
+    def position(self) -> int:
+        """The seq of the newest durable record."""
+        return self.durable[-1][0] if self.durable else 0
+
+    def put_back(self, number: int) -> None:
+        """Let it hold again what was durable after an earlier sync."""
+        assert self.holder is None and self.history is not None
+        records, self._rows = self.history[number]
+        self.durable, self._tail = records.copy(), []
+        self.next_seq = self.position + 1
+        self._go_back()
+
     def copy(self) -> Disk:
         """The records as a backup of this moment has them."""
         other = Disk()
+        other.log_id = self.log_id
         other.durable = list(self.durable)
         other.next_seq = self.durable[-1][0] + 1 if self.durable else 1
         return other

@@ -19,6 +19,7 @@ from tests.sim.world import World
 
 BLOWS = (
     "crash", "crash", "crash", "pause", "cut", "cut both", "sync error", "disk full", "clock", "everything", "absence", "client",
+    "clock at boot",
 )  # fmt: skip
 
 
@@ -73,6 +74,8 @@ class Faults:
         self.world.say("*", f"FAULT {kind} {process.name}")
         if kind == "client":
             own.choice(self.clients).die()
+        elif kind == "clock at boot":
+            self._boot_in_another_time(process, own)
         elif kind in ("crash", "absence", "everything"):
             self._kill(kind, process, own)
         elif kind in ("sync error", "disk full"):
@@ -95,6 +98,17 @@ class Faults:
             process.down_until = self.world.now + own.uniform(4.0, 15.0)
         for each in self.processes if kind == "everything" else [process]:
             each.crash("by a blow")
+
+    def _boot_in_another_time(self, process: Process, own: random.Random) -> None:
+        """The machine comes back with a clock that is hours or days off; somewhat later somebody sets it right."""
+        off_ms = own.choice([7_200_000, 7_200_000, 86_400_000, -7_200_000])
+        process.skew_ms += off_ms
+        process.was_far_ahead |= off_ms > 0
+        process.crash("and it boots with another clock")
+        self.world.after(own.uniform(0.5, 3.0), self._set_right, process, off_ms)
+
+    def _set_right(self, process: Process, off_ms: int) -> None:
+        process.skew_ms -= off_ms
 
     def _make_room(self, process: Process) -> None:
         if process.disk.failing == "disk full":
@@ -121,4 +135,5 @@ class Faults:
         self.network.heal()
         for process in self.processes:
             process.be_immortal()
+            process.skew_ms = max(process.skew_ms, 0)  # a clock that is behind is set right: nobody else gets in before
             process.disk.failing = ""

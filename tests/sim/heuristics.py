@@ -45,7 +45,7 @@ def _forced(scene: Scene, name: str, forced: dict[str, int]) -> Iterator[str]:
 
 def _recorded(scene: Scene, name: str, participant: str) -> Iterator[str]:
     text = "".join(_reports(scene, name, participant))
-    when = "ms since the epoch" in text or (scene.operators and name in scene.operators.abandoned)  # that record has its own time
+    when = " UTC: " in text or (scene.operators and name in scene.operators.abandoned)  # that record has its own time
     if not (WHO in text and WHY in text and when):
         yield f"{name}: the coordinator's log does not say who forced {participant}, when and why, but {text!r}"
 

@@ -1,37 +1,116 @@
-"""Hunt mutants: run each until a checker catches it, and say how many seeds that took."""
+"""Hunt mutants: run each until a checker catches it, and say how many seeds that took.
+
+`known_seeds.json` remembers a seed that caught each mutant. A test of the tests tries that one first: whether *some* run catches it
+is what counts, and a hunt through thousands of seeds finds the same one every day. Every change of a workload shuffles the seeds;
+then it hunts from the first seed on, which is slower and as good, and `--mutants --remember` writes the file anew.
+"""
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from tests.sim.levels import Level, level_named
+from tests.sim.levels import Level
+from tests.sim.mutant import Mutant
+
+KNOWN_SEEDS = Path(__file__).parent / "known_seeds.json"
 
 
-def _hunt_one(level_name: str, name: str) -> tuple[str, int, str]:
-    """Run one mutant until it is caught; returns its name, the seeds it took (0: it survived), and what caught it."""
-    level = level_named(level_name)
-    mutant = next(mutant for mutant in level.mutants if mutant.name == name)
+class Caught(NamedTuple):
+    """How a mutant ended."""
+
+    name: str
+    seed: int
+    """The one that caught it; 0 if it survived."""
+    by: str
+
+
+def known_seeds(level: Level) -> dict[str, int]:
+    """A seed that has caught each mutant before."""
+    known: dict[str, int] = json.loads(KNOWN_SEEDS.read_text()).get(level.name, {})
+    return known
+
+
+def remember(level: Level, caught: Iterable[Caught]) -> None:
+    """Write down which seeds caught them."""
+    known = json.loads(KNOWN_SEEDS.read_text())
+    known[level.name] = {one.name: one.seed for one in sorted(caught) if one.seed}
+    KNOWN_SEEDS.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+def assert_caught(mutant: Mutant, run: Callable[[int], tuple[list[str], Any]], seeds_max: int) -> None:
+    """Hunt a mutant in a scene that is no level: some seed must show it, by a violation or by an exception."""
     with mutant.applied():
-        for seed in range(1, level.hunt_seeds_max + 1):
+        for seed in range(1, seeds_max + 1):
             try:
-                violations = level.run(seed).violations
-            except Exception as error:  # a mutant may break anything, and an exception is as good as a violation
-                violations = [f"{type(error).__name__}: {error}"]
+                violations, _ = run(seed)
+            except Exception:  # a mutant may break anything
+                return
             if violations:
-                return name, seed, violations[0]
-    return name, 0, ""
+                return
+    raise AssertionError(f"{seeds_max} seeds did not catch {mutant.name!r}")
 
 
-def hunt(level: Level, only: str, jobs: int) -> int:
-    """Run every mutant; a survivor is a hole in the checkers."""
+def _hunt_one(level: Level, name: str, first: int, end: Connection) -> None:
+    mutant = next(mutant for mutant in level.mutants if mutant.name == name)
+    seeds = range(1, level.hunt_seeds_max + 1)
+    for seed in (first, *seeds) if first else seeds:
+        with mutant.applied():
+            violations = _violations(level, seed)
+        if violations and not _violations(level, seed):  # what fails without it was not caught
+            end.send(Caught(name, seed, violations[0]))
+            return
+    end.send(Caught(name, 0, ""))
+
+
+def _violations(level: Level, seed: int) -> list[str]:
+    try:
+        return level.run(seed).violations
+    except Exception as error:  # a mutant may break anything, and an exception is as good as a violation
+        return [f"{type(error).__name__}: {error}"]
+
+
+def _hunt_each(level: Level, names: list[str], first: dict[str, int], jobs: int) -> Iterator[Caught]:
+    """Each in a process of its own, since it may leave anything behind; forked, since it needs all that is imported here."""
+    processes = multiprocessing.get_context("fork")
+    running: dict[Any, Any] = {}
+    waiting = list(reversed(names))
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            name = waiting.pop()
+            mine, its = processes.Pipe(duplex=False)
+            process = processes.Process(target=_hunt_one, args=(level, name, first.get(name, 0), its))
+            process.start()
+            its.close()
+            running[mine] = (name, process)
+        for mine in wait(list(running)):
+            name, process = running.pop(mine)
+            try:
+                yield mine.recv()  # type: ignore[union-attr]  # what waits here are connections
+            except EOFError:
+                yield Caught(name, first.get(name, 0) or 1, "it ended the process")
+            process.join()
+
+
+def hunt(level: Level, only: str, jobs: int, *, known: bool = False, remembering: bool = False) -> int:
+    """Run every mutant; a survivor is a hole in the checkers. `known`: the seeds that are remembered come first."""
     names = [mutant.name for mutant in level.mutants if only in mutant.name]
-    taken: list[int] = []
-    with ProcessPoolExecutor(jobs, max_tasks_per_child=1) as pool:
-        for name, seeds, caught in pool.map(_hunt_one, [level.name] * len(names), names):
-            sys.stderr.write(f"  {f'killed by seed {seeds}' if seeds else 'SURVIVED':20} {name}: {caught[:120]}\n")
-            if seeds:
-                taken.append(seeds)
-    median = sorted(taken)[len(taken) // 2] if taken else 0
+    first = known_seeds(level) if known else {}
+    caught = []
+    for one in _hunt_each(level, names, first, jobs):
+        caught.append(one)
+        sys.stderr.write(f"  {f'killed by seed {one.seed}' if one.seed else 'SURVIVED':20} {one.name}: {one.by[:120]}\n")
+    if remembering:
+        remember(level, caught)
+    taken = sorted(one.seed for one in caught if one.seed)
+    shuffled = sum(first.get(one.name, 0) not in (0, one.seed) for one in caught)
+    if shuffled:
+        sys.stderr.write(f"{shuffled} were not caught by the seed that is known: write them anew with --mutants --remember\n")
+    median = taken[len(taken) // 2] if taken else 0
     sys.stdout.write(f"mutants: killed={len(taken)}/{len(names)} median_seeds={median}\n")
     return 0 if len(taken) == len(names) else 1

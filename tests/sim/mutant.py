@@ -35,6 +35,20 @@ class Mutant:
             yield
 
 
+def adder(mutants: list[Mutant]) -> Callable[..., None]:
+    """A function that adds a mutant: its name, the rule or promise that it breaks, and its patches. No two have one name."""
+
+    def add(name: str, rule: str, *patches: Patch) -> None:
+        assert name not in {mutant.name for mutant in mutants}
+        mutants.append(Mutant(name, rule, patches))
+
+    return add
+
+
+SCRIPTED: list[Mutant] = []
+"""Those that a run would come to too seldom, or that harm no more than patience: transcripts alone catch them."""
+
+
 def _restore_item(where: dict[Any, Any], what: Any, before: Any) -> None:
     if before is None:
         del where[what]

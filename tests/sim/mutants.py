@@ -9,7 +9,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from coordinator.core import arrivals, book, core, deciding, finishing, model, one_phase, phase_two, recovery, requests, steps
+from coordinator.core import (
+    arrivals,
+    beginning,
+    book,
+    core,
+    deciding,
+    finishing,
+    model,
+    one_phase,
+    phase_two,
+    recovery,
+    requests,
+    steps,
+)  # fmt: skip
 from coordinator.core.book import ABORT, Book, cause_of
 from coordinator.core.model import BranchStep, State, Transaction
 from coordinator.core.transitions import TABLE as C
@@ -22,17 +35,20 @@ from participant_sdk.core.branches import Kind
 from participant_sdk.core.branches import State as P
 from participant_sdk.core.transitions import TABLE as T
 from tests.sim import process
-from tests.sim.mutant import Mutant, Patch, nothing, to
+from tests.sim.mutant import Mutant, adder, nothing, to
+from tests.sim.mutants_back import BACK
+from tests.sim.mutants_bounds import BOUNDS
+from tests.sim.mutants_deferred import DEFERRED
+from tests.sim.mutants_early import EARLY
+from tests.sim.mutants_kept import KEPT
 from tests.sim.mutants_more import MORE
+from tests.sim.mutants_wayback import WAYBACK
 from troth.errors import Reason
 from troth.v1 import common_pb2, participant_pb2
 
-MUTANTS: list[Mutant] = list(MORE)
+MUTANTS: list[Mutant] = [*MORE, *BOUNDS, *KEPT, *DEFERRED, *EARLY, *WAYBACK, *BACK]
 
-
-def _mutant(name: str, rule: str, *patches: Patch) -> None:
-    assert name not in {mutant.name for mutant in MUTANTS}
-    MUTANTS.append(Mutant(name, rule, patches))
+_mutant = adder(MUTANTS)
 
 
 # ---- rule 1: persist, then speak
@@ -204,7 +220,7 @@ def _lenient_commit(original: Any) -> Any:
 
 def _any_stream(original: Any) -> Any:
     def take(self: Any, event: Any) -> None:
-        original(self, replace(event, stream=self._m.stream))
+        original(self, replace(event, stream=self._m.sessions.newest))
 
     return take
 
@@ -318,10 +334,10 @@ def _claim_dropped(original: Any) -> Any:
 
 
 _mutant("the decision does not carry the key", "10", (book.Book, "decided_record", _claim_dropped))
-_mutant("a retry does not join", "10", (requests, "_join", to(lambda b, session, event, claim: False)))
+_mutant("a retry does not join", "10", (requests, "join", to(lambda b, session, event, claim: False)))
 _mutant(
     "a retry does not wait for the settlement of its key", "11",
-    (requests, "_join", lambda original: _impatient(original)),
+    (requests, "join", lambda original: _impatient(original)),
 )  # fmt: skip
 
 
@@ -339,7 +355,8 @@ def _impatient(original: Any) -> Any:
 _mutant("recovery forgets keys that were opened", "11", (recovery.Replay, "_conclude_opened", to(nothing)))
 _mutant(
     "a key is taken from a holder whose decision was handed over", "10",
-    (requests, "_take_over", to(lambda b, claim: None)), (requests, "_join", lambda original: _never_handed(original)),
+    (beginning, "outcome_of_holder", to(lambda b, claim: None)), (beginning, "supersede", to(nothing)),
+    (requests, "join", lambda original: _never_handed(original)),
 )  # fmt: skip
 
 
@@ -374,7 +391,10 @@ def _run_again(m: Any, b: Any, e: Any) -> None:
         voting.run_prepare(m, b)
 
 
-_mutant("a number that was used runs again", "15", (requests, "_is_repeat", to(lambda b, session, number, transaction_id: False)))
+_mutant(
+    "a number that was used runs again", "15",
+    *((where, "is_repeat", to(lambda b, session, number, transaction_id: False)) for where in (beginning, requests)),
+)  # fmt: skip
 _mutant(
     "answers are not kept for a client that comes back", "15",
     (book.Book, "answer", lambda original: _not_kept(original)),
@@ -407,8 +427,8 @@ _mutant("a participant forgets branches in doubt with the watermark", "19", (mac
 
 
 def _all(original: Any) -> Any:
-    def forget(self: Any) -> None:
-        original(self)
+    def forget(self: Any, watermark: Any) -> None:
+        original(self, watermark)
         for branch in list(self.branches.values()):
             if branch.state is P.PREPARED and self.expired(branch):
                 del self.branches[branch.transaction_id]

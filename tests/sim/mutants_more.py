@@ -5,10 +5,11 @@ prices, bounds and prefixes. `tests.sim.mutants` has the others, and the list of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from coordinator.core import arrivals, checks, finishing, model, phase_two, recovery, requests, steps
+from coordinator.core import arrivals, beginning, checks, finishing, hello, model, phase_two, recovery, requests, steps
 from coordinator.core import core as coordinator_core
 from coordinator.core.book import Book
 from coordinator.core.model import State, Transaction
@@ -22,18 +23,15 @@ from participant_sdk.core.branches import Forced, Kind
 from participant_sdk.core.branches import State as P
 from participant_sdk.core.transitions import TABLE as T
 from tests.sim import disk, roles
-from tests.sim.mutant import Mutant, Patch, nothing, to
-from troth.errors import Reason
+from tests.sim.mutant import Mutant, adder, nothing, to
+from troth.errors import Reason, RemoteProtocolError
 from troth.log import cleaner
 from troth.ready import Append, Event
-from troth.v1 import participant_pb2
+from troth.v1 import common_pb2, participant_pb2
 
 MORE: list[Mutant] = []
 
-
-def _mutant(name: str, rule: str, *patches: Patch) -> None:
-    assert name not in {mutant.name for mutant in MORE}
-    MORE.append(Mutant(name, rule, patches))
+_mutant = adder(MORE)
 
 
 # ---- rule 5: what is below the watermark
@@ -41,7 +39,7 @@ def _mutant(name: str, rule: str, *patches: Patch) -> None:
 
 def _any_stream(original: Any) -> Any:
     def take(self: Any, event: Any) -> None:
-        original(self, replace(event, stream=self._m.stream))
+        original(self, replace(event, stream=self._m.sessions.newest))
 
     return take
 
@@ -56,21 +54,46 @@ _mutant(
     (T[P.ABORTED], Kind.PREPARE, to(lambda m, b, e: m.vote(b, participant_pb2.VOTE_KIND_YES))),
 )  # fmt: skip
 
+# ---- what people are told later
+
+
+def _all_well(original: Any) -> Any:
+    def tell(book: Book, txn: Transaction, heuristic: str = "") -> None:
+        original(book, txn, heuristic)
+        if txn.state is State.ABORTED:
+            book.ready.effects[-1].outcome = common_pb2.OUTCOME_COMMITTED
+
+    return tell
+
+
+_mutant("what aborted is remembered as committed", "history", (finishing, "tell_over", _all_well))
+_mutant("what is over is not remembered", "history", (finishing, "tell_over", to(nothing)))
+
 # ---- rule 9: epochs
 
 
 def _forgets_epochs(original: Any) -> Any:
     def connected(self: Any, event: Any) -> None:
-        self._m.epochs.pop(event.coordinator, None)
+        self._m.coordinators._seen.pop(event.coordinator, None)
         original(self, event)
 
     return connected
 
 
+def _follows_all(original: Any) -> Any:
+    def follows(self: Any, welcome: participant_pb2.Welcome) -> bool:
+        with suppress(RemoteProtocolError):  # what was seen is still kept: by that it is led to the stale one
+            original(self, welcome)
+        return True
+
+    return follows
+
+
 _mutant(
     "a coordinator with a stale epoch is believed", "9",
-    (roles.ParticipantProcess, "is_stale", to(lambda self, epoch: False)),
+    (roles.ParticipantProcess, "follows", _follows_all),
     (participant_core.ParticipantCore, "_connected", _forgets_epochs),
+    (hello, "_knows_better", to(nothing)),  # the copy would find out by itself that it is one
 )  # fmt: skip
 _mutant("the epoch is not read back from the log", "9", (recovery._READERS, "epoch_started", to(lambda self, record, at: "epoch")))
 _mutant("a log is opened although another process has it", "9", (disk.Disk, "lock", to(nothing)))
@@ -79,15 +102,19 @@ _mutant("a log is opened although another process has it", "9", (disk.Disk, "loc
 
 
 def _kept_shorter(original: Any) -> Any:
-    def is_over(book: Book, done: Any, kept: int) -> bool:
-        return original(book, done, kept) or book.clock_ms - done.at_ms > book.settings.retention_seconds * 1000
+    """Neither for the skew that is allowed nor for the first attempt of a client whose clock was ahead: either one is enough."""
 
-    return is_over
+    def over(b: Book) -> Any:
+        oldest_ms = b.clock_ms - b.settings.retention_seconds * 1000
+        names = original(b)
+        return [*names, *(name for name in b.keyed_commits if name not in names and b.finished[name].at_ms < oldest_ms)]
+
+    return over
 
 
 _mutant("what is older than the retention is run again", "12", (checks, "_check_age", to(nothing)))
 _mutant("what comes from the future is run", "12", (checks, "check_skew", to(nothing)), (requests, "check_skew", to(nothing)))
-_mutant("a key is kept no longer than the retention", "12", (finishing, "_is_over", _kept_shorter))
+_mutant("a key is kept no longer than the retention", "12", (finishing, "_over", _kept_shorter))
 
 # ---- rule 16: shedding
 
@@ -136,7 +163,23 @@ _mutant("a heuristic outcome forgets itself", "18", (phase_two, "count_acknowled
 _mutant("a second contradiction is taken for a repeat", "18", (C, (State.HEURISTIC, Input.ACKNOWLEDGED), to(steps.late)))
 _mutant("whoever is in doubt beside a contradiction is told nothing", "18", (arrivals, "tell_decision", to(nothing)))
 _mutant("a settlement takes a forced commit for the commit", "18", (T[P.FORCED_COMMIT], Kind.SETTLE, to(f.settle_committed)))
-_mutant("a contradiction of what is over is dropped", "18", (arrivals, "_late_heuristic", to(nothing)))
+_mutant("a contradiction of what is over is dropped", "18", (arrivals, "late_heuristic", to(nothing)))
+
+# ---- rule 9: who speaks
+
+
+def _at_once(b: Book, event: Any) -> None:
+    _hello(b, event)
+    participant = b.participants[event.participant]
+    if participant.stream == event.stream and not participant.welcomed:
+        hello._welcome(b, participant)
+
+
+_hello = hello.hello
+_mutant(
+    "a participant is welcomed before its binding is durable", "9",
+    (coordinator_core._HANDLERS, hello.events.HelloReceived, to(_at_once)),
+)  # fmt: skip
 
 # ---- AC4: without faults it commits
 
@@ -161,7 +204,7 @@ def _hasty(original: Any) -> Any:
 
 
 _mutant("a participant says NO for no reason", "AC4", (voting, "run_prepare", _moody))
-_mutant("a timeout is far too short", "AC4", (requests, "_create", _hasty))
+_mutant("a timeout is far too short", "AC4", (beginning, "create", _hasty), (requests, "create", _hasty))
 
 # ---- prices
 

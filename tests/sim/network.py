@@ -59,7 +59,7 @@ class Network:
 class End:
     """One end of a stream: what the peer sends arrives at `receive`, and a break at `lost`."""
 
-    def __init__(self, name: str, receive: Callable[[str, object], None], lost: Callable[[], None]) -> None:
+    def __init__(self, name: str, receive: Callable[..., None], lost: Callable[[], None]) -> None:
         self.name = name
         self.receive = receive
         self.lost = lost
@@ -83,8 +83,8 @@ class Stream:
         self.broken = False
         network.streams[self] = None
 
-    def send(self, sender: int, field: str, message: object) -> None:
-        """Send from one end (0 or 1) to the other."""
+    def send(self, sender: int, field: str, message: object, *position: int) -> None:
+        """Send from one end (0 or 1) to the other; between the coordinator and participants with how far the sender's log is."""
         network, world = self.network, self.network.world
         source, target = self.ends[sender], self.ends[1 - sender]
         if self.broken:
@@ -102,19 +102,19 @@ class Stream:
         if weather.loss and not sure and world.random.random() < weather.loss:
             world.reach("message lost")
             return
-        self._carry(target, field, message)
+        self._carry(target, field, message, *position)
         if weather.repetition and not sure and world.random.random() < weather.repetition:
             world.reach("message repeated")
-            self._carry(target, field, message)
+            self._carry(target, field, message, *position)
 
-    def _carry(self, target: End, field: str, message: object) -> None:
+    def _carry(self, target: End, *what: object) -> None:
         """Later than everything sent before it on this stream; a broken stream's messages still arrive."""
         world = self.network.world
         at = max(target.last_arrival, world.now + self.network.delay())
         target.last_arrival = at + 1e-9
-        world.after(at - world.now, self._deliver, target, field, message)
+        world.after(at - world.now, self._deliver, target, *what)
 
-    def _deliver(self, target: End, field: str, message: object) -> None:
+    def _deliver(self, target: End, *what: object) -> None:
         """Hand a message over. What was in flight when the stream broke may take long: the peer has a newer stream by then. What
         was sent behind it comes behind it all the same."""
         world = self.network.world
@@ -123,9 +123,9 @@ class Stream:
         if target.late_until > world.now:
             world.reach("message of an earlier stream")
             target.late_until += 1e-9
-            world.after(target.late_until - world.now, target.receive, field, message)
+            world.after(target.late_until - world.now, target.receive, *what)
         else:
-            target.receive(field, message)
+            target.receive(*what)
 
     def break_(self) -> None:
         """Break it; each end learns of it at its own time."""

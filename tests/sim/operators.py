@@ -34,6 +34,8 @@ class Operators:
         self.abandoned: set[str] = set()
         self.aborted: set[str] = set()
         """Transactions that they ordered to be aborted as a whole."""
+        self.kept: set[str] = set()
+        """What the coordinator keeps for an operator, as it listed it last."""
         self.told: dict[str, int] = {}
         """The outcome of each transaction, as the coordinator listed it last."""
         self._tickets = 0
@@ -48,13 +50,17 @@ class Operators:
 
     def plan(self, own: random.Random, seconds: float) -> None:
         """Look for something to force from some moment on."""
-        kind = own.choice(["force", "force", "offline", "offline", "abandon", "abort"])
+        kind = own.choice(["force", "force", "offline", "offline", "abandon", "abort", "mistake"])
         self.world.after(own.uniform(0.0, seconds), self._look, own, kind, 0)
 
     def _look(self, own: random.Random, kind: str, looks: int) -> None:
         if self.over:
             return
-        done = {"force": self._force, "offline": self._offline, "abandon": self._abandon, "abort": self._abort}[kind](own)
+        kinds = {
+            "force": self._force, "offline": self._offline, "abandon": self._abandon, "abort": self._abort,
+            "mistake": self._mistake,
+        }  # fmt: skip
+        done = kinds[kind](own)
         if not done and looks < LOOKS_MAX:
             self.world.after(own.uniform(0.0, 0.05), self._look, own, kind, looks + 1)
 
@@ -137,11 +143,24 @@ class Operators:
 
     def _read_log(self, participant: ParticipantProcess) -> list[str]:
         core = participant.fresh_core()
-        core.recover(participant.disk.read()[1], self.world.instant())
+        core.recover(participant.disk.read()[1], self.world.instant(), participant.opened())
         return [name for name, state in core.states() if state is BranchState.PREPARED]
 
     def _abandon(self, own: random.Random) -> bool:
         return self._resolve(admin_pb2.RESOLVE_ACTION_ABANDON, (State.COMMITTING,))
+
+    def _mistake(self, own: random.Random) -> bool:
+        """Mistype the transaction of an order."""
+        coordinator = self.coordinator
+        if not coordinator.alive or not coordinator.serving or coordinator.paused:
+            return False
+        book = coordinator.core._book
+        name, epoch = own.choice(sorted(self.participants)), max(0, book.epoch - own.choice([0, 1]))
+        mistyped = f"{book.coordinator}.{epoch}.{book.nonce}.{own.choice([1, 99])}.{own.randint(1000, 9999)}"
+        action = own.choice([admin_pb2.RESOLVE_ACTION_COMMIT, admin_pb2.RESOLVE_ACTION_ABORT])
+        self.world.reach("operator mistyped an id")
+        self._ask(admin_pb2.ResolveRequest(transaction_id=mistyped, participant=name, action=action, who=WHO, why=WHY))
+        return True
 
     def _abort(self, own: random.Random) -> bool:
         return self._resolve(admin_pb2.RESOLVE_ACTION_ABORT, (State.ACTIVE, State.PREPARING))
@@ -173,15 +192,18 @@ class Operators:
         if isinstance(response, admin_pb2.ListTransactionsResponse):
             for summary in response.transactions:
                 self.told[summary.transaction_id] = summary.outcome
+                if summary.state == State.HEURISTIC.value:
+                    self.kept.add(summary.transaction_id)
 
     def see(self) -> None:
         """Have everything listed."""
         self.told.clear()
+        self.kept.clear()
         self._ask(admin_pb2.ListTransactionsRequest(finished=True, limit=10_000))
 
     def open_heuristics(self) -> list[str]:
         """What is kept for an operator."""
-        return [name for name, outcome in self.told.items() if outcome in HEURISTIC]
+        return [name for name in self.told if name in self.kept]
 
     def forget(self) -> None:
         """Forget what is kept for an operator."""

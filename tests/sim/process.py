@@ -6,6 +6,7 @@ actions: it is begun (the batch is fixed), and some time later it is durable; th
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,11 +14,11 @@ from typing import Any
 
 from tests.sim.disk import Disk, DiskFailed, Locked
 from tests.sim.world import World
+from troth.engine import COMPANY_SECONDS, LINGER_SECONDS
 from troth.errors import ProtocolError
 from troth.log.cleaner import Cleaner
-from troth.ready import Append, Core, Effect, Event
+from troth.ready import Append, Core, Effect, Event, Opened
 
-LINGER_SECONDS = 0.02
 SLACK_RECORDS = 2
 """Of the cleaner: a simulated log is cleaned all the time."""
 NEVER = -1
@@ -40,6 +41,8 @@ class Process:
         self.serving = False
         """Whether this life has recovered."""
         self.skew_ms = 0
+        self.was_far_ahead = False
+        """Whether its wall clock was ahead by more than any client's."""
         self.core: Core
         self.violations: list[str] = []
         self.crashes = 0
@@ -86,7 +89,7 @@ class Process:
         self._inbox: deque[Event] = deque()
         self._queued: deque[Append] = deque()
         self._writing = False
-        self._linger_armed = False
+        self._lingers_until = math.inf
         self._wake_at: float | None = None
         self._held.clear()
         torn = self.disk.torn
@@ -102,11 +105,20 @@ class Process:
 
     def _recover(self, seqs: list[int], bodies: list[bytes]) -> None:
         self.maybe_crash("in recovery")
-        owners = self.core.recover(bodies, self.world.instant(self.skew_ms))
+        owners = self.core.recover(bodies, self.world.instant(self.skew_ms), self.opened())
         self._cleaner.recovered(seqs, owners)
         self.recovered()
         self.maybe_crash("in recovery")
         self._turn()
+
+    def opened(self) -> Opened:
+        """The log as a start finds it."""
+        return Opened(self.disk.log_id, self.disk.position)
+
+    @property
+    def position(self) -> int:
+        """How far its log is, as peers are told."""
+        return self.disk.position
 
     def crash(self, why: str) -> None:
         """Die, now."""
@@ -247,28 +259,38 @@ class Process:
             if append.force or append.apply is not None:
                 self._begin_write()
                 return
-        if not self._linger_armed:
-            self._linger_armed = True
-            self.later(LINGER_SECONDS, self._lingered)
+        linger = COMPANY_SECONDS if all(append.patient for append in self._queued) else LINGER_SECONDS
+        until = self.world.now + linger
+        if until < self._lingers_until:
+            self._lingers_until = until
+            self.later(linger, self._lingered, until)
 
-    def _lingered(self) -> None:
-        self._linger_armed = False
-        if not self._writing and self._queued:
+    def _lingered(self, until: float) -> None:
+        if self._lingers_until == until and not self._writing and self._queued:
             self._begin_write()
 
     def _begin_write(self) -> None:
+        self._lingers_until = math.inf
         self.maybe_crash("before write")
         copies, drop_below = self._cleaner.plan()
         batch = list(self._queued)
         self._queued.clear()
         self._writing = True
+        self.carry(copies, batch, drop_below)
+
+    def carry(self, copies: list[Append], batch: list[Append], drop_below: int) -> None:
+        """Write a batch; some time later it is durable."""
         self.later(self.world.random.expovariate(1 / 0.002), self._finish_write, copies, batch, drop_below)
 
     def _finish_write(self, copies: list[Append], batch: list[Append], drop_below: int) -> None:
         whole = copies + batch
         sync = any(append.force or append.apply is None for append in whole)
         seqs, events = self.disk.write(whole, sync=sync, drop_below=drop_below)
-        self._cleaner.written(len(copies), whole, seqs)
+        self.written(len(copies), whole, seqs, events)
+
+    def written(self, copies: int, whole: Sequence[Append], seqs: Sequence[int], events: Sequence[Event | None]) -> None:
+        """A batch, of which so many are the cleaner's copies, is durable."""
+        self._cleaner.written(copies, whole, seqs)
         self.maybe_crash("after sync")
         self._writing = False
         self._release(whole, seqs, events)

@@ -7,6 +7,7 @@ from typing import Any
 
 from coordinator.core import effects as out
 from coordinator.core import events as into
+from coordinator.core.beginning import is_unused
 from coordinator.core.book import Book
 from coordinator.core.model import State
 from tests.sim.world import World
@@ -54,6 +55,11 @@ def _opened(world: World, book: Book, event: into.SessionOpened) -> None:
 def _said(world: World, book: Book, event: into.FromParticipant) -> None:
     if isinstance(event.message, participant_pb2.Acknowledgement) and event.message.kind in FORCED:
         world.reach("forced branch reported to the coordinator")
+    elif isinstance(event.message, participant_pb2.Enlist):
+        prefix, _, number = event.message.transaction_id.rpartition(".")
+        session = book.sessions.get(prefix)
+        if session is not None and is_unused(book, session, int(number)):
+            world.reach("branch announced before its client was heard of")
 
 
 def _durable(world: World, book: Book, event: into.Durable) -> None:

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 from coordinator.core.core import CoordinatorCore
-from coordinator.core.finishing import is_expired
 from coordinator.core.model import BranchStep
 from coordinator.core.model import State as Transacted
 from participant_sdk.core.branches import State
@@ -25,6 +24,7 @@ from tests.sim.process import Process
 from tests.sim.roles import CoordinatorProcess, ParticipantProcess
 from tests.sim.scene import COMMIT, YES, Scene, Witness
 from troth.errors import TrothError
+from troth.ids import TransactionId
 
 SHARE = 0.05
 """Of the batches that are looked at."""
@@ -79,8 +79,8 @@ class Prefixes:
                 yield f"{name} was handed over to {one} with a key, and is not known"
 
     def _is_dropped(self, core: CoordinatorCore, name: str) -> bool:
-        attempt = self._scene.history.attempts.get(name)
-        return attempt is not None and is_expired(core._book, attempt.first_attempt_ms)
+        # The log says so by the id: the time of a first attempt may be ahead of the horizon, as its client's clock was.
+        return core._book.dropped.covers(TransactionId.parse(name))
 
     def _participant(self, core: ParticipantCore, one: str) -> Iterator[str]:
         """Whoever voted YES still can do either; what was acknowledged, or committed alone, has ended so."""
@@ -109,13 +109,13 @@ class Prefixes:
 def _is_covered(witness: Witness, core: ParticipantCore, branch: tuple[str, str]) -> bool:
     """Whether the watermark lets the participant have forgotten it."""
     epoch = int(branch[1].split(".")[1])
-    return (epoch, witness.orders.get(branch, 0)) < core._m.watermark
+    return (epoch, witness.orders.get(branch, 0)) < core._m.watermark_of("c1").durable
 
 
 def _read(process: Process, records: list[bytes]) -> Any:
     assert isinstance(process, CoordinatorProcess | ParticipantProcess)
     core = process.fresh_core()
-    core.recover(records, process.world.instant())
+    core.recover(records, process.world.instant(), process.opened())
     return core
 
 
@@ -140,5 +140,5 @@ def recovery_repeats(scene: Scene) -> Iterator[str]:
 
 def _recovered(process: Process, records: list[bytes]) -> Any:
     core = process.make_core()
-    core.recover(records, process.world.instant())
+    core.recover(records, process.world.instant(), process.opened())
     return core

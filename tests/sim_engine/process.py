@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from tests.sim_engine.loop import EngineWorld, Life
@@ -23,6 +24,8 @@ class Process:
         self.lives = 0
         self.crashes = 0
         self.skew_ms = 0
+        self.boots_with: Callable[[], int] | None = None
+        """What the clock of its machine is off at each boot, where that is drawn."""
         self.crash_mean_steps = 0.0
         """How many steps a life takes on average before it dies; 0 for no such end."""
         self.slow_mean_steps = 0.0
@@ -47,6 +50,8 @@ class Process:
         """Begin a life from what the disks hold."""
         assert self.life is None
         self.lives += 1
+        if self.boots_with is not None:
+            self.skew_ms = self.boots_with()
         life = self.life = Life(self.name, lambda: self.skew_ms)
         life.act = self._act
         self._plan(life)
@@ -95,6 +100,8 @@ class Process:
     def calm(self) -> None:
         """Nothing more happens by itself."""
         self.crash_mean_steps = self.slow_mean_steps = 0.0
+        if self.boots_with is not None:
+            self.boots_with, self.skew_ms = None, 0  # somebody sets the clocks
         if self.life is not None:
             self.life.acts_at = 0
         for disk in self.disks:

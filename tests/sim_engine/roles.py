@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from coordinator.config import Config, ShellSettings
+from coordinator.config import Config
 from coordinator.core import effects as out
 from coordinator.core.core import CoordinatorCore
 from coordinator.server import Daemon
@@ -16,19 +16,22 @@ from participant_sdk import LogResource, Participant
 from participant_sdk.context import entered
 from participant_sdk.core.core import ParticipantCore
 from participant_sdk.participant import Limits
-from participant_sdk.runtime import Wiring
 from participant_sdk.session import Session
+from participant_sdk.wiring import Wiring
 from tests.sim.bank import Bank, Rows
-from tests.sim.roles import SETTINGS
+from tests.sim_engine.limits import Drawn
 from tests.sim_engine.loop import EngineWorld
 from tests.sim_engine.network import Network
 from tests.sim_engine.process import Process
 from tests.sim_engine.resource import BankDisk, BankResource, Ledger, WorldDisk, register_bank, register_ledger
 from troth.log.memory import Disk, MemoryLog
-from troth.v1 import client_pb2, common_pb2
+from troth.ready import Opened
+from troth.v1 import client_pb2, common_pb2, participant_pb2
 
 ADDRESS = "C"
-SHELL = ShellSettings(name="c1", listen=f"{ADDRESS}:1", hello_seconds=2.0, goodbye_seconds=1.0, drain_seconds=3.0)
+SHELL = {
+    "name": "c1", "listen": f"{ADDRESS}:1", "insecure": True, "hello_seconds": 2.0, "goodbye_seconds": 1.0, "drain_seconds": 3.0,
+}  # fmt: skip
 
 
 class Directory:
@@ -71,11 +74,19 @@ class Shelf:
     def __init__(self, disk: Disk) -> None:
         self.read = lambda: bodies(disk)
 
+    def opened(self) -> Opened:
+        """The log as a start finds it."""
+        positions, _ = self.read()
+        return Opened("a log", positions[-1] if positions else 0)
+
+
+Told = list[client_pb2.AcknowledgedOperations]
+
 
 class CoordinatorProcess(Process):
     """The daemon, whole, from its log to its gRPC handlers."""
 
-    def __init__(self, world: EngineWorld, network: Network) -> None:
+    def __init__(self, world: EngineWorld, network: Network, drawn: Drawn) -> None:
         super().__init__(world, network, "C")
         self._disk = WorldDisk(world)
         self.disks = [self._disk]
@@ -84,8 +95,11 @@ class CoordinatorProcess(Process):
         self.daemon: WatchedDaemon | None = None
         self.on_answer: Callable[[client_pb2.Answer], None] = lambda answer: None
         self._going_down: asyncio.Event | None = None
-        settings = replace(SETTINGS, retained_transactions_max=1) if self.forgetful else SETTINGS
-        shell = replace(SHELL, frame_bytes_max=world.random.choice([400, 800])) if world.random.random() < 0.3 else SHELL
+        shell, settings = drawn.config.shell, drawn.config.core
+        if self.forgetful:
+            settings = replace(settings, retained_transactions_max=min(1, settings.retained_transactions_max))
+        if world.random.random() < 0.3 and not drawn.narrow:
+            shell = replace(shell, frame_bytes_max=world.random.choice([400, 800]))
         self._config = Config(shell, settings)
 
     @property
@@ -95,6 +109,10 @@ class CoordinatorProcess(Process):
         core: Any = self.daemon._core
         return core  # type: ignore[no-any-return]  # the daemon sees less of it
 
+    def opened(self) -> Opened:
+        """See `Shelf.opened`."""
+        return self.disk.opened()
+
     def make_core(self) -> CoordinatorCore:
         """A core, to read the log with."""
         return CoordinatorCore(self._config.core, "c1", "00000000")
@@ -102,7 +120,7 @@ class CoordinatorProcess(Process):
     async def main(self) -> None:
         """Serve until the log fails, or until told to go down."""
         nonce = f"{self.world.random.getrandbits(32):08x}"
-        core = CoordinatorCore(self._config.core, "c1", nonce)
+        core = CoordinatorCore(self._config.core, "c1", nonce, nonce.encode())
         log = MemoryLog(self._disk, role="coordinator", name="c1")
         directory: Any = Directory()
         daemon = WatchedDaemon(self._config, core, log, directory, nonce)
@@ -142,6 +160,11 @@ class WatchedSession(Session):
     """A participant's session, with an ear for what it says."""
 
     on_send: Callable[[str, Any], None] = staticmethod(lambda field, message: None)
+    on_hello: Callable[[participant_pb2.Hello], None] = staticmethod(lambda hello: None)
+
+    async def _greet_and_run(self, call: Any) -> None:
+        self.on_hello(self._owner.hello())
+        await super()._greet_and_run(call)
 
     def send(self, stream: int, field: str, message: Any, *, patient: bool = False) -> None:
         """See `Session.send`."""
@@ -153,10 +176,14 @@ class WatchedSession(Session):
 class ParticipantProcess(Process):
     """A service with a bank, or with a ledger behind a `LogResource`."""
 
-    def __init__(self, world: EngineWorld, network: Network, name: str, accounts: dict[str, int], *, ledger: bool) -> None:
+    def __init__(
+        self, world: EngineWorld, network: Network, name: str, accounts: dict[str, int], limits: Limits, *, ledger: bool
+    ) -> None:
         super().__init__(world, network, name)
+        self._limits = limits
         self.participant: Participant | None = None
-        self.incarnation = 0
+        self.newest_start = (0, "")
+        """The newest incarnation that it said, with its nonce."""
         self.on_send: Callable[[str, str, Any], None] = lambda name, field, message: None
         self._going_down: asyncio.Event | None = None
         self._sdk = WorldDisk(world)
@@ -182,6 +209,10 @@ class ParticipantProcess(Process):
         assert self.participant is not None and self.participant._runtime is not None
         return self.participant._runtime.core
 
+    def opened(self) -> Opened:
+        """See `Shelf.opened`."""
+        return self.disk.opened()
+
     def make_core(self) -> ParticipantCore:
         """A core, to read the log with."""
         return ParticipantCore(self.core._m.config)
@@ -194,7 +225,7 @@ class ParticipantProcess(Process):
             resource=resource,
             data_directory="nowhere",
             coordinator=f"{ADDRESS}:1",
-            limits=Limits(lock_wait_seconds=0.3, local_wait_seconds=1.0, enlist_wait_seconds=1.0),
+            limits=self._limits,
             wiring=Wiring(session=self._session, log=self._log),
         )
         (register_bank if bank else register_ledger)(participant)
@@ -203,6 +234,7 @@ class ParticipantProcess(Process):
     def _session(self, name: str, address: str, owner: Any) -> Session:
         session = WatchedSession(name, address, owner)
         session.on_send = lambda field, message: self._said(field, message)  # type: ignore[method-assign]  # an ear
+        session.on_hello = self._introduced  # type: ignore[method-assign]  # an ear
         return session
 
     def _said(self, field: str, message: Any) -> None:
@@ -217,7 +249,6 @@ class ParticipantProcess(Process):
         participant = self._make()
         async with participant:
             self.participant = participant
-            self._began()
             self._going_down = stop = asyncio.Event()
             stopping = asyncio.ensure_future(stop.wait())
             serving = asyncio.ensure_future(participant.serve())
@@ -227,13 +258,15 @@ class ParticipantProcess(Process):
                 serving.result()
             serving.cancel()
 
-    def _began(self) -> None:
-        """Each life has an incarnation of its own, higher than all before."""
-        assert self.participant is not None and self.participant._runtime is not None
-        incarnation = self.participant._runtime.hello().incarnation
-        if incarnation <= self.incarnation:
-            self.world.unexpected.append(f"{self.name} is incarnation {incarnation}, and was {self.incarnation} before")
-        self.incarnation = incarnation
+    def _introduced(self, hello: participant_pb2.Hello) -> None:
+        """Each life that has begun has an incarnation of its own, higher than all before."""
+        start = (hello.incarnation, hello.nonce)
+        if hello.asks:
+            self.world.reach("participant asked before it began")
+        elif start != self.newest_start:
+            if start[0] <= self.newest_start[0]:
+                self.world.unexpected.append(f"{self.name} is {start}, and was {self.newest_start} before")
+            self.newest_start = start
 
     def stop(self) -> None:
         """SIGTERM."""
@@ -247,12 +280,19 @@ class ParticipantProcess(Process):
 
     # ---- the service
 
-    async def serve(self, context: common_pb2.TransactionContext, name: str, arguments: dict[str, Any]) -> dict[str, int]:
+    async def serve(self, context: common_pb2.TransactionContext, name: str, arguments: dict[str, Any]) -> Told:
         """One call of the service's API: one operation in the branch; returns what was acknowledged."""
         assert self.participant is not None
-        with entered(context) as scope:
+        with entered(context, tells=self.world.random.random() < 0.9) as scope:
             await self.participant.branch().run(name, **arguments)
-        return scope.counts
+        return scope.acknowledgements
+
+    def guess(self) -> client_pb2.AcknowledgedOperations:
+        """What a call will acknowledge, if all goes well."""
+        one = self.participant
+        if one is None or one._runtime is None or self.life is None:
+            return client_pb2.AcknowledgedOperations(unknown=True)
+        return client_pb2.AcknowledgedOperations(participant=one.slot, count=1, incarnation=one._runtime.incarnation)
 
     async def look(self, account: str) -> int:
         """A local read, which sees nothing undecided."""
@@ -272,4 +312,3 @@ class ParticipantProcess(Process):
     def ready_to_serve(self) -> bool:
         """Whether calls of the service's API are taken."""
         return self.life is not None and self._going_down is not None
-

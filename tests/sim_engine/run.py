@@ -10,20 +10,23 @@ from typing import Any
 from unittest.mock import patch
 
 import grpc.aio
-import structlog
 
 from participant_sdk.client import session as client_session
+from tests import left
 from tests.sim import checkers
 from tests.sim.clients import History
 from tests.sim.replay import recovery_repeats
 from tests.sim.run import ACCOUNTS, BALANCE, Result, changes_owed
 from tests.sim_engine.client import ClientProcess, EngineWorkload, WatchedSession
 from tests.sim_engine.faults import Faults
+from tests.sim_engine.limits import boots, draw
 from tests.sim_engine.loop import LIFE, EngineWorld, VirtualTime
 from tests.sim_engine.network import Network
 from tests.sim_engine.probe import Probe
 from tests.sim_engine.process import Process
-from tests.sim_engine.roles import CoordinatorProcess, ParticipantProcess
+from tests.sim_engine.roles import SHELL, CoordinatorProcess, ParticipantProcess
+from tests.sim_engine.stranger import EVERY, Stranger, is_its_own_fault
+from troth import logs
 from troth.backoff import Backoff
 from troth.errors import TrothError
 from troth.log.cleaner import Cleaner
@@ -32,6 +35,7 @@ MUST_REACH = (
     "caller cancelled",
     "client asked and was told",
     "client resumed its session",
+    "contradictory limits refused",
     "coordinator stopped in order",
     "coordinator's log failed",
     "crash at an await",
@@ -39,10 +43,15 @@ MUST_REACH = (
     "hook called again",
     "key joined while running",
     "key retried after a commit",
+    "limits drawn",
     "local read refused",
+    "machines boot on any day",
     "outcome unknown",
     "participant stopped in order",
     "participant's log failed",
+    "a stranger came under another's name",
+    "a stranger ended another session's transaction",
+    "a stranger said what others say",
     "Prepare against a running operation",
     "repeated interactive call",
     "stream broken",
@@ -53,6 +62,8 @@ MUST_REACH = (
 REACH_SEEDS = 500
 FAULT_SECONDS = 3.0
 PEACE_SECONDS = 120.0
+_FORGETS = frozenset({"retention_seconds", "retained_transactions_max"})
+"""Where these are small, what is young expires, too."""
 CLOCKS = (
     "troth.engine.time",
     "coordinator.services.context.time",
@@ -69,7 +80,12 @@ class Run:
         self.world = world = EngineWorld(seed, tracing=tracing)
         self.network = network = Network(world)
         self.history, self.witness = History(), checkers.Witness()
-        self.coordinator = CoordinatorProcess(world, network)
+        self.drawn = draw(seed, SHELL)
+        if self.drawn.narrow:
+            world.reach("limits drawn")
+        if self.drawn.refused:
+            world.reach("contradictory limits refused")
+        self.coordinator = CoordinatorProcess(world, network, self.drawn)
         self.coordinator.on_answer = lambda answer: self.witness.told_client(answer.transaction_id, answer.outcome)
         names = ["p1", "p2", "p3"]
         self.accounts = {name: [f"{name}/{i}" for i in range(ACCOUNTS)] for name in names}
@@ -77,13 +93,21 @@ class Run:
         self.participants = {name: self._participant(name, ledger=name == ledger) for name in names}
         self.clients = [ClientProcess(world, network, f"k{i}", self.participants, self.history) for i in range(2)]
         self.processes: list[Process] = [self.coordinator, *self.participants.values(), *self.clients]
+        odd = boots(seed)
+        self.odd_clocks = odd is not None
+        """A coordinator that began in 2078 takes for old what is young."""
+        for process in self.processes:
+            process.boots_with = odd
+        if odd is not None:
+            world.reach("machines boot on any day")
         self.faults = Faults(world, network, self.processes)
+        self.stranger = Stranger(world, network, self.history, seed) if seed % EVERY == 0 else None
         self.workload = EngineWorkload(world, self.clients, self.accounts)
-        self.probe = Probe(self.coordinator, self.participants, self.clients[0])
+        self.probe = Probe(self.coordinator, self.participants, self.clients[0], narrow=bool(self.drawn.narrow))
 
     def _participant(self, name: str, *, ledger: bool) -> ParticipantProcess:
         accounts = dict.fromkeys(self.accounts[name], BALANCE)
-        participant = ParticipantProcess(self.world, self.network, name, accounts, ledger=ledger)
+        participant = ParticipantProcess(self.world, self.network, name, accounts, self.drawn.participants, ledger=ledger)
         participant.on_send = self.witness.participant_said
         return participant
 
@@ -100,7 +124,11 @@ class Run:
         self.workload.schedule(transactions or world.random.randint(4, 12), FAULT_SECONDS * 0.8)
         for participant in self.participants.values():
             self._look(participant)
+        if self.stranger is not None:
+            self.stranger.start()
         world.run_until(world.now + FAULT_SECONDS + 1e-3)
+        if self.stranger is not None:
+            self.stranger.crash("it is gone")
         end = world.now + PEACE_SECONDS
         while world.now < end:
             world.run_until(world.now + 2.0)
@@ -145,10 +173,23 @@ class Run:
         expected = {name: changes_owed(attempt.work) for name, attempt in self.history.attempts.items()}
         money = len(self.participants) * ACCOUNTS * BALANCE
         scene = checkers.Scene(coordinator, participants, self.history, money, expected)
-        scene.witness, scene.forgetful = self.witness, coordinator.forgetful
+        scene.witness = self.witness
+        scene.forgetful = coordinator.forgetful or self.odd_clocks or bool(_FORGETS & self.drawn.narrow)
         found = [*self.world.unexpected, *checkers.judge(scene, checkers.PROMISES)]
-        found += [*self._callers(), *self._once(scene), *self.probe.violations]
+        found += [*self._callers(), *self._once(scene), *self.probe.violations, *self._left()]
         return found or list(recovery_repeats(scene))
+
+    def _left(self) -> Iterator[str]:
+        """Nobody holds anything for anybody any more."""
+        assert self.coordinator.daemon is not None
+        yield from left.in_daemon(self.coordinator.daemon)
+        for name, participant in self.participants.items():
+            assert participant.participant is not None
+            yield from left.in_participant(name, participant.participant._runtime)
+        for client in self.clients:
+            sessions = client.client._running if client.client is not None else None
+            if sessions is not None:
+                yield from left.in_client(client.name, sessions.home)
 
     def _callers(self) -> Iterator[str]:
         """Every caller was told something, or its process died."""
@@ -188,6 +229,10 @@ def run(seed: int, *, tracing: bool = False, transactions: int | None = None) ->
 # ---- what is replaced
 
 
+OF_AUTHORS = ("a function raised", "operation failed")
+"""What is said of the functions of a service's author, who may do what he likes."""
+
+
 class SeededBackoff:
     """In place of the client's back-off between dials, which differs between objects of one process."""
 
@@ -211,7 +256,7 @@ def _replaced(one: Run) -> Iterator[None]:
             stack.enter_context(patch(name, clock))
         stack.enter_context(patch.object(grpc.aio, "insecure_channel", one.network.insecure_channel))
         stack.enter_context(patch.object(grpc.aio, "server", one.network.server))
-        stack.enter_context(patch("coordinator.server.reflection.enable_server_reflection", lambda names, server: None))
+        stack.enter_context(patch("coordinator.port.reflection.enable_server_reflection", lambda names, server: None))
         stack.enter_context(patch("participant_sdk.client.client.Session", WatchedSession))
         stack.enter_context(patch("participant_sdk.client.connection.REDIAL", redial))
         stack.enter_context(patch("participant_sdk.session.REDIAL", Backoff(0.02, 0.5)))
@@ -234,20 +279,16 @@ def _unexpected(world: EngineWorld, context: dict[str, Any]) -> None:
 def _logging(world: EngineWorld) -> Iterator[None]:
     """What is logged goes into the trace; an error that nobody expected is a violation."""
 
-    def hear(logger: Any, method: str, event: dict[str, Any]) -> Any:
+    def hear(level: str, event: str, fields: dict[str, Any]) -> None:
         life = LIFE.get()
-        world.say(life.name if life else "?", f"LOG {method} {event}")
-        text = str(event.get("event"))
-        if text in ("protocol violation", "protocol error", "malformed frame"):
-            world.unexpected.append(f"protocol: {life.name if life else '?'}: {event.get('error')} ({event.get('event_kind')})")
-        elif method in ("error", "critical") and event.get("reason") != "LOG_FAILED":
-            world.unexpected.append(f"logged: {event}")
-        raise structlog.DropEvent
+        if world.tracing:
+            world.say(life.name if life else "?", f"LOG {level} {event} {fields}")
+        if event in ("protocol violation", "protocol error", "malformed frame"):
+            if is_its_own_fault(str(fields.get("error"))):
+                return
+            world.unexpected.append(f"protocol: {life.name if life else '?'}: {fields.get('error')} ({fields.get('event_kind')})")
+        elif level in ("error", "critical") and event not in OF_AUTHORS and fields.get("reason") != "LOG_FAILED":
+            world.unexpected.append(f"logged: {event} {fields}")
 
-    before = structlog.get_config()
-    level = 0 if world.tracing else 30
-    structlog.configure(processors=[hear], wrapper_class=structlog.make_filtering_bound_logger(level))
-    try:
+    with logs.heard_by(hear):
         yield
-    finally:
-        structlog.configure(**before)

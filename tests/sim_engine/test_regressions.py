@@ -19,7 +19,7 @@ async def test_a_hook_is_told_each_interactive_operation_once(tmp_path: Path) ->
             told.append([one.arguments["to"] for one in operations])
 
         resource = LogResource(on_commit=deliver)
-        participant = Participant("mail", resource=resource, data_directory=tmp_path, coordinator="memory")
+        participant = Participant("mail", resource=resource, data_directory=tmp_path, coordinator="127.0.0.1:7420")
 
         @participant.operation(locks=[])
         def send(branch: LogBranch, *, to: str) -> None:

@@ -8,9 +8,10 @@ name: the row locks must protect those. *Narrow* ones pass the row locks and mee
 from __future__ import annotations
 
 import ast
+import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,15 +19,17 @@ from typing import Any
 import apsw
 
 from participant_sdk import registry
-from troth.errors import Reason, Refuse, RequestError
+from participant_sdk.lock_keys import NO_LOCKS
+from troth.errors import Refuse
 from troth.v1 import common_pb2
+from troth.values import decode_arguments, encode_arguments
 
 OWNERS = 4
 LEDGER_ROWS = 3
 BADGES = 3
 
 TABLES = """
-CREATE TABLE plain (id INTEGER PRIMARY KEY, owner INTEGER NOT NULL, u TEXT UNIQUE, n);
+CREATE TABLE plain (id INTEGER PRIMARY KEY, owner INTEGER NOT NULL, u TEXT UNIQUE{clause}, n);
 CREATE TABLE pair (owner INTEGER NOT NULL, key INTEGER NOT NULL, value BLOB, PRIMARY KEY (owner, key)) WITHOUT ROWID;
 CREATE TABLE word (word TEXT PRIMARY KEY NOT NULL, owner INTEGER NOT NULL,
     parent TEXT REFERENCES word (word) ON DELETE CASCADE ON UPDATE CASCADE);
@@ -38,7 +41,7 @@ CREATE TABLE ticket (id INTEGER PRIMARY KEY AUTOINCREMENT, owner INTEGER NOT NUL
 CREATE TABLE history (owner INTEGER NOT NULL, at INTEGER NOT NULL, what TEXT NOT NULL, PRIMARY KEY (owner, at));
 CREATE TABLE count (owner INTEGER PRIMARY KEY, n INTEGER NOT NULL);
 CREATE TABLE made (id INTEGER PRIMARY KEY, owner INTEGER NOT NULL, a INTEGER, b INTEGER AS (a * 2) STORED, c AS (a + 1),
-    UNIQUE (owner, b));
+    UNIQUE (owner, b){clause});
 CREATE TABLE "odd ""näme" ("the key" TEXT NOT NULL, owner INTEGER NOT NULL, "a b" REAL DEFAULT 1.5 CHECK ("a b" > -9),
     PRIMARY KEY (owner, "the key")) STRICT;
 CREATE TABLE blobs (k BLOB PRIMARY KEY NOT NULL, owner INTEGER NOT NULL, v ANY) STRICT, WITHOUT ROWID;
@@ -47,6 +50,7 @@ CREATE TRIGGER seen_changed INSTEAD OF UPDATE ON seen BEGIN UPDATE plain SET n =
 CREATE VIEW leaky_view AS SELECT x FROM loose;
 CREATE TRIGGER leaky_view_added INSTEAD OF INSERT ON leaky_view BEGIN INSERT INTO loose VALUES (new.x, 'leaked'); END;
 CREATE TABLE ledger (id INTEGER PRIMARY KEY, n INTEGER NOT NULL);
+CREATE TABLE shelf (id INTEGER PRIMARY KEY, n INTEGER);
 CREATE TABLE scratch (id INTEGER PRIMARY KEY, n INTEGER);
 CREATE TABLE loose (x, y);
 CREATE TABLE nullable (id TEXT PRIMARY KEY, y);
@@ -91,8 +95,19 @@ def rows() -> str:
     return "\n".join([*lines, "INSERT INTO search VALUES ('here');"])
 
 
-SCHEMA = TABLES + BADGE + rows()
-SHADOW_SCHEMA = TABLES + SHADOW_BADGE + rows()
+CLAUSES = ("", " ON CONFLICT REPLACE", " ON CONFLICT IGNORE", " ON CONFLICT FAIL")
+INDEXES = (
+    "", "CREATE UNIQUE INDEX lower_u ON plain (lower(u)) WHERE n IS NOT NULL;",
+    "CREATE INDEX made_c ON made (c); CREATE UNIQUE INDEX title_of ON doc (owner, id, title COLLATE NOCASE);",
+)  # fmt: skip
+VARIANTS = len(CLAUSES) * len(INDEXES)
+"""Of the schema: what its constraints say of a conflict, and what is indexed."""
+
+
+def schema(variant: int, badge: str = BADGE) -> str:
+    """One variant of the schema, with its first rows."""
+    clause, indexes = CLAUSES[variant % len(CLAUSES)], INDEXES[variant // len(CLAUSES)]
+    return TABLES.replace("{clause}", clause) + badge + indexes + rows()
 
 Step = tuple[str, str, tuple[Any, ...]]
 """What to do, the statement, its parameters. `try` hides the error; `if` is a write that locks nothing when it changes nothing."""
@@ -104,26 +119,37 @@ class Work:
 
     steps: tuple[Step, ...]
     keys: tuple[str, ...]
+    """What it must lock."""
     expected: str = ""
     """The reason of the refusal that must follow; empty when the shadow knows what must follow."""
     tables: frozenset[str] = frozenset()
     """Tables that it touches beyond what its keys say."""
     scratch: bool = False
+    blind: bool = False
+    """Whether its author names no keys at all."""
+    found: tuple[str, ...] = ()
+    """Those of its keys that it finds while it runs."""
+
+    @property
+    def named(self) -> Sequence[str]:
+        """What its author names as keys; nothing is not the same as to say that there is none to name."""
+        return [] if self.blind else tuple(key for key in self.keys if key not in self.found) or NO_LOCKS
 
     def operation(self) -> common_pb2.Operation:
         """As it goes over the wire."""
-        return common_pb2.Operation(name="work", arguments=repr((self.steps, self.expected, sorted(self.tables))).encode())
+        text = repr((self.steps, self.expected, sorted(self.tables), self.blind, self.keys, self.found))
+        return common_pb2.Operation(name="work", arguments=encode_arguments({"text": text}))
 
 
 def parsed(operation: common_pb2.Operation) -> Work:
-    """The work of an operation, without its keys."""
-    return _parsed(operation.arguments)
+    """The work of an operation."""
+    return _parsed(str(decode_arguments(operation.arguments)["text"]))
 
 
 @lru_cache(512)
-def _parsed(arguments: bytes) -> Work:
-    steps, expected, tables = ast.literal_eval(arguments.decode())
-    return Work(steps, (), expected, frozenset(tables))
+def _parsed(text: str) -> Work:
+    steps, expected, tables, blind, keys, found = ast.literal_eval(text)
+    return Work(steps, keys, expected, frozenset(tables), blind=blind, found=found)
 
 
 def default_keys() -> tuple[str, ...]:
@@ -132,34 +158,40 @@ def default_keys() -> tuple[str, ...]:
 
 
 class Operations:
-    """The registry of the service: each operation takes its steps, and is counted."""
+    """The registry of the service, with one operation, which takes its steps, and is counted."""
 
     def __init__(self) -> None:
+        self.registry = registry.Registry(undecided_seen=True)
+        self.registry.add(self._work(), name="work", locks=lambda text: _parsed(text).named)
         self.runs: Counter[bytes] = Counter()
         self.kept: Any = None
 
     def bind(self, operation: common_pb2.Operation) -> Callable[[Any], Any]:
         """See `OperationRegistry`."""
-        if operation.name != "work":
-            raise RequestError(Reason.UNKNOWN_OPERATION, f"there is no operation {operation.name!r}")
-        work = parsed(operation)
+        bound = self.registry.bind(operation)
 
         def run(db: Any) -> Any:
             self.runs[operation.arguments] += 1
-            return self.take_steps(work.steps, db)
+            return bound(db)
 
         return run
+
+    def _work(self) -> Callable[..., Any]:
+        def work(db: Any, *, text: str) -> Any:
+            return self.take_steps(_parsed(text).steps, db)
+
+        return work
 
     def take_steps(self, steps: tuple[Step, ...], db: Any) -> list[Any]:
         """What the author's function does; returns the rows that each step read."""
         found: list[Any] = []
         for kind, sql, parameters in steps:
-            if kind == "refuse":
-                raise Refuse("sold_out", "nothing is left")
-            if kind == "raise":
-                raise ValueError("a bug of the author's")
+            if kind in ("refuse", "raise"):
+                raise SLIPS[sql]()
             if kind == "keep":
                 self.kept = db
+            elif kind == "lock":
+                db.lock(sql)
             elif kind == "try":
                 try:
                     db.execute(sql, parameters)
@@ -169,6 +201,29 @@ class Operations:
                 found.append([list(row) for row in db.execute(sql, parameters)])
         return found
 
+
+class _NeverMade(Refuse):
+    def __init__(self) -> None:
+        pass
+
+
+_CUT = "cut in two: \ud83d"
+SLIPS: dict[str, Callable[[], BaseException]] = {
+    "sold out": lambda: Refuse("sold_out", "nothing is left"),
+    "refusal by number": lambda: Refuse(404, "not there"),  # type: ignore[arg-type]  # the author's slip
+    "refusal that cannot be encoded": lambda: Refuse(_CUT, _CUT),
+    "bug": lambda: ValueError("a bug of the author's"),
+    "text that cannot be encoded": lambda: ValueError(_CUT),
+    "refusal never made": _NeverMade,
+    "StopIteration": StopIteration,
+    "SystemExit": SystemExit,
+    "CancelledError": asyncio.CancelledError,
+}
+"""What an author's function raises, meant or not."""
+REFUSALS, FAILURES = tuple(SLIPS)[:3], tuple(SLIPS)[3:]
+RAISED = {type(SLIPS[name]()) for name in FAILURES}
+CODES = ("sold_out", "404", "cut in two: \\ud83d")
+"""How the codes of refusals are told."""
 
 READS = (
     "SELECT * FROM plain WHERE owner = ? ORDER BY id", "SELECT * FROM pair WHERE owner = ? ORDER BY key",
@@ -202,7 +257,7 @@ LOSING = (
 
 
 _MISBEHAVIOUR = (*["forbidden"] * 3, *["uncaptured"] * 2, "losing", "losing", "refuse", "raise", "keep", "deferred")
-_KINDS = ("partition", "reading", "whole", "sloppy", "badge", "misbehaving")
+_KINDS = ("partition", "reading", "whole", "sloppy", "badge", "misbehaving", "blind", "looking", "finding", "drawn")
 _MOODS = (
     (50, 10, 8, 12, 8, 12), (50, 10, 8, 12, 8, 12), (70, 10, 10, 5, 0, 5), (20, 0, 3, 60, 10, 7), (25, 5, 2, 10, 55, 3),
     (30, 5, 5, 15, 5, 40),
@@ -213,8 +268,11 @@ _MOODS = (
 class Author:
     """Writes work, from the run's own chance."""
 
-    def __init__(self, roll: random.Random) -> None:
+    def __init__(self, roll: random.Random, statement: Callable[[random.Random], tuple[str, tuple[Any, ...]]]) -> None:
         self.roll = roll
+        self._statement = statement
+        """A statement on the tables of a drawn schema."""
+        self._drawn_weight = roll.choice([2, 5, 40])
         self._fresh = 100
         self._mood = roll.choice(_MOODS)
 
@@ -225,7 +283,7 @@ class Author:
 
     def operation(self) -> Work:
         """An operation of any kind; the run's mood says which are likely."""
-        (kind,) = self.roll.choices(_KINDS, self._mood)
+        (kind,) = self.roll.choices(_KINDS, (*self._mood, 3, 3, 10, self._drawn_weight))
         work: Work = getattr(self, kind)()
         return work
 
@@ -235,9 +293,39 @@ class Author:
         steps: list[Step] = []
         for owner in owners:
             steps += [self.statement(owner) for _ in range(self.roll.randint(1, 3))]
+            if self.roll.random() < 0.2:
+                steps += self.swap(owner)
             if self.roll.random() < 0.4:
                 steps.append(("run", self.roll.choice(READS), (owner,)))
         return Work(tuple(steps), tuple(sorted(f"part/{owner}" for owner in owners)))
+
+    def finding(self) -> Work:
+        """Work on two owners' rows, or on one's, that finds out the last one on its way: a key that depends on data."""
+        *owners, last = self.roll.sample(range(OWNERS), self.roll.choice([1, 2]))
+        works = [self.partition(owner) for owner in (*owners, last)]
+        lock: Step = ("lock", f"part/{last}", ())
+        steps = [step for work in works[:-1] for step in work.steps] + [lock, *works[-1].steps]
+        return Work(tuple(steps), tuple(sorted(f"part/{owner}" for owner in (*owners, last))), found=(f"part/{last}",))
+
+    def drawn(self) -> Work:
+        """Statements of chance on tables of chance, under one key for all of them; the author may go on after an error."""
+        steps = [(self.roll.choice(["run", "try"]), *self._statement(self.roll)) for _ in range(self.roll.randint(1, 3))]
+        return Work(tuple(steps), ("drawn",))
+
+    def swap(self, owner: int) -> list[Step]:
+        """Two rows take, or exchange, two UNIQUE values."""
+        sql, base = "UPDATE OR IGNORE plain SET u = ? WHERE id = ?", owner * 1000
+        one, other = self.roll.sample([f"p{owner}", f"q{owner}"], 2)
+        return [("run", sql, parameters) for parameters in ((f"t{owner}", base + 1), (one, base), (other, base + 1))]
+
+    def blind(self) -> Work:
+        """A change of rows that its author names no keys for."""
+        step: Step = ("run", "INSERT OR REPLACE INTO shelf VALUES (?, ?)", (self.roll.randrange(3), self.fresh()))
+        return Work((step,), default_keys(), blind=True)
+
+    def looking(self) -> Work:
+        """A reader of such rows, who names what it reads."""
+        return Work((("run", "SELECT * FROM shelf ORDER BY id", ()),), ("shelf",))
 
     def reading(self) -> Work:
         """Reads of one owner's rows."""
@@ -318,7 +406,8 @@ class Author:
             step: Step = ("run", sql, (owner * 1000 + 5, owner, owner * 1000 + 900))
             return Work((*before, step), (f"part/{owner}",), "CONSTRAINT")
         reason = {"refuse": "REFUSED", "raise": "OPERATION_FAILED", "keep": ""}[kind]
-        return Work((*before, (kind, "", ())), (f"part/{owner}",), reason)
+        slips = {"refuse": REFUSALS, "raise": FAILURES, "keep": ("",)}[kind]
+        return Work((*before, (kind, roll.choice(slips), ())), (f"part/{owner}",), reason)
 
     def statement(self, owner: int) -> Step:
         """A change of one owner's rows."""
@@ -375,7 +464,7 @@ def replay_steps(steps: tuple[Step, ...], connection: apsw.Connection, told: lis
     for kind, sql, parameters in steps:
         if kind in ("refuse", "raise"):
             raise ValueError(kind)
-        if kind == "keep":
+        if kind in ("keep", "lock"):
             continue
         if kind == "ticket" and told is not None:
             number = told[len(found)][0][0]

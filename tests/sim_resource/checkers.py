@@ -7,15 +7,19 @@ from typing import Any
 
 import apsw
 
-from participant_sdk.core.branches import Branch, State
-from participant_sdk.core.work import Execute, ExecuteRefused, LocalDone, Mode, UndoFailed
-from tests.sim_resource.author import Operations, Work
+from participant_sdk.core.branches import FINISHED, Branch, State
+from participant_sdk.core.work import Execute, ExecuteRefused, LocalDone, Mode, UndoFailed, Wanted
+from participant_sdk.resources.sqlite_schema import Schema
+from tests.sim_resource.author import CODES, RAISED, Operations, Work
 from tests.sim_resource.shadow import Rows, Shadow, dump
 from troth.errors import TrothError
 from troth.ready import Append, Event
 from troth.v1 import common_pb2, participant_pb2
 
 RETRYABLE = ("CONFLICT", "GROUP_LOST")
+CHECKPOINT_PAGES = 64
+WAL_BYTES_MAX = (CHECKPOINT_PAGES + 100) * (4096 + 24) + 32
+"""Pages until the write-ahead log is moved into the file, and those of the batch that fills it."""
 ENDING_SECONDS = 0.2
 LOCK_WAIT_SECONDS = 0.3
 WAIT_SECONDS_MAX = LOCK_WAIT_SECONDS + 0.1
@@ -54,12 +58,36 @@ class Checkers:
 
     def whole(self, connection: apsw.Connection, when: str) -> None:
         """stands: the file holds what is committed and what undecided branches did, and nothing else, to the last row."""
-        found, expected = dump(connection), self.shadow.expected()
+        found, expected = dump(connection, self.shadow.keys), self.shadow.expected()
         for table in sorted(found.keys() | expected.keys()):
             if found.get(table) != expected.get(table):
                 extra = [row for row in found.get(table, ()) if row not in expected.get(table, ())]
                 missing = [row for row in expected.get(table, ()) if row not in found.get(table, ())]
                 self.violate("stands", f"after {when}, {table} has {extra[:3]} and lacks {missing[:3]}")
+
+    def remembered(self, schema: Schema) -> None:
+        """fingerprint: what is remembered of the schema is what the file says now."""
+        fresh = Schema(schema._connection)
+        fresh.read()
+        stale = [tables for tables, known in schema._fingerprints.items() if fresh.fingerprint(tables) != known]
+        if stale or fresh._tables != schema._tables:
+            self.violate("fingerprint", f"the fingerprints of {stale} are of another schema")
+
+    def wal(self, size: int) -> None:
+        """given back: the write-ahead log is moved into the file, and begins again."""
+        if size > WAL_BYTES_MAX:
+            self.violate("given back", f"the write-ahead log has {size} bytes")
+
+    def row_locks(self, found: dict[str, list[bytes]], machine: Any) -> None:
+        """until the outcome: the row locks are those that the unfinished branches' work names, and no others."""
+        named = {
+            name: {row for _, work in branch.works for row in work.rows}
+            for name, branch in machine.branches.items()
+            if branch.state not in FINISHED
+        }
+        for name in found.keys() | named.keys():
+            if set(found.get(name, ())) != named.get(name, set()):
+                self.violate("until the outcome", f"{name} holds the rows {found.get(name)}, and its work names {named.get(name)}")
 
     # ---- work
 
@@ -113,12 +141,12 @@ class Checkers:
                 self.violate("retryable", f"{name} met a constraint of undecided data, and is told not to try again")
             return
         if forecast.found is None:
-            expected.append("CONSTRAINT")
+            expected.append(forecast.reason)
         if "badge" in tables:  # the shadow knows nothing of its UNIQUE
             expected.append("CONSTRAINT")
         if cause.reason not in expected:
             self.violate("needless", f"{name} was refused with {cause.reason}, not {expected}: {cause.message}")
-        if cause.reason == "REFUSED" and (cause.code, cause.retryable) != ("sold_out", False):
+        if cause.reason == "REFUSED" and (cause.code not in CODES or cause.retryable):
             self.violate("refuse", f"the author's refusal came as {cause.code!r}")
 
     def local(self, work: Work, write: bool, event: LocalDone) -> None:
@@ -141,15 +169,15 @@ class Checkers:
         self.shadow.locally(work, event.value)
 
     def _local_failed(self, work: Work, error: BaseException) -> None:
+        if work.expected == "OPERATION_FAILED" and type(error) in RAISED:
+            return
         reason = error.reason.name if isinstance(error, TrothError) else type(error).__name__
         shared = work.tables & self.shadow.tables_of_others("")
         if reason == "GROUP_LOST" and self.lost_commits:
             return
         if work.expected in ("REFUSED", reason) or (shared and reason in ("CONFLICT", "ConstraintError")):
             return
-        if work.expected == "OPERATION_FAILED" and reason == "ValueError":
-            return
-        constrained = not work.expected and reason in ("ConstraintError", "CONSTRAINT")
+        constrained = not work.expected and reason in ("ConstraintError", "CONSTRAINT", "MismatchError")
         if constrained and ("badge" in work.tables or self.shadow.forecast("", [work], None).found is None):
             return
         self.violate("needless", f"local work was refused with {reason}, not {work.expected!r}: {error}")
@@ -218,18 +246,17 @@ class Checkers:
         """A branch was told to be over; its rollback may still be on its way."""
         self._open[name] = min(self._open[name], now + ENDING_SECONDS)
 
-    def died(self, name: str, now: float) -> None:
-        """wait-die: who dies has met somebody older; or a parked branch, which after a crash has no age but waits for nobody."""
+    def died(self, name: str, now: float, *, excused: bool) -> None:
+        """wait-die: who dies has met somebody older (a one-shot answers for a whole millisecond), or one for whom nobody waits."""
         mine = self.ages[name]
-        if self.parked:
+        if self.parked or excused:
             return
-        if not any(self.ages[other] < mine for other, until in self._open.items() if until >= now and other != name):
+        if not any(self.ages[other][0] <= mine[0] for other, until in self._open.items() if until >= now and other != name):
             self.violate("wait-die", f"{name} died, and nobody unfinished is older")
 
-    def waits(self, name: str, keys: tuple[str, ...], holders: dict[str, Any], since: tuple[str, int], now: float) -> None:
+    def waits(self, name: str, holders: Sequence[str], since: tuple[str, int], now: float) -> None:
         """wait-die: who waits does so for younger ones only, and not for long."""
-        asked = [key for key in holders if key in keys or "*" in (key, *keys)]
-        for holder in {str(holders[key]) for key in asked if holders[key] != name and isinstance(holders[key], str)}:
+        for holder in holders:
             if self.ages[holder] < self.ages[name]:
                 self.violate("wait-die", f"{name} waits for {holder}, which is older")
         began = self._waiting.setdefault(since, now)
@@ -240,7 +267,7 @@ class Checkers:
 
     def written(self, batch: Sequence[Append], events: Sequence[Event | None], syncs: int) -> None:
         """group: a batch is synced once, and what is not prepared asks for no sync."""
-        lost = any(isinstance(event, ExecuteRefused | LocalDone | UndoFailed) for event in events)
+        lost = any(isinstance(event, ExecuteRefused | LocalDone | UndoFailed | Wanted) for event in events)
         if syncs > 3 and not lost:  # after a checkpoint the header of the write-ahead log, and what was unsynced before, come to it
             self.violate("group", f"a batch of {len(batch)} was synced {syncs} times")
         for append in batch:

@@ -21,7 +21,8 @@ from participant_sdk.core.work import Execute
 from participant_sdk.resources import sqlite_file
 from participant_sdk.resources.sqlite import SqliteResource
 from participant_sdk.resources.sqlite_log import SqliteLog
-from tests.sim_resource.author import SCHEMA, Operations
+from tests.sim_resource.author import Operations
+from tests.sim_resource.drawn import Variant
 from troth.errors import LogError, LogFailed, LogLocked, Reason
 from troth.log.contract import StoredRecord
 from troth.ready import Append, Event
@@ -88,30 +89,28 @@ def _watching() -> Iterator[None]:
         apsw.Connection = real  # type: ignore[misc]  # as it was
 
 
-_template: bytes = b""
-
-
-def _first_file(directory: Path) -> bytes:
-    """The file after the very first start; made once in a process."""
-    global _template
-    if not _template:
-        path = directory / "template.db"
-        resource = SqliteResource(path, schema=SCHEMA)
-        resource.bind(PARTICIPANT, Operations())
-        resource._open()
-        resource._opened().close()
-        _template = path.read_bytes()
-        path.unlink()
-    return _template
+def _first_file(directory: Path, variant: Variant) -> bytes:
+    """The file after the very first start."""
+    path = directory / "template.db"
+    connection = apsw.Connection(str(path))
+    variant.fill(connection)
+    connection.close()
+    resource = SqliteResource(path, schema=variant.script())
+    resource.bind(PARTICIPANT, Operations())
+    resource._open()
+    resource._opened().close()
+    content = path.read_bytes()
+    path.unlink()
+    return content
 
 
 class Files:
     """The file of one service, life after life, and the resource on it."""
 
-    def __init__(self, directory: Path, operations: Operations) -> None:
+    def __init__(self, directory: Path, operations: Operations, variant: Variant) -> None:
         self.directory = directory
         self.operations = operations
-        self.schema = SCHEMA
+        self.schema = variant.script()
         self.new_script = ""
         """The service comes with this at its next start, when it may."""
         self.script_ran = ""
@@ -124,8 +123,10 @@ class Files:
         self.lose_next_commit = False
         self.power_failures = 0
         self.syncs_of_batch = 0
+        self.wal_bytes = 0
+        """Of the write-ahead log, behind the last batch."""
         self.synced = _synced
-        self._keep({"": _first_file(directory)})
+        self._keep({"": _first_file(directory, variant)})
 
     @property
     def path(self) -> Path:
@@ -173,6 +174,7 @@ class Files:
             self.operations.runs.clear()
             raise FilesFailed from None  # nothing but records was left in the group: the process has to stop
         self.syncs_of_batch = len(_syncs)
+        self.wal_bytes = len(_content(f"{self.path}-wal"))
         self.on_written(batch, written.seqs, written.events)
         return list(written.seqs), list(written.events)
 
@@ -239,7 +241,7 @@ class Files:
     def stranger_gets_in(self, roll: random.Random) -> str:
         """Somebody else tries to open the file; says what came of it, or nothing when they were kept out."""
         if roll.random() < 0.5:
-            other = SqliteResource(self.path, schema=SCHEMA)
+            other = SqliteResource(self.path, schema=self.schema)
             other.bind(PARTICIPANT, self.operations)
             try:
                 other._open()

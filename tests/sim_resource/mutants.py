@@ -8,7 +8,7 @@ changes is looked up in the schema, and the authorizer is asked for it. Behind a
 
 from __future__ import annotations
 
-from tests.sim_resource import mutants_guard, mutants_work
+from tests.sim_resource import mutants_guard, mutants_restore, mutants_work
 
-MUTANTS = [*mutants_work.MUTANTS, *mutants_guard.MUTANTS]
+MUTANTS = [*mutants_work.MUTANTS, *mutants_restore.MUTANTS, *mutants_guard.MUTANTS]
 assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)

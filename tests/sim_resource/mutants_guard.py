@@ -8,10 +8,12 @@ from typing import Any
 
 import apsw
 
+from participant_sdk import causes
+from participant_sdk.border import Raised
 from participant_sdk.core import finishing, interactive, local, recovery, voting
 from participant_sdk.core.branches import Kind, State
 from participant_sdk.core.events import SchemaChange
-from participant_sdk.core.locks import YOUNGEST, Answer, LockTable
+from participant_sdk.core.locks import LOCAL, Answer, LockTable
 from participant_sdk.core.machine import Machine
 from participant_sdk.core.transitions import TABLE
 from participant_sdk.core.work import Execute, LocalRun, Release, Undo, UndoFailed, Undone
@@ -19,12 +21,12 @@ from participant_sdk.resources import sqlite_work
 from participant_sdk.resources.sqlite_guard import Guard, Rules
 from participant_sdk.resources.sqlite_locks import RowLocks
 from participant_sdk.resources.sqlite_log import SqliteLog, _Batch
+from participant_sdk.resources.sqlite_restore import CannotUndo
 from participant_sdk.resources.sqlite_schema import FINGERPRINT_BYTES, Schema
-from participant_sdk.resources.sqlite_undo import CannotUndo
 from participant_sdk.resources.sqlite_work import Answer as Done
 from participant_sdk.resources.sqlite_work import Worker
-from tests.sim.mutant import Mutant, nothing, to
-from tests.sim_resource.patching import adder, after
+from tests.sim.mutant import Mutant, adder, nothing, to
+from tests.sim_resource.patching import after
 from troth.errors import LogFailed, Reason
 
 MUTANTS: list[Mutant] = []
@@ -316,10 +318,11 @@ _mutant("HAZARD stops the service", "everything else goes on", (Worker, "_undo",
 
 
 def _own_time(original: Any) -> Any:
-    def request(self: LockTable, owner: Any, age: Any, keys: Any) -> Any:
-        if age is not YOUNGEST:
+    def request(self: LockTable, owner: Any, rank: Any, keys: Any) -> Any:
+        if rank is not LOCAL:
             age = (_arrivals.setdefault(owner, len(_arrivals)), "")
-        return original(self, owner, age, keys)
+            rank = rank._replace(age=age, eldest=age)
+        return original(self, owner, rank, keys)
 
     return request
 
@@ -328,15 +331,18 @@ _arrivals: dict[Any, int] = {}
 
 
 def _nobody_dies(original: Any) -> Any:
-    def request(self: LockTable, owner: Any, age: Any, keys: Any) -> Any:
-        return original(self, owner, (0, "") if age is not YOUNGEST else age, keys)
+    def request(self: LockTable, owner: Any, rank: Any, keys: Any) -> Any:
+        return original(self, owner, rank._replace(age=(0, "")) if rank is not LOCAL else rank, keys)
 
     return request
 
 
 def _the_old_die(original: Any) -> Any:
-    def request(self: LockTable, owner: Any, age: Any, keys: Any) -> Any:
-        return original(self, owner, (-age[0], age[1]) if age is not YOUNGEST else age, keys)
+    def request(self: LockTable, owner: Any, rank: Any, keys: Any) -> Any:
+        if rank is not LOCAL:
+            age = (-rank.age[0], rank.age[1])
+            rank = rank._replace(age=age, eldest=age)
+        return original(self, owner, rank, keys)
 
     return request
 
@@ -387,6 +393,22 @@ def _refusal_refuses_all(original: Any) -> Any:
     return run
 
 
+def _only_exceptions(original: Any) -> Any:
+    def called(function: Any, *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except Exception as error:
+            return Raised(error)
+
+    return called
+
+
+def _as_it_is(value: Any, characters_max: int) -> Any:
+    return value
+
+
+_mutant("what is no Exception goes on", "slips", (sqlite_work, "called", _only_exceptions))
+_mutant("a refusal's texts go out as they are", "slips", (causes, "_text", to(_as_it_is)))
 _mutant("the record of refused work is kept", "apply", (_Batch, "run", _record_of_the_refused))
 _mutant("one refusal refuses the batch", "apply", (_Batch, "run", _refusal_refuses_all))
 

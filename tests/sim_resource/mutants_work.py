@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from participant_sdk.core.events import SchemaChange
 from participant_sdk.core.locks import Answer, LockTable
 from participant_sdk.core.machine import Machine
 from participant_sdk.core.transitions import TABLE
-from participant_sdk.core.work import Execute, Mode, Undo
+from participant_sdk.core.work import NO_KEYS, Execute, Mode, Undo
 from participant_sdk.resources import sqlite_file, sqlite_log, sqlite_undo, sqlite_work
 from participant_sdk.resources.sqlite import SqliteResource
 from participant_sdk.resources.sqlite_database import Database
@@ -27,8 +26,8 @@ from participant_sdk.resources.sqlite_schema import Schema
 from participant_sdk.resources.sqlite_undo import NO_CHANGES, Capture
 from participant_sdk.resources.sqlite_work import Answer as Done
 from participant_sdk.resources.sqlite_work import Worker
-from tests.sim.mutant import Mutant, nothing, to
-from tests.sim_resource.patching import adder, after
+from tests.sim.mutant import Mutant, adder, nothing, to
+from tests.sim_resource.patching import after
 from troth.errors import Refuse
 from troth.v1 import common_pb2
 
@@ -56,6 +55,7 @@ def _twice(original: Any) -> Any:
 
 _mutant("Refuse is treated as a crash", "refuse", (Worker, "_raised", _refuse_is_a_crash))
 _mutant("db can be kept and used later", "own connection", (Database, "end_use", to(nothing)))
+_mutant("what is found on the way is not locked", "found keys", (Database, "lock", to(nothing)))
 _mutant("the function runs twice", "once", (Worker, "_call", _twice))
 
 # ---- capture
@@ -64,7 +64,7 @@ _mutant("the function runs twice", "once", (Worker, "_call", _twice))
 def _misses_deletes(original: Any) -> Any:
     def finish(self: Capture) -> Any:
         changes = original(self)
-        data = changes.undo[sqlite_undo._HEADER_BYTES :]
+        data = changes.undo[sqlite_undo.HEADER_BYTES :]
         if data and all(change.op == "DELETE" for change in apsw.Changeset.iter(data)):
             return NO_CHANGES
         return changes
@@ -175,8 +175,8 @@ _mutant("a commit after a restart fails", "commit cannot fail", (TABLE[State.PRE
 _mutant("the undo is dropped at the vote", "abort restores", (voting, "_vote_yes", after(_undo_dropped_at_the_vote)))
 _mutant("only the first call is undone", "abort restores", (Worker, "_undo", _first_undo_only))
 _mutant("abort forgets to undo", "abort restores", (sqlite_work, "undo", to(nothing)))
-_mutant("triggers fire during undo", "triggers off", (sqlite_undo, "_without_triggers", to(lambda *_: nullcontext())))
-_mutant("foreign keys act during undo", "no actions", (Schema, "any_actions", to(lambda self, names: False)))
+_mutant("triggers fire during undo", "triggers off", (Schema, "any_triggers", to(lambda self, names: False)))
+_mutant("foreign keys act during undo", "no actions", (Schema, "any_links", to(lambda self, names: False)))
 _mutant("an undo without its record", "aborted in one transaction", (Worker, "_undo", _undone_without_record))
 
 # ---- interactive calls
@@ -299,7 +299,7 @@ def _keys_go(m: Machine, b: Any) -> None:
 
 def _own_keys_only(original: Any) -> Any:
     def begin(m: Machine, event: Any) -> None:
-        original(m, event if isinstance(event, SchemaChange) else replace(event, keys=()))
+        original(m, event if isinstance(event, SchemaChange) else replace(event, keys=NO_KEYS))
 
     return begin
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from participant_sdk.core import events as into
+from participant_sdk.core.work import Keys
+from participant_sdk.lock_keys import keys_of_local_work, sorted_keys
 from participant_sdk.resources.sqlite import schema_change
 from tests.sim.world import EPOCH_MS, World
 from tests.sim_resource.author import OWNERS, Author, Work
@@ -52,10 +54,9 @@ class Transaction:
         return self.first_attempt_ms, self.id
 
 
-def keys_of(works: list[Work]) -> tuple[str, ...]:
+def keys_of(works: list[Work]) -> Keys:
     """The declared keys of works, as the registry gives them."""
-    keys = {key for work in works for key in work.keys}
-    return ("*",) if "*" in keys else tuple(sorted(keys))
+    return sorted_keys([key for work in works for key in work.keys if key not in work.found])
 
 
 class Paper:
@@ -160,9 +161,12 @@ class Paper:
             hold_read_locks=txn.hold,
             incarnation=txn.incarnation,
             first_attempt_ms=txn.first_attempt_ms,
+            # This service is everybody's only one: nobody is before a one-shot elsewhere.
+            eldest_attempt_ms=0 if txn.interactive else txn.first_attempt_ms,
             interactive=txn.interactive,
         )
-        event = into.PrepareReceived(0, message, tuple(message.operations), () if txn.interactive else keys_of(txn.works))
+        keys = self.service.disk.operations.registry.keys(message.operations)
+        event = into.PrepareReceived(0, message, tuple(message.operations), keys)
         for _ in range(self.world.random.choice([1, 1, 1, 2])):
             self.service.tell(event)
 
@@ -178,7 +182,8 @@ class Paper:
         for repeat in range(self.world.random.choice([1, 1, 1, 2])):
             ticket = (txn.id, number, repeat)
             self.service.replies[ticket] = lambda effect: self._called(txn, number, effect)
-            call = into.Call(ticket, txn.id, f"call{number}", txn.first_attempt_ms, work.operation(), work.keys)
+            keys = self.service.disk.operations.registry.keys([work.operation()])
+            call = into.Call(ticket, txn.id, f"call{number}", txn.first_attempt_ms, work.operation(), keys)
             self.service.later(self.world.random.choice([0.0, 0.001]), lambda call=call: self.service.submit(call))
 
     def _called(self, txn: Transaction, number: int, effect: Any) -> None:
@@ -188,7 +193,7 @@ class Paper:
         if effect.cause is None:
             txn.succeeded += 1
         elif self._dead(effect.cause):
-            self.checkers.died(txn.id, self.world.now)
+            self.checkers.died(txn.id, self.world.now, excused=self.service.has_stuck())
         if effect.cause is not None and self.world.random.random() < 0.6:
             self.decide(txn, ABORT)
         else:
@@ -210,14 +215,16 @@ class Paper:
         if not self.connected:
             return
         write = roll.random() < 0.6
-        work = self.author.operation() if write else self.author.reading()
+        work = self.author.operation() if write else roll.choice([self.author.reading, self.author.looking])()
+        if work.found:
+            work = self.author.partition()  # local work names its keys before
         if not write and roll.random() < 0.3:
             partition = self.author.partition()
             work = Work(partition.steps, partition.keys, "FORBIDDEN_SQL")
         self._locals += 1
         ticket = ("local", self._locals)
         function = LocalFunction(self.service.disk.operations, work)
-        self._submit(into.LocalWork(ticket, function, write, work.keys))
+        self._submit(into.LocalWork(ticket, function, write, keys_of_local_work(work.named, reads=not write)))
 
     def _submit(self, event: Any) -> None:
         self.service.later(0.0, lambda: self.service.submit(event))
@@ -281,10 +288,10 @@ class Paper:
             self.service.check_waiting(self._waits_for)
         self.world.after(0.05, self.watch_lines)
 
-    def _waits_for(self, name: str) -> tuple[tuple[str, ...], int]:
+    def _waits_for(self, name: str) -> tuple[Keys, int]:
         txn = self.transactions[name]
         if txn.interactive and txn.calls_done < len(txn.works):
-            return txn.works[txn.calls_done].keys, txn.calls_done
+            return keys_of(txn.works[txn.calls_done : txn.calls_done + 1]), txn.calls_done
         return keys_of(txn.works), 0
 
     def _urge(self, txn: Transaction) -> None:
@@ -342,7 +349,7 @@ class Paper:
         if vote.kind == participant_pb2.VOTE_KIND_NO:
             if self._dead(vote.cause):
                 self.world.reach("died")
-                self.checkers.died(txn.id, self.world.now)
+                self.checkers.died(txn.id, self.world.now, excused=self.service.has_stuck())
             if vote.cause.retryable and txn.retries < RETRIES_MAX and not txn.finished and not self.peace:
                 again = [txn.works, txn.interactive, txn.first_attempt_ms, txn.retries + 1]
                 self.world.after(self.world.random.uniform(0.05, 0.6), lambda: self._begin(*again))

@@ -5,17 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tests.sim.mutant import Mutant, Patch
-
-
-def adder(mutants: list[Mutant]) -> Callable[..., None]:
-    """A function that adds a mutant with its name, the promise that it breaks, and its patches."""
-
-    def add(name: str, promise: str, *patches: Patch) -> None:
-        mutants.append(Mutant(name, promise, patches))
-
-    return add
-
 
 def before(extra: Callable[..., None]) -> Callable[[Any], Any]:
     """The original, with something done first."""

@@ -22,6 +22,7 @@ class Promise:
 PROMISES = (
     Promise("refuse", "The function raises `Refuse` when it must not happen."),
     Promise("own connection", "The work is done on the resource's own connection, in the function and nowhere else."),
+    Promise("found keys", "What an operation finds while it runs is locked before it reads or changes it (decision 34)."),
     Promise("once", "The function runs once; its results are real."),
     Promise(
         "one participant, one resource", "The service's file belongs to its participant.", "tests/resources/test_sqlite_file.py"
@@ -85,7 +86,9 @@ PROMISES = (
     Promise("first attempt", "... by the first-attempt time, which survives retries."),
     Promise("the dead may retry", "What dies votes NO 'conflict, retryable'."),
     Promise("apply", "If an apply refuses, that append's record and effects are dropped; the rest of the batch goes on."),
+    Promise("slips", "Whatever an author's function raises, its operation is refused, and everything else goes on."),
     Promise("offline", "Operators reach a participant's branches offline."),
     Promise("online", "... and through the coordinator while it is connected."),
+    Promise("given back", "What is held only for a while is given back: the write-ahead log is moved into the file."),
 )
 """In the order of the section."""

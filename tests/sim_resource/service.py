@@ -11,12 +11,14 @@ from typing import Any
 
 from participant_sdk.core import effects as out
 from participant_sdk.core import events as into
-from participant_sdk.core.branches import FINISHED, Config, State
+from participant_sdk.core.branches import FINISHED, Branch, Config, State
 from participant_sdk.core.core import ParticipantCore
+from participant_sdk.core.locks import conflict
 from participant_sdk.core.work import (
     Execute,
     Executed,
     ExecuteRefused,
+    Keys,
     LocalDone,
     LocalRun,
     Mode,
@@ -24,6 +26,7 @@ from participant_sdk.core.work import (
     ResourceKind,
     Undo,
     Undone,
+    Wanted,
 )
 from tests.sim.world import World
 from tests.sim_resource.author import Operations, Work, parsed
@@ -129,15 +132,36 @@ class Service(Shell):
     def compare(self, when: str) -> None:
         """Compare the whole file with the shadow."""
         self.checkers.whole(self.disk.log._file.connection, when)
+        self.checkers.remembered(self.disk.log._schema)
 
-    def check_waiting(self, keys: Callable[[str], tuple[tuple[str, ...], int]]) -> None:
+    def check_waiting(self, keys: Callable[[str], tuple[Keys, int]]) -> None:
         """Look at everybody who stands in line; `keys` tells what a transaction waits for, and in which call."""
         machine = self.core._m
+        if not self._writing and not self._queued:
+            self.checkers.row_locks(self.disk.log.locks._rows, machine)
         for name, branch in machine.branches.items():
             if branch.state is State.WAITING:
                 wanted, call = keys(name)
-                since = (f"{name} {self.life}", call)
-                self.checkers.waits(name, wanted, machine.locks._holder, since, self.world.now)
+                current = branch.calls.current if branch.calls is not None else None
+                finds = branch.finds if current is None else current.finds  # it may wait once more for what it finds
+                since = (f"{name} {self.life} {finds}", call)
+                holders = machine.locks._exclusive.items()
+                found = {str(holder) for key, holder in holders if holder != name and conflict(wanted, Keys((key,)))}
+                awaited = [one for one in found if one in machine.branches and self._is_rivalled(branch, machine.branches[one])]
+                self.checkers.waits(name, awaited, since, self.world.now)
+
+    def has_stuck(self) -> bool:
+        """Whether a branch is in doubt since an earlier life, or for so long that it has asked: nobody waits for it."""
+        machine = self.core._m
+        in_doubt = [branch for branch in machine.branches.values() if branch.state is State.PREPARED]
+        return any(branch.attempts or branch.incarnation != machine.incarnation for branch in in_doubt)
+
+    @staticmethod
+    def _is_rivalled(branch: Branch, holder: Branch) -> bool:
+        """Whether wait-die is the rule between the two: not between one-shots, and not for who is about to end."""
+        if holder.calls is None:
+            return branch.calls is not None and holder.state in (State.WAITING, State.PREPARING, State.PREPARED)
+        return holder.state in (State.WAITING, State.EXECUTING, State.ACTIVE)
 
     def perform(self, effect: Effect) -> None:
         """Carry one effect out."""
@@ -174,6 +198,7 @@ class Service(Shell):
 
     def _witness(self, batch: Sequence[Append], seqs: Sequence[int], events: Sequence[Event | None]) -> None:
         self.checkers.written(batch, events, self.disk.syncs_of_batch)
+        self.checkers.wal(self.disk.wal_bytes)
         works = [append.apply for append in batch if isinstance(append.apply, Execute)]
         self.checkers.once(self.disk.operations, [operation.arguments for work in works for operation in work.operations])
         for append, seq, event in zip(batch, seqs, events, strict=True):
@@ -187,8 +212,9 @@ class Service(Shell):
                 self._released(work, append.record)
             elif isinstance(work, Undo):
                 self._undone(work, seq, event)
-        if self.world.random.random() < 0.15:
-            self.compare("a batch")
+        undone = any(isinstance(append.apply, Undo) for append in batch) or any(isinstance(event, Wanted) for event in events)
+        if undone or self.world.random.random() < 0.15:
+            self.compare("an undo" if undone else "a batch")
         if self.world.random.random() < 0.02:
             self.world.reach("checkpoint")
             self.disk.checkpoint()
@@ -199,6 +225,10 @@ class Service(Shell):
         if isinstance(event, ExecuteRefused):
             self.checkers.refused(name, works, event.cause, seq)
             self.world.reach(f"refused {event.cause.reason}")
+            return
+        if isinstance(event, Wanted):
+            self.world.reach("keys found")
+            assert seq == 0, "an operation that was broken off left a record"
             return
         assert isinstance(event, Executed)
         values = [decode_value(value) for value in event.work.results.values]

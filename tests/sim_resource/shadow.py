@@ -14,7 +14,8 @@ from typing import Any
 
 import apsw
 
-from tests.sim_resource.author import SHADOW_SCHEMA, Step, Work, replay_steps
+from tests.sim_resource.author import SHADOW_BADGE, Step, Work, replay_steps
+from tests.sim_resource.drawn import Variant
 
 Rows = frozenset[tuple[str, str]]
 """Tables and keys."""
@@ -41,33 +42,28 @@ class Forecast:
     """What each step reads; `None` when a constraint refuses it."""
     rows: Rows
     """The rows that it changes."""
+    reason: str = "CONSTRAINT"
+    """Why it is refused, if it is."""
 
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def dump(connection: apsw.Connection) -> dict[str, list[str]]:
-    """All rows of all tables of the author's, in a form that tells 1 from 1.0."""
+def dump(connection: apsw.Connection, keys: dict[str, int]) -> dict[str, list[str]]:
+    """All rows of all the author's tables, in a form that tells 1 from 1.0; `keys` says how many columns a key has, if not one."""
     found = {}
     for (table,) in connection.execute(LISTED).fetchall():
-        order = "1, 2" if table in _KEYS else "1"
+        order = "1, 2" if table in keys else "1"
         found[table] = [repr(row) for row in connection.execute(f"SELECT * FROM {_quoted(table)} ORDER BY {order}")]
     return found
 
 
-_seed: apsw.Connection | None = None
-
-
-def _fresh() -> apsw.Connection:
-    """A copy of the first state; made once in a process."""
-    global _seed
-    if _seed is None:
-        _seed = apsw.Connection(":memory:")
-        _seed.execute(SHADOW_SCHEMA).fetchall()
+def _fresh(variant: Variant) -> apsw.Connection:
+    """The first state."""
     connection = apsw.Connection(":memory:")
-    with connection.backup("main", _seed, "main") as copying:
-        copying.step(-1)
+    variant.fill(connection)
+    connection.execute(variant.script(SHADOW_BADGE)).fetchall()
     connection.execute("PRAGMA foreign_keys = ON").fetchall()
     return connection
 
@@ -75,8 +71,13 @@ def _fresh() -> apsw.Connection:
 class Shadow:
     """What must stand."""
 
-    def __init__(self) -> None:
-        self.connection = _fresh()
+    def __init__(self, variant: Variant) -> None:
+        self.connection = _fresh(variant)
+        self.keys = {**_KEYS, **variant.keys}
+        """How many columns the keys of tables have, where not one."""
+        self._drawn = variant.tables
+        self.drawn_committed = self.drawn_undone = 0
+        """Branches with rows in drawn tables, by how they ended."""
         self.undecided: dict[str, list[Entry]] = {}
         self.undone: dict[str, list[Entry]] = {}
         """Branches that were rolled back: a power failure may bring an unforced rollback back to undecided."""
@@ -116,16 +117,26 @@ class Shadow:
                     for index, work in enumerate(works)
                 ]
                 after = self._all_rows()
+            except apsw.MismatchError:
+                return Forecast(None, frozenset(), "OPERATION_FAILED")
             except (apsw.ConstraintError, ValueError):
                 return Forecast(None, frozenset())
-            if self.connection.execute("PRAGMA foreign_key_check").fetchall():
+            if self._broken():
                 return Forecast(None, frozenset())
-        return Forecast(found, frozenset((table, repr(row[: _KEYS.get(table, 1)])) for table, row in before ^ after))
+        return Forecast(found, frozenset((table, key) for table, key, _ in before ^ after))
 
-    def _all_rows(self) -> set[tuple[str, tuple[Any, ...]]]:
-        rows: set[tuple[str, tuple[Any, ...]]] = set()
+    def _broken(self) -> bool:
+        """Whether a foreign key does not hold. In drawn tables OR REPLACE may break one for good, as SQLite allows."""
+        broken = {row[0] for row in self.connection.execute("PRAGMA foreign_key_check")}
+        return bool(broken - self._drawn) or bool(self.connection.status(apsw.SQLITE_DBSTATUS_DEFERRED_FKS)[0])
+
+    def _all_rows(self) -> set[tuple[str, str, str]]:
+        """Tables, keys and rows, in a form that tells 1 from 1.0."""
+        rows: set[tuple[str, str, str]] = set()
         for (table,) in self.connection.execute(LISTED).fetchall():
-            rows.update([(table, row) for row in self.connection.execute(f"SELECT * FROM {_quoted(table)}")])
+            columns = self.keys.get(table, 1)
+            found = self.connection.execute(f"SELECT * FROM {_quoted(table)}")
+            rows.update([(table, repr(row[:columns]), repr(row)) for row in found])
         return rows
 
     # ---- branches
@@ -139,6 +150,7 @@ class Shadow:
 
     def commit(self, transaction_id: str) -> None:
         """What the branch did stands from here on."""
+        self.drawn_committed += self._has_drawn(transaction_id)
         for entry in self.undecided.pop(transaction_id, ()):
             self._stands(entry.steps, entry.told)
         self.undone.pop(transaction_id, None)
@@ -146,9 +158,13 @@ class Shadow:
 
     def abort(self, transaction_id: str) -> None:
         """What the branch did is undone."""
+        self.drawn_undone += self._has_drawn(transaction_id)
         entries = self.undecided.pop(transaction_id, None)
         if entries:
             self.undone[transaction_id] = entries
+
+    def _has_drawn(self, transaction_id: str) -> bool:
+        return any(row[0] in self._drawn for entry in self.undecided.get(transaction_id, ()) for row in entry.rows)
 
     def locally(self, work: Work, told: list[Any]) -> None:
         """Local work stands at once."""
@@ -189,4 +205,4 @@ class Shadow:
             entries = sorted((entry for branch in self.undecided.values() for entry in branch), key=lambda entry: entry.number)
             for entry in entries:
                 replay_steps(entry.steps, self.connection, entry.told)
-            return dump(self.connection)
+            return dump(self.connection, self.keys)

@@ -6,6 +6,7 @@ actions: it is begun (the batch is fixed), and some time later it is in the file
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 from participant_sdk.core.core import ParticipantCore
 from tests.sim.world import World
 from tests.sim_resource.files import Files, FilesFailed
-from troth.engine import LINGER_SECONDS, PATIENCE_SECONDS
+from troth.engine import COMPANY_SECONDS, LINGER_SECONDS, PATIENCE_SECONDS
 from troth.errors import ProtocolError
 from troth.log.cleaner import Cleaner
-from troth.ready import Append, Effect, Event
+from troth.ready import Append, Effect, Event, Opened
 
 SLACK_RECORDS = 2
 """Of the cleaner: the log is cleaned all the time."""
@@ -41,7 +42,8 @@ class Shell:
         self._cleaner: Cleaner
         self._inbox: deque[Event] = deque()
         self._queued: list[Append] = []
-        self._writing = self._lingering = False
+        self._writing = False
+        self._lingers_until = math.inf
         self._wake_at: float | None = None
 
     # ---- to be given
@@ -66,7 +68,8 @@ class Shell:
         self.alive = True
         self._inbox.clear()
         self._queued.clear()
-        self._writing = self._lingering = False
+        self._writing = False
+        self._lingers_until = math.inf
         self._wake_at = None
         seqs, bodies = self.disk.read()
         self.core = self.make_core()
@@ -74,7 +77,7 @@ class Shell:
         self._guarded(lambda: self._recover(seqs, bodies))
 
     def _recover(self, seqs: Sequence[int], bodies: Sequence[bytes]) -> None:
-        self._cleaner.recovered(seqs, self.core.recover(bodies, self.world.instant()))
+        self._cleaner.recovered(seqs, self.core.recover(bodies, self.world.instant(), Opened("log", len(bodies))))
         self.recovered()
         self._turn()
 
@@ -154,16 +157,20 @@ class Shell:
         due = [append for append in self._queued if append.force or append.apply is not None]
         if any(not append.patient for append in due):
             self._begin_write()
-        elif not self._lingering:
-            self._lingering = True
-            self.later(PATIENCE_SECONDS if due else LINGER_SECONDS, self._lingered)
+        else:
+            in_no_hurry = all(append.patient for append in self._queued)
+            linger = PATIENCE_SECONDS if due else COMPANY_SECONDS if in_no_hurry else LINGER_SECONDS
+            until = self.world.now + linger
+            if until < self._lingers_until:
+                self._lingers_until = until
+                self.later(linger, lambda: self._lingered(until))
 
-    def _lingered(self) -> None:
-        self._lingering = False
-        if not self._writing and self._queued:
+    def _lingered(self, until: float) -> None:
+        if self._lingers_until == until and not self._writing and self._queued:
             self._begin_write()
 
     def _begin_write(self) -> None:
+        self._lingers_until = math.inf
         self.maybe_crash("before write")
         copies, drop_below = self._cleaner.plan()
         batch, self._queued = self._queued, []

@@ -7,11 +7,24 @@ that has failed is never used again (a failed fsync may have lied: Rebello et al
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from troth.errors import LogError
 from troth.ready import Append, Event
+
+
+class UncontestedLog:
+    """What is the same for every log that nobody else can take over while it is open: a file, a disk in memory."""
+
+    held_until = math.inf
+    lost: asyncio.Future[LogError] | None = None
+
+    async def hold(self) -> None:
+        """It is ours until it is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +60,19 @@ class Written:
 
 
 class Log(Protocol):
-    """A durable log."""
+    """A durable log.
+
+    A log that can be taken over (`troth.log.owned`) is held for a time only. Past `held_until` its owner says nothing before
+    `hold` has returned: a process that was stopped for a minute may no longer be the owner when it goes on.
+    """
+
+    held_until: float
+    """Monotonic time until which nobody else can have the log; infinite for one that cannot be taken over."""
+    lost: asyncio.Future[LogError] | None
+    """Done once it is known that the log is somebody else's; `None` where that cannot be."""
+
+    async def hold(self) -> None:
+        """Make sure that the log is still ours. Raises `LogError` when it is not, or when nobody can tell."""
 
     async def open(self) -> tuple[LogIdentity, Sequence[StoredRecord]]:
         """Lock, check and read the log; create it when it is not there. Raises `LogError`, with a hint what to do."""

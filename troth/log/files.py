@@ -15,6 +15,7 @@ import os
 import sqlite3
 from pathlib import Path
 
+from troth import forks
 from troth.errors import LogError, LogFailed, LogLocked, Reason
 from troth.log import schema, wal
 from troth.log.contract import LogIdentity
@@ -38,7 +39,7 @@ def wal_path(path: Path) -> Path:
 class FileLock:
     """Keeps every other process, and every other log of this one, away from a path until `release`."""
 
-    __slots__ = ("_descriptor",)
+    __slots__ = ("__weakref__", "_descriptor")
 
     def __init__(self, path: Path) -> None:
         """Take the lock. Raises `LogLocked`, or `LogError` (LOG_READ_ONLY) where no lock can be made."""
@@ -55,15 +56,50 @@ class FileLock:
             raise LogLocked(Reason.LOG_LOCKED, f"{path} is used by process {holder or 'unknown'}") from error
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        forks.hold(self)
 
     def release(self) -> None:
         """Let the next one have the file."""
         os.close(self._descriptor)
 
+    def let_go(self) -> None:
+        """See `forks.Lock`."""
+        os.close(self._descriptor)
+
+
+class StillThere:
+    """Notices that the files of an open log were removed, or that others stand in their place: SQLite keeps its descriptors, and
+    what it syncs into them is gone with the process. Asking costs a microsecond or two.
+    """
+
+    __slots__ = ("_paths", "_seen")
+
+    def __init__(self, path: Path) -> None:
+        """The file is open; its write-ahead log may come with the first write."""
+        self._paths = (path, wal_path(path))
+        self._seen = {path: _inode(path)}
+
+    def check(self) -> None:
+        """Ask after each sync, before anything is said. Raises `LogFailed`."""
+        for path in self._paths:
+            inode = _inode(path)
+            if inode is None or self._seen.setdefault(path, inode) != inode:
+                what = "was removed" if inode is None else "was replaced by another file"
+                hint = "Nothing more is promised on it. Put it back, or see how-to/operate-a-coordinator, 'a lost or old log'."
+                raise LogFailed(Reason.LOG_FAILED, f"{path} {what} while it was in use", hint=hint)
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
 
 def prepare(path: Path, identity: LogIdentity) -> FileLock:
     """Lock the path, create the log when there is none, and check the files. Raises `LogError`."""
-    _make_directory(path)
+    make_directory(path.parent)
     lock = FileLock(path)
     try:
         if not path.exists():
@@ -114,6 +150,8 @@ def check_unused(path: Path) -> None:
 
 def from_error(path: Path, error: Exception, doing: str) -> LogError:
     """The log's error for an error of sqlite3 or of the system, while the file was being `doing` ("opened", "written")."""
+    if isinstance(error, LogError):
+        return error
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if isinstance(error, sqlite3.Error) and doing == "opened":
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -134,11 +172,16 @@ def read_only(path: Path, error: Exception | None = None) -> LogError:
     return LogError(Reason.LOG_READ_ONLY, f"{path} cannot be created or written" + (f": {error}" if error else ""))
 
 
-def _make_directory(path: Path) -> None:
+def make_directory(directory: Path) -> None:
+    """Make a directory, with those above it, and sync the name of each that is new: with it, all that is in it would be lost.
+    Raises `LogError` (LOG_READ_ONLY)."""
+    new = [one for one in (directory, *directory.parents) if not one.exists()]
     try:
-        path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        for one in new:
+            _sync(one.parent)
     except OSError as error:
-        raise read_only(path, error) from error
+        raise read_only(directory, error) from error
 
 
 def _create(path: Path, identity: LogIdentity) -> None:

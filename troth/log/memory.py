@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from troth.errors import LogFailed, LogForeign, LogLocked, Reason
-from troth.log.contract import LogIdentity, StoredRecord, Written
+from troth.log.contract import LogIdentity, StoredRecord, UncontestedLog, Written
 from troth.ready import Append
 
 FORMAT_VERSION = 1
@@ -80,7 +80,7 @@ class Disk:
             self.durable = [record for record in self.durable if record.seq >= batch.drop_below]
 
 
-class MemoryLog:
+class MemoryLog(UncontestedLog):
     """A `troth.log.contract.Log` on a `Disk`."""
 
     def __init__(self, disk: Disk, *, role: str, name: str, log_id: str = "0" * 32) -> None:

@@ -105,6 +105,15 @@ def append_offline(path: Path, body: bytes) -> int:
     return seq
 
 
+def stand_in(path: Path, name: str, log_id: str, body: bytes) -> None:
+    """Make the log of a coordinator that has the identity of one that is lost, and one record. Raises `LogError`; nothing is ever
+    replaced."""
+    if path.exists():
+        raise LogError(Reason.LOG_FOREIGN, f"{path} is there already", hint="A log is never replaced: name another path.")
+    files.prepare(path, LogIdentity("coordinator", name, log_id, schema.FORMAT_VERSION)).release()
+    append_offline(path, body)
+
+
 def decode(identity: LogIdentity, record: StoredRecord) -> Message | None:
     """The record as its message, or `None` when it is none."""
     message: Message = record_pb2.CoordinatorRecord() if identity.role == "coordinator" else record_pb2.ParticipantRecord()

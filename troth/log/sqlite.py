@@ -21,9 +21,10 @@ from typing import Any
 
 import aiosqlite
 
+from troth import forks
 from troth.errors import LogError, LogFailed, Reason
 from troth.log import files, schema
-from troth.log.contract import LogIdentity, StoredRecord, Written
+from troth.log.contract import LogIdentity, StoredRecord, UncontestedLog, Written
 from troth.log.schema import checksum
 from troth.ready import Append
 
@@ -75,6 +76,7 @@ class LogConnection(sqlite3.Connection):
 
     written_bytes = 0
     broken = False
+    places: files.StillThere
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
         """Insert the batch, drop the head, commit; all of it is synced on return. After an error nothing works any more."""
@@ -91,6 +93,7 @@ class LogConnection(sqlite3.Connection):
         self.written_bytes += _BATCH_PAGES * files.PAGE_BYTES + sum(len(body) for _, _, body in parameters.rows)
         if self.written_bytes >= CHECKPOINT_BYTES:
             self.checkpoint("PASSIVE")
+        self.places.check()
         self.broken = False
         return cursor
 
@@ -102,7 +105,7 @@ class LogConnection(sqlite3.Connection):
         self.written_bytes = 0
 
 
-class SqliteLog:
+class SqliteLog(UncontestedLog):
     """A `troth.log.contract.Log` in the file `path`, which belongs to `name` in the role `role`.
 
     `connection_type` lets tests put a connection that fails in its place.
@@ -154,6 +157,7 @@ class SqliteLog:
             fresh = LogIdentity(self._role, self._name, secrets.token_hex(16), schema.FORMAT_VERSION)
             self._lock = files.prepare(self._path, fresh)
             connection = self._connection_type(*arguments, **settings)
+            forks.keep_open(connection)
             try:
                 self._loaded = self._check_and_read(connection)
             except BaseException:
@@ -177,6 +181,7 @@ class SqliteLog:
         records = schema.read_records(connection.execute(schema.SELECT_SQL).fetchall(), self._path)
         # From here on every frame of the write-ahead log is of this life: a torn end of the last one is gone.
         connection.checkpoint("TRUNCATE")
+        connection.places = files.StillThere(self._path)
         return identity, records
 
     # ---- writing

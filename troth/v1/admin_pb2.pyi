@@ -49,6 +49,153 @@ RESOLVE_ACTION_ABANDON: ResolveAction.ValueType  # 3
 Global___ResolveAction: _TypeAlias = ResolveAction  # noqa: Y015
 
 @_typing.final
+class GetCellRequest(_message.Message):
+    """GetCellRequest asks for the cell."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCellRequest: _TypeAlias = GetCellRequest  # noqa: Y015
+
+@_typing.final
+class NodeSummary(_message.Message):
+    """NodeSummary is one node of a cell."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    LEASE_SECONDS_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Its name."""
+    address: _builtins.str
+    """Where clients and participants reach it, HOST:PORT."""
+    lease_seconds: _builtins.float
+    """Seconds until its lease lapses, by the store's clock; negative when it has lapsed."""
+    draining: _builtins.bool
+    """Whether it gives all its shards away, to stop."""
+    shards: _builtins.int
+    """How many shards it has."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        address: _builtins.str = ...,
+        lease_seconds: _builtins.float = ...,
+        draining: _builtins.bool = ...,
+        shards: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "draining", b"draining", "lease_seconds", b"lease_seconds", "node", b"node", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeSummary: _TypeAlias = NodeSummary  # noqa: Y015
+
+@_typing.final
+class ShardSummary(_message.Message):
+    """ShardSummary is one shard of a cell."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COORDINATOR_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    LEASE_SECONDS_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
+    BACKLOG_FIELD_NUMBER: _builtins.int
+    UNDECIDED_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
+    coordinator: _builtins.str
+    """Its name."""
+    node: _builtins.str
+    """The node that has it; empty for none."""
+    epoch: _builtins.int
+    """Its epoch in the store: how often it was claimed."""
+    lease_seconds: _builtins.float
+    """Seconds until the lease of its owner lapses, by the store's clock; negative when it has lapsed, or there is none."""
+    leaving: _builtins.bool
+    """Whether it is being given away."""
+    batches: _builtins.int
+    """Rows of its log in the store."""
+    backlog: _builtins.int
+    """Of a shard of the node that answers: events and appends that wait in it; 0 otherwise."""
+    undecided: _builtins.int
+    """Of a shard of the node that answers: transactions without a decision; 0 otherwise."""
+    trouble: _builtins.str
+    """Why the node that answers cannot have it, when it has tried; empty otherwise."""
+    def __init__(
+        self,
+        *,
+        coordinator: _builtins.str = ...,
+        node: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        lease_seconds: _builtins.float = ...,
+        leaving: _builtins.bool = ...,
+        batches: _builtins.int = ...,
+        backlog: _builtins.int = ...,
+        undecided: _builtins.int = ...,
+        trouble: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog", b"backlog", "batches", b"batches", "coordinator", b"coordinator", "epoch", b"epoch", "lease_seconds", b"lease_seconds", "leaving", b"leaving", "node", b"node", "trouble", b"trouble", "undecided", b"undecided"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShardSummary: _TypeAlias = ShardSummary  # noqa: Y015
+
+@_typing.final
+class GetCellResponse(_message.Message):
+    """GetCellResponse tells of a cell; of a coordinator without a store, of one node and one shard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CELL_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    cell: _builtins.str
+    """The cell's name."""
+    node: _builtins.str
+    """The node that answers."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeSummary]:
+        """Its nodes, by name."""
+
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardSummary]:
+        """Its shards, in order."""
+
+    def __init__(
+        self,
+        *,
+        cell: _builtins.str = ...,
+        node: _builtins.str = ...,
+        nodes: _abc.Iterable[Global___NodeSummary] | None = ...,
+        shards: _abc.Iterable[Global___ShardSummary] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "node", b"node", "nodes", b"nodes", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCellResponse: _TypeAlias = GetCellResponse  # noqa: Y015
+
+@_typing.final
 class ListTransactionsRequest(_message.Message):
     """ListTransactionsRequest filters a listing."""
 
@@ -58,15 +205,30 @@ class ListTransactionsRequest(_message.Message):
     PARTICIPANT_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    SLOW_MS_FIELD_NUMBER: _builtins.int
+    NEWEST_FIRST_FIELD_NUMBER: _builtins.int
     participant: _builtins.str
     """Only transactions of this participant; empty for all."""
     limit: _builtins.int
-    """At most so many; 0 for 100."""
+    """At most so many in this page; 0 for 100, and more than 1000 counts as 1000. A page has fewer when their bytes fill it."""
     finished: _builtins.bool
-    """Whether finished transactions within the retention are listed too."""
+    """Whether transactions that are over are listed too. They are when a state is an outcome, or a key is named."""
+    page_token: _builtins.str
+    """Where this page begins: `next_page_token` of the one before, with the same filters; empty for the first."""
+    key: _builtins.str
+    """Only transactions with this idempotency key; empty for all."""
+    since_ms: _builtins.int
+    """Only transactions that ended at or after this time, in milliseconds since the Unix epoch, or are not over; 0 for all."""
+    slow_ms: _builtins.int
+    """Only transactions that took at least so many milliseconds from their first attempt, or have taken so long by now; 0 for all."""
+    newest_first: _builtins.bool
+    """Whether the newest come first."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only transactions in these states; empty for all."""
+        """Only transactions in these states; empty for all. Of a transaction that is over the state is its outcome. An unknown name is refused."""
 
     def __init__(
         self,
@@ -75,14 +237,123 @@ class ListTransactionsRequest(_message.Message):
         participant: _builtins.str = ...,
         limit: _builtins.int = ...,
         finished: _builtins.bool = ...,
+        page_token: _builtins.str = ...,
+        key: _builtins.str = ...,
+        since_ms: _builtins.int = ...,
+        slow_ms: _builtins.int = ...,
+        newest_first: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "limit", b"limit", "participant", b"participant", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "key", b"key", "limit", b"limit", "newest_first", b"newest_first", "page_token", b"page_token", "participant", b"participant", "since_ms", b"since_ms", "slow_ms", b"slow_ms", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListTransactionsRequest: _TypeAlias = ListTransactionsRequest  # noqa: Y015
+
+@_typing.final
+class Step(_message.Message):
+    """Step is one step of a transaction's way at the coordinator."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    state: _builtins.str
+    """The state that it came to."""
+    at_ms: _builtins.float
+    """When, in milliseconds since it began at this coordinator."""
+    def __init__(
+        self,
+        *,
+        state: _builtins.str = ...,
+        at_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Step: _TypeAlias = Step  # noqa: Y015
+
+@_typing.final
+class BranchTimes(_message.Message):
+    """BranchTimes tells when one participant was heard, in milliseconds since the transaction began at this coordinator; negative for never."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTICIPANT_FIELD_NUMBER: _builtins.int
+    VOTED_MS_FIELD_NUMBER: _builtins.int
+    OVER_MS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    participant: _builtins.str
+    """The participant."""
+    voted_ms: _builtins.float
+    """When its vote came, or its answer to a one-phase commit."""
+    over_ms: _builtins.float
+    """When it had acknowledged the decision."""
+    state: _builtins.str
+    """What the coordinator knew of the branch last, such as OVER or COMMIT_OWED."""
+    def __init__(
+        self,
+        *,
+        participant: _builtins.str = ...,
+        voted_ms: _builtins.float = ...,
+        over_ms: _builtins.float = ...,
+        state: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["over_ms", b"over_ms", "participant", b"participant", "state", b"state", "voted_ms", b"voted_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BranchTimes: _TypeAlias = BranchTimes  # noqa: Y015
+
+@_typing.final
+class Timeline(_message.Message):
+    """Timeline tells how the time of a transaction passed, as far as this life of the coordinator saw it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGAN_MS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    BRANCHES_FIELD_NUMBER: _builtins.int
+    REPEATED_MS_FIELD_NUMBER: _builtins.int
+    TOOK_MS_FIELD_NUMBER: _builtins.int
+    began_ms: _builtins.int
+    """When it began at this coordinator, in milliseconds since the Unix epoch by the coordinator's clock."""
+    took_ms: _builtins.float
+    """How long it took, or has taken by now, in milliseconds."""
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]:
+        """The states that it came to, in order. From DECIDING to COMMITTING its decision was being made durable."""
+
+    @_builtins.property
+    def branches(self) -> _containers.RepeatedCompositeFieldContainer[Global___BranchTimes]:
+        """Its branches."""
+
+    @_builtins.property
+    def repeated_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """When messages were repeated, in milliseconds since it began: the first 32 times."""
+
+    def __init__(
+        self,
+        *,
+        began_ms: _builtins.int = ...,
+        steps: _abc.Iterable[Global___Step] | None = ...,
+        branches: _abc.Iterable[Global___BranchTimes] | None = ...,
+        repeated_ms: _abc.Iterable[_builtins.float] | None = ...,
+        took_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["began_ms", b"began_ms", "branches", b"branches", "repeated_ms", b"repeated_ms", "steps", b"steps", "took_ms", b"took_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Timeline: _TypeAlias = Timeline  # noqa: Y015
 
 @_typing.final
 class TransactionSummary(_message.Message):
@@ -97,6 +368,15 @@ class TransactionSummary(_message.Message):
     OWING_FIELD_NUMBER: _builtins.int
     AGE_SECONDS_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    FIRST_ATTEMPT_MS_FIELD_NUMBER: _builtins.int
+    ENDED_MS_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    HEURISTIC_FIELD_NUMBER: _builtins.int
+    KEY_HASH_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    TIMELINE_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     state: _builtins.str
@@ -107,6 +387,20 @@ class TransactionSummary(_message.Message):
     """Seconds since it began, on the coordinator's clock."""
     key: _builtins.str
     """The idempotency key; empty for none."""
+    first_attempt_ms: _builtins.int
+    """Milliseconds since the Unix epoch when its first attempt began; with the id its place in the order of a listing."""
+    ended_ms: _builtins.int
+    """When it was over, in milliseconds since the Unix epoch by the coordinator's clock; 0 while it is not."""
+    heuristic: _builtins.str
+    """How branches ended against the decision, or may have, and what operators did about it, in words; empty for nothing."""
+    key_hash: _builtins.str
+    """The first 16 bytes of the SHA-256 of the idempotency key in hexadecimal: what is kept of a key in the history. Empty for none."""
+    trace_id: _builtins.str
+    """The trace id of its W3C trace context in hexadecimal; empty for none."""
+    client: _builtins.str
+    """Who ran it: the identity behind the client's stream, or where it has none the software that it says it is; empty for unary calls."""
+    owner: _builtins.str
+    """The identity that began it; empty where nobody was asked for his."""
     @_builtins.property
     def participants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Its participants."""
@@ -114,6 +408,14 @@ class TransactionSummary(_message.Message):
     @_builtins.property
     def owing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Participants that owe a vote or an acknowledgement."""
+
+    @_builtins.property
+    def cause(self) -> _common_pb2.Cause:
+        """Why it was not committed, or is not known; absent otherwise."""
+
+    @_builtins.property
+    def timeline(self) -> Global___Timeline:
+        """How its time passed; absent where that is not known. Rows of a listing have none."""
 
     def __init__(
         self,
@@ -125,10 +427,19 @@ class TransactionSummary(_message.Message):
         owing: _abc.Iterable[_builtins.str] | None = ...,
         age_seconds: _builtins.float = ...,
         key: _builtins.str = ...,
+        first_attempt_ms: _builtins.int = ...,
+        ended_ms: _builtins.int = ...,
+        cause: _common_pb2.Cause | None = ...,
+        heuristic: _builtins.str = ...,
+        key_hash: _builtins.str = ...,
+        trace_id: _builtins.str = ...,
+        client: _builtins.str = ...,
+        timeline: Global___Timeline | None = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "timeline", b"timeline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_seconds", b"age_seconds", "key", b"key", "outcome", b"outcome", "owing", b"owing", "participants", b"participants", "state", b"state", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_seconds", b"age_seconds", "cause", b"cause", "client", b"client", "ended_ms", b"ended_ms", "first_attempt_ms", b"first_attempt_ms", "heuristic", b"heuristic", "key", b"key", "key_hash", b"key_hash", "outcome", b"outcome", "owing", b"owing", "owner", b"owner", "participants", b"participants", "state", b"state", "timeline", b"timeline", "trace_id", b"trace_id", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -142,8 +453,14 @@ class ListTransactionsResponse(_message.Message):
 
     TRANSACTIONS_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    OVER_FIELD_NUMBER: _builtins.int
     total: _builtins.int
-    """How many matched in all."""
+    """How many match in all, on whatever page. Of those in the history at most 100,000 are counted."""
+    next_page_token: _builtins.str
+    """Where the next page begins; empty after the last."""
+    over: _builtins.int
+    """How many of `total` are over."""
     @_builtins.property
     def transactions(self) -> _containers.RepeatedCompositeFieldContainer[Global___TransactionSummary]:
         """The rows, oldest first."""
@@ -153,10 +470,12 @@ class ListTransactionsResponse(_message.Message):
         *,
         transactions: _abc.Iterable[Global___TransactionSummary] | None = ...,
         total: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
+        over: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["total", b"total", "transactions", b"transactions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "over", b"over", "total", b"total", "transactions", b"transactions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -277,6 +596,7 @@ class ResolveRequest(_message.Message):
     PARTICIPANT_FIELD_NUMBER: _builtins.int
     WHO_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     action: Global___ResolveAction.ValueType
@@ -287,6 +607,8 @@ class ResolveRequest(_message.Message):
     """Who asks."""
     why: _builtins.str
     """Why; must not be empty."""
+    dry_run: _builtins.bool
+    """Only say what would be done, or why it would be refused; nothing changes."""
     def __init__(
         self,
         *,
@@ -295,10 +617,11 @@ class ResolveRequest(_message.Message):
         participant: _builtins.str = ...,
         who: _builtins.str = ...,
         why: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "participant", b"participant", "transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "dry_run", b"dry_run", "participant", b"participant", "transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -314,7 +637,7 @@ class ResolveResponse(_message.Message):
     REFUSAL_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     message: _builtins.str
-    """In words."""
+    """What was done, or with `dry_run` would be, in words."""
     outcome: _common_pb2.Outcome.ValueType
     """The outcome as far as it is known now."""
     @_builtins.property
@@ -345,22 +668,26 @@ class ForgetTransactionRequest(_message.Message):
     TRANSACTION_ID_FIELD_NUMBER: _builtins.int
     WHO_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     who: _builtins.str
     """Who asks."""
     why: _builtins.str
     """Why; must not be empty."""
+    dry_run: _builtins.bool
+    """Only say why it would be refused, if it would; nothing changes."""
     def __init__(
         self,
         *,
         transaction_id: _builtins.str = ...,
         who: _builtins.str = ...,
         why: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -392,16 +719,25 @@ Global___ForgetTransactionResponse: _TypeAlias = ForgetTransactionResponse  # no
 
 @_typing.final
 class ListParticipantsRequest(_message.Message):
-    """ListParticipantsRequest asks for all participants."""
+    """ListParticipantsRequest asks for participants."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    LIMIT_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """At most so many in this page; 0 for 100, and more than 1000 counts as 1000. A page has fewer when their bytes fill it."""
+    page_token: _builtins.str
+    """Where this page begins: `next_page_token` of the one before; empty for the first."""
     def __init__(
         self,
+        *,
+        limit: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -420,6 +756,18 @@ class ParticipantSummary(_message.Message):
     VOTES_OWED_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGEMENTS_OWED_FIELD_NUMBER: _builtins.int
     SOFTWARE_FIELD_NUMBER: _builtins.int
+    STRANDED_FIELD_NUMBER: _builtins.int
+    STRANDED_TOTAL_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    REFUSED_LOG_ID_FIELD_NUMBER: _builtins.int
+    AWAITED_LOG_ID_FIELD_NUMBER: _builtins.int
+    UNDECLARED_FIELD_NUMBER: _builtins.int
+    LACKING_FIELD_NUMBER: _builtins.int
+    LACKING_TOTAL_FIELD_NUMBER: _builtins.int
+    TO_RECALL_FIELD_NUMBER: _builtins.int
+    RECALLING_FIELD_NUMBER: _builtins.int
+    OLDEST_OWED_SECONDS_FIELD_NUMBER: _builtins.int
+    OPERATIONS_FIELD_NUMBER: _builtins.int
     participant: _builtins.str
     """The name."""
     connected: _builtins.bool
@@ -434,6 +782,46 @@ class ParticipantSummary(_message.Message):
     """Transactions in which it owes an acknowledgement."""
     software: _builtins.str
     """Name and version of its software."""
+    stranded_total: _builtins.int
+    """How many there are in all."""
+    loss: _builtins.str
+    """What was lost, while nobody has settled that: what it has heard of this coordinator's log that the log does not say, or what its
+    own log does not know any more.
+    """
+    refused_log_id: _builtins.str
+    """The identity of the log that was refused under this name last, and may be the one to replace it by; empty for none. Forgotten
+    when the coordinator restarts.
+    """
+    awaited_log_id: _builtins.str
+    """The identity of the only log that may take the name over, since an operator has named it; empty when the name is bound, or free."""
+    lacking_total: _builtins.int
+    """How many there are in all, as far as it has been asked."""
+    to_recall: _builtins.int
+    """About how many more commits it is still to be asked, while it is connected."""
+    recalling: _builtins.bool
+    """Whether it has not been asked about all of them yet."""
+    oldest_owed_seconds: _builtins.float
+    """Seconds since the first attempt of the oldest transaction in which it owes a vote, an acknowledgement or an answer; 0 for none."""
+    @_builtins.property
+    def stranded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Transactions in which it is in doubt, and about which this coordinator's log can say nothing: the first hundred of them."""
+
+    @_builtins.property
+    def undeclared(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Its operations that lock the whole resource because they declare no keys, and for which somebody has waited, while it is
+        connected: the first hundred of them.
+        """
+
+    @_builtins.property
+    def lacking(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Commits that its log does not have, since another log or an older copy took the name over: the first hundred of them, until an
+        operator forgets them.
+        """
+
+    @_builtins.property
+    def operations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Its operations, while it is connected: the first hundred of them by name."""
+
     def __init__(
         self,
         *,
@@ -444,10 +832,22 @@ class ParticipantSummary(_message.Message):
         votes_owed: _builtins.int = ...,
         acknowledgements_owed: _builtins.int = ...,
         software: _builtins.str = ...,
+        stranded: _abc.Iterable[_builtins.str] | None = ...,
+        stranded_total: _builtins.int = ...,
+        loss: _builtins.str = ...,
+        refused_log_id: _builtins.str = ...,
+        awaited_log_id: _builtins.str = ...,
+        undeclared: _abc.Iterable[_builtins.str] | None = ...,
+        lacking: _abc.Iterable[_builtins.str] | None = ...,
+        lacking_total: _builtins.int = ...,
+        to_recall: _builtins.int = ...,
+        recalling: _builtins.bool = ...,
+        oldest_owed_seconds: _builtins.float = ...,
+        operations: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements_owed", b"acknowledgements_owed", "connected", b"connected", "incarnation", b"incarnation", "log_id", b"log_id", "participant", b"participant", "software", b"software", "votes_owed", b"votes_owed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements_owed", b"acknowledgements_owed", "awaited_log_id", b"awaited_log_id", "connected", b"connected", "incarnation", b"incarnation", "lacking", b"lacking", "lacking_total", b"lacking_total", "log_id", b"log_id", "loss", b"loss", "oldest_owed_seconds", b"oldest_owed_seconds", "operations", b"operations", "participant", b"participant", "recalling", b"recalling", "refused_log_id", b"refused_log_id", "software", b"software", "stranded", b"stranded", "stranded_total", b"stranded_total", "to_recall", b"to_recall", "undeclared", b"undeclared", "votes_owed", b"votes_owed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -460,6 +860,12 @@ class ListParticipantsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PARTICIPANTS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    """How many there are in all, on whatever page."""
+    next_page_token: _builtins.str
+    """Where the next page begins; empty after the last."""
     @_builtins.property
     def participants(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParticipantSummary]:
         """The rows by name."""
@@ -468,10 +874,12 @@ class ListParticipantsResponse(_message.Message):
         self,
         *,
         participants: _abc.Iterable[Global___ParticipantSummary] | None = ...,
+        total: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["participants", b"participants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "participants", b"participants", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -486,8 +894,68 @@ class ReplaceParticipantRequest(_message.Message):
     PARTICIPANT_FIELD_NUMBER: _builtins.int
     WHO_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    LOG_ID_FIELD_NUMBER: _builtins.int
     participant: _builtins.str
     """The participant."""
+    who: _builtins.str
+    """Who asks."""
+    why: _builtins.str
+    """Why; must not be empty."""
+    log_id: _builtins.str
+    """The identity of the log that may take the name over, and none but this one: `refused_log_id` of a listing has it once that log has
+    been refused. Must not be empty. For a log that was put back from an older copy it is the one that the name is bound to.
+    """
+    def __init__(
+        self,
+        *,
+        participant: _builtins.str = ...,
+        who: _builtins.str = ...,
+        why: _builtins.str = ...,
+        log_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_id", b"log_id", "participant", b"participant", "who", b"who", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceParticipantRequest: _TypeAlias = ReplaceParticipantRequest  # noqa: Y015
+
+@_typing.final
+class ReplaceParticipantResponse(_message.Message):
+    """ReplaceParticipantResponse tells what was done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def refusal(self) -> _common_pb2.Cause:
+        """Why it was refused; absent when that log will be accepted under that name."""
+
+    def __init__(
+        self,
+        *,
+        refusal: _common_pb2.Cause | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceParticipantResponse: _TypeAlias = ReplaceParticipantResponse  # noqa: Y015
+
+@_typing.final
+class ForgetParticipantRequest(_message.Message):
+    """ForgetParticipantRequest names a participant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTICIPANT_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    participant: _builtins.str
+    """The participant; of a service in slots the name of one slot."""
     who: _builtins.str
     """Who asks."""
     why: _builtins.str
@@ -505,18 +973,18 @@ class ReplaceParticipantRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ReplaceParticipantRequest: _TypeAlias = ReplaceParticipantRequest  # noqa: Y015
+Global___ForgetParticipantRequest: _TypeAlias = ForgetParticipantRequest  # noqa: Y015
 
 @_typing.final
-class ReplaceParticipantResponse(_message.Message):
-    """ReplaceParticipantResponse tells what was done."""
+class ForgetParticipantResponse(_message.Message):
+    """ForgetParticipantResponse tells what was done."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REFUSAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def refusal(self) -> _common_pb2.Cause:
-        """Why it was refused; absent when the next log under that name will be accepted."""
+        """Why it was refused; absent when the name is free."""
 
     def __init__(
         self,
@@ -529,7 +997,208 @@ class ReplaceParticipantResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ReplaceParticipantResponse: _TypeAlias = ReplaceParticipantResponse  # noqa: Y015
+Global___ForgetParticipantResponse: _TypeAlias = ForgetParticipantResponse  # noqa: Y015
+
+@_typing.final
+class ListReviewsRequest(_message.Message):
+    """ListReviewsRequest asks for orders that wait."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReviewsRequest: _TypeAlias = ListReviewsRequest  # noqa: Y015
+
+@_typing.final
+class ReviewSummary(_message.Message):
+    """ReviewSummary is one order that waits for a second person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVIEW_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    OBJECT_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    WOULD_FIELD_NUMBER: _builtins.int
+    EXPIRES_SECONDS_FIELD_NUMBER: _builtins.int
+    review: _builtins.str
+    """Its name."""
+    who: _builtins.str
+    """Who has asked for it."""
+    order: _builtins.str
+    """What was asked for, such as `Resolve COMMIT`."""
+    object: _builtins.str
+    """The transaction, the participant or the log that it is about."""
+    why: _builtins.str
+    """Why, in the words of who has asked."""
+    would: _builtins.str
+    """What would happen, in words."""
+    expires_seconds: _builtins.float
+    """Seconds until it expires."""
+    def __init__(
+        self,
+        *,
+        review: _builtins.str = ...,
+        who: _builtins.str = ...,
+        order: _builtins.str = ...,
+        object: _builtins.str = ...,
+        why: _builtins.str = ...,
+        would: _builtins.str = ...,
+        expires_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_seconds", b"expires_seconds", "object", b"object", "order", b"order", "review", b"review", "who", b"who", "why", b"why", "would", b"would"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReviewSummary: _TypeAlias = ReviewSummary  # noqa: Y015
+
+@_typing.final
+class ListReviewsResponse(_message.Message):
+    """ListReviewsResponse lists orders that wait."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVIEWS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reviews(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReviewSummary]:
+        """The orders, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        reviews: _abc.Iterable[Global___ReviewSummary] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reviews", b"reviews"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReviewsResponse: _TypeAlias = ListReviewsResponse  # noqa: Y015
+
+@_typing.final
+class DecideReviewRequest(_message.Message):
+    """DecideReviewRequest decides an order that waits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVIEW_FIELD_NUMBER: _builtins.int
+    APPROVE_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    review: _builtins.str
+    """Its name."""
+    approve: _builtins.bool
+    """Whether it is to be done."""
+    why: _builtins.str
+    """Why; must not be empty."""
+    def __init__(
+        self,
+        *,
+        review: _builtins.str = ...,
+        approve: _builtins.bool = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approve", b"approve", "review", b"review", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecideReviewRequest: _TypeAlias = DecideReviewRequest  # noqa: Y015
+
+@_typing.final
+class DecideReviewResponse(_message.Message):
+    """DecideReviewResponse tells what was done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    message: _builtins.str
+    """What was done, in words."""
+    @_builtins.property
+    def refusal(self) -> _common_pb2.Cause:
+        """Why it was refused after all; absent when it was done, or rejected."""
+
+    def __init__(
+        self,
+        *,
+        refusal: _common_pb2.Cause | None = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "refusal", b"refusal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecideReviewResponse: _TypeAlias = DecideReviewResponse  # noqa: Y015
+
+@_typing.final
+class AcceptLossRequest(_message.Message):
+    """AcceptLossRequest lets the coordinator go on without what its log has lost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHO_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    who: _builtins.str
+    """Who asks."""
+    why: _builtins.str
+    """Why; must not be empty."""
+    def __init__(
+        self,
+        *,
+        who: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["who", b"who", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptLossRequest: _TypeAlias = AcceptLossRequest  # noqa: Y015
+
+@_typing.final
+class AcceptLossResponse(_message.Message):
+    """AcceptLossResponse tells what was accepted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    PARTICIPANTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def refusal(self) -> _common_pb2.Cause:
+        """Why it was refused; absent when it was accepted."""
+
+    @_builtins.property
+    def participants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The participants that are welcome again."""
+
+    def __init__(
+        self,
+        *,
+        refusal: _common_pb2.Cause | None = ...,
+        participants: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["participants", b"participants", "refusal", b"refusal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptLossResponse: _TypeAlias = AcceptLossResponse  # noqa: Y015
 
 @_typing.final
 class DrainRequest(_message.Message):
@@ -624,6 +1293,9 @@ class GetStatusResponse(_message.Message):
     COUNTERS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
+    FILLS_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    ACCESS_FIELD_NUMBER: _builtins.int
     coordinator: _builtins.str
     """The coordinator's name."""
     epoch: _builtins.int
@@ -634,6 +1306,12 @@ class GetStatusResponse(_message.Message):
     """Whether it is draining."""
     uptime_seconds: _builtins.float
     """Seconds since start."""
+    caller: _builtins.str
+    """Who asks, as the coordinator sees it: `spiffe://...`, a DNS name, `token:NAME`, `oidc:NAME`; empty for nobody."""
+    access: _builtins.str
+    """Who gets in: `open` (anybody may do anything), `insecure` (the same, beyond this machine and without TLS), `dry-run` (the same, and
+    what the policy would refuse is told), `closed` (what the policy gives).
+    """
     @_builtins.property
     def counters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Counters since start, by name: docs/reference/metrics.md."""
@@ -641,6 +1319,10 @@ class GetStatusResponse(_message.Message):
     @_builtins.property
     def limits(self) -> _common_pb2.Limits:
         """Limits in force."""
+
+    @_builtins.property
+    def fills(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fill]:
+        """How full each limit is that fills up, by name. Limits of one request or message are not here: docs/reference/limits.md."""
 
     def __init__(
         self,
@@ -652,11 +1334,44 @@ class GetStatusResponse(_message.Message):
         counters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         limits: _common_pb2.Limits | None = ...,
         uptime_seconds: _builtins.float = ...,
+        fills: _abc.Iterable[Global___Fill] | None = ...,
+        caller: _builtins.str = ...,
+        access: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "counters", b"counters", "draining", b"draining", "epoch", b"epoch", "limits", b"limits", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "caller", b"caller", "coordinator", b"coordinator", "counters", b"counters", "draining", b"draining", "epoch", b"epoch", "fills", b"fills", "limits", b"limits", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class Fill(_message.Message):
+    """Fill tells how much of a limit is in use. Where the limit is one for each session, peer or transaction, it is the fullest of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    MAX_FIELD_NUMBER: _builtins.int
+    limit: _builtins.str
+    """The setting that is the limit, or `file_descriptors`, which the operating system limits."""
+    used: _builtins.int
+    """How much is in use."""
+    max: _builtins.int
+    """The limit."""
+    def __init__(
+        self,
+        *,
+        limit: _builtins.str = ...,
+        used: _builtins.int = ...,
+        max: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "max", b"max", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fill: _TypeAlias = Fill  # noqa: Y015

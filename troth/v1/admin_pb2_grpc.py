@@ -65,6 +65,26 @@ class AdminServiceStub(object):
                 request_serializer=troth_dot_v1_dot_admin__pb2.ReplaceParticipantRequest.SerializeToString,
                 response_deserializer=troth_dot_v1_dot_admin__pb2.ReplaceParticipantResponse.FromString,
                 _registered_method=True)
+        self.ForgetParticipant = channel.unary_unary(
+                '/troth.v1.AdminService/ForgetParticipant',
+                request_serializer=troth_dot_v1_dot_admin__pb2.ForgetParticipantRequest.SerializeToString,
+                response_deserializer=troth_dot_v1_dot_admin__pb2.ForgetParticipantResponse.FromString,
+                _registered_method=True)
+        self.ListReviews = channel.unary_unary(
+                '/troth.v1.AdminService/ListReviews',
+                request_serializer=troth_dot_v1_dot_admin__pb2.ListReviewsRequest.SerializeToString,
+                response_deserializer=troth_dot_v1_dot_admin__pb2.ListReviewsResponse.FromString,
+                _registered_method=True)
+        self.DecideReview = channel.unary_unary(
+                '/troth.v1.AdminService/DecideReview',
+                request_serializer=troth_dot_v1_dot_admin__pb2.DecideReviewRequest.SerializeToString,
+                response_deserializer=troth_dot_v1_dot_admin__pb2.DecideReviewResponse.FromString,
+                _registered_method=True)
+        self.AcceptLoss = channel.unary_unary(
+                '/troth.v1.AdminService/AcceptLoss',
+                request_serializer=troth_dot_v1_dot_admin__pb2.AcceptLossRequest.SerializeToString,
+                response_deserializer=troth_dot_v1_dot_admin__pb2.AcceptLossResponse.FromString,
+                _registered_method=True)
         self.Drain = channel.unary_unary(
                 '/troth.v1.AdminService/Drain',
                 request_serializer=troth_dot_v1_dot_admin__pb2.DrainRequest.SerializeToString,
@@ -75,6 +95,11 @@ class AdminServiceStub(object):
                 request_serializer=troth_dot_v1_dot_admin__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=troth_dot_v1_dot_admin__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.GetCell = channel.unary_unary(
+                '/troth.v1.AdminService/GetCell',
+                request_serializer=troth_dot_v1_dot_admin__pb2.GetCellRequest.SerializeToString,
+                response_deserializer=troth_dot_v1_dot_admin__pb2.GetCellResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -82,7 +107,9 @@ class AdminServiceServicer(object):
     """
 
     def ListTransactions(self, request, context):
-        """ListTransactions lists transactions that are not finished, oldest first.
+        """ListTransactions lists transactions, oldest first, in pages. The order is that of their first attempts, and of their ids: what begins
+        or ends between two pages makes no other row come twice or go missing. What is over comes from the coordinator's memory and from its
+        history (`history_seconds`), each transaction once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,14 +137,42 @@ class AdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListParticipants(self, request, context):
-        """ListParticipants lists every participant that the coordinator knows.
+        """ListParticipants lists every participant that the coordinator knows, by name, in pages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReplaceParticipant(self, request, context):
-        """ReplaceParticipant lets another log take over a participant's name.
+        """ReplaceParticipant lets one named log take over a participant's name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetParticipant(self, request, context):
+        """ForgetParticipant forgets a participant that is away, and with which nothing is open: its name is free again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReviews(self, request, context):
+        """ListReviews lists orders that wait for a second person.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DecideReview(self, request, context):
+        """DecideReview approves an order, which is then done, or rejects it. Whoever has asked for it cannot approve it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcceptLoss(self, request, context):
+        """AcceptLoss lets the coordinator go on although its log has lost what participants have heard.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,6 +187,13 @@ class AdminServiceServicer(object):
 
     def GetStatus(self, request, context):
         """GetStatus tells the coordinator's identity, counters and limits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCell(self, request, context):
+        """GetCell tells the nodes and the shards of the cell, as this node last read them in the store.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -170,6 +232,26 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=troth_dot_v1_dot_admin__pb2.ReplaceParticipantRequest.FromString,
                     response_serializer=troth_dot_v1_dot_admin__pb2.ReplaceParticipantResponse.SerializeToString,
             ),
+            'ForgetParticipant': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetParticipant,
+                    request_deserializer=troth_dot_v1_dot_admin__pb2.ForgetParticipantRequest.FromString,
+                    response_serializer=troth_dot_v1_dot_admin__pb2.ForgetParticipantResponse.SerializeToString,
+            ),
+            'ListReviews': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReviews,
+                    request_deserializer=troth_dot_v1_dot_admin__pb2.ListReviewsRequest.FromString,
+                    response_serializer=troth_dot_v1_dot_admin__pb2.ListReviewsResponse.SerializeToString,
+            ),
+            'DecideReview': grpc.unary_unary_rpc_method_handler(
+                    servicer.DecideReview,
+                    request_deserializer=troth_dot_v1_dot_admin__pb2.DecideReviewRequest.FromString,
+                    response_serializer=troth_dot_v1_dot_admin__pb2.DecideReviewResponse.SerializeToString,
+            ),
+            'AcceptLoss': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcceptLoss,
+                    request_deserializer=troth_dot_v1_dot_admin__pb2.AcceptLossRequest.FromString,
+                    response_serializer=troth_dot_v1_dot_admin__pb2.AcceptLossResponse.SerializeToString,
+            ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
                     request_deserializer=troth_dot_v1_dot_admin__pb2.DrainRequest.FromString,
@@ -179,6 +261,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=troth_dot_v1_dot_admin__pb2.GetStatusRequest.FromString,
                     response_serializer=troth_dot_v1_dot_admin__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'GetCell': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCell,
+                    request_deserializer=troth_dot_v1_dot_admin__pb2.GetCellRequest.FromString,
+                    response_serializer=troth_dot_v1_dot_admin__pb2.GetCellResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -355,6 +442,114 @@ class AdminService(object):
             _registered_method=True)
 
     @staticmethod
+    def ForgetParticipant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/troth.v1.AdminService/ForgetParticipant',
+            troth_dot_v1_dot_admin__pb2.ForgetParticipantRequest.SerializeToString,
+            troth_dot_v1_dot_admin__pb2.ForgetParticipantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReviews(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/troth.v1.AdminService/ListReviews',
+            troth_dot_v1_dot_admin__pb2.ListReviewsRequest.SerializeToString,
+            troth_dot_v1_dot_admin__pb2.ListReviewsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecideReview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/troth.v1.AdminService/DecideReview',
+            troth_dot_v1_dot_admin__pb2.DecideReviewRequest.SerializeToString,
+            troth_dot_v1_dot_admin__pb2.DecideReviewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcceptLoss(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/troth.v1.AdminService/AcceptLoss',
+            troth_dot_v1_dot_admin__pb2.AcceptLossRequest.SerializeToString,
+            troth_dot_v1_dot_admin__pb2.AcceptLossResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Drain(request,
             target,
             options=(),
@@ -398,6 +593,33 @@ class AdminService(object):
             '/troth.v1.AdminService/GetStatus',
             troth_dot_v1_dot_admin__pb2.GetStatusRequest.SerializeToString,
             troth_dot_v1_dot_admin__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCell(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/troth.v1.AdminService/GetCell',
+            troth_dot_v1_dot_admin__pb2.GetCellRequest.SerializeToString,
+            troth_dot_v1_dot_admin__pb2.GetCellResponse.FromString,
             options,
             channel_credentials,
             insecure,

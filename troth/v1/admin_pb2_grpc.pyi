@@ -34,7 +34,10 @@ class AdminServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
     ListTransactions: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListTransactionsRequest, _admin_pb2.ListTransactionsResponse]
-    """ListTransactions lists transactions that are not finished, oldest first."""
+    """ListTransactions lists transactions, oldest first, in pages. The order is that of their first attempts, and of their ids: what begins
+    or ends between two pages makes no other row come twice or go missing. What is over comes from the coordinator's memory and from its
+    history (`history_seconds`), each transaction once.
+    """
     Explain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]
     """Explain tells why a transaction is where it is, who owes what, when the next try is and what forcing it would do."""
     Resolve: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResolveRequest, _admin_pb2.ResolveResponse]
@@ -42,13 +45,23 @@ class AdminServiceStub:
     ForgetTransaction: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ForgetTransactionRequest, _admin_pb2.ForgetTransactionResponse]
     """ForgetTransaction forgets a heuristic outcome that an operator has dealt with."""
     ListParticipants: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListParticipantsRequest, _admin_pb2.ListParticipantsResponse]
-    """ListParticipants lists every participant that the coordinator knows."""
+    """ListParticipants lists every participant that the coordinator knows, by name, in pages."""
     ReplaceParticipant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReplaceParticipantRequest, _admin_pb2.ReplaceParticipantResponse]
-    """ReplaceParticipant lets another log take over a participant's name."""
+    """ReplaceParticipant lets one named log take over a participant's name."""
+    ForgetParticipant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ForgetParticipantRequest, _admin_pb2.ForgetParticipantResponse]
+    """ForgetParticipant forgets a participant that is away, and with which nothing is open: its name is free again."""
+    ListReviews: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListReviewsRequest, _admin_pb2.ListReviewsResponse]
+    """ListReviews lists orders that wait for a second person."""
+    DecideReview: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DecideReviewRequest, _admin_pb2.DecideReviewResponse]
+    """DecideReview approves an order, which is then done, or rejects it. Whoever has asked for it cannot approve it."""
+    AcceptLoss: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AcceptLossRequest, _admin_pb2.AcceptLossResponse]
+    """AcceptLoss lets the coordinator go on although its log has lost what participants have heard."""
     Drain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]
     """Drain stops accepting new transactions."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetStatusRequest, _admin_pb2.GetStatusResponse]
     """GetStatus tells the coordinator's identity, counters and limits."""
+    GetCell: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetCellRequest, _admin_pb2.GetCellResponse]
+    """GetCell tells the nodes and the shards of the cell, as this node last read them in the store."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -56,7 +69,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListTransactions: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListTransactionsRequest, _admin_pb2.ListTransactionsResponse]  # type: ignore[assignment]
-    """ListTransactions lists transactions that are not finished, oldest first."""
+    """ListTransactions lists transactions, oldest first, in pages. The order is that of their first attempts, and of their ids: what begins
+    or ends between two pages makes no other row come twice or go missing. What is over comes from the coordinator's memory and from its
+    history (`history_seconds`), each transaction once.
+    """
     Explain: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]  # type: ignore[assignment]
     """Explain tells why a transaction is where it is, who owes what, when the next try is and what forcing it would do."""
     Resolve: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResolveRequest, _admin_pb2.ResolveResponse]  # type: ignore[assignment]
@@ -64,13 +80,23 @@ class AdminServiceAsyncStub(AdminServiceStub):
     ForgetTransaction: _aio.UnaryUnaryMultiCallable[_admin_pb2.ForgetTransactionRequest, _admin_pb2.ForgetTransactionResponse]  # type: ignore[assignment]
     """ForgetTransaction forgets a heuristic outcome that an operator has dealt with."""
     ListParticipants: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListParticipantsRequest, _admin_pb2.ListParticipantsResponse]  # type: ignore[assignment]
-    """ListParticipants lists every participant that the coordinator knows."""
+    """ListParticipants lists every participant that the coordinator knows, by name, in pages."""
     ReplaceParticipant: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReplaceParticipantRequest, _admin_pb2.ReplaceParticipantResponse]  # type: ignore[assignment]
-    """ReplaceParticipant lets another log take over a participant's name."""
+    """ReplaceParticipant lets one named log take over a participant's name."""
+    ForgetParticipant: _aio.UnaryUnaryMultiCallable[_admin_pb2.ForgetParticipantRequest, _admin_pb2.ForgetParticipantResponse]  # type: ignore[assignment]
+    """ForgetParticipant forgets a participant that is away, and with which nothing is open: its name is free again."""
+    ListReviews: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListReviewsRequest, _admin_pb2.ListReviewsResponse]  # type: ignore[assignment]
+    """ListReviews lists orders that wait for a second person."""
+    DecideReview: _aio.UnaryUnaryMultiCallable[_admin_pb2.DecideReviewRequest, _admin_pb2.DecideReviewResponse]  # type: ignore[assignment]
+    """DecideReview approves an order, which is then done, or rejects it. Whoever has asked for it cannot approve it."""
+    AcceptLoss: _aio.UnaryUnaryMultiCallable[_admin_pb2.AcceptLossRequest, _admin_pb2.AcceptLossResponse]  # type: ignore[assignment]
+    """AcceptLoss lets the coordinator go on although its log has lost what participants have heard."""
     Drain: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainRequest, _admin_pb2.DrainResponse]  # type: ignore[assignment]
     """Drain stops accepting new transactions."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetStatusRequest, _admin_pb2.GetStatusResponse]  # type: ignore[assignment]
     """GetStatus tells the coordinator's identity, counters and limits."""
+    GetCell: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetCellRequest, _admin_pb2.GetCellResponse]  # type: ignore[assignment]
+    """GetCell tells the nodes and the shards of the cell, as this node last read them in the store."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """AdminService inspects and steers one coordinator."""
@@ -81,7 +107,10 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListTransactionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListTransactionsResponse, _abc.Awaitable[_admin_pb2.ListTransactionsResponse]]:
-        """ListTransactions lists transactions that are not finished, oldest first."""
+        """ListTransactions lists transactions, oldest first, in pages. The order is that of their first attempts, and of their ids: what begins
+        or ends between two pages makes no other row come twice or go missing. What is over comes from the coordinator's memory and from its
+        history (`history_seconds`), each transaction once.
+        """
 
     @_abc_1.abstractmethod
     def Explain(
@@ -113,7 +142,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListParticipantsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListParticipantsResponse, _abc.Awaitable[_admin_pb2.ListParticipantsResponse]]:
-        """ListParticipants lists every participant that the coordinator knows."""
+        """ListParticipants lists every participant that the coordinator knows, by name, in pages."""
 
     @_abc_1.abstractmethod
     def ReplaceParticipant(
@@ -121,7 +150,39 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ReplaceParticipantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ReplaceParticipantResponse, _abc.Awaitable[_admin_pb2.ReplaceParticipantResponse]]:
-        """ReplaceParticipant lets another log take over a participant's name."""
+        """ReplaceParticipant lets one named log take over a participant's name."""
+
+    @_abc_1.abstractmethod
+    def ForgetParticipant(
+        self,
+        request: _admin_pb2.ForgetParticipantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ForgetParticipantResponse, _abc.Awaitable[_admin_pb2.ForgetParticipantResponse]]:
+        """ForgetParticipant forgets a participant that is away, and with which nothing is open: its name is free again."""
+
+    @_abc_1.abstractmethod
+    def ListReviews(
+        self,
+        request: _admin_pb2.ListReviewsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListReviewsResponse, _abc.Awaitable[_admin_pb2.ListReviewsResponse]]:
+        """ListReviews lists orders that wait for a second person."""
+
+    @_abc_1.abstractmethod
+    def DecideReview(
+        self,
+        request: _admin_pb2.DecideReviewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DecideReviewResponse, _abc.Awaitable[_admin_pb2.DecideReviewResponse]]:
+        """DecideReview approves an order, which is then done, or rejects it. Whoever has asked for it cannot approve it."""
+
+    @_abc_1.abstractmethod
+    def AcceptLoss(
+        self,
+        request: _admin_pb2.AcceptLossRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.AcceptLossResponse, _abc.Awaitable[_admin_pb2.AcceptLossResponse]]:
+        """AcceptLoss lets the coordinator go on although its log has lost what participants have heard."""
 
     @_abc_1.abstractmethod
     def Drain(
@@ -138,5 +199,13 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetStatusResponse, _abc.Awaitable[_admin_pb2.GetStatusResponse]]:
         """GetStatus tells the coordinator's identity, counters and limits."""
+
+    @_abc_1.abstractmethod
+    def GetCell(
+        self,
+        request: _admin_pb2.GetCellRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetCellResponse, _abc.Awaitable[_admin_pb2.GetCellResponse]]:
+        """GetCell tells the nodes and the shards of the cell, as this node last read them in the store."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ConnectRequest(_message.Message):
-    """ConnectRequest is a frame from the client."""
+    """ConnectRequest is a frame from the client. What ends work (commits, aborts) is handled before what begins some (runs, begins)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -88,6 +88,7 @@ class ConnectResponse(_message.Message):
     ANSWERS_FIELD_NUMBER: _builtins.int
     GOT_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
+    DIRECTORY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___ClientWelcome:
         """Only in the first frame."""
@@ -108,6 +109,10 @@ class ConnectResponse(_message.Message):
     def goodbye(self) -> Global___ClientGoodbye:
         """The coordinator ends the stream and says why; no further frame follows."""
 
+    @_builtins.property
+    def directory(self) -> _common_pb2.Directory:
+        """Where the shards of the cell are; see Directory."""
+
     def __init__(
         self,
         *,
@@ -116,10 +121,11 @@ class ConnectResponse(_message.Message):
         answers: _abc.Iterable[Global___Answer] | None = ...,
         got: _abc.Iterable[Global___GetResponse] | None = ...,
         goodbye: Global___ClientGoodbye | None = ...,
+        directory: _common_pb2.Directory | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["goodbye", b"goodbye", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "goodbye", b"goodbye", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "begun", b"begun", "goodbye", b"goodbye", "got", b"got", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "begun", b"begun", "directory", b"directory", "goodbye", b"goodbye", "got", b"got", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -135,10 +141,16 @@ class ClientHello(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     SOFTWARE_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
+    COORDINATOR_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     """The session to resume; empty for a new one."""
     software: _builtins.str
     """Name and version of the software, for people."""
+    coordinator: _builtins.str
+    """The shard that is dialled: its coordinator's name. Empty for any; Welcome then tells which."""
+    token: _builtins.bytes
+    """The token of the session to resume, as Welcome told it; without it there is a new one."""
     @_builtins.property
     def protocol(self) -> _common_pb2.ProtocolRange:
         """Protocol versions that the client speaks."""
@@ -154,10 +166,12 @@ class ClientHello(_message.Message):
         session: _builtins.str = ...,
         software: _builtins.str = ...,
         capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        coordinator: _builtins.str = ...,
+        token: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["protocol", b"protocol"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "protocol", b"protocol", "session", b"session", "software", b"software"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "coordinator", b"coordinator", "protocol", b"protocol", "session", b"session", "software", b"software", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -177,6 +191,7 @@ class ClientWelcome(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     NOW_MS_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """The protocol version of this stream."""
     session: _builtins.str
@@ -189,6 +204,8 @@ class ClientWelcome(_message.Message):
     """The coordinator's epoch."""
     now_ms: _builtins.int
     """The coordinator's clock in milliseconds since the Unix epoch."""
+    token: _builtins.bytes
+    """What to show to resume the session: a secret between its client and the coordinator, for the name is in every id."""
     @_builtins.property
     def limits(self) -> _common_pb2.Limits:
         """Limits that apply."""
@@ -208,10 +225,11 @@ class ClientWelcome(_message.Message):
         limits: _common_pb2.Limits | None = ...,
         now_ms: _builtins.int = ...,
         capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        token: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "coordinator", b"coordinator", "epoch", b"epoch", "limits", b"limits", "now_ms", b"now_ms", "protocol_version", b"protocol_version", "resumed", b"resumed", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "coordinator", b"coordinator", "epoch", b"epoch", "limits", b"limits", "now_ms", b"now_ms", "protocol_version", b"protocol_version", "resumed", b"resumed", "session", b"session", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -290,7 +308,9 @@ class RunRequest(_message.Message):
     key: _builtins.str
     """Idempotency key: at most one commit. Empty for none."""
     first_attempt_ms: _builtins.int
-    """Milliseconds since the Unix epoch when the first attempt began."""
+    """Milliseconds since the Unix epoch when the first attempt began, the same in each retry. Required with a key: by it a
+    request whose key may be forgotten is told from a new one.
+    """
     wait: _common_pb2.Wait.ValueType
     """When to answer."""
     hold_read_locks: _builtins.bool
@@ -349,7 +369,10 @@ Global___RunResponse: _TypeAlias = RunResponse  # noqa: Y015
 
 @_typing.final
 class BeginRequest(_message.Message):
-    """BeginRequest asks for an interactive transaction."""
+    """BeginRequest asks for an interactive transaction. In the stream its answer need be awaited only with a key: the id is known, and a
+    participant may even enlist before the coordinator has heard of it. Without a key it need not be sent at all when the commit
+    comes soon (CommitRequest.begin); of one that lasts, the coordinator must hear, so that its timeout is kept.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -366,7 +389,7 @@ class BeginRequest(_message.Message):
     key: _builtins.str
     """Idempotency key: at most one commit. Empty for none."""
     first_attempt_ms: _builtins.int
-    """Milliseconds since the Unix epoch when the first attempt began."""
+    """Milliseconds since the Unix epoch when the first attempt began, the same in each retry. Required with a key."""
     hold_read_locks: _builtins.bool
     """Whether read-only branches keep their locks until the decision."""
     @_builtins.property
@@ -431,25 +454,49 @@ Global___BeginResponse: _TypeAlias = BeginResponse  # noqa: Y015
 
 @_typing.final
 class AcknowledgedOperations(_message.Message):
-    """AcknowledgedOperations counts the operations of one participant that the client saw succeed."""
+    """AcknowledgedOperations counts the operations of one participant that the client saw succeed. It comes back from a call in
+    `troth-acknowledged-bin`, once for each participant that did work in it, the service's own and those that it called in turn. The
+    answer to a repeated call counts what the call did, although nothing ran now: the client counts each call once. A call that
+    failed adds nothing to the count, whatever it says; but it names the branch, if there is one: pass it on with a count of 0.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PARTICIPANT_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    VOTE_FIELD_NUMBER: _builtins.int
     participant: _builtins.str
-    """The participant."""
+    """The participant. Empty with `unknown`, when nobody knows whom the call reached."""
     count: _builtins.int
     """How many."""
+    incarnation: _builtins.int
+    """The incarnation of the participant that did the work. The commit names a branch by it that has not been enlisted, and work of an
+    incarnation that is gone is no part of what the present one did. 0: not told; then the branch must be enlisted.
+    """
+    unknown: _builtins.bool
+    """A call was made, and how it ended nobody knows: its answer was lost, so it may have done something. A commit with such an entry is
+    an abort (OPERATION_COUNT), since a branch that it does not name would be left out of it. A service that called on passes it on.
+    """
+    @_builtins.property
+    def vote(self) -> _common_pb2.SealedVote:
+        """The participant's YES, when the call was its last one (TransactionContext.last_call) and its branch is prepared: the commit then
+        asks it for no vote. Leave it out, and it is asked.
+        """
+
     def __init__(
         self,
         *,
         participant: _builtins.str = ...,
         count: _builtins.int = ...,
+        incarnation: _builtins.int = ...,
+        unknown: _builtins.bool = ...,
+        vote: _common_pb2.SealedVote | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["vote", b"vote"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "participant", b"participant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "incarnation", b"incarnation", "participant", b"participant", "unknown", b"unknown", "vote", b"vote"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -465,6 +512,7 @@ class CommitRequest(_message.Message):
     TRANSACTION_ID_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
+    BEGIN_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """The client's number in the stream; 0 in unary calls."""
     transaction_id: _builtins.str
@@ -473,7 +521,16 @@ class CommitRequest(_message.Message):
     """When to answer."""
     @_builtins.property
     def acknowledged(self) -> _containers.RepeatedCompositeFieldContainer[Global___AcknowledgedOperations]:
-        """Every participant that acknowledged work, with the number of operations."""
+        """Every participant that acknowledged work, with the number of operations. Entries for the same participant are added up, so that
+        what each call acknowledged may be passed on as it came. A participant that is not named acknowledged nothing. Who is named with
+        an incarnation need not have been enlisted: this enlists it.
+        """
+
+    @_builtins.property
+    def begin(self) -> Global___BeginRequest:
+        """What Begin would have said, of a transaction that has not been begun, without a key: so nothing need be sent before the commit. Only
+        in the stream, under a number that has not been used; ignored when the transaction has begun.
+        """
 
     def __init__(
         self,
@@ -482,10 +539,11 @@ class CommitRequest(_message.Message):
         transaction_id: _builtins.str = ...,
         acknowledged: _abc.Iterable[Global___AcknowledgedOperations] | None = ...,
         wait: _common_pb2.Wait.ValueType = ...,
+        begin: Global___BeginRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "number", b"number", "transaction_id", b"transaction_id", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "begin", b"begin", "number", b"number", "transaction_id", b"transaction_id", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -523,19 +581,25 @@ class AbortRequest(_message.Message):
 
     NUMBER_FIELD_NUMBER: _builtins.int
     TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """The client's number in the stream; 0 in unary calls."""
     transaction_id: _builtins.str
     """The transaction, in unary calls; may be empty in the stream."""
+    @_builtins.property
+    def acknowledged(self) -> _containers.RepeatedCompositeFieldContainer[Global___AcknowledgedOperations]:
+        """Who has a branch in it, as in CommitRequest: they are told at once, enlisted or not."""
+
     def __init__(
         self,
         *,
         number: _builtins.int = ...,
         transaction_id: _builtins.str = ...,
+        acknowledged: _abc.Iterable[Global___AcknowledgedOperations] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "number", b"number", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -612,7 +676,9 @@ class Answer(_message.Message):
     outcome: _common_pb2.Outcome.ValueType
     """The outcome."""
     results_available: _builtins.bool
-    """Whether the results are complete; after a restart of the coordinator they may no longer be there."""
+    """Whether the results are complete. After a restart of the coordinator they may no longer be there; those of an interactive
+    transaction never are, since its calls got them from the services.
+    """
     pending: _builtins.bool
     """Whether some participant has still to acknowledge the commit."""
     replayed: _builtins.bool
@@ -654,10 +720,21 @@ class GetRequest(_message.Message):
     TRANSACTION_ID_FIELD_NUMBER: _builtins.int
     PARTICIPANTS_FIELD_NUMBER: _builtins.int
     FIRST_ATTEMPT_MS_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    BODY_HASH_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     first_attempt_ms: _builtins.int
     """Milliseconds since the Unix epoch when the first attempt began; needed to settle."""
+    key: _builtins.str
+    """The idempotency key that the transaction was asked for with. What is asked under a key is answered under the key: of whoever
+    holds it, since this transaction may only have joined that one, and never have run. Without the key such a transaction is
+    ABORTED although the key is committed.
+    """
+    body_hash: _builtins.bytes
+    """The hash of the request's body, as protos/README.md has it. A holder with another body is not told. May be empty; then any
+    holder of the key is told.
+    """
     @_builtins.property
     def participants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Its participants, as far as the client knows them. With names given the coordinator settles an unknown transaction."""
@@ -668,10 +745,12 @@ class GetRequest(_message.Message):
         transaction_id: _builtins.str = ...,
         participants: _abc.Iterable[_builtins.str] | None = ...,
         first_attempt_ms: _builtins.int = ...,
+        key: _builtins.str = ...,
+        body_hash: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_attempt_ms", b"first_attempt_ms", "participants", b"participants", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body_hash", b"body_hash", "first_attempt_ms", b"first_attempt_ms", "key", b"key", "participants", b"participants", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -684,6 +763,9 @@ class GetResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ANSWER_FIELD_NUMBER: _builtins.int
+    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    transaction_id: _builtins.str
+    """The transaction that was asked about. With a key the answer may be of another one, which holds the key."""
     @_builtins.property
     def answer(self) -> Global___Answer:
         """What is known. OUTCOME_IN_DOUBT: not decided, or not known yet."""
@@ -692,10 +774,11 @@ class GetResponse(_message.Message):
         self,
         *,
         answer: Global___Answer | None = ...,
+        transaction_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,6 +27,15 @@ if _version_not_supported:
 
 class TransactionServiceStub(object):
     """TransactionService runs transactions.
+
+    The unary calls Run, Commit and Abort answer OK only when what was asked has happened: Run and Commit when the transaction
+    committed, Abort when it is rolled back. Everything else is a status with a google.rpc.Status in `grpc-status-details-bin`: its
+    ErrorInfo (domain `troth`) has the `reason` (see Reason, also for the status code) and in `metadata` what is known of
+    `participant`, `code`, `retryable` ("true" or "false"), `transaction_id` and `outcome`. The outcome is an Outcome without its prefix.
+    Only ABORTED means that nothing happened. IN_DOUBT: ask with Get, never run it again without a key. EXPIRED, MIXED, HAZARD: find
+    out by other means. Without an outcome the request was refused before anything ran. RetryInfo says when to come back.
+    A status without ErrorInfo is not of Troth but of gRPC or of something on the way (a deadline, a lost connection): the
+    transaction may have happened. Get is OK whatever it has to tell: look at the answer.
     """
 
     def __init__(self, channel):
@@ -74,6 +83,15 @@ class TransactionServiceStub(object):
 
 class TransactionServiceServicer(object):
     """TransactionService runs transactions.
+
+    The unary calls Run, Commit and Abort answer OK only when what was asked has happened: Run and Commit when the transaction
+    committed, Abort when it is rolled back. Everything else is a status with a google.rpc.Status in `grpc-status-details-bin`: its
+    ErrorInfo (domain `troth`) has the `reason` (see Reason, also for the status code) and in `metadata` what is known of
+    `participant`, `code`, `retryable` ("true" or "false"), `transaction_id` and `outcome`. The outcome is an Outcome without its prefix.
+    Only ABORTED means that nothing happened. IN_DOUBT: ask with Get, never run it again without a key. EXPIRED, MIXED, HAZARD: find
+    out by other means. Without an outcome the request was refused before anything ran. RetryInfo says when to come back.
+    A status without ErrorInfo is not of Troth but of gRPC or of something on the way (a deadline, a lost connection): the
+    transaction may have happened. Get is OK whatever it has to tell: look at the answer.
     """
 
     def Connect(self, request_iterator, context):
@@ -173,6 +191,15 @@ def add_TransactionServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class TransactionService(object):
     """TransactionService runs transactions.
+
+    The unary calls Run, Commit and Abort answer OK only when what was asked has happened: Run and Commit when the transaction
+    committed, Abort when it is rolled back. Everything else is a status with a google.rpc.Status in `grpc-status-details-bin`: its
+    ErrorInfo (domain `troth`) has the `reason` (see Reason, also for the status code) and in `metadata` what is known of
+    `participant`, `code`, `retryable` ("true" or "false"), `transaction_id` and `outcome`. The outcome is an Outcome without its prefix.
+    Only ABORTED means that nothing happened. IN_DOUBT: ask with Get, never run it again without a key. EXPIRED, MIXED, HAZARD: find
+    out by other means. Without an outcome the request was refused before anything ran. RetryInfo says when to come back.
+    A status without ErrorInfo is not of Troth but of gRPC or of something on the way (a deadline, a lost connection): the
+    transaction may have happened. Get is OK whatever it has to tell: look at the answer.
     """
 
     @staticmethod

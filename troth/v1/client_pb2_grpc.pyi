@@ -27,7 +27,17 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TransactionServiceStub:
-    """TransactionService runs transactions."""
+    """TransactionService runs transactions.
+
+    The unary calls Run, Commit and Abort answer OK only when what was asked has happened: Run and Commit when the transaction
+    committed, Abort when it is rolled back. Everything else is a status with a google.rpc.Status in `grpc-status-details-bin`: its
+    ErrorInfo (domain `troth`) has the `reason` (see Reason, also for the status code) and in `metadata` what is known of
+    `participant`, `code`, `retryable` ("true" or "false"), `transaction_id` and `outcome`. The outcome is an Outcome without its prefix.
+    Only ABORTED means that nothing happened. IN_DOUBT: ask with Get, never run it again without a key. EXPIRED, MIXED, HAZARD: find
+    out by other means. Without an outcome the request was refused before anything ran. RetryInfo says when to come back.
+    A status without ErrorInfo is not of Troth but of gRPC or of something on the way (a deadline, a lost connection): the
+    transaction may have happened. Get is OK whatever it has to tell: look at the answer.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -50,7 +60,17 @@ class TransactionServiceStub:
 
 @_typing.type_check_only
 class TransactionServiceAsyncStub(TransactionServiceStub):
-    """TransactionService runs transactions."""
+    """TransactionService runs transactions.
+
+    The unary calls Run, Commit and Abort answer OK only when what was asked has happened: Run and Commit when the transaction
+    committed, Abort when it is rolled back. Everything else is a status with a google.rpc.Status in `grpc-status-details-bin`: its
+    ErrorInfo (domain `troth`) has the `reason` (see Reason, also for the status code) and in `metadata` what is known of
+    `participant`, `code`, `retryable` ("true" or "false"), `transaction_id` and `outcome`. The outcome is an Outcome without its prefix.
+    Only ABORTED means that nothing happened. IN_DOUBT: ask with Get, never run it again without a key. EXPIRED, MIXED, HAZARD: find
+    out by other means. Without an outcome the request was refused before anything ran. RetryInfo says when to come back.
+    A status without ErrorInfo is not of Troth but of gRPC or of something on the way (a deadline, a lost connection): the
+    transaction may have happened. Get is OK whatever it has to tell: look at the answer.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Connect: _aio.StreamStreamMultiCallable[_client_pb2.ConnectRequest, _client_pb2.ConnectResponse]  # type: ignore[assignment]
@@ -69,7 +89,17 @@ class TransactionServiceAsyncStub(TransactionServiceStub):
     """Watch streams the states of one transaction until it is finished."""
 
 class TransactionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """TransactionService runs transactions."""
+    """TransactionService runs transactions.
+
+    The unary calls Run, Commit and Abort answer OK only when what was asked has happened: Run and Commit when the transaction
+    committed, Abort when it is rolled back. Everything else is a status with a google.rpc.Status in `grpc-status-details-bin`: its
+    ErrorInfo (domain `troth`) has the `reason` (see Reason, also for the status code) and in `metadata` what is known of
+    `participant`, `code`, `retryable` ("true" or "false"), `transaction_id` and `outcome`. The outcome is an Outcome without its prefix.
+    Only ABORTED means that nothing happened. IN_DOUBT: ask with Get, never run it again without a key. EXPIRED, MIXED, HAZARD: find
+    out by other means. Without an outcome the request was refused before anything ran. RetryInfo says when to come back.
+    A status without ErrorInfo is not of Troth but of gRPC or of something on the way (a deadline, a lost connection): the
+    transaction may have happened. Get is OK whatever it has to tell: look at the answer.
+    """
 
     @_abc_1.abstractmethod
     def Connect(

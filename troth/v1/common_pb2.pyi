@@ -30,7 +30,7 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     OUTCOME_COMMITTED: _Outcome.ValueType  # 1
     """Every branch is or will be committed; the decision is durable."""
     OUTCOME_ABORTED: _Outcome.ValueType  # 2
-    """No branch is or will be committed."""
+    """No branch is or will be committed: the only clean NO."""
     OUTCOME_IN_DOUBT: _Outcome.ValueType  # 3
     """Not known yet: ask again, never blindly retry."""
     OUTCOME_MIXED: _Outcome.ValueType  # 4
@@ -48,7 +48,7 @@ OUTCOME_UNSPECIFIED: Outcome.ValueType  # 0
 OUTCOME_COMMITTED: Outcome.ValueType  # 1
 """Every branch is or will be committed; the decision is durable."""
 OUTCOME_ABORTED: Outcome.ValueType  # 2
-"""No branch is or will be committed."""
+"""No branch is or will be committed: the only clean NO."""
 OUTCOME_IN_DOUBT: Outcome.ValueType  # 3
 """Not known yet: ask again, never blindly retry."""
 OUTCOME_MIXED: Outcome.ValueType  # 4
@@ -285,19 +285,25 @@ class Operation(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     ARGUMENTS_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The operation's name at the participant."""
     arguments: _builtins.bytes
     """A serialised Arguments message."""
+    caller: _builtins.str
+    """Of work in Prepare: the identity that began the transaction, as the coordinator knows it; empty where nobody is asked for his. What a
+    client puts here is not passed on.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         arguments: _builtins.bytes = ...,
+        caller: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "caller", b"caller", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -369,12 +375,21 @@ class TransactionContext(_message.Message):
     FIRST_ATTEMPT_MS_FIELD_NUMBER: _builtins.int
     CALL_ID_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
+    LAST_CALL_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     first_attempt_ms: _builtins.int
     """Milliseconds since the Unix epoch when the first attempt of this business action began (age for wait-die)."""
     call_id: _builtins.str
-    """Identifies this call among the calls of the transaction; a repeat carries the same id."""
+    """Identifies this call among the calls of the transaction; a repeat carries the same id. A service that calls on in the same
+    transaction makes up an id for each such call out of this one and what the call is, the same when it is repeated: Troth's own
+    are `CALL>INDEX`, and the operations of one call `CALL/INDEX`. An opaque text of at most 200 bytes to everybody else.
+    """
+    last_call: _builtins.bool
+    """The caller's word that it calls this service no more in the transaction. The service may then prepare its branch at once, when
+    the call ends, and tell its vote with the answer (AcknowledgedOperations.vote). Never passed on to the services that it calls in
+    turn. One that does not know of it loses nothing.
+    """
     @_builtins.property
     def trace(self) -> Global___TraceContext:
         """Trace context of the caller."""
@@ -386,14 +401,41 @@ class TransactionContext(_message.Message):
         first_attempt_ms: _builtins.int = ...,
         call_id: _builtins.str = ...,
         trace: Global___TraceContext | None = ...,
+        last_call: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "first_attempt_ms", b"first_attempt_ms", "trace", b"trace", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "first_attempt_ms", b"first_attempt_ms", "last_call", b"last_call", "trace", b"trace", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TransactionContext: _TypeAlias = TransactionContext  # noqa: Y015
+
+@_typing.final
+class SealedVote(_message.Message):
+    """SealedVote is a YES that reaches the coordinator by way of the client: pass it on as it came."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOTE_FIELD_NUMBER: _builtins.int
+    SEAL_FIELD_NUMBER: _builtins.int
+    vote: _builtins.bytes
+    """A serialised EarlyVote."""
+    seal: _builtins.bytes
+    """HMAC-SHA-256 of `vote` under the `seal_key` of the session (Welcome). A vote whose seal does not fit counts for nothing."""
+    def __init__(
+        self,
+        *,
+        vote: _builtins.bytes = ...,
+        seal: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seal", b"seal", "vote", b"vote"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealedVote: _TypeAlias = SealedVote  # noqa: Y015
 
 @_typing.final
 class Cause(_message.Message):
@@ -407,9 +449,11 @@ class Cause(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """A stable machine-readable reason in UPPER_SNAKE_CASE, from docs/reference/errors.md."""
+    """A stable machine-readable reason in UPPER_SNAKE_CASE: the name of a Reason without its prefix. One that the reader does not
+    know is possible: the outcome beside it, and `retryable`, say what to do.
+    """
     participant: _builtins.str
-    """The participant that caused it; empty when none did."""
+    """The participant that caused it, also when it was called by another one; empty when none did, or several."""
     code: _builtins.str
     """The application's own code, when an operation refused; empty otherwise."""
     message: _builtins.str
@@ -445,6 +489,7 @@ class Limits(_message.Message):
     KEY_BYTES_MAX_FIELD_NUMBER: _builtins.int
     OPERATIONS_MAX_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_MAX_FIELD_NUMBER: _builtins.int
+    FRAME_MESSAGES_MAX_FIELD_NUMBER: _builtins.int
     frame_bytes_max: _builtins.int
     """Bytes of one frame."""
     payload_bytes_max: _builtins.int
@@ -457,6 +502,8 @@ class Limits(_message.Message):
     """Operations of one branch."""
     timeout_ms_max: _builtins.int
     """Longest timeout in milliseconds."""
+    frame_messages_max: _builtins.int
+    """Messages of one frame, in all its repeated fields together; 0 when none is announced. A stream that brings more is ended."""
     def __init__(
         self,
         *,
@@ -466,14 +513,80 @@ class Limits(_message.Message):
         key_bytes_max: _builtins.int = ...,
         operations_max: _builtins.int = ...,
         timeout_ms_max: _builtins.int = ...,
+        frame_messages_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame_bytes_max", b"frame_bytes_max", "key_bytes_max", b"key_bytes_max", "operations_max", b"operations_max", "participants_max", b"participants_max", "payload_bytes_max", b"payload_bytes_max", "timeout_ms_max", b"timeout_ms_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame_bytes_max", b"frame_bytes_max", "frame_messages_max", b"frame_messages_max", "key_bytes_max", b"key_bytes_max", "operations_max", b"operations_max", "participants_max", b"participants_max", "payload_bytes_max", b"payload_bytes_max", "timeout_ms_max", b"timeout_ms_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Limits: _TypeAlias = Limits  # noqa: Y015
+
+@_typing.final
+class Directory(_message.Message):
+    """Directory tells which node of a cell has which shard. A shard is a coordinator of its own, with its own name, epochs, keys and
+    streams; which of them a key belongs to is said in protos/README.md. It comes with Welcome and with a Goodbye, and by itself when it has
+    changed; from a coordinator that is no cell of several shards it never comes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CELL_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    cell: _builtins.str
+    """The cell's name."""
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardPlace]:
+        """Every shard, always as many and in the same order: the first one has the number 0."""
+
+    def __init__(
+        self,
+        *,
+        cell: _builtins.str = ...,
+        shards: _abc.Iterable[Global___ShardPlace] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Directory: _TypeAlias = Directory  # noqa: Y015
+
+@_typing.final
+class ShardPlace(_message.Message):
+    """ShardPlace tells where one shard is. It is a hint: who is dialled there says whether it still has the shard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COORDINATOR_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
+    coordinator: _builtins.str
+    """The shard's name: the name of its coordinator, and the first part of the ids of its transactions."""
+    address: _builtins.str
+    """Where its node is reached, HOST:PORT; empty while no node has it."""
+    claim: _builtins.int
+    """Grows whenever a node takes the shard over: of two places, the one with the higher claim is the newer."""
+    leaving: _builtins.bool
+    """The node is giving it away: it ends what it has begun, and begins nothing new."""
+    def __init__(
+        self,
+        *,
+        coordinator: _builtins.str = ...,
+        address: _builtins.str = ...,
+        claim: _builtins.int = ...,
+        leaving: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "claim", b"claim", "coordinator", b"coordinator", "leaving", b"leaving"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShardPlace: _TypeAlias = ShardPlace  # noqa: Y015
 
 @_typing.final
 class ProtocolRange(_message.Message):

@@ -228,9 +228,15 @@ class SessionRequest(_message.Message):
     ACKNOWLEDGEMENTS_FIELD_NUMBER: _builtins.int
     INQUIRIES_FIELD_NUMBER: _builtins.int
     SETTLEMENTS_FIELD_NUMBER: _builtins.int
+    UNDECLARED_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
     TIMESTAMP_FIELD_NUMBER: _builtins.int
     reports_complete: _builtins.bool
     """Ends Hello: every unfinished branch has been reported."""
+    position: _builtins.int
+    """The position of the participant's log: the seq of its newest durable record, in each frame in which it has grown. It is told
+    only once it is durable. 0 from software that tells none.
+    """
     @_builtins.property
     def hello(self) -> Global___Hello:
         """Only in the first frame."""
@@ -260,6 +266,12 @@ class SessionRequest(_message.Message):
         """Answers to RollbackIfUnseen."""
 
     @_builtins.property
+    def undeclared(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Operation]:
+        """Operations, by name alone, that lock the whole resource because they declare no keys, and for which somebody has waited, or that
+        have waited for somebody: for people. Each once a session.
+        """
+
+    @_builtins.property
     def timestamp(self) -> _common_pb2.HlcTimestamp:
         """The participant's clock, when it keeps one."""
 
@@ -274,11 +286,13 @@ class SessionRequest(_message.Message):
         acknowledgements: _abc.Iterable[Global___Acknowledgement] | None = ...,
         inquiries: _abc.Iterable[Global___Inquiry] | None = ...,
         settlements: _abc.Iterable[Global___Settlement] | None = ...,
+        undeclared: _abc.Iterable[_common_pb2.Operation] | None = ...,
+        position: _builtins.int = ...,
         timestamp: _common_pb2.HlcTimestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "timestamp", b"timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements", b"acknowledgements", "enlists", b"enlists", "hello", b"hello", "inquiries", b"inquiries", "reports", b"reports", "reports_complete", b"reports_complete", "settlements", b"settlements", "timestamp", b"timestamp", "votes", b"votes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements", b"acknowledgements", "enlists", b"enlists", "hello", b"hello", "inquiries", b"inquiries", "position", b"position", "reports", b"reports", "reports_complete", b"reports_complete", "settlements", b"settlements", "timestamp", b"timestamp", "undeclared", b"undeclared", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -286,7 +300,9 @@ Global___SessionRequest: _TypeAlias = SessionRequest  # noqa: Y015
 
 @_typing.final
 class SessionResponse(_message.Message):
-    """SessionResponse is a frame from the coordinator."""
+    """SessionResponse is a frame from the coordinator. What ends work (decisions, settles) is handled before what begins some
+    (enlisted, prepares): whoever begins something after hearing how a transaction ended must not meet its locks.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -298,7 +314,13 @@ class SessionResponse(_message.Message):
     WATERMARK_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
     FORCES_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    DIRECTORY_FIELD_NUMBER: _builtins.int
     TIMESTAMP_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """The position of the coordinator's log: the seq of its newest durable record, in each frame in which it has grown. It is told
+    only once it is durable. 0 from software that tells none.
+    """
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """Only in the first frame."""
@@ -332,6 +354,10 @@ class SessionResponse(_message.Message):
         """Forced endings that an operator asked for."""
 
     @_builtins.property
+    def directory(self) -> _common_pb2.Directory:
+        """Where the shards of the cell are; see Directory. A participant of a cell keeps one stream for each of them."""
+
+    @_builtins.property
     def timestamp(self) -> _common_pb2.HlcTimestamp:
         """The coordinator's clock, when it keeps one."""
 
@@ -346,11 +372,13 @@ class SessionResponse(_message.Message):
         watermark: Global___Watermark | None = ...,
         goodbye: Global___Goodbye | None = ...,
         forces: _abc.Iterable[Global___Force] | None = ...,
+        position: _builtins.int = ...,
+        directory: _common_pb2.Directory | None = ...,
         timestamp: _common_pb2.HlcTimestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["goodbye", b"goodbye", "timestamp", b"timestamp", "watermark", b"watermark", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "goodbye", b"goodbye", "timestamp", b"timestamp", "watermark", b"watermark", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "enlisted", b"enlisted", "forces", b"forces", "goodbye", b"goodbye", "prepares", b"prepares", "settles", b"settles", "timestamp", b"timestamp", "watermark", b"watermark", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "directory", b"directory", "enlisted", b"enlisted", "forces", b"forces", "goodbye", b"goodbye", "position", b"position", "prepares", b"prepares", "settles", b"settles", "timestamp", b"timestamp", "watermark", b"watermark", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -369,14 +397,36 @@ class Hello(_message.Message):
     SOFTWARE_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     OPERATIONS_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    HEARD_FIELD_NUMBER: _builtins.int
+    STARTS_FIELD_NUMBER: _builtins.int
+    STARTS_AFTER_FIELD_NUMBER: _builtins.int
+    COORDINATOR_FIELD_NUMBER: _builtins.int
+    ASKS_FIELD_NUMBER: _builtins.int
+    LOOSELY_COUPLED_FIELD_NUMBER: _builtins.int
     participant: _builtins.str
-    """The participant's name, [a-z0-9][a-z0-9_-]{0,62}."""
+    """The participant's name, [a-z0-9][a-z0-9_-]{0,62}; of a service that runs as several processes the name of one slot of it,
+    `NAME/0`, `NAME/1` ...: a participant of its own, with a log and branches of its own. Clients name the service.
+    """
     log_id: _builtins.str
     """The random identity of the participant's log."""
     incarnation: _builtins.int
     """Grows at each start of the participant; durable before Hello is sent."""
     software: _builtins.str
     """Name and version of the software, for people."""
+    nonce: _builtins.str
+    """Random at each start of the participant, 8 to 32 hexadecimal digits: two processes with one incarnation are told apart by it."""
+    coordinator: _builtins.str
+    """The shard that is dialled: its coordinator's name. Empty for any; Welcome then tells which."""
+    asks: _builtins.bool
+    """Whether the process has not begun its incarnation, and only asks whether it would be let in. It is answered by Welcome or Goodbye,
+    and the stream ends; nothing is bound or listed. `incarnation` is the one that would begin, and `nonce` is empty. Only once it has
+    been welcomed so does the process make its incarnation durable, and say Hello again: a start that is refused leaves its log as it was.
+    """
+    loosely_coupled: _builtins.bool
+    """The service's word that one transaction may have branches in several of its slots, which do not see each other's work; without
+    it a second slot is refused (SECOND_SLOT).
+    """
     @_builtins.property
     def protocol(self) -> _common_pb2.ProtocolRange:
         """Protocol versions that the participant speaks."""
@@ -389,6 +439,23 @@ class Hello(_message.Message):
     def operations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The operations that the participant offers, for clear errors; empty when it does not tell."""
 
+    @_builtins.property
+    def heard(self) -> _containers.RepeatedCompositeFieldContainer[Global___Heard]:
+        """What the participant remembers durably of each coordinator that it has followed: who has lost what it had said finds out."""
+
+    @_builtins.property
+    def starts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Every start that the participant's log knows of, the newest 256, each as `INCARNATION/NONCE`; empty from software that keeps
+        none. A log that does not know the start that was welcomed last was put back from an older copy (LOG_WENT_BACK).
+        """
+
+    @_builtins.property
+    def starts_after(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The position of the participant's log before each of the newest of `starts`, as far as that is known; empty from software that
+        tells no positions. A start ended where the next one began: whoever has heard more of it than that has heard what the log has
+        lost (LOG_WENT_BACK).
+        """
+
     def __init__(
         self,
         *,
@@ -399,14 +466,61 @@ class Hello(_message.Message):
         software: _builtins.str = ...,
         capabilities: _abc.Iterable[_builtins.str] | None = ...,
         operations: _abc.Iterable[_builtins.str] | None = ...,
+        nonce: _builtins.str = ...,
+        heard: _abc.Iterable[Global___Heard] | None = ...,
+        starts: _abc.Iterable[_builtins.str] | None = ...,
+        starts_after: _abc.Iterable[_builtins.int] | None = ...,
+        coordinator: _builtins.str = ...,
+        asks: _builtins.bool = ...,
+        loosely_coupled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["protocol", b"protocol"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "incarnation", b"incarnation", "log_id", b"log_id", "operations", b"operations", "participant", b"participant", "protocol", b"protocol", "software", b"software"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks", b"asks", "capabilities", b"capabilities", "coordinator", b"coordinator", "heard", b"heard", "incarnation", b"incarnation", "log_id", b"log_id", "loosely_coupled", b"loosely_coupled", "nonce", b"nonce", "operations", b"operations", "participant", b"participant", "protocol", b"protocol", "software", b"software", "starts", b"starts", "starts_after", b"starts_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class Heard(_message.Message):
+    """Heard is how far a coordinator's log was heard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COORDINATOR_FIELD_NUMBER: _builtins.int
+    LOG_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    coordinator: _builtins.str
+    """The coordinator's name."""
+    log_id: _builtins.str
+    """The random identity of its log."""
+    epoch: _builtins.int
+    """The last life of it that was heard: its epoch."""
+    nonce: _builtins.str
+    """The nonce of that life."""
+    position: _builtins.int
+    """The highest position that it told there; 0 when it told none. A log in which that life ended before has lost its end
+    (LOG_WENT_BACK).
+    """
+    def __init__(
+        self,
+        *,
+        coordinator: _builtins.str = ...,
+        log_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        nonce: _builtins.str = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "epoch", b"epoch", "log_id", b"log_id", "nonce", b"nonce", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Heard: _TypeAlias = Heard  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):
@@ -420,6 +534,9 @@ class Welcome(_message.Message):
     NONCE_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    LOG_ID_FIELD_NUMBER: _builtins.int
+    HEARD_FIELD_NUMBER: _builtins.int
+    SEAL_KEY_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """The protocol version of this session."""
     coordinator: _builtins.str
@@ -428,6 +545,16 @@ class Welcome(_message.Message):
     """Grows at each start of the coordinator. A participant refuses a coordinator with a lower one than it has seen."""
     nonce: _builtins.str
     """Random at each start of the coordinator."""
+    log_id: _builtins.str
+    """The random identity of the coordinator's log. A name belongs to one log: a participant that has followed another one under
+    this name follows this one never.
+    """
+    heard: _builtins.int
+    """The highest position of the participant's log that was heard, as the coordinator remembers it; 0 for none."""
+    seal_key: _builtins.bytes
+    """The key under which the participant seals early votes (SealedVote) on transactions of this epoch. Empty from a coordinator that
+    takes none. A secret between the two: never told, never written.
+    """
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Optional features that both offer."""
@@ -445,10 +572,13 @@ class Welcome(_message.Message):
         nonce: _builtins.str = ...,
         capabilities: _abc.Iterable[_builtins.str] | None = ...,
         limits: _common_pb2.Limits | None = ...,
+        log_id: _builtins.str = ...,
+        heard: _builtins.int = ...,
+        seal_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "coordinator", b"coordinator", "epoch", b"epoch", "limits", b"limits", "nonce", b"nonce", "protocol_version", b"protocol_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "coordinator", b"coordinator", "epoch", b"epoch", "heard", b"heard", "limits", b"limits", "log_id", b"log_id", "nonce", b"nonce", "protocol_version", b"protocol_version", "seal_key", b"seal_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -489,16 +619,29 @@ class BranchReport(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    RESULTS_LOST_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
+    EARLY_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     order: _builtins.int
-    """The branch's order; 0 when it is not known yet."""
+    """The branch's order; 0 when it is not known yet. This says that the branch has not been enlisted, and enlists it."""
     state: Global___BranchState.ValueType
     """Its state."""
     results: _builtins.bytes
     """A serialised Results message, for a prepared or committed branch."""
     detail: _builtins.str
     """Who forced it, when and why, or why it could not be finished."""
+    results_lost: _builtins.bool
+    """Whether there were results, which are left out because the report would be larger than a frame may be. A branch must never be
+    kept from being listed by what it returned.
+    """
+    peers: _builtins.bytes
+    """Of a prepared branch: the Peers message that came with Prepare, as it came."""
+    early: _builtins.bool
+    """Of a prepared branch: whether it was prepared before it was asked (EarlyVote). Then it is no vote: nobody has compared the count of
+    its operations yet.
+    """
     def __init__(
         self,
         *,
@@ -507,10 +650,13 @@ class BranchReport(_message.Message):
         state: Global___BranchState.ValueType = ...,
         results: _builtins.bytes = ...,
         detail: _builtins.str = ...,
+        results_lost: _builtins.bool = ...,
+        peers: _builtins.bytes = ...,
+        early: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "order", b"order", "results", b"results", "state", b"state", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "early", b"early", "order", b"order", "peers", b"peers", "results", b"results", "results_lost", b"results_lost", "state", b"state", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -518,7 +664,9 @@ Global___BranchReport: _TypeAlias = BranchReport  # noqa: Y015
 
 @_typing.final
 class Enlist(_message.Message):
-    """Enlist asks the coordinator to accept a branch in a live transaction."""
+    """Enlist announces a branch of interactive work. The first call of a transaction need not wait for it: it is sent when the branch is
+    still unprepared after a while, and before a call is refused for a lock (see protos/README.md).
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -550,10 +698,12 @@ class Enlisted(_message.Message):
     transaction_id: _builtins.str
     """The transaction."""
     order: _builtins.int
-    """The branch's order among the branches of this participant; 0 when refused."""
+    """The branch's order among the branches of this participant. With a refusal it is the order of its tombstone: by it the watermark
+    lets the participant forget the rollback.
+    """
     @_builtins.property
     def refusal(self) -> _common_pb2.Cause:
-        """Why the branch was refused; absent when it was accepted."""
+        """Why the branch was refused: it is to be rolled back, and will never be prepared. Absent when it was accepted."""
 
     def __init__(
         self,
@@ -589,6 +739,7 @@ class Prepare(_message.Message):
     TRACE_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     INTERACTIVE_FIELD_NUMBER: _builtins.int
+    ELDEST_ATTEMPT_MS_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     order: _builtins.int
@@ -602,7 +753,9 @@ class Prepare(_message.Message):
     incarnation: _builtins.int
     """The incarnation that an unprepared branch belongs to; another incarnation votes NO."""
     first_attempt_ms: _builtins.int
-    """Milliseconds since the Unix epoch when the first attempt began (age for wait-die)."""
+    """Milliseconds since the Unix epoch when the first attempt began (age for wait-die): the lower, the older. Of two equal ones the
+    transaction whose id is lower, compared as bytes, is the older.
+    """
     timeout_ms: _builtins.int
     """Milliseconds that the coordinator will still wait for the vote."""
     peers: _builtins.bytes
@@ -611,6 +764,10 @@ class Prepare(_message.Message):
     """The idempotency key, when the client gave one; for people and for audit."""
     interactive: _builtins.bool
     """Whether the branch began with interactive work."""
+    eldest_attempt_ms: _builtins.int
+    """Of one-shot work: the first attempt of the eldest one-shot transaction that was undecided when this one began, itself included;
+    milliseconds since the Unix epoch. Only who is older may wait for the locks of this one, besides one-shots that came later.
+    """
     @_builtins.property
     def operations(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Operation]:
         """One-shot work to be done before the vote; empty for an interactive branch."""
@@ -635,10 +792,11 @@ class Prepare(_message.Message):
         trace: _common_pb2.TraceContext | None = ...,
         key: _builtins.str = ...,
         interactive: _builtins.bool = ...,
+        eldest_attempt_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_attempt_ms", b"first_attempt_ms", "hold_read_locks", b"hold_read_locks", "incarnation", b"incarnation", "interactive", b"interactive", "key", b"key", "one_phase", b"one_phase", "operation_count", b"operation_count", "operations", b"operations", "order", b"order", "peers", b"peers", "timeout_ms", b"timeout_ms", "trace", b"trace", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["eldest_attempt_ms", b"eldest_attempt_ms", "first_attempt_ms", b"first_attempt_ms", "hold_read_locks", b"hold_read_locks", "incarnation", b"incarnation", "interactive", b"interactive", "key", b"key", "one_phase", b"one_phase", "operation_count", b"operation_count", "operations", b"operations", "order", b"order", "peers", b"peers", "timeout_ms", b"timeout_ms", "trace", b"trace", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -646,23 +804,37 @@ Global___Prepare: _TypeAlias = Prepare  # noqa: Y015
 
 @_typing.final
 class Peers(_message.Message):
-    """Peers names the participants of a transaction."""
+    """Peers names the participants of a transaction. A participant keeps it with its vote, and lists it: a coordinator that has lost its
+    decisions asks the others.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PARTICIPANTS_FIELD_NUMBER: _builtins.int
+    INCARNATIONS_FIELD_NUMBER: _builtins.int
+    ORDERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def participants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Their names."""
+
+    @_builtins.property
+    def incarnations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The incarnation of each that is asked to vote, parallel to `participants`."""
+
+    @_builtins.property
+    def orders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The order of the branch of each, parallel to `participants`."""
 
     def __init__(
         self,
         *,
         participants: _abc.Iterable[_builtins.str] | None = ...,
+        incarnations: _abc.Iterable[_builtins.int] | None = ...,
+        orders: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["participants", b"participants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnations", b"incarnations", "orders", b"orders", "participants", b"participants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -678,12 +850,17 @@ class Vote(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     kind: Global___VoteKind.ValueType
     """What the participant says."""
     results: _builtins.bytes
     """A serialised Results message: what the operations returned."""
+    order: _builtins.int
+    """The branch's order, as Prepare named it. Should the transaction be over, the answer names it too, and can so be told from one
+    about a branch that was forgotten meanwhile; 0 from a participant that leaves it out.
+    """
     @_builtins.property
     def cause(self) -> _common_pb2.Cause:
         """Why it is a NO."""
@@ -695,14 +872,52 @@ class Vote(_message.Message):
         kind: Global___VoteKind.ValueType = ...,
         results: _builtins.bytes = ...,
         cause: _common_pb2.Cause | None = ...,
+        order: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "kind", b"kind", "results", b"results", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "kind", b"kind", "order", b"order", "results", b"results", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Vote: _TypeAlias = Vote  # noqa: Y015
+
+@_typing.final
+class EarlyVote(_message.Message):
+    """EarlyVote is a YES that nobody has asked for yet: the caller has said that there will be no further call
+    (TransactionContext.last_call). The branch is prepared and durable, as after any YES, and Prepare is answered as ever. It travels
+    sealed, in the answer of the call (AcknowledgedOperations.vote), and the commit passes it on.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    OPERATION_COUNT_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    transaction_id: _builtins.str
+    """The transaction."""
+    incarnation: _builtins.int
+    """The incarnation that did the work and prepared it."""
+    operation_count: _builtins.int
+    """How many operations succeeded. The commit must have seen as many: another number is an abort (OPERATION_COUNT)."""
+    position: _builtins.int
+    """A position of the participant's log at which the branch is prepared, as in SessionRequest."""
+    def __init__(
+        self,
+        *,
+        transaction_id: _builtins.str = ...,
+        incarnation: _builtins.int = ...,
+        operation_count: _builtins.int = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "operation_count", b"operation_count", "position", b"position", "transaction_id", b"transaction_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EarlyVote: _TypeAlias = EarlyVote  # noqa: Y015
 
 @_typing.final
 class Decision(_message.Message):
@@ -786,7 +1001,9 @@ class Inquiry(_message.Message):
     transaction_id: _builtins.str
     """The transaction."""
     order: _builtins.int
-    """The branch's order."""
+    """The branch's order. 0 of one that was prepared early and is not known to be enlisted: this enlists it, prepared as it is, and is
+    answered by Enlisted, or by ABORT.
+    """
     state: Global___BranchState.ValueType
     """ACTIVE or PREPARED."""
     def __init__(
@@ -807,26 +1024,30 @@ Global___Inquiry: _TypeAlias = Inquiry  # noqa: Y015
 @_typing.final
 class RollbackIfUnseen(_message.Message):
     """RollbackIfUnseen asks a participant to roll a branch back unless it is prepared or finished, durably, and to say what is true.
-    A running operation is awaited first.
+    A running operation is awaited first. Whose log took a name over is asked about what the log before had committed, too.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TRANSACTION_ID_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     order: _builtins.int
     """The branch's order; 0 when the coordinator does not know it."""
+    incarnation: _builtins.int
+    """The incarnation that was asked to vote, from a coordinator that has lost what it decided; 0 otherwise."""
     def __init__(
         self,
         *,
         transaction_id: _builtins.str = ...,
         order: _builtins.int = ...,
+        incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "order", b"order", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -834,29 +1055,37 @@ Global___RollbackIfUnseen: _TypeAlias = RollbackIfUnseen  # noqa: Y015
 
 @_typing.final
 class Settlement(_message.Message):
-    """Settlement answers RollbackIfUnseen."""
+    """Settlement answers RollbackIfUnseen. A parked branch is answered by an Acknowledgement HAZARD instead."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TRANSACTION_ID_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
+    PROVES_ABORT_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     kind: Global___SettlementKind.ValueType
     """What is true."""
     results: _builtins.bytes
     """A serialised Results message, for a committed branch."""
+    proves_abort: _builtins.bool
+    """Of a branch that is rolled back: whether that proves that no COMMIT was decided. It does when ABORT was decided, or when the branch
+    was rolled back before it had voted; also when it was never seen, if `incarnation` of the question is the present one and nothing
+    that it has voted on was forgotten since, but by the watermark. It does not when the branch may have voted READ_ONLY, or an operator
+    ended it. Left out it proves nothing.
+    """
     def __init__(
         self,
         *,
         transaction_id: _builtins.str = ...,
         kind: Global___SettlementKind.ValueType = ...,
         results: _builtins.bytes = ...,
+        proves_abort: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "results", b"results", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "proves_abort", b"proves_abort", "results", b"results", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -47,8 +47,9 @@ class ParticipantServiceServicer(object):
     """
 
     def Session(self, request_iterator, context):
-        """Session carries frames both ways. The first request carries Hello, the first response Welcome. Each frame is a batch;
-        a receiver handles its fields in the order of their numbers.
+        """Session carries frames both ways. The first request carries Hello, the first response Welcome. Each frame is a batch: the
+        coordinator handles its fields in the order of their numbers; a participant decisions, settles, enlisted, prepares, then
+        the others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,8 +36,9 @@ class ParticipantServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ParticipantServiceAsyncStub: ...
     Session: _grpc.StreamStreamMultiCallable[_participant_pb2.SessionRequest, _participant_pb2.SessionResponse]
-    """Session carries frames both ways. The first request carries Hello, the first response Welcome. Each frame is a batch;
-    a receiver handles its fields in the order of their numbers.
+    """Session carries frames both ways. The first request carries Hello, the first response Welcome. Each frame is a batch: the
+    coordinator handles its fields in the order of their numbers; a participant decisions, settles, enlisted, prepares, then
+    the others.
     """
 
 @_typing.type_check_only
@@ -46,8 +47,9 @@ class ParticipantServiceAsyncStub(ParticipantServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Session: _aio.StreamStreamMultiCallable[_participant_pb2.SessionRequest, _participant_pb2.SessionResponse]  # type: ignore[assignment]
-    """Session carries frames both ways. The first request carries Hello, the first response Welcome. Each frame is a batch;
-    a receiver handles its fields in the order of their numbers.
+    """Session carries frames both ways. The first request carries Hello, the first response Welcome. Each frame is a batch: the
+    coordinator handles its fields in the order of their numbers; a participant decisions, settles, enlisted, prepares, then
+    the others.
     """
 
 class ParticipantServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -59,8 +61,9 @@ class ParticipantServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_participant_pb2.SessionRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_participant_pb2.SessionResponse], _abc.AsyncIterator[_participant_pb2.SessionResponse]]:
-        """Session carries frames both ways. The first request carries Hello, the first response Welcome. Each frame is a batch;
-        a receiver handles its fields in the order of their numbers.
+        """Session carries frames both ways. The first request carries Hello, the first response Welcome. Each frame is a batch: the
+        coordinator handles its fields in the order of their numbers; a participant decisions, settles, enlisted, prepares, then
+        the others.
         """
 
 def add_ParticipantServiceServicer_to_server(servicer: ParticipantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -35,6 +35,8 @@ class CoordinatorRecord(_message.Message):
     FORGOTTEN_FIELD_NUMBER: _builtins.int
     KEY_CLOSED_FIELD_NUMBER: _builtins.int
     HORIZON_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    HEARD_FIELD_NUMBER: _builtins.int
     at_ms: _builtins.int
     """Durable clock of the coordinator when the record was made, milliseconds since the Unix epoch."""
     @_builtins.property
@@ -73,6 +75,16 @@ class CoordinatorRecord(_message.Message):
     def horizon(self) -> Global___Horizon:
         """Outcomes up to a time were dropped."""
 
+    @_builtins.property
+    def loss(self) -> Global___Loss:
+        """A participant has heard what this log does not say."""
+
+    @_builtins.property
+    def heard(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParticipantHeard]:
+        """How far participants' logs were heard, as far as that is news: of those that have told a position since the record before.
+        So nothing that was heard is written down without how far its log was heard.
+        """
+
     def __init__(
         self,
         *,
@@ -86,16 +98,44 @@ class CoordinatorRecord(_message.Message):
         forgotten: Global___Forgotten | None = ...,
         key_closed: Global___KeyClosed | None = ...,
         horizon: Global___Horizon | None = ...,
+        loss: Global___Loss | None = ...,
+        heard: _abc.Iterable[Global___ParticipantHeard] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided", "ended", b"ended", "epoch_started", b"epoch_started", "forgotten", b"forgotten", "heuristic", b"heuristic", "horizon", b"horizon", "key_closed", b"key_closed", "key_opened", b"key_opened", "kind", b"kind", "participant_bound", b"participant_bound"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided", "ended", b"ended", "epoch_started", b"epoch_started", "forgotten", b"forgotten", "heuristic", b"heuristic", "horizon", b"horizon", "key_closed", b"key_closed", "key_opened", b"key_opened", "kind", b"kind", "loss", b"loss", "participant_bound", b"participant_bound"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "decided", b"decided", "ended", b"ended", "epoch_started", b"epoch_started", "forgotten", b"forgotten", "heuristic", b"heuristic", "horizon", b"horizon", "key_closed", b"key_closed", "key_opened", b"key_opened", "kind", b"kind", "participant_bound", b"participant_bound"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "decided", b"decided", "ended", b"ended", "epoch_started", b"epoch_started", "forgotten", b"forgotten", "heard", b"heard", "heuristic", b"heuristic", "horizon", b"horizon", "key_closed", b"key_closed", "key_opened", b"key_opened", "kind", b"kind", "loss", b"loss", "participant_bound", b"participant_bound"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["epoch_started", "decided", "ended", "key_opened", "participant_bound", "heuristic", "forgotten", "key_closed", "horizon"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["epoch_started", "decided", "ended", "key_opened", "participant_bound", "heuristic", "forgotten", "key_closed", "horizon", "loss"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___CoordinatorRecord: _TypeAlias = CoordinatorRecord  # noqa: Y015
+
+@_typing.final
+class ParticipantHeard(_message.Message):
+    """ParticipantHeard is how far a participant's log was heard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTICIPANT_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    participant: _builtins.str
+    """The participant."""
+    position: _builtins.int
+    """The highest position that it told."""
+    def __init__(
+        self,
+        *,
+        participant: _builtins.str = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["participant", b"participant", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParticipantHeard: _TypeAlias = ParticipantHeard  # noqa: Y015
 
 @_typing.final
 class EpochStarted(_message.Message):
@@ -106,22 +146,30 @@ class EpochStarted(_message.Message):
     COORDINATOR_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     NONCE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
     coordinator: _builtins.str
     """The coordinator's name."""
     epoch: _builtins.int
     """The epoch."""
     nonce: _builtins.str
     """Random at each start."""
+    after: _builtins.int
+    """The log's position before it: the seq of its newest record."""
+    kept: _builtins.bool
+    """Whether the record of every life is kept; unset by software that kept only the newest."""
     def __init__(
         self,
         *,
         coordinator: _builtins.str = ...,
         epoch: _builtins.int = ...,
         nonce: _builtins.str = ...,
+        after: _builtins.int = ...,
+        kept: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "epoch", b"epoch", "nonce", b"nonce"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "coordinator", b"coordinator", "epoch", b"epoch", "kept", b"kept", "nonce", b"nonce"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -135,19 +183,27 @@ class KeyClaim(_message.Message):
 
     KEY_FIELD_NUMBER: _builtins.int
     BODY_HASH_FIELD_NUMBER: _builtins.int
+    HASH_VERSION_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """The key."""
     body_hash: _builtins.bytes
     """SHA-256 of the request's body."""
+    hash_version: _builtins.int
+    """How it was made: 0 over the body as it came, 1 over its canonical form."""
+    owner: _builtins.str
+    """The identity whose key it is: keys of several are apart. Empty for anybody's."""
     def __init__(
         self,
         *,
         key: _builtins.str = ...,
         body_hash: _builtins.bytes = ...,
+        hash_version: _builtins.int = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body_hash", b"body_hash", "key", b"key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body_hash", b"body_hash", "hash_version", b"hash_version", "key", b"key", "owner", b"owner"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -165,10 +221,15 @@ class Decided(_message.Message):
     ORDERS_FIELD_NUMBER: _builtins.int
     CLAIM_FIELD_NUMBER: _builtins.int
     FIRST_ATTEMPT_MS_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_ORDERS_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     first_attempt_ms: _builtins.int
     """Milliseconds since the Unix epoch when the first attempt began."""
+    owner: _builtins.str
+    """The identity that began it; empty for anybody's."""
     @_builtins.property
     def participants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """All its participants."""
@@ -185,6 +246,14 @@ class Decided(_message.Message):
     def claim(self) -> Global___KeyClaim:
         """The key, when there is one."""
 
+    @_builtins.property
+    def acknowledged(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Participants that voted YES and owe nothing any more, as indexes into `participants`. Who is in neither list has only read."""
+
+    @_builtins.property
+    def acknowledged_orders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The order of each of their branches, parallel to `acknowledged`."""
+
     def __init__(
         self,
         *,
@@ -194,10 +263,13 @@ class Decided(_message.Message):
         orders: _abc.Iterable[_builtins.int] | None = ...,
         claim: Global___KeyClaim | None = ...,
         first_attempt_ms: _builtins.int = ...,
+        acknowledged: _abc.Iterable[_builtins.int] | None = ...,
+        acknowledged_orders: _abc.Iterable[_builtins.int] | None = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "first_attempt_ms", b"first_attempt_ms", "orders", b"orders", "owing", b"owing", "participants", b"participants", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "acknowledged_orders", b"acknowledged_orders", "claim", b"claim", "first_attempt_ms", b"first_attempt_ms", "orders", b"orders", "owing", b"owing", "owner", b"owner", "participants", b"participants", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -216,6 +288,8 @@ class Ended(_message.Message):
     FIRST_ATTEMPT_MS_FIELD_NUMBER: _builtins.int
     WHO_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     outcome: _common_pb2.Outcome.ValueType
@@ -228,6 +302,10 @@ class Ended(_message.Message):
     """Who aborted it; empty when no operator did."""
     why: _builtins.str
     """Why the operator did."""
+    order: _builtins.int
+    """The branch's order, of a one-phase commit that changed something; 0 otherwise."""
+    owner: _builtins.str
+    """The identity that began it, of a one-phase commit; empty for anybody's."""
     @_builtins.property
     def claim(self) -> Global___KeyClaim:
         """The key, when a one-phase commit had one."""
@@ -242,10 +320,12 @@ class Ended(_message.Message):
         first_attempt_ms: _builtins.int = ...,
         who: _builtins.str = ...,
         why: _builtins.str = ...,
+        order: _builtins.int = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "first_attempt_ms", b"first_attempt_ms", "outcome", b"outcome", "participant", b"participant", "transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "first_attempt_ms", b"first_attempt_ms", "order", b"order", "outcome", b"outcome", "owner", b"owner", "participant", b"participant", "transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -324,6 +404,13 @@ class ParticipantBound(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     WHO_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    HEARD_FIELD_NUMBER: _builtins.int
+    AWAITED_LOG_ID_FIELD_NUMBER: _builtins.int
+    BEFORE_EPOCH_FIELD_NUMBER: _builtins.int
+    BEFORE_ORDER_FIELD_NUMBER: _builtins.int
+    RECALLING_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_FIELD_NUMBER: _builtins.int
     participant: _builtins.str
     """The participant."""
     log_id: _builtins.str
@@ -334,6 +421,20 @@ class ParticipantBound(_message.Message):
     """Who allowed a replacement; empty otherwise."""
     why: _builtins.str
     """Why."""
+    nonce: _builtins.str
+    """What the process of that incarnation drew at random; empty from software that draws nothing."""
+    heard: _builtins.int
+    """The highest position of its log that was heard; 0 for none."""
+    awaited_log_id: _builtins.str
+    """The identity of the log that an operator allowed to take over the name; empty otherwise, and from software that allowed any."""
+    before_epoch: _builtins.int
+    """Branches of earlier epochs than this were those of the log that had the name before; 0 when no log has taken it over."""
+    before_order: _builtins.int
+    """So were those of that epoch with a lower order."""
+    recalling: _builtins.bool
+    """Whether the log that took the name over has not been asked yet which of the commits before that it has."""
+    forgotten: _builtins.bool
+    """Whether an operator has had the name forgotten: nothing is bound, and nothing before this counts."""
     def __init__(
         self,
         *,
@@ -342,10 +443,17 @@ class ParticipantBound(_message.Message):
         incarnation: _builtins.int = ...,
         who: _builtins.str = ...,
         why: _builtins.str = ...,
+        nonce: _builtins.str = ...,
+        heard: _builtins.int = ...,
+        awaited_log_id: _builtins.str = ...,
+        before_epoch: _builtins.int = ...,
+        before_order: _builtins.int = ...,
+        recalling: _builtins.bool = ...,
+        forgotten: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "log_id", b"log_id", "participant", b"participant", "who", b"who", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_log_id", b"awaited_log_id", "before_epoch", b"before_epoch", "before_order", b"before_order", "forgotten", b"forgotten", "heard", b"heard", "incarnation", b"incarnation", "log_id", b"log_id", "nonce", b"nonce", "participant", b"participant", "recalling", b"recalling", "who", b"who", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -363,6 +471,7 @@ class Heuristic(_message.Message):
     WHO_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     COMMIT_DECIDED_FIELD_NUMBER: _builtins.int
+    LACKING_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     participant: _builtins.str
@@ -375,6 +484,8 @@ class Heuristic(_message.Message):
     """Why, or what the participant reported."""
     commit_decided: _builtins.bool
     """Whether the coordinator had decided COMMIT."""
+    lacking: _builtins.bool
+    """Whether the participant had committed it, and its log does not have it any more: another one took the name over, or an older copy."""
     def __init__(
         self,
         *,
@@ -384,10 +495,11 @@ class Heuristic(_message.Message):
         who: _builtins.str = ...,
         why: _builtins.str = ...,
         commit_decided: _builtins.bool = ...,
+        lacking: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_outcome", b"branch_outcome", "commit_decided", b"commit_decided", "participant", b"participant", "transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_outcome", b"branch_outcome", "commit_decided", b"commit_decided", "lacking", b"lacking", "participant", b"participant", "transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -395,29 +507,65 @@ Global___Heuristic: _TypeAlias = Heuristic  # noqa: Y015
 
 @_typing.final
 class Forgotten(_message.Message):
-    """Forgotten drops a heuristic outcome."""
+    """Forgotten says that an operator has dealt with a heuristic outcome. From then on it is over: what was decided counts for whoever is in
+    doubt and for its key, and how it ended is told for the retention.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TRANSACTION_ID_FIELD_NUMBER: _builtins.int
     WHO_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    FIRST_ATTEMPT_MS_FIELD_NUMBER: _builtins.int
+    PARTICIPANTS_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
+    OVER_AT_MS_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    ORDERS_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     who: _builtins.str
     """Who."""
     why: _builtins.str
     """Why."""
+    first_attempt_ms: _builtins.int
+    """Milliseconds since the Unix epoch when the first attempt began."""
+    over_at_ms: _builtins.int
+    """Durable clock of the coordinator when it was over, in milliseconds since the Unix epoch; the retention begins then."""
+    outcome: _common_pb2.Outcome.ValueType
+    """What was decided."""
+    owner: _builtins.str
+    """The identity that began it; empty for anybody's."""
+    @_builtins.property
+    def participants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """All its participants."""
+
+    @_builtins.property
+    def claim(self) -> Global___KeyClaim:
+        """The key, when it had one."""
+
+    @_builtins.property
+    def orders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The order of each participant's branch, parallel to `participants`; 0 for who has only read. Empty from software that kept none."""
+
     def __init__(
         self,
         *,
         transaction_id: _builtins.str = ...,
         who: _builtins.str = ...,
         why: _builtins.str = ...,
+        first_attempt_ms: _builtins.int = ...,
+        participants: _abc.Iterable[_builtins.str] | None = ...,
+        claim: Global___KeyClaim | None = ...,
+        over_at_ms: _builtins.int = ...,
+        outcome: _common_pb2.Outcome.ValueType = ...,
+        orders: _abc.Iterable[_builtins.int] | None = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "first_attempt_ms", b"first_attempt_ms", "orders", b"orders", "outcome", b"outcome", "over_at_ms", b"over_at_ms", "owner", b"owner", "participants", b"participants", "transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -430,20 +578,128 @@ class Horizon(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DROPPED_THROUGH_MS_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    NAMES_SESSIONS_FIELD_NUMBER: _builtins.int
+    THROUGH_EPOCH_FIELD_NUMBER: _builtins.int
+    THROUGH_SESSION_FIELD_NUMBER: _builtins.int
+    KEYS_THROUGH_MS_FIELD_NUMBER: _builtins.int
+    CLOCK_SET_FIELD_NUMBER: _builtins.int
     dropped_through_ms: _builtins.int
     """Milliseconds since the Unix epoch."""
+    names_sessions: _builtins.bool
+    """Whether `sessions` is meant: records of the first releases do not name them."""
+    through_epoch: _builtins.int
+    """Everything of sessions up to this one may have been dropped: the epoch, plus one; 0 for none."""
+    through_session: _builtins.int
+    """The session of that epoch, plus one."""
+    keys_through_ms: _builtins.int
+    """The newest first attempt of a commit whose key was dropped, in milliseconds since the Unix epoch; 1 for none, and 0 from software that
+    did not tell it.
+    """
+    clock_set: _builtins.bool
+    """Whether the times of all records before this one mean nothing: the clock was still the wall clock's, which may have been set since."""
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___DroppedSession]:
+        """Sessions of which commits were dropped since the record before this one; all of them in a record that the cleaner has written."""
+
     def __init__(
         self,
         *,
         dropped_through_ms: _builtins.int = ...,
+        sessions: _abc.Iterable[Global___DroppedSession] | None = ...,
+        names_sessions: _builtins.bool = ...,
+        through_epoch: _builtins.int = ...,
+        through_session: _builtins.int = ...,
+        keys_through_ms: _builtins.int = ...,
+        clock_set: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_through_ms", b"dropped_through_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_set", b"clock_set", "dropped_through_ms", b"dropped_through_ms", "keys_through_ms", b"keys_through_ms", "names_sessions", b"names_sessions", "sessions", b"sessions", "through_epoch", b"through_epoch", "through_session", b"through_session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Horizon: _TypeAlias = Horizon  # noqa: Y015
+
+@_typing.final
+class DroppedSession(_message.Message):
+    """DroppedSession says how far commits of one session were dropped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """The epoch of its coordinator."""
+    session: _builtins.int
+    """The session's number."""
+    nonce: _builtins.str
+    """The nonce of that epoch."""
+    number: _builtins.int
+    """The highest number of a commit that was dropped."""
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        session: _builtins.int = ...,
+        nonce: _builtins.str = ...,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "nonce", b"nonce", "number", b"number", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DroppedSession: _TypeAlias = DroppedSession  # noqa: Y015
+
+@_typing.final
+class Loss(_message.Message):
+    """Loss says that a participant has heard of this log what it does not say: the log was put back, or has lost its end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTICIPANT_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    ACCEPTED_IN_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    participant: _builtins.str
+    """Who has heard it."""
+    epoch: _builtins.int
+    """The life that was heard: its epoch."""
+    nonce: _builtins.str
+    """Its nonce."""
+    who: _builtins.str
+    """Who accepted that the log goes on without it; empty until somebody does."""
+    why: _builtins.str
+    """Why."""
+    accepted_in: _builtins.int
+    """The epoch in which it was accepted. Of transactions of earlier ones no abort is presumed."""
+    position: _builtins.int
+    """The position that was heard in that life; 0 when the log never began it, or none was told."""
+    def __init__(
+        self,
+        *,
+        participant: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        nonce: _builtins.str = ...,
+        who: _builtins.str = ...,
+        why: _builtins.str = ...,
+        accepted_in: _builtins.int = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_in", b"accepted_in", "epoch", b"epoch", "nonce", b"nonce", "participant", b"participant", "position", b"position", "who", b"who", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Loss: _TypeAlias = Loss  # noqa: Y015
 
 @_typing.final
 class ParticipantRecord(_message.Message):
@@ -460,6 +716,12 @@ class ParticipantRecord(_message.Message):
     BRANCH_PARKED_FIELD_NUMBER: _builtins.int
     SCHEMA_CHANGED_FIELD_NUMBER: _builtins.int
     FORCE_ORDERED_FIELD_NUMBER: _builtins.int
+    HEARD_FIELD_NUMBER: _builtins.int
+    heard: _builtins.int
+    """Of a record about a branch: the highest position that the branch's coordinator had told by then, in the life that the newest
+    EpochSeen of it names; 0 when it was not the one that was followed. So nothing that was heard is written down without how far
+    its log was heard.
+    """
     @_builtins.property
     def incarnation_started(self) -> Global___IncarnationStarted:
         """The participant started."""
@@ -508,10 +770,11 @@ class ParticipantRecord(_message.Message):
         branch_parked: Global___BranchParked | None = ...,
         schema_changed: Global___SchemaChanged | None = ...,
         force_ordered: Global___ForceOrdered | None = ...,
+        heard: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["branch_active", b"branch_active", "branch_finished", b"branch_finished", "branch_parked", b"branch_parked", "branch_prepared", b"branch_prepared", "epoch_seen", b"epoch_seen", "force_ordered", b"force_ordered", "forgotten_below", b"forgotten_below", "incarnation_started", b"incarnation_started", "kind", b"kind", "schema_changed", b"schema_changed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_active", b"branch_active", "branch_finished", b"branch_finished", "branch_parked", b"branch_parked", "branch_prepared", b"branch_prepared", "epoch_seen", b"epoch_seen", "force_ordered", b"force_ordered", "forgotten_below", b"forgotten_below", "incarnation_started", b"incarnation_started", "kind", b"kind", "schema_changed", b"schema_changed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_active", b"branch_active", "branch_finished", b"branch_finished", "branch_parked", b"branch_parked", "branch_prepared", b"branch_prepared", "epoch_seen", b"epoch_seen", "force_ordered", b"force_ordered", "forgotten_below", b"forgotten_below", "heard", b"heard", "incarnation_started", b"incarnation_started", "kind", b"kind", "schema_changed", b"schema_changed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["incarnation_started", "epoch_seen", "branch_active", "branch_prepared", "branch_finished", "forgotten_below", "branch_parked", "schema_changed", "force_ordered"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
@@ -527,19 +790,45 @@ class IncarnationStarted(_message.Message):
 
     PARTICIPANT_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    EARLIER_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    EARLIER_AFTER_FIELD_NUMBER: _builtins.int
+    POSITIONED_FIELD_NUMBER: _builtins.int
     participant: _builtins.str
     """The participant."""
     incarnation: _builtins.int
     """The incarnation."""
+    nonce: _builtins.str
+    """Random at each start."""
+    after: _builtins.int
+    """The position of the log before this start: the seq of its newest record. Where branches are in a resource's own file, it is that
+    file's.
+    """
+    positioned: _builtins.bool
+    """Whether `after` is meant; unset by software that kept no positions."""
+    @_builtins.property
+    def earlier(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The starts before it, the newest 255, each as `INCARNATION/NONCE`."""
+
+    @_builtins.property
+    def earlier_after(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The same of the newest of `earlier`, as far as that is known."""
+
     def __init__(
         self,
         *,
         participant: _builtins.str = ...,
         incarnation: _builtins.int = ...,
+        nonce: _builtins.str = ...,
+        earlier: _abc.Iterable[_builtins.str] | None = ...,
+        after: _builtins.int = ...,
+        earlier_after: _abc.Iterable[_builtins.int] | None = ...,
+        positioned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "participant", b"participant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "earlier", b"earlier", "earlier_after", b"earlier_after", "incarnation", b"incarnation", "nonce", b"nonce", "participant", b"participant", "positioned", b"positioned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -553,19 +842,31 @@ class EpochSeen(_message.Message):
 
     COORDINATOR_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    LOG_ID_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
     coordinator: _builtins.str
     """The coordinator's name."""
     epoch: _builtins.int
     """The epoch."""
+    log_id: _builtins.str
+    """The random identity of the coordinator's log, to which its name belongs from then on."""
+    nonce: _builtins.str
+    """The nonce of that epoch."""
+    position: _builtins.int
+    """The highest position that it has told in that epoch; 0 for none."""
     def __init__(
         self,
         *,
         coordinator: _builtins.str = ...,
         epoch: _builtins.int = ...,
+        log_id: _builtins.str = ...,
+        nonce: _builtins.str = ...,
+        position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "epoch", b"epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "epoch", b"epoch", "log_id", b"log_id", "nonce", b"nonce", "position", b"position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -583,6 +884,7 @@ class BranchWork(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     OPERATIONS_FIELD_NUMBER: _builtins.int
     RESOURCE_BRANCH_FIELD_NUMBER: _builtins.int
+    SHARED_KEYS_FIELD_NUMBER: _builtins.int
     resource_branch: _builtins.str
     """The resource's own name of the branch, such as a gid; empty where it has none."""
     @_builtins.property
@@ -595,7 +897,7 @@ class BranchWork(_message.Message):
 
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Declared lock keys; the single key "*" is the whole resource."""
+        """Lock keys that are held alone; the key "*" is the whole resource."""
 
     @_builtins.property
     def results(self) -> _common_pb2.Results:
@@ -604,6 +906,10 @@ class BranchWork(_message.Message):
     @_builtins.property
     def operations(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Operation]:
         """The operations, for a resource whose commit needs them."""
+
+    @_builtins.property
+    def shared_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Lock keys that are shared with others."""
 
     def __init__(
         self,
@@ -614,10 +920,11 @@ class BranchWork(_message.Message):
         results: _common_pb2.Results | None = ...,
         operations: _abc.Iterable[_common_pb2.Operation] | None = ...,
         resource_branch: _builtins.str = ...,
+        shared_keys: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "operations", b"operations", "resource_branch", b"resource_branch", "results", b"results", "rows", b"rows", "undo", b"undo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "operations", b"operations", "resource_branch", b"resource_branch", "results", b"results", "rows", b"rows", "shared_keys", b"shared_keys", "undo", b"undo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -672,6 +979,8 @@ class BranchPrepared(_message.Message):
     PEERS_FIELD_NUMBER: _builtins.int
     FIRST_ATTEMPT_MS_FIELD_NUMBER: _builtins.int
     ONE_PHASE_FIELD_NUMBER: _builtins.int
+    EARLY_FIELD_NUMBER: _builtins.int
+    OPERATION_COUNT_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     order: _builtins.int
@@ -684,6 +993,10 @@ class BranchPrepared(_message.Message):
     """Milliseconds since the Unix epoch when the first attempt began."""
     one_phase: _builtins.bool
     """Whether the decision was handed over with Prepare: the participant commits by itself, also after a crash."""
+    early: _builtins.bool
+    """Whether it was prepared before anybody asked, since its caller had made the last call (EarlyVote)."""
+    operation_count: _builtins.int
+    """Of such a branch: how many operations succeeded."""
     @_builtins.property
     def work(self) -> Global___BranchWork:
         """The work that is not in earlier BranchActive records."""
@@ -698,10 +1011,12 @@ class BranchPrepared(_message.Message):
         peers: _builtins.bytes = ...,
         first_attempt_ms: _builtins.int = ...,
         one_phase: _builtins.bool = ...,
+        early: _builtins.bool = ...,
+        operation_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_attempt_ms", b"first_attempt_ms", "incarnation", b"incarnation", "one_phase", b"one_phase", "order", b"order", "peers", b"peers", "transaction_id", b"transaction_id", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["early", b"early", "first_attempt_ms", b"first_attempt_ms", "incarnation", b"incarnation", "one_phase", b"one_phase", "operation_count", b"operation_count", "order", b"order", "peers", b"peers", "transaction_id", b"transaction_id", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -723,6 +1038,7 @@ class BranchFinished(_message.Message):
     FORCED_FIELD_NUMBER: _builtins.int
     FORCED_AT_MS_FIELD_NUMBER: _builtins.int
     RESOURCE_BRANCH_FIELD_NUMBER: _builtins.int
+    PROVES_ABORT_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     order: _builtins.int
@@ -741,6 +1057,8 @@ class BranchFinished(_message.Message):
     """When it was forced, in milliseconds since the Unix epoch on the participant's clock."""
     resource_branch: _builtins.str
     """The resource's own name of the branch, as long as the resource keeps a proof of the outcome; empty where it has none."""
+    proves_abort: _builtins.bool
+    """Whether its rollback proves that no COMMIT was decided: see Settlement."""
     @_builtins.property
     def results(self) -> _common_pb2.Results:
         """What the operations returned, for a one-phase commit."""
@@ -758,10 +1076,11 @@ class BranchFinished(_message.Message):
         forced: _builtins.bool = ...,
         forced_at_ms: _builtins.int = ...,
         resource_branch: _builtins.str = ...,
+        proves_abort: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["forced", b"forced", "forced_at_ms", b"forced_at_ms", "one_phase", b"one_phase", "order", b"order", "outcome", b"outcome", "resource_branch", b"resource_branch", "results", b"results", "transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forced", b"forced", "forced_at_ms", b"forced_at_ms", "one_phase", b"one_phase", "order", b"order", "outcome", b"outcome", "proves_abort", b"proves_abort", "resource_branch", b"resource_branch", "results", b"results", "transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -843,19 +1162,23 @@ class ForgottenBelow(_message.Message):
 
     EPOCH_FIELD_NUMBER: _builtins.int
     BELOW_FIELD_NUMBER: _builtins.int
+    COORDINATOR_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """The coordinator's epoch."""
     below: _builtins.int
     """The lowest order that is kept."""
+    coordinator: _builtins.str
+    """The coordinator's name; unset by software that kept one watermark for all."""
     def __init__(
         self,
         *,
         epoch: _builtins.int = ...,
         below: _builtins.int = ...,
+        coordinator: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["below", b"below", "epoch", b"epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["below", b"below", "coordinator", b"coordinator", "epoch", b"epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,1 @@
+"""Shards and nodes: which shard is asked, who has it, and how it changes hands."""

@@ -1,0 +1,108 @@
+"""Passing a unary call on to the node that has the shard."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple
+
+import grpc.aio
+
+from coordinator.identity.gate import CALLER_METADATA, SHARD_METADATA
+from coordinator.identity.who import CALLER
+from coordinator.services.status import STATUS_METADATA_KEY
+from troth.channel import credentials_of, open_channel
+from troth.errors import ConfigError, Reason, RequestError
+from troth.identity.tls import Tls
+from troth.logs import get_logger
+from troth.v1 import admin_pb2_grpc, client_pb2_grpc
+
+CLOSE_SECONDS = 10.0
+"""How long calls on a channel with old certificates may take to end."""
+
+_log = get_logger("troth.cell")
+
+
+class Node(NamedTuple):
+    """The services of another node, by the names that a shard has for its own."""
+
+    transactions: client_pb2_grpc.TransactionServiceStub
+    admin: admin_pb2_grpc.AdminServiceStub
+    channel: grpc.aio.Channel
+    stamp: tuple[Any, ...]
+    """Of the files of TLS that the channel was made with."""
+
+
+class Forward:
+    """Channels to the other nodes. `address_of` tells where a shard is, as far as this node knows; empty for nowhere. With `tls` a
+    node shows the others the certificate that it shows everybody; when its files have changed, the next call makes another."""
+
+    def __init__(self, address_of: Callable[[str], str], tls: Tls | None = None) -> None:
+        self._address_of = address_of
+        self._tls = tls
+        self._nodes: dict[str, Node] = {}
+        """By address."""
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Close all channels."""
+        for closing in self._closing:
+            closing.cancel()
+        await asyncio.gather(*self._closing, *(node.channel.close() for node in self._nodes.values()), return_exceptions=True)
+
+    async def unary(self, shard: str, service: str, method: str, request: Any, call: Any) -> Any:
+        """One call at the shard's node. How it ends there is how it ends here, in status and details.
+
+        Raises `RequestError` (WRONG_NODE) when nobody is known to have the shard; then nothing has run.
+        """
+        passed = getattr(getattr(self._node(shard), service), method)
+        try:
+            return await passed(request, metadata=_metadata(shard), timeout=call.time_remaining())
+        except grpc.aio.AioRpcError as error:
+            await _abort(call, error)
+
+    async def watch(self, shard: str, request: Any, call: Any) -> AsyncIterator[Any]:
+        """The states of a transaction, as the shard's node tells them."""
+        passed: Any = self._node(shard).transactions.Watch
+        try:
+            async for response in passed(request, metadata=_metadata(shard), timeout=call.time_remaining()):
+                yield response
+        except grpc.aio.AioRpcError as error:
+            await _abort(call, error)
+
+    def _node(self, shard: str) -> Node:
+        address = self._address_of(shard)
+        if not address:
+            raise RequestError(Reason.WRONG_NODE, f"no node has the shard {shard} now")
+        known, stamp = self._nodes.get(address), self._tls.stamp() if self._tls is not None else ()
+        if known is None or known.stamp != stamp:
+            known = self._nodes[address] = self._made(address, stamp, known)
+        return known
+
+    def _made(self, address: str, stamp: tuple[Any, ...], known: Node | None) -> Node:
+        """A channel with the files as they are now; with files that cannot be used the one that there is. Raises `ConfigError`."""
+        try:
+            channel = open_channel(address, credentials_of(self._tls))
+        except ConfigError as error:
+            if known is None:
+                raise
+            _log.warning("new files of TLS cannot be used; the last good ones stay", why=error.message, hint=error.hint)
+            return known._replace(stamp=stamp)
+        if known is not None:
+            closing = asyncio.ensure_future(known.channel.close(CLOSE_SECONDS))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+        stubs: Any = channel  # the stubs' types know the blocking channel only
+        return Node(client_pb2_grpc.TransactionServiceStub(stubs), admin_pb2_grpc.AdminServiceStub(stubs), channel, stamp)
+
+
+def _metadata(shard: str) -> tuple[tuple[str, str | bytes], ...]:
+    """Where a call is to be answered, and whose it is: a node with a policy believes that of a node alone (`identity.gate`)."""
+    caller = CALLER.get().name
+    passed_on: tuple[tuple[str, str | bytes], ...] = ((SHARD_METADATA, shard),)
+    return (*passed_on, (CALLER_METADATA, caller.encode())) if caller else passed_on
+
+
+async def _abort(call: Any, error: grpc.aio.AioRpcError) -> None:
+    details = [(key, value) for key, value in error.trailing_metadata() or () if key == STATUS_METADATA_KEY]
+    await call.abort(error.code(), error.details(), tuple(details))

@@ -1,0 +1,130 @@
+"""What `troth doctor` looks at in a MariaDB database.
+
+The server does not tell which of InnoDB's transactions an XA branch is. So what waits for branches, and in which tables, is told of
+all of them together; and since when one of ours is prepared, by its marker row, which is read although it is not committed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from coordinator.cli.finding import Finding, Held, old
+from troth.log import mariadb_branches as branches
+from troth.log import mariadb_schema as schema
+from troth.log.mariadb_store import connect, from_error, grants, settings, unfit
+from troth.mariadb import errors
+from troth.mariadb.connection import Connection
+
+_WAITING = (
+    "SELECT l.lock_table, COUNT(DISTINCT w.requesting_trx_id) FROM information_schema.INNODB_LOCK_WAITS AS w"
+    " JOIN information_schema.INNODB_TRX AS t ON t.trx_id = w.blocking_trx_id AND t.trx_mysql_thread_id = 0"
+    " JOIN information_schema.INNODB_LOCKS AS l ON l.lock_id = w.requested_lock_id GROUP BY l.lock_table ORDER BY 1"
+)
+"""By table, who waits for transactions that no session has: these are prepared."""
+_MARKED = "SELECT gid, TIMESTAMPDIFF(MICROSECOND, at, UTC_TIMESTAMP(6)) / 1e6 FROM troth_branch WHERE committed = 1"
+_TABLES = (
+    "SELECT t.TABLE_NAME FROM information_schema.TABLES AS t JOIN information_schema.ENGINES AS e ON e.ENGINE = t.ENGINE"
+    " WHERE t.TABLE_SCHEMA = DATABASE() AND t.TABLE_TYPE = 'BASE TABLE' AND COALESCE(e.TRANSACTIONS, 'NO') <> 'YES' ORDER BY 1"
+)
+_REPLICAS = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE COMMAND LIKE 'Binlog Dump%'"
+_SET = re.compile(r"SET GLOBAL [\w ]+ = \w+")
+
+
+async def examine(dsn: str) -> tuple[list[Finding], list[Held]]:
+    """Look at a database: what was found, and what is prepared. Raises `LogError` when it cannot be reached."""
+    connection = await connect(dsn)
+    try:
+        await connection.ask("SET SESSION tx_isolation = 'READ-UNCOMMITTED'")
+        findings = [*await _of_server(connection), *await _of_tables(connection)]
+        ages = await _ages(connection)
+        held = await _held(connection, ages)
+        findings += [one for one in (old(one, f"XA ROLLBACK {one.gid}") for one in held) if one is not None]
+        findings += await _waiting(connection, held)
+    except errors.kinds() as error:
+        raise from_error("the database", error, "looked at") from error
+    finally:
+        await connection.close()
+    return findings, held
+
+
+async def _of_server(connection: Connection) -> list[Finding]:
+    found = await settings(
+        connection, "version", "innodb_flush_log_at_trx_commit", "innodb_doublewrite", "read_only", "wsrep_on", "log_bin",
+        "sync_binlog", "max_allowed_packet", "binlog_format",
+    )  # fmt: skip
+    wrong = of_settings(found)
+    return wrong or [Finding("ok", f"{found['version']}: commits are safe on its disk, and XA RECOVER needs no privilege")]
+
+
+def of_settings(found: dict[str, str]) -> list[Finding]:
+    """What a server's settings mean."""
+    wrong = []
+    for what, hint in unfit(found):
+        said = _SET.search(hint)
+        wrong.append(Finding("problem", f"it {what}", f"{hint}.", said[0] if said else ""))
+    if found["log_bin"] in ("ON", "1") and found["binlog_format"] == "STATEMENT":
+        what = "binlog_format = STATEMENT: nothing can be written at 'read committed'"
+        wrong.append(Finding("problem", what, "Set it.", "SET GLOBAL binlog_format = ROW"))
+    return wrong
+
+
+async def _of_tables(connection: Connection) -> list[Finding]:
+    row = await connection.one("SELECT CURRENT_USER()")
+    user = str(row[0]) if row else ""
+    found = []
+    for table in ("troth_branch", *schema.TABLES):
+        try:
+            await connection.ask(f"DELETE FROM {table} WHERE 1 = 0")
+        except errors.kinds() as error:
+            code = errors.number(error)
+            if code == errors.NO_TABLE:
+                return [Finding("problem", f"there is no table {table}", "Run `troth store init --participant NAME` on it.")]
+            if code not in errors.DENIED:
+                raise
+            return [Finding("problem", f"the user {user} may not use {table}", "Grant it.", "; ".join(grants(user)))]
+    found.append(Finding("ok", f"troth_branch and the tables of logs are there, and {user} may use them"))
+    for (table,) in (await connection.ask(_TABLES)).rows:
+        what = f"the table {table} is not transactional: what an operation wrote there could not be undone, and is refused"
+        found.append(Finding("warning", what, "Change its engine.", f"ALTER TABLE {table} ENGINE = InnoDB"))
+    return found
+
+
+async def _ages(connection: Connection) -> dict[str, float]:
+    try:
+        return {str(gid): float(age) for gid, age in (await connection.ask(_MARKED)).rows}
+    except errors.kinds():  # no table, or no privilege: said already
+        return {}
+
+
+async def _held(connection: Connection, ages: dict[str, float]) -> list[Held]:
+    row = await connection.one("SELECT DATABASE()")
+    database = str(row[0]) if row else ""
+    found = []
+    for xid in branches.listed((await connection.ask(branches.LIST)).rows):
+        participant, transaction = xid.participant, xid.transaction.decode(errors="replace") if xid.participant else ""
+        name = branches.branch_name(participant, transaction) if participant else ""
+        mine = bool(name) and branches.xid_of(name, database) == xid
+        found.append(Held(xid.sql, participant, transaction, "", ages.get(name, -1.0) if mine else -1.0, [], 0))
+    return sorted(found, key=lambda one: -one.age_seconds)
+
+
+async def _waiting(connection: Connection, held: Sequence[Held]) -> list[Finding]:
+    """Who waits for what is prepared, and who reads the binary log."""
+    try:
+        rows: Any = (await connection.ask(_WAITING)).rows if held else ()
+        replicas = await connection.one(_REPLICAS)
+    except errors.kinds() as error:
+        if errors.number(error) not in errors.DENIED:
+            raise
+        what = "who waits for what is prepared is told only to a user with the privilege PROCESS"
+        return [Finding("warning", what, "Look as another user.", "GRANT PROCESS ON *.* TO CURRENT_USER()")]
+    found = [
+        Finding("warning", f"{count} sessions wait for prepared branches in {table}", "End these branches, as said above.")
+        for table, count in rows
+    ]
+    if replicas and int(replicas[0]):
+        what = f"{replicas[0]} replicas: XA does not survive a failover to one of them"
+        found.append(Finding("warning", what, "Have branches on one primary only; after a failover look at what is in doubt."))
+    return found

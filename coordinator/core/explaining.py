@@ -1,0 +1,85 @@
+"""Why a transaction is where it is, who owes what, what comes next, and what forcing it would do."""
+
+from __future__ import annotations
+
+from google.protobuf.message import Message
+
+from coordinator.core import listing, words
+from coordinator.core.book import Book
+from coordinator.core.model import Branch, BranchStep, Transaction
+from coordinator.core.timeline import moments_of, timeline_of
+from troth.errors import RequestError
+from troth.ids import TransactionId
+from troth.v1 import admin_pb2
+
+NOTHING_NEXT = "Nothing; it is over."
+_ASKED = (BranchStep.VOTE_OWED, BranchStep.COMMIT_OWED, BranchStep.SETTLE_OWED)
+
+
+def explain(book: Book, request: admin_pb2.ExplainRequest) -> Message:
+    """Answer an operator who asks about one transaction. Of one that is not known there is no summary."""
+    name = request.transaction_id
+    txn = book.live.get(name)
+    if txn is not None:
+        row = listing.summary(book, name, txn)
+        row.timeline.CopyFrom(timeline_of(moments_of(txn, book.now), book.clock_ms))
+        return admin_pb2.ExplainResponse(
+            summary=row,
+            explanation=words.state_words(txn),
+            next=words.next_words(txn, max(0.0, txn.deadline - book.now.monotonic)),
+            if_forced=words.if_forced(txn),
+            branches=[_branch(book, txn, branch) for branch in txn.branches.values()],
+        )
+    done = book.finished.get(name)
+    stranded = [one.name for one in book.participants.values() if name in one.stranded]
+    if done is None and stranded:
+        return _stranded(name, stranded)
+    if done is None:
+        return admin_pb2.ExplainResponse(explanation=unknown_words(book, name))
+    return admin_pb2.ExplainResponse(
+        summary=listing.summary(book, name, done),
+        explanation=words.finished_words(done),
+        next=NOTHING_NEXT,
+    )
+
+
+def _stranded(name: str, stranded: list[str]) -> Message:
+    """Branches in doubt about which this log can say nothing."""
+    return admin_pb2.ExplainResponse(
+        explanation=f"{', '.join(stranded)} is in doubt about {name}, and keeps its locks. This coordinator's log can say nothing "
+        "of it: another log began it, or this one was put back since.",
+        next="Nothing happens by itself: find out how it ended elsewhere.",
+        if_forced=[f"commit or abort with --participant {one}: that branch ends so; who and why are kept" for one in stranded],
+    )
+
+
+def _branch(book: Book, txn: Transaction, branch: Branch) -> admin_pb2.BranchExplanation:
+    participant = branch.participant
+    due = book.timers.due(txn.id)
+    asked = branch.step in _ASKED and participant.ready and due is not None
+    return admin_pb2.BranchExplanation(
+        participant=participant.name,
+        state=branch.step.value,
+        connected=participant.ready,
+        next_try_seconds=max(0.0, due - book.now.monotonic) if asked and due is not None else -1.0,
+        explanation=words.branch_words(txn, branch, participant.ready),
+    )
+
+
+def unknown_words(book: Book, name: str) -> str:
+    """Why nothing is known of an id, which never means aborted by itself."""
+    nothing = f"Nothing is known of {name}"
+    try:
+        parsed = TransactionId.parse(name)
+    except RequestError as error:
+        return f"{nothing}: {error.message}."
+    if parsed.coordinator != book.coordinator:
+        return f"{nothing}: it is of the coordinator {parsed.coordinator!r}, and this is {book.coordinator!r}. Ask there."
+    if parsed.epoch > book.epoch:
+        return f"{nothing}: its epoch {parsed.epoch} has not begun; this log is at {book.epoch}. Is it an old copy?"
+    if not book.may_have_begun(parsed):
+        return f"{nothing}: it has not begun here."
+    return (
+        f"{nothing}: it was refused, was undecided when the coordinator stopped and so aborted, or is older than what is kept. "
+        "A participant that is in doubt about it and asks is told ABORT."
+    )

@@ -1,0 +1,55 @@
+"""Forgetting a participant: its name is free, and its place among those that are known.
+
+Only one that is away, and with which nothing is open, can be forgotten: of everything else its name is a part (rule 18). The orders
+of its branches go on where they were, should it come back in this life: its log may remember a watermark of it.
+"""
+
+from __future__ import annotations
+
+from google.protobuf.message import Message
+
+from coordinator.core.book import Book, cause_of
+from coordinator.core.model import Participant
+from troth.errors import Reason
+from troth.ids import service_of
+from troth.v1 import admin_pb2, common_pb2, record_pb2
+
+
+def forget_participant(book: Book, request: admin_pb2.ForgetParticipantRequest) -> Message:
+    """Forget a name that nobody needs any more."""
+    participant = book.participants.get(request.participant)
+    refusal = _why_not(book, participant, request)
+    if refusal is not None or participant is None:
+        return admin_pb2.ForgetParticipantResponse(refusal=refusal)
+    record = record_pb2.ParticipantBound(participant=participant.name, who=request.who, why=request.why, forgotten=True)
+    book.append(f"participant/{participant.name}", book.record_of(participant_bound=record), force=True)
+    book.past_orders[participant.name] = participant.next_order
+    drop(book, participant)
+    return admin_pb2.ForgetParticipantResponse()
+
+
+def _why_not(book: Book, participant: Participant | None, request: admin_pb2.ForgetParticipantRequest) -> common_pb2.Cause | None:
+    if not (request.who.strip() and request.why.strip()):
+        return cause_of(Reason.INVALID_ARGUMENT, "who and why must not be empty: they are recorded")
+    if participant is None:
+        return cause_of(Reason.UNKNOWN_PARTICIPANT, f"no participant {request.participant[:80]!r} is known")
+    if participant.stream:
+        return cause_of(Reason.NOT_ACTIVE, f"{participant.name} is connected", hint="Stop it first, then forget it.")
+    if participant.name in book.losses:
+        message = f"{participant.name} has heard what the log does not say"
+        return cause_of(Reason.NOT_ACTIVE, message, hint="Accept the loss first: `troth participants accept-loss`.")
+    if any(participant.name in txn.branches for txn in book.live.values()):
+        message = f"{participant.name} has branches in transactions that are open"
+        return cause_of(Reason.NOT_ACTIVE, message, hint="`troth txn list --participant` shows them; abandon or forget them first.")
+    return None
+
+
+def drop(book: Book, participant: Participant) -> None:
+    """It is not known any more."""
+    del book.participants[participant.name]
+    slots = book.slots.get(service_of(participant.name))
+    if slots is not None and participant in slots:
+        slots.remove(participant)
+    book.heard.pop(participant.name, None)
+    book.unheard.discard(participant.name)
+    book.awaited.discard(participant.name)

@@ -1,0 +1,1 @@
+"""A private certificate authority for teams without one."""

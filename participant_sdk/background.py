@@ -1,0 +1,145 @@
+"""An event loop on a thread, for code that is not asynchronous: one in each process, shared by all that need it there.
+
+It is begun by the first user and ends with the last one. A forked child has none of it: it begins one of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections.abc import Coroutine
+from typing import Any, Protocol, TypeVar
+from weakref import WeakSet
+
+from troth import forks
+from troth.errors import Reason, RequestError
+
+T = TypeVar("T")
+
+
+class Background:
+    """A loop on a thread. Get it with `take`, and `give_back` what was taken."""
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop
+        self._generation = forks.generation()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="troth", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+
+    def _run(self) -> None:
+        with asyncio.Runner() as runner:
+            self.loop = runner.get_loop()
+            self._end = self.loop.create_future()
+            self._ready.set()
+            runner.run(self._until_ended())
+
+    async def _until_ended(self) -> None:
+        await self._end
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run it in the loop, with the caller's context, and wait. Raises what it raises, and `RequestError` in a forked child and
+        when the loop has ended."""
+        if forks.generation() != self._generation or self.loop.is_closed():
+            work.close()
+            what = "it was closed" if forks.generation() == self._generation else "it belongs to the process that was forked"
+            raise RequestError(Reason.INVALID_ARGUMENT, f"{what}, with all that was begun in it", hint="Begin anew.")
+        running = asyncio.run_coroutine_threadsafe(work, self.loop)
+        try:
+            return running.result()
+        except BaseException:
+            running.cancel()  # the caller was interrupted; otherwise it is done
+            raise
+
+    def end(self) -> None:
+        """Stop the loop, and wait for the thread."""
+        self.loop.call_soon_threadsafe(self._end.set_result, None)
+        self._thread.join()
+
+
+lock = threading.RLock()
+"""Whoever begins or ends something in the background does so alone."""
+_running: Background | None = None
+_users = 0
+
+
+def take() -> Background:
+    """The process's loop, begun if it is not there."""
+    global _running, _users
+    with lock:
+        if _running is None:
+            _running = Background()
+        _users += 1
+        return _running
+
+
+def give_back() -> None:
+    """It is not needed any more by one who took it."""
+    global _running, _users
+    with lock:
+        _users -= 1
+        if _users == 0 and _running is not None:
+            _running.end()
+            _running = None
+
+
+class Startable(Protocol):
+    """What has a life in a loop."""
+
+    async def start(self) -> None:
+        """Begin."""
+
+    async def close(self) -> None:
+        """End."""
+
+
+_started: WeakSet[Startable] = WeakSet()
+
+
+def start(one: Startable) -> None:
+    """Start it here, once in this process; it is closed at the end of the process. Raises what its `start` raises."""
+    with lock:
+        if one in _started:
+            return
+        thread = take()
+        try:
+            thread.do(one.start())
+        except BaseException:
+            give_back()
+            raise
+        _started.add(one)
+
+
+def close(one: Startable) -> None:
+    """Close what was started here."""
+    with lock:
+        if one in _started and _running is not None:
+            _started.discard(one)
+            try:
+                _running.do(one.close())
+            finally:
+                give_back()
+
+
+@atexit.register
+def _close_all() -> None:
+    for one in list(_started):
+        close(one)
+
+
+def refuse_in_loop(what: str, instead: str) -> None:
+    """Raise `RequestError` (INVALID_ARGUMENT) where waiting would stop an event loop."""
+    if asyncio._get_running_loop() is not None:
+        raise RequestError(Reason.INVALID_ARGUMENT, f"{what} in an event loop would stop it", hint=f"Use {instead}.")
+
+
+def _in_child() -> None:
+    global lock, _running, _users
+    lock, _running, _users = threading.RLock(), None, 0
+    _started.clear()
+
+
+os.register_at_fork(after_in_child=_in_child)

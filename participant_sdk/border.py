@@ -1,0 +1,71 @@
+"""The border between the SDK and the functions of its users: operations, hooks, reads, lock declarations, resources.
+
+A slip in one of them fails that one call, and nothing else. So whatever a function raises comes back as a value, `Raised`: also
+SystemExit from the database's thread, a StopIteration, and a CancelledError that nobody meant for us. Only a cancellation of our
+own task goes on as one: a coroutine of the author runs in a task of its own, which tells the two apart.
+
+What is told of it to others is made there by `participant_sdk.causes`: texts that can be encoded, of a bounded length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from troth.tasks import is_cancelling
+
+
+class Raised:
+    """What a function raised, in place of what it would have returned."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def called(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What an author's function returned, or `Raised`."""
+    try:
+        return function(*arguments)
+    except BaseException as error:
+        return Raised(error)
+
+
+async def awaited(work: Awaitable[Any]) -> Any:
+    """What an author's coroutine returned, or `Raised`. When our own task is cancelled the coroutine is too, and this raises."""
+    task = asyncio.ensure_future(_caught(work))
+    try:
+        return await task
+    except asyncio.CancelledError as error:
+        if is_cancelling():
+            raise
+        return Raised(error)
+
+
+async def finished(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a plain or a coroutine function returned in the end, or `Raised`."""
+    result = called(function, *arguments)
+    return await awaited(result) if inspect.isawaitable(result) else result
+
+
+def deliverable(error: BaseException) -> Exception:
+    """The error as a caller can be given it, who awaits it in a task: a StopIteration or a SystemExit would be taken for an order
+    to that task, or to the whole loop."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    wrapped = RuntimeError(f"the function raised {type(error).__name__}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+async def _caught(work: Awaitable[Any]) -> Any:
+    # Caught inside of the task: a SystemExit that leaves a task leaves the loop as well.
+    try:
+        return await work
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        return Raised(error)

@@ -1,0 +1,78 @@
+"""One HTTP call of a service inside a transaction: what all middlewares share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from participant_sdk.context import Scope, cause_told, parse_context, within
+from participant_sdk.frameworks.headers import FAILED_FROM, STATUS_OF_CODE, context_of, of_cause, of_response
+from troth.errors import Reason, RequestError
+from troth.v1 import common_pb2
+
+Headers = list[tuple[str, str]]
+
+
+class Refusal(NamedTuple):
+    """An answer that says why a call failed."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+def refusal(error: BaseException, participant: str) -> Refusal | None:
+    """The answer for an error that tells a cause: a `TrothError`, a failed call of another service that came back with one, or a
+    group of such. `None` for any other error."""
+    cause = cause_told(error, participant)
+    return None if cause is None else _refusal(cause)
+
+
+def _refusal(cause: common_pb2.Cause) -> Refusal:
+    reason = Reason.__members__.get(cause.reason, Reason.INTERNAL)  # of a newer service, further on
+    body = f"{cause.reason}: {cause.message}\n".encode()
+    headers = [("content-type", "text/plain; charset=utf-8"), ("content-length", str(len(body))), of_cause(cause)]
+    return Refusal(STATUS_OF_CODE[reason.grpc_code], headers, body)
+
+
+class HttpCall:
+    """A call from its context to its answer. Raises `RequestError` (INVALID_ARGUMENT) when its header is no context."""
+
+    def __init__(self, context: Iterable[str | bytes], participant: str) -> None:
+        self._scope = Scope(parse_context(context_of(context)), tells=True)
+        self._participant = participant
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[Scope]:
+        """Be the scope of what runs in the block; it may be entered again."""
+        with within(self._scope):
+            yield self._scope
+
+    def answers(self, status: int) -> Headers | Refusal:
+        """The answer begins: what its headers say besides, or the answer that it has to be instead. No work counts after this."""
+        try:
+            if status < FAILED_FROM and self._scope.at_work:
+                raise RequestError(
+                    Reason.INVALID_ARGUMENT, "the answer began while a block of the branch was open: it would not be counted",
+                    hint="End it before the handler returns. A dependency of FastAPI that yields: Depends(..., scope='function').",
+                )  # fmt: skip
+            return [of_response(self._scope.trailers())]
+        except RequestError as error:
+            told = refusal(error, self._participant)
+            assert told is not None
+            return told
+        finally:
+            self._scope.over = True
+
+    def fails(self, error: BaseException) -> Refusal | None:
+        """The handler raised before its answer began: the answer, if the error tells one."""
+        told = refusal(error, self._participant)
+        headers = self.answers(FAILED_FROM)
+        if told is None or isinstance(headers, Refusal):
+            return told
+        return told._replace(headers=[*told.headers, *headers])
+
+    def over(self) -> None:
+        """It has been answered, or never will be."""
+        self._scope.over = True

@@ -1,0 +1,155 @@
+"""The relay: delivers what was committed.
+
+It takes the first message of each key that is due, delivers them side by side, and deletes what was delivered, all in one
+transaction whose locks keep other relays away. A relay that dies in between has delivered, and not deleted: so a message may come
+twice, under the same id. Only the first of a key is ever taken, so the next one follows when that is done or set aside.
+
+A message that fails again and again by its own fault is *set aside*: it stays in the table with its error, and those behind it go
+on. When the broker is away nobody is at fault: everything waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+
+from participant_sdk.outbox.message import Message
+from troth.backoff import Backoff
+from troth.logs import get_logger
+
+Deliver = Callable[[Message], Awaitable[object]]
+"""Hands a message over; returns when it is safe there. Raises `Away`, `OSError` or `TimeoutError` when nobody can be reached, and
+anything else when it is this message that cannot be delivered."""
+
+AGAIN = Backoff(first_seconds=0.1, cap_seconds=10.0)
+"""The wait before a message that failed, or a broker that was away, is tried again."""
+ERROR_CHARACTERS_MAX = 1_000
+
+_FIRST = (
+    "SELECT position, octet_length(body) FROM troth.outbox AS o WHERE aside IS NULL AND due <= clock_timestamp()"
+    " AND (key IS NULL OR NOT EXISTS (SELECT FROM troth.outbox AS before WHERE before.key = o.key AND before.position < o.position"
+    " AND before.aside IS NULL)) ORDER BY position LIMIT %s"
+)
+_TAKE = (
+    "SELECT id, topic, key, body, attempts, position FROM troth.outbox WHERE position = ANY(%s) AND aside IS NULL ORDER BY position"
+    " FOR UPDATE SKIP LOCKED"
+)
+_DONE = "DELETE FROM troth.outbox WHERE position = ANY(%s)"
+_FAILED = (
+    "UPDATE troth.outbox SET attempts = attempts + 1, error = %(error)s, due = clock_timestamp() + make_interval(secs => %(wait)s),"
+    " aside = CASE WHEN attempts + 1 >= %(most)s THEN clock_timestamp() END WHERE position = %(position)s"
+)
+
+_log = get_logger("participant_sdk.outbox")
+
+
+class Away(Exception):
+    """Nobody can be reached whom a message could be given to; no message is at fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayLimits:
+    """What a relay takes at once, and how long it waits."""
+
+    batch_max: int = 100
+    """Messages that are delivered at the same time."""
+    batch_bytes_max: int = 16 * 1024 * 1024
+    """Bytes of their bodies."""
+    attempts_max: int = 10
+    """How often a message may fail by its own fault; then it is set aside."""
+    deliver_seconds_max: float = 10.0
+    """Longest time of one delivery; then whoever should take it is away."""
+    look_seconds: float = 0.5
+    """Between two looks into an outbox that has nothing to deliver."""
+
+
+class Relay:
+    """Delivers the outbox of one database; use it as `async with Relay(dsn, deliver)`. Any number of them may run."""
+
+    def __init__(self, dsn: str, deliver: Deliver, *, limits: RelayLimits | None = None) -> None:
+        self._dsn = dsn
+        self._deliver = deliver
+        self._limits = limits or RelayLimits()
+        self._running: asyncio.Task[None] | None = None
+        self.delivered = 0
+        """Messages that were delivered and deleted."""
+
+    async def __aenter__(self) -> Self:
+        self._running = asyncio.create_task(self.run(), name="troth-relay")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._running is not None
+        self._running.cancel()
+        await asyncio.wait([self._running])
+
+    async def run(self) -> None:
+        """Deliver, until cancelled. A database or a broker that is away is tried again for ever."""
+        failures = 0
+        while True:
+            try:
+                async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
+                    while True:
+                        done = await self.deliver_once(connection)
+                        failures = 0
+                        await asyncio.sleep(0 if done else self._limits.look_seconds)
+            except (Away, OSError, TimeoutError, psycopg.Error) as error:
+                wait = AGAIN.delay_seconds(failures, self._dsn)
+                failures += 1
+                _log.warning("the outbox waits", why=f"{type(error).__name__}: {error}", seconds=round(wait, 1))
+                await asyncio.sleep(wait)
+
+    async def deliver_once(self, connection: psycopg.AsyncConnection[Any]) -> int:
+        """Deliver what is due now, at most one batch; returns how many were tried. Raises `Away` (what was delivered is done)."""
+        away: BaseException | None = None
+        async with connection.transaction():
+            messages = await self._take(connection)
+            outcomes = await asyncio.gather(*(self._delivered(message) for message in messages))
+            done = [message.position for message, error in zip(messages, outcomes, strict=True) if error is None]
+            if done:
+                await connection.execute(_DONE, (done,))
+            for message, error in zip(messages, outcomes, strict=True):
+                if isinstance(error, (Away, OSError, TimeoutError)):
+                    away = error
+                elif error is not None:
+                    await self._failed(connection, message, error)
+        self.delivered += len(done)
+        if away is not None:
+            raise Away(f"{type(away).__name__}: {away}")
+        return len(messages)
+
+    async def _take(self, connection: psycopg.AsyncConnection[Any]) -> list[Message]:
+        limits = self._limits
+        first = await (await connection.execute(_FIRST, (limits.batch_max,))).fetchall()
+        room, positions = limits.batch_bytes_max, list[int]()
+        for position, size in first:
+            room -= size
+            if room < 0 and positions:
+                break
+            positions.append(position)
+        if not positions:
+            return []
+        return [Message(*row) for row in await (await connection.execute(_TAKE, (positions,))).fetchall()]
+
+    async def _delivered(self, message: Message) -> Exception | None:
+        try:
+            async with asyncio.timeout(self._limits.deliver_seconds_max):
+                await self._deliver(message)
+        except Exception as error:
+            return error
+        return None
+
+    async def _failed(self, connection: psycopg.AsyncConnection[Any], message: Message, error: Exception) -> None:
+        told = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS_MAX].replace("\0", " ")
+        most = self._limits.attempts_max
+        if message.attempts + 1 >= most:
+            _log.error("a message is set aside", id=str(message.id), topic=message.topic, attempts=most, error=told)
+        wait = AGAIN.delay_seconds(message.attempts, str(message.id))
+        await connection.execute(_FAILED, {"error": told, "wait": wait, "most": most, "position": message.position})

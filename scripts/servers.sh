@@ -1,0 +1,91 @@
+# Brings database servers for tests and the benchmark, without root. Sourced by the other scripts, after environment.sh:
+#
+#     troth_postgres      →  exports TEST_POSTGRES_BIN, the directory of PostgreSQL 15's programs
+#     troth_pgbouncer     →  exports TEST_PGBOUNCER_BIN, that of its pooling proxy
+#     troth_promtool      →  exports TEST_PROMTOOL_BIN, that of Prometheus's promtool; empty where it cannot be had
+#     troth_chromium      →  exports TEST_CHROMIUM_BIN, that of Chromium; empty where it cannot be had
+#     troth_mariadb       →  exports TEST_MARIADB_BIN, the directory of MariaDB's server
+#     troth_redis         →  exports TEST_REDIS_BIN, that of Redis
+#     troth_servers       →  all of them
+#
+# A server that the distribution has installed is used as it is. Otherwise Debian's packages are fetched and unpacked into
+# .servers/ of this clone; nothing is installed, nothing is started. Tests start private instances of what stands there
+# (participant_sdk.testing.postgres and .mariadb), on directories and sockets of their own, and stop them by pid.
+
+TROTH_SERVERS="$ROOT/.servers"
+
+# Fetches Debian packages, with those that they need and this machine lacks, and unpacks them into a directory.
+troth_unpack_debian() {
+  local directory="$1" apt="$TROTH_SERVERS/apt" package
+  shift
+  command -v apt-get >/dev/null 2>&1 && command -v dpkg-deb >/dev/null 2>&1 || return 1
+  mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
+  local options=(-qq -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt/cache" -o Debug::NoLocking=1 -o APT::Sandbox::User=)
+  apt-get "${options[@]}" update >&2 &&
+    apt-get "${options[@]}" -y --download-only --reinstall --no-install-recommends install "$@" >&2 || return 1
+  rm -rf "$directory.new"
+  mkdir -p "$directory.new"
+  for package in "$apt"/cache/archives/*.deb; do
+    dpkg-deb --extract "$package" "$directory.new" || return 1
+  done
+  rm -rf "$apt" "$directory"
+  mv "$directory.new" "$directory"
+}
+
+# The programs of a server: in the first directory that has them, or unpacked.
+troth_server() {
+  local name="$1" program="$2" installed="$3" unpacked="$4"
+  shift 4
+  if [ -x "$installed/$program" ]; then
+    printf '%s\n' "$installed"
+    return 0
+  fi
+  mkdir -p "$TROTH_SERVERS"
+  exec 9>"$TROTH_SERVERS/$name.lock"
+  if command -v flock >/dev/null 2>&1; then flock 9; fi
+  if [ ! -x "$TROTH_SERVERS/$name/$unpacked/$program" ]; then
+    troth_say "troth: fetching $name (once; some 20 MB)"
+    troth_unpack_debian "$TROTH_SERVERS/$name" "$@" || {
+      troth_say "troth: could not fetch $name. Install it (Debian: apt install $*), or name its programs' directory in the environment."
+      return 1
+    }
+  fi
+  exec 9>&-
+  printf '%s\n' "$TROTH_SERVERS/$name/$unpacked"
+}
+
+troth_postgres() {
+  TEST_POSTGRES_BIN="${TEST_POSTGRES_BIN:-$(troth_server postgresql-15 postgres /usr/lib/postgresql/15/bin usr/lib/postgresql/15/bin \
+    postgresql-15 postgresql-client-15)}" || return 1
+  export TEST_POSTGRES_BIN
+}
+
+troth_pgbouncer() {
+  TEST_PGBOUNCER_BIN="${TEST_PGBOUNCER_BIN:-$(troth_server pgbouncer pgbouncer /usr/sbin usr/sbin pgbouncer)}" || return 1
+  export TEST_PGBOUNCER_BIN
+}
+
+troth_mariadb() {
+  TEST_MARIADB_BIN="${TEST_MARIADB_BIN:-$(troth_server mariadb mariadbd /usr/sbin usr/sbin mariadb-server-core mariadb-common)}" || return 1
+  export TEST_MARIADB_BIN
+}
+
+troth_redis() {
+  TEST_REDIS_BIN="${TEST_REDIS_BIN:-$(troth_server redis redis-server /usr/bin usr/bin redis-server)}" || return 1
+  export TEST_REDIS_BIN
+}
+
+# Checks alert rules. Tests that want it are left out where it cannot be had.
+troth_promtool() {
+  TEST_PROMTOOL_BIN="${TEST_PROMTOOL_BIN:-$(troth_server prometheus promtool /usr/bin usr/bin prometheus)}" || TEST_PROMTOOL_BIN=
+  export TEST_PROMTOOL_BIN
+}
+
+# Looks at the console as people do: some 100 MB with its libraries. Tests that want it are left out where it cannot be had.
+troth_chromium() {
+  TEST_CHROMIUM_BIN="${TEST_CHROMIUM_BIN:-$(troth_server chromium chromium /usr/lib/chromium usr/lib/chromium chromium)}" || TEST_CHROMIUM_BIN=
+  export TEST_CHROMIUM_BIN
+}
+
+# All of them.
+troth_servers() { troth_postgres && troth_pgbouncer && troth_mariadb && troth_redis && troth_promtool && troth_chromium; }

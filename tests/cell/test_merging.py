@@ -1,0 +1,80 @@
+"""One listing out of those of several shards: nothing comes twice, nothing is missing, and pages go on where they ended."""
+
+from __future__ import annotations
+
+from random import Random
+
+from coordinator.cell import merging
+from coordinator.services.context import Common
+from coordinator.shell_settings import ShellSettings
+from troth.v1 import admin_pb2, common_pb2
+
+Rows = list[tuple[int, str]]
+
+
+def page_of(rows: Rows, request: admin_pb2.ListTransactionsRequest, most: int) -> admin_pb2.ListTransactionsResponse:
+    """What a shard with these rows answers, whose pages have at most so many rows."""
+    after = (-1, "")
+    if request.page_token:
+        first, _, name = request.page_token.partition("/")
+        after = (int(first), name)
+    behind = sorted(row for row in rows if row > after)
+    shown = behind[: min(most, request.limit)]
+    page = admin_pb2.ListTransactionsResponse(total=len(rows))
+    page.transactions.extend(admin_pb2.TransactionSummary(transaction_id=name, first_attempt_ms=ms) for ms, name in shown)
+    if len(shown) < len(behind):
+        page.next_page_token = "{}/{}".format(*shown[-1])
+    return page
+
+
+def test_pages_of_all_shards_together_tell_each_transaction_once_in_order() -> None:
+    for seed in range(100):
+        chance = Random(seed)
+        shards = [[(chance.randint(0, 20), f"c1-{n:02}.{i}") for i in range(chance.randint(0, 12))] for n in range(4)]
+        request, told = admin_pb2.ListTransactionsRequest(limit=chance.randint(1, 9)), Rows()
+        while True:
+            page = merging.transactions(request, [page_of(rows, request, chance.randint(1, 9)) for rows in shards])
+            told += [(row.first_attempt_ms, row.transaction_id) for row in page.transactions]
+            assert page.total == sum(map(len, shards)) and len(page.transactions) <= request.limit
+            if not page.next_page_token:
+                break
+            request.page_token = page.next_page_token
+        assert told == sorted(row for rows in shards for row in rows), f"seed {seed}"
+
+
+def test_a_participant_is_told_once_with_what_all_shards_know_of_it() -> None:
+    row = admin_pb2.ParticipantSummary
+    one = admin_pb2.ListParticipantsResponse(
+        total=2,
+        participants=[row(participant="a", connected=True, votes_owed=1, stranded=["x"], stranded_total=1), row(participant="b")],
+    )
+    other = admin_pb2.ListParticipantsResponse(
+        total=1,
+        participants=[row(participant="a", incarnation=3, votes_owed=2, stranded=["x", "y"], stranded_total=2, loss="lost")],
+    )
+    merged = merging.participants(admin_pb2.ListParticipantsRequest(), [one, other])
+    assert [p.participant for p in merged.participants] == ["a", "b"] and merged.total == 2
+    a = merged.participants[0]
+    assert (a.connected, a.incarnation, a.votes_owed, list(a.stranded), a.loss) == (True, 3, 3, ["x", "y"], "lost")
+    assert merging.participants(admin_pb2.ListParticipantsRequest(limit=1), [one, other]).next_page_token == "a"
+    assert merging.participants(admin_pb2.ListParticipantsRequest(), [one]) is one
+
+
+def test_an_order_is_refused_when_all_shards_refuse_it() -> None:
+    refusal = admin_pb2.AcceptLossResponse(refusal=common_pb2.Cause(reason="NOT_ACTIVE"))
+    assert merging.orders([refusal, refusal]).refusal.reason == "NOT_ACTIVE"
+    accepted = admin_pb2.AcceptLossResponse(participants=["b", "a"])
+    assert list(merging.orders([refusal, accepted]).participants) == ["a", "b"]
+
+
+def test_counters_of_shards_are_added_up_and_those_of_the_node_are_told_once() -> None:
+    common = Common(ShellSettings())
+    common.counters.unary_calls = 7
+    answer = admin_pb2.GetStatusResponse(
+        coordinator="c1-00", epoch=2, counters={"records": 5, "unary_calls": 7},
+        fills=[admin_pb2.Fill(limit="calls_max", used=1, max=2)],
+    )  # fmt: skip
+    merged = merging.statuses("c1", common, [answer, answer])
+    assert (merged.coordinator, merged.counters["records"], merged.counters["unary_calls"], len(merged.fills)) == ("c1", 10, 7, 1)
+    assert merging.statuses("c1", common, []).coordinator == "c1"
+    assert merging.drains([admin_pb2.DrainResponse(undecided=1), admin_pb2.DrainResponse(undecided=2)]).undecided == 3

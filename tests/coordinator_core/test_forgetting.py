@@ -1,0 +1,75 @@
+"""Forgetting a participant: only what nobody needs, durably, and without orders that come twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from coordinator.core import effects, events
+from tests.coordinator_core.driver import Driver
+from troth.v1 import admin_pb2, participant_pb2
+
+
+def forget(driver: Driver, name: str, why: str = "renamed") -> str:
+    """Why it was refused; empty when it was forgotten."""
+    driver.step(events.Administer("ticket", admin_pb2.ForgetParticipantRequest(participant=name, who="ada", why=why)))
+    driver.sync()
+    (answer,) = driver.take(effects.Administered)
+    return str(answer.response.refusal.reason)
+
+
+def test_what_is_forgotten_is_forgotten_also_after_a_restart() -> None:
+    driver = Driver()
+    driver.lose("c")
+    assert forget(driver, "c") == ""
+    assert sorted(driver.book.participants) == ["a", "b"]
+    assert sorted(Driver(records=driver.log, connect=False).book.participants) == ["a", "b"]
+    assert list(driver.core.live_records("participant/c")) == [], "the cleaner may drop what the log says of it"
+    driver.connect("c", 9)
+    driver.sync()
+    assert "c" in driver.book.participants
+
+
+@pytest.mark.parametrize(
+    "name, why, reason", [("d", "x", "UNKNOWN_PARTICIPANT"), ("a", "x", "NOT_ACTIVE"), ("a", " ", "INVALID_ARGUMENT")]
+)
+def test_who_is_not_forgotten(name: str, why: str, reason: str) -> None:
+    assert forget(Driver(), name, why) == reason
+
+
+def test_who_has_an_open_branch_is_not_forgotten() -> None:
+    driver = Driver()
+    driver.run(1, "ab")
+    driver.lose("b")
+    assert forget(driver, "b") == "NOT_ACTIVE"
+
+
+def test_who_has_heard_what_the_log_does_not_say_is_not_forgotten() -> None:
+    driver = Driver()
+    said = participant_pb2.Hello(participant="d", log_id="log-d", incarnation=1)
+    said.heard.add(coordinator="c1", log_id=driver.core.log_id, epoch=driver.core.epoch + 1, nonce="feedfeed")
+    driver.step(events.HelloReceived("d", 9, said))
+    assert forget(driver, "d") == "NOT_ACTIVE"
+
+
+def test_orders_go_on_where_they_were() -> None:
+    """Its log may remember a watermark of this life: an order below it would be answered as forgotten."""
+    driver = Driver()
+    driver.complete(1, "ab")
+    driver.lose("a")
+    assert forget(driver, "a") == ""
+    driver.connect("a", 9)
+    driver.sync()
+    driver.out.clear()
+    driver.run(2, "ab")
+    orders = {effect.participant: effect.message.order for effect in driver.take(effects.Send)}
+    assert orders == {"a": 2, "b": 2}
+
+
+def test_a_slot_is_forgotten_by_itself() -> None:
+    driver = Driver()
+    for number, name in ((8, "pay/0"), (9, "pay/1")):
+        driver.connect(name, number)
+    driver.sync()
+    driver.lose("pay/0")
+    assert forget(driver, "pay/0") == ""
+    assert [slot.name for slot in driver.book.slots["pay"]] == ["pay/1"]

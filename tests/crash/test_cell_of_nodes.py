@@ -1,0 +1,59 @@
+"""Three nodes of a cell on one PostgreSQL server, two participants and a client under load: a node is killed, one is stopped for
+longer than its lease, and all are restarted one after the other. No caller sees an error, and each action took effect once, in both
+places or in none."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import Counter
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from cell_of_nodes import CALLERS, PATIENCE_SECONDS, Load, Node, done_at, participant
+
+from participant_sdk.client import Client
+from participant_sdk.testing.postgres import PostgresServer
+from troth.log.postgres_cell import init_cell
+
+SHARDS = 6
+
+
+async def test_no_caller_notices_that_nodes_come_and_go(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(PostgresServer())
+        await init_cell(server.dsn(), "c1", SHARDS)
+        nodes = [Node(server.dsn()) for _ in range(3)]
+        for node in nodes:
+            stack.push_async_callback(node.close)
+        await asyncio.gather(*(node.start() for node in nodes))
+        addresses = ",".join(node.address for node in nodes)
+        services = [await stack.enter_async_context(participant(name, tmp_path, addresses)) for name in ("north", "south")]
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await asyncio.gather(*(service.wait_connected() for service in services))
+        client = await stack.enter_async_context(Client(addresses))
+        load = Load(client)
+        callers = [asyncio.create_task(load.caller(number)) for number in range(CALLERS)]
+        await load.goes_on()
+        await nodes[0].end(signal.SIGKILL)
+        await load.goes_on()
+        await nodes[0].start()
+        stopped = nodes[1].process
+        assert stopped is not None
+        for node in nodes:
+            node.forget()
+        stopped.send_signal(signal.SIGSTOP)
+        await nodes[2].says("serving a shard")
+        stopped.send_signal(signal.SIGCONT)
+        await nodes[1].says("LOG_FENCED")
+        for node in nodes:
+            await load.goes_on()
+            await node.end(signal.SIGTERM)
+            assert node.process is not None and node.process.returncode == 0
+            await node.start()
+        await load.goes_on()
+        load.over.set()
+        await asyncio.gather(*callers)
+        north, south = [await done_at(service) for service in services]
+    assert not load.errors
+    assert north == south == Counter(load.committed)

@@ -1,0 +1,79 @@
+"""`troth dev`, as a newcomer runs it: its buttons, and that nothing of it is left."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from http.cookiejar import CookieJar
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 180
+
+
+class Dev:
+    """One run, and a browser for its page."""
+
+    def __init__(self) -> None:
+        self.running = subprocess.Popen(
+            [sys.executable, "-m", "coordinator.cli", "dev"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+        )
+        self.said = ""
+        assert self.running.stdout is not None
+        for line in self.running.stdout:
+            self.said += line
+            if line.startswith("Ctrl-C"):
+                break
+        self.url = self.place("try it")
+        self.console = self.place("console")
+        self._open = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar())).open
+
+    def place(self, what: str) -> str:
+        match = re.search(rf"{what} +(http://\S+)", self.said)
+        assert match is not None, self.said
+        return match[1]
+
+    def page(self, url: str = "") -> str:
+        return str(self._open(url or self.url, timeout=SECONDS).read().decode())
+
+    def press(self, what: str) -> str:
+        token = re.search(rf'action="/{what}"><input type="hidden" name="token" value="(\w+)"', self.page())
+        assert token is not None
+        body = urllib.parse.urlencode({"token": token[1]}).encode()
+        return str(self._open(f"{self.url}{what}", body, timeout=SECONDS).read().decode())
+
+
+@pytest.fixture
+def dev() -> Iterator[Dev]:
+    dev = Dev()
+    yield dev
+    if dev.running.poll() is None:
+        dev.running.send_signal(signal.SIGINT)
+        dev.running.wait(SECONDS)
+    assert dev.running.stdout is not None
+    dev.running.stdout.close()
+
+
+def test_an_order_a_refusal_and_a_crash_and_nothing_is_left(dev: Dev) -> None:
+    directory = re.search(r"everything lives in (\S+), and is deleted", dev.said)
+    assert directory is not None and Path(directory[1]).is_dir()
+    assert "is committed, everywhere" in dev.press("order")
+    assert "happened nowhere" in dev.press("refuse")
+    crashed = dev.press("crash")
+    assert "was killed after it had voted YES" in crashed and "Start payments again" in crashed
+    assert "payments is not connected and owes" in dev.page(dev.console)
+    assert "is back" in dev.press("back")
+    end = time.monotonic() + SECONDS
+    while "Nothing needs you" not in dev.page(dev.console):
+        assert time.monotonic() < end
+    dev.running.send_signal(signal.SIGINT)
+    assert dev.running.wait(SECONDS) == 0
+    assert not Path(directory[1]).exists()

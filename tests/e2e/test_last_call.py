@@ -1,0 +1,171 @@
+"""Calls of which their caller says that they are the last ones: the services prepare at once, and the commit asks nobody.
+
+Everything is real but the processes: a daemon, participants with files, gRPC servers and channels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import pytest_asyncio
+
+from coordinator.config import load
+from coordinator.server import Daemon, make_daemon
+from participant_sdk import Aborted, Participant, SqliteResource, current_scope
+from participant_sdk.client import Client, Transaction
+from troth.errors import Reason
+
+SCHEMA = "CREATE TABLE IF NOT EXISTS entry (id INTEGER PRIMARY KEY NOT NULL, amount INTEGER NOT NULL)"
+METHOD = "/last.Service/Do"
+
+
+def add(db: Any, *, amount: int) -> None:
+    """The operation of both services."""
+    db.execute("INSERT INTO entry (amount) VALUES (?)", (amount,))
+
+
+class Service:
+    """A service that does what it is asked twice over, and tells what it would carry onward."""
+
+    def __init__(self, make: Callable[[], Participant]) -> None:
+        self._make = make
+        self.bank = make()
+        self.carried: list[bool] = []
+        self.server = grpc.aio.server(interceptors=self.bank.interceptors(), options=[("grpc.so_reuseport", 0)])
+        self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+        handlers = {"Do": grpc.unary_unary_rpc_method_handler(self.do)}
+        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("last.Service", handlers),))
+
+    async def do(self, request: bytes, context: Any) -> bytes:
+        """The handler: several operations are one call."""
+        branch = self.bank.branch()
+        await branch.run("add", amount=int(request))
+        await branch.run("add", amount=int(request))
+        scope = current_scope()
+        assert scope is not None
+        self.carried.append(scope.onward_context().last_call)
+        return b""
+
+    async def restart(self) -> None:
+        """As after a kill: another process on the same files."""
+        await self.bank.crash()
+        self.bank = self._make()
+        await self.bank.start()
+        await self.bank.wait_connected()
+
+    async def total(self) -> int:
+        """What is committed here, once nothing is undecided any more."""
+        read = self.bank.read(lambda db: db.one("SELECT coalesce(sum(amount), 0) FROM entry")[0], wait_seconds=20)
+        return int(await read)
+
+
+@dataclass
+class Town:
+    """Two services, a daemon and a client."""
+
+    daemon: Daemon
+    services: dict[str, Service]
+    client: Client
+
+    async def call(self, name: str, amount: int) -> None:
+        """Call a service in the transaction around."""
+        async with grpc.aio.insecure_channel(self.services[name].address, interceptors=self.client.interceptors()) as channel:
+            await channel.unary_unary(METHOD)(b"%d" % amount)
+
+    async def totals(self) -> list[int]:
+        """What is committed, everywhere."""
+        return [await service.total() for service in self.services.values()]
+
+    @property
+    def prepares(self) -> int:
+        """How often a vote was asked for."""
+        return self.daemon.counters()["prepares"]
+
+
+def bank(name: str, directory: Path, coordinator: str) -> Participant:
+    resource = SqliteResource(directory / f"{name}.db", schema=SCHEMA)
+    made = Participant(name, resource=resource, data_directory=directory / name, coordinator=coordinator)
+    made.operation(locks=[])(add)
+    return made
+
+
+@pytest_asyncio.fixture
+async def town(tmp_path: Path) -> AsyncIterator[Town]:
+    flags = {"listen": "127.0.0.1:0", "data_directory": str(tmp_path / "c1")}
+    daemon = make_daemon(load(environment={}, flags=flags).config)
+    await daemon.start()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(daemon.stop)
+        services = {}
+        for name in ("left", "right"):
+            service = services[name] = Service(lambda name=name: bank(name, tmp_path, daemon.address))
+            await service.bank.start()
+            stack.push_async_callback(lambda service=service: service.bank.close())
+            await service.bank.wait_connected()
+            await service.server.start()
+            stack.push_async_callback(service.server.stop, None)
+        yield Town(daemon, services, await stack.enter_async_context(Client(daemon.address)))
+
+
+async def one_call_each(town: Town, **options: Any) -> Transaction:
+    async with town.client.transaction(**options) as tx:
+        await town.call("left", 1)
+        await town.call("right", 2)
+    return tx
+
+
+async def test_the_commit_asks_nobody(town: Town) -> None:
+    tx = await one_call_each(town, one_call_each=True)
+    assert tx.outcome is not None and await town.totals() == [2, 4]
+    assert town.prepares == 0, "both had voted"
+    assert town.services["left"].carried == [False], "of what is called from there the caller knows nothing"
+    await one_call_each(town)
+    assert town.prepares == 2 and await town.totals() == [4, 8]
+
+
+async def test_one_may_be_the_last_and_another_not(town: Town) -> None:
+    async with town.client.transaction() as tx:
+        await town.call("left", 1)
+        with tx.last_call():
+            await town.call("right", 1)
+        await town.call("left", 1)
+    assert town.prepares == 1 and await town.totals() == [4, 2]
+
+
+async def test_a_further_call_is_refused_and_nothing_is_kept(town: Town) -> None:
+    with pytest.raises(Aborted) as caught:
+        async with town.client.transaction(one_call_each=True):
+            await town.call("left", 1)
+            await town.call("right", 1)
+            await town.call("left", 1)
+    assert caught.value.reason is Reason.NOT_ACTIVE and "last call" in caught.value.message
+    assert await town.totals() == [0, 0]
+
+
+async def test_what_voted_stands_over_a_restart(town: Town) -> None:
+    async with town.client.transaction(one_call_each=True):
+        await town.call("left", 1)
+        await town.call("right", 1)
+        await town.services["left"].restart()
+    assert town.prepares == 0 and await town.totals() == [2, 2]
+
+
+async def test_whose_client_is_gone_is_rolled_back(town: Town) -> None:
+    client = Client(town.daemon.address)
+    async with client:
+        tx = client.transaction(one_call_each=True)
+        await tx.__aenter__()
+        async with grpc.aio.insecure_channel(town.services["left"].address, interceptors=client.interceptors()) as channel:
+            await channel.unary_unary(METHOD)(b"1")
+        assert town.services["left"].bank.health.in_doubt == 1
+        await tx.abort()
+        await tx.__aexit__(None, None, None)
+    assert await town.totals() == [0, 0]
+    assert town.services["left"].bank.health.in_doubt == 0

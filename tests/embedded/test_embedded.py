@@ -1,0 +1,161 @@
+"""A coordinator inside of a service: one service with several databases, and no daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from embedded_shop import shop, total
+
+from participant_sdk import Embedded, RequestError
+from participant_sdk.client import Aborted, SyncTransaction, call, transactional
+from troth import failpoints
+from troth.errors import ConfigError, LogFailed, LogLocked, Reason, TrothError
+
+HERE = Path(__file__).parent
+
+
+async def test_one_shot_transactions_commit_and_abort(tmp_path: Path) -> None:
+    troth, left, right = shop(tmp_path)
+    async with troth:
+        done = await troth.run(call("left", "add", amount=-5), call("right", "add", amount=5), key="rent", wait="complete")
+        assert done.transaction_id.startswith("embedded.1.") and done.results == {"left": [None], "right": [None]}
+        assert (await troth.run(call("left", "add", amount=-5), call("right", "add", amount=5), key="rent")).replayed
+        with pytest.raises(Aborted) as refused:
+            await troth.run(call("left", "add", amount=-5), call("right", "add", amount=500))
+        assert (refused.value.participant, refused.value.code) == ("right", "TOO_MUCH")
+        assert (await total(left), await total(right)) == (-5, 5)
+
+
+async def test_a_block_reaches_the_branches_of_all(tmp_path: Path) -> None:
+    troth, left, right = shop(tmp_path)
+
+    async def move(amount: int) -> None:
+        await left.branch().run("add", amount=-amount)
+        await right.branch().run("add", amount=amount)
+
+    async with troth:
+        async with troth.transaction() as tx:
+            await move(3)
+            with pytest.raises(RequestError, match="do not nest"):
+                await troth.run(call("left", "add", amount=1))
+        assert tx.outcome is not None and tx.acknowledged == {"left": 1, "right": 1}
+        with pytest.raises(Aborted, match="TOO_MUCH"):
+            async with troth.transaction():
+                await move(300)
+        with pytest.raises(LookupError):
+            async with troth.transaction():
+                await move(3)
+                raise LookupError
+        with pytest.raises(Aborted, match="TOO_MUCH"):
+            async with troth.transaction():
+                await move(2)
+                await right.branch().run("add", amount=300)
+        assert (await total(left), await total(right)) == (-3, 3)
+        await transactional(troth.client)(_nothing)()
+
+
+async def _nothing() -> None: ...
+
+
+async def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
+    for life in (1, 2):
+        troth, left, _ = shop(tmp_path)
+        async with troth:
+            assert await total(left) == 1 - life
+            await troth.run(call("left", "add", amount=-1), call("right", "add", amount=1))
+
+
+async def test_one_process_at_a_time_has_its_log(tmp_path: Path) -> None:
+    troth, left, _ = shop(tmp_path)
+    async with troth:
+        other, _, _ = shop(tmp_path)
+        with pytest.raises(LogLocked):
+            await other.start()
+        await troth.run(call("left", "add", amount=-1), call("right", "add", amount=1))
+        assert await total(left) == -1
+    with pytest.raises(ConfigError, match="started before"):
+        await troth.start()
+
+
+async def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        Embedded(tmp_path, name="No Name")
+    with pytest.raises(RequestError, match="does not run"):
+        _ = Embedded(tmp_path).client
+
+
+async def test_when_its_log_fails_the_service_is_told(tmp_path: Path) -> None:
+    failed: asyncio.Future[TrothError] = asyncio.get_running_loop().create_future()
+
+    def breaks(point: str) -> None:
+        if point == "coordinator:before-sync:decided":
+            raise LogFailed(Reason.LOG_FAILED, "the disk is full")
+
+    troth, _, _ = shop(tmp_path)
+    troth.on_failure = failed.set_result
+    async with troth:
+        with failpoints.observed(breaks):
+            running = asyncio.ensure_future(troth.run(call("left", "add", amount=-1), call("right", "add", amount=1), timeout=0.5))
+            assert "the disk is full" in str(await failed)
+        running.cancel()
+        await asyncio.wait([running])
+
+
+# ---- in threads
+
+
+async def test_code_that_is_not_asynchronous_does_the_same(tmp_path: Path) -> None:
+    troth, left, right = shop(tmp_path)
+
+    def work() -> tuple[int, int]:
+        troth.sync.run(call("left", "add", amount=-1), call("right", "add", amount=1))
+        with troth.sync.transaction() as tx:
+            assert isinstance(tx, SyncTransaction) and troth.sync.current_transaction() is tx
+            left.branch_sync().run("add", amount=-2)
+            right.branch_sync().run("add", amount=2)
+        assert tx.acknowledged == {"left": 1, "right": 1}
+        with pytest.raises(Aborted, match="TOO_MUCH"), troth.sync.transaction():
+            left.branch_sync().run("add", amount=-2)
+            right.branch_sync().run("add", amount=200)
+        try:
+            return left.wait(total(left)), right.wait(total(right))
+        finally:
+            troth.close_in_background()
+
+    assert await asyncio.to_thread(work) == (-3, 3)
+
+
+# ---- killed
+
+
+async def lives(directory: Path, transfers: int, failpoint: str = "") -> tuple[int, list[str]]:
+    """One process of the service; how it ended, and what it said."""
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), failpoints.VARIABLE: failpoint}
+    command = (sys.executable, str(HERE / "embedded_shop.py"), str(directory), str(transfers))
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=environment)
+    said, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return process.returncode, said.decode().split("\n")
+
+
+@pytest.mark.parametrize(
+    ("failpoint", "moved"),
+    [
+        ("participant:after-sync:branch_prepared=kill@4", {1, 2}),
+        ("coordinator:before-sync:decided=kill@2", {1}),
+        ("coordinator:after-sync:decided=kill@2", {2}),
+        ("participant:before-sync:branch_finished=kill@3", {2}),
+    ],
+)
+async def test_the_next_process_finishes_what_a_killed_one_has_decided(tmp_path: Path, failpoint: str, moved: set[int]) -> None:
+    status, said = await lives(tmp_path, 3, failpoint)
+    assert status == -signal.SIGKILL and said[0] == "0 0"
+    status, said = await lives(tmp_path, 1)
+    left, right = map(int, said[0].split())
+    assert status == 0 and left == -right and right in moved
+    assert said[1] == f"{left - 1} {right + 1}"

@@ -1,0 +1,63 @@
+"""How branches are called in MariaDB, whose XA ids belong to the whole server and have 64 bytes in each part."""
+
+from __future__ import annotations
+
+from mariadb_samples import MariadbStore
+
+from troth.log import mariadb_branches as branches
+from troth.log.mariadb_store import connect, init
+
+TRANSACTION = "c1.7.9f2c4e1a.3.42"
+LONG = f"{'c' * 63}.1.{'0' * 32}.1.1"
+
+
+def test_an_id_has_the_transaction_the_participant_and_the_database() -> None:
+    name = branches.branch_name("payments/2", TRANSACTION)
+    xid = branches.xid_of(name, "bank")
+    assert (xid.transaction, xid.branch, xid.participant) == (TRANSACTION.encode(), b"payments/2@bank", "payments/2")
+    assert xid.sql == f"X'{TRANSACTION.encode().hex()}',X'{b'payments/2@bank'.hex()}',{branches.FORMAT_ID}"
+    assert branches.names([xid], "payments/2", "bank") == [name]
+
+
+def test_those_of_others_are_not_listed() -> None:
+    xid = branches.xid_of(branches.branch_name("pay", TRANSACTION), "bank")
+    others = [branches.Xid(7, xid.transaction, xid.branch), branches.xid_of(branches.branch_name("pay/0", TRANSACTION), "bank"),
+              branches.xid_of(branches.branch_name("pay", TRANSACTION), "bank2")]  # fmt: skip
+    assert branches.names([*others, xid], "pay", "bank") == [branches.branch_name("pay", TRANSACTION)]
+    assert others[0].participant == ""
+
+
+def test_what_is_too_long_is_there_as_its_digest() -> None:
+    name = branches.branch_name("p" * 63, LONG)
+    xid = branches.xid_of(name, "d" * 64)
+    assert (len(xid.transaction), len(xid.branch)) == (52, 52)
+    assert branches.names([xid], "p" * 63, "d" * 64) == [name]
+    assert (xid.participant, branches.names([xid], "p" * 63, "d" * 63)) == ("", [])
+
+
+def test_what_a_driver_gives_as_text_is_read_too() -> None:
+    xid = branches.xid_of(branches.branch_name("pay", TRANSACTION), "bank")
+    data = (xid.transaction + xid.branch).decode()
+    rows = [(branches.FORMAT_ID, len(xid.transaction), len(xid.branch), body) for body in (data, data.encode())]
+    assert branches.listed(rows) == [xid, xid]
+
+
+def test_names_of_locks_fit_and_do_not_run_together() -> None:
+    assert len(branches.lock_name("branch", "d" * 64, "g" * 199)) <= 64
+    assert branches.lock_name("a", "bc") != branches.lock_name("ab", "c")
+
+
+async def test_the_table_is_made_once_and_excludes(mariadb_store: MariadbStore) -> None:
+    for _ in range(2):
+        assert await init(mariadb_store.dsn, "participant", (), branches=True) == []
+    connection = await connect(mariadb_store.dsn)
+    try:
+        for expected in (1, 0):
+            assert (await connection.ask(branches.ENTOMB, ("g",))).changed == expected
+            assert await connection.one(branches.FATE, ("g",)) == (0,)
+        assert (await connection.ask(branches.MARK, ("h", -1))).changed == 1
+        for name in ("g", "h"):
+            await connection.ask(branches.FORGET, (name,))
+        assert await connection.one(branches.FATE, ("g",)) is None
+    finally:
+        await connection.close()

@@ -1,0 +1,41 @@
+"""Known-bad changes of MariaDB as a resource and as the place of a log, each with the test that must catch it."""
+
+from __future__ import annotations
+
+from tests.mutated import SourceMutant
+
+ROOM = "participant_sdk/resources/mariadb/"
+FINISHING, GUARD = ROOM + "finishing.py", ROOM + "guard.py"
+OPERATIONS = "tests/mariadb/test_ma_operations.py"
+TABLE, LOG = "troth/log/mariadb_branches.py", "troth/log/mariadb_schema.py"
+
+
+def faults(name: str) -> tuple[str, ...]:
+    return (f"tests/mariadb/test_ma_faults.py::{name}",)
+
+
+MUTANTS = (
+    SourceMutant("success is believed", FINISHING, "                        await self._prove(connection, name, commit)\n", "",
+                 faults("test_a_success_that_is_none_is_found_out")),
+    SourceMutant("an absent id was committed", FINISHING, "Fate.COMMITTED if row and row[0] else Fate.DEAD", "Fate.COMMITTED",
+                 faults("test_a_rollback_by_hand_is_found_out_when_the_decision_is_commit")),
+    SourceMutant("an absent id was rolled back", FINISHING, "Fate.COMMITTED if row and row[0] else Fate.DEAD", "Fate.DEAD",
+                 faults("test_a_commit_by_hand_is_found_out_when_the_decision_is_abort")),
+    SourceMutant("attached is unknown", FINISHING, "await end_branch(connection, name, self.database)\n        raise",
+                 "pass\n        raise", faults("test_a_branch_that_is_still_attached_is_not_taken_for_unknown")),
+    SourceMutant("slow sessions go on", FINISHING, "await end_branch(connection, name, self.database)\n                raise",
+                 "pass\n                raise",
+                 faults("test_a_session_about_to_prepare_is_ended_before_an_absent_id_is_believed")),
+    SourceMutant("earlier processes go on", ROOM + "sessions.py", "        await _kill(connection, session)\n    return found",
+                 "        pass\n    return []", faults("test_what_an_earlier_process_still_does_is_ended_at_the_next_start")),
+    SourceMutant("lock timeouts that are caught are forgotten", GUARD, "if errors.number(error) in _FATAL or", "if",
+                 faults("test_a_lock_timeout_that_the_author_catches_is_still_a_no")),
+    SourceMutant("branches of others are listed", TABLE, " and xid.branch == mine]", "]",
+                 faults("test_branches_of_others_on_the_same_server_are_not_listed")),
+    SourceMutant("readers leave a marker", TABLE, " SELECT %s FROM DUAL WHERE {WRITTEN} <> %s",
+                 " SELECT %s FROM DUAL WHERE %s >= 0",
+                 (OPERATIONS + "::test_locks_and_updates_that_change_nothing_are_no_change",)),
+    SourceMutant("a claim that only updates passes by", LOG, ' AND epoch = %(epoch)s LOCK IN SHARE MODE"\n)',
+                 ' AND epoch = %(epoch)s"\n)',
+                 ("tests/log/test_log_mariadb.py::test_an_append_that_waited_behind_the_claim_does_not_land",)),
+)  # fmt: skip

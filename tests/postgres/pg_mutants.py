@@ -1,0 +1,60 @@
+"""Known-bad changes of PostgreSQL as a resource, and of slots, each with the tests that must catch it."""
+
+from __future__ import annotations
+
+from tests.mutated import SourceMutant
+
+CORE = "coordinator/core/slots.py"
+DECIDING = "coordinator/core/deciding.py"
+TABLE = "troth/log/postgres_branches.py"
+ROOM = "participant_sdk/resources/postgres/"
+SHARED = "participant_sdk/resources/relational/"
+SLOTS = ("tests/coordinator_core/test_slots.py",)
+FAULTS = ("tests/postgres/test_faults.py",)
+OPERATIONS = ("tests/postgres/test_operations.py",)
+
+CHEAP = (
+    SourceMutant("a slot that is away gets work", CORE, "return not slot.ready, len(", "return len(", SLOTS),
+    SourceMutant("all work goes to one slot", CORE, "len(slot.unended) + len(slot.recovered), slot.next_order", "0, 0", SLOTS),
+    SourceMutant("one slot is asked for all", CORE, "[slot.name for slot in slots]", "[slots[0].name]", SLOTS),
+    SourceMutant("a second slot is let in", CORE, "service_of(name) == service and name", "False and name", SLOTS),
+    SourceMutant("nobody may be loosely coupled", CORE, " or participant.loosely_coupled", "", SLOTS),
+    SourceMutant("a commit may name two slots", DECIDING, "return cause_of(Reason.SECOND_SLOT", "cause_of(Reason.SECOND_SLOT",
+                 SLOTS),
+    SourceMutant("clients may name a slot", CORE, "if service_of(name) == name else None", "", SLOTS),
+    SourceMutant("a name that begins so is one's own", "troth/gids.py", '{_MARK}:{service}:{slot}:"', '{_MARK}:{service}"',
+                 ("tests/common/test_gids.py",)),
+    SourceMutant("who goes on does not wait for the rollback", "participant_sdk/external.py",
+                 "            await asyncio.wait((losing,))\n", "            pass\n", ("tests/participant/test_external.py",)),
+    SourceMutant("what nobody knows stays prepared", "participant_sdk/external.py", "        self._jobs.start(self._sweep())\n", "",
+                 ("tests/participant/test_external.py",)),
+)  # fmt: skip
+"""Those whose tests need no server."""
+
+COSTLY = (
+    SourceMutant("readers leave a marker", TABLE, " WHERE pg_current_xact_id_if_assigned() IS NOT NULL", "",
+                 ("tests/postgres/test_pg_contract.py",)),
+    SourceMutant("an absent gid was rolled back", ROOM + "finishing.py", "Fate.COMMITTED if rows[0][0] else Fate.DEAD", "Fate.DEAD",
+                 FAULTS),
+    SourceMutant("an absent gid was finished", ROOM + "finishing.py", "            return False\n        return True",
+                 "            return True\n        return True", FAULTS),
+    SourceMutant("slow backends go on", ROOM + "finishing.py", "                await self.ask(END_BRANCH, (digest(name),))\n",
+                 "                pass\n", FAULTS),
+    SourceMutant("earlier processes go on", ROOM + "resource.py",
+                 "await self._finishers.ask(END_EARLIER, (short_name(self._participant), self._nonce))", "[]", FAULTS),
+    SourceMutant("a refused gid is rolled back", SHARED + "resource.py", "if resource_branch in self._gone:", "if False:", FAULTS),
+    SourceMutant("no tombstone is left", TABLE, "VALUES (%(gid)s, false) ON CONFLICT",
+                 "SELECT %(gid)s, false WHERE false ON CONFLICT", FAULTS),
+    SourceMutant("who catches a refusal goes on", SHARED + "guard.py",
+                 "        self.denial = RequestError(Reason.FORBIDDEN_SQL, what)\n        return self.denial",
+                 "        return RequestError(Reason.FORBIDDEN_SQL, what)", OPERATIONS),
+    SourceMutant("methods end the transaction", ROOM + "guard.py", "_ENDS = (\"commit\", ", "_ENDS = (", OPERATIONS),
+    SourceMutant("failed transactions go on", ROOM + "branch.py", "        if status == TransactionStatus.INERROR:",
+                 "        if status == TransactionStatus.INERROR and False:", OPERATIONS),
+    SourceMutant("values are told", ROOM + "sqlstates.py", "        told = f\"{operation}: {name} does not hold",
+                 "        told = f\"{error} {operation}: {name} does not hold", OPERATIONS),
+    SourceMutant("settings outlive the branch", ROOM + "resource.py", "{int(limits.lock_wait_seconds * 1000)}', true)",
+                 "{int(limits.lock_wait_seconds * 2000)}', false)", OPERATIONS),
+    SourceMutant("nobody visits", "participant_sdk/slots.py", "if slot.owned:\n", "if True:\n", ("tests/postgres/test_slots.py",)),
+)  # fmt: skip
+"""Those whose tests start a server."""

@@ -1,0 +1,62 @@
+"""A private Redis server, which tests kill and start again; it keeps what it has acknowledged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import redis
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_SECONDS = 30.0
+
+
+class RedisServer:
+    """One server on a port that the kernel chose, as a context manager."""
+
+    def __init__(self) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="troth-redis-"))
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            self.port = listening.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers as ours."""
+        programs = Path(os.environ.get("TEST_REDIS_BIN") or ROOT / ".servers" / "redis" / "usr" / "bin")
+        libraries = programs.parent / "lib"
+        paths = f"{libraries / 'x86_64-linux-gnu'}:{libraries / 'aarch64-linux-gnu'}"
+        self._process = subprocess.Popen(
+            [programs / "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._directory,
+             "--appendonly", "yes", "--appendfsync", "always", "--save", "", "--daemonize", "no"],
+            env={**os.environ, "LD_LIBRARY_PATH": paths}, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        end = time.monotonic() + PATIENCE_SECONDS
+        with redis.Redis(port=self.port) as client:
+            while time.monotonic() < end:
+                try:
+                    if client.info("server")["process_id"] == self._process.pid:
+                        return
+                except redis.ConnectionError:
+                    time.sleep(0.02)
+        raise AssertionError("Redis does not start")
+
+    def kill(self) -> None:
+        """Kill it."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.kill()
+        shutil.rmtree(self._directory)

@@ -1,0 +1,68 @@
+"""The contract suite on a real server: both styles of operations, each way of giving connections."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from pg_bench import ASYNC, BLOCKING, LIMITS, Database, PostgresWorkbench, from_dsn
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+from participant_sdk.resources.postgres import Postgres
+from participant_sdk.testing.contract import ResourceContract, Workbench
+from participant_sdk.testing.postgres import PostgresServer
+from tests.log.log_pgbouncer import PgBouncer
+
+
+@pytest.fixture(scope="module")
+def bouncer(server: PostgresServer) -> Iterator[PgBouncer]:
+    with PgBouncer(server, "transaction") as bouncer:
+        yield bouncer
+
+
+class TestOwnPool(ResourceContract):
+    """`async def` on connections that the SDK opens."""
+
+    @pytest.fixture
+    def workbench(self, database: Database) -> Workbench:
+        return PostgresWorkbench(database, ASYNC, from_dsn)
+
+
+class TestThreads(ResourceContract):
+    """Plain `def` on connections that the SDK opens."""
+
+    @pytest.fixture
+    def workbench(self, database: Database) -> Workbench:
+        return PostgresWorkbench(database, BLOCKING, from_dsn)
+
+
+class TestServicesPool(ResourceContract):
+    """A mixture on the service's own asynchronous pool, which does not autocommit."""
+
+    @pytest.fixture
+    async def workbench(self, database: Database) -> AsyncIterator[Workbench]:
+        async with AsyncConnectionPool(database.dsn, min_size=1, max_size=6, open=False) as pool:
+            mixed = {**ASYNC, "get": BLOCKING["get"]}
+            yield PostgresWorkbench(database, mixed, lambda dsn: Postgres(pool, limits=LIMITS))
+
+
+class TestPooledByTransaction(ResourceContract):
+    """Through a proxy that gives each transaction another backend. Statements must not be prepared in sessions then."""
+
+    @pytest.fixture
+    async def workbench(self, database: Database, bouncer: PgBouncer) -> AsyncIterator[Workbench]:
+        options = {"prepare_threshold": None}
+        async with AsyncConnectionPool(
+            bouncer.dsn(database.name), min_size=1, max_size=6, open=False, kwargs=options
+        ) as pool:
+            yield PostgresWorkbench(database, ASYNC, lambda dsn: Postgres(pool, limits=LIMITS))
+
+
+class TestServicesBlockingPool(ResourceContract):
+    """A mixture on the service's own blocking pool."""
+
+    @pytest.fixture
+    def workbench(self, database: Database) -> Iterator[Workbench]:
+        with ConnectionPool(database.dsn, min_size=1, max_size=6, open=True) as pool:
+            mixed = {**BLOCKING, "refuse": ASYNC["refuse"]}
+            yield PostgresWorkbench(database, mixed, lambda dsn: Postgres(pool, limits=LIMITS))

@@ -1,0 +1,25 @@
+"""Tests of these tests: known-bad changes must make some test fail. See `pg_mutants.py`."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from pg_mutants import CHEAP, COSTLY
+
+from tests.mutated import VARIABLE, survivors
+
+pytestmark = pytest.mark.skipif(VARIABLE in os.environ, reason="a mutant's own run does not begin others")
+
+EACH = 3
+"""Every third is tried by default, of those that need no server; `PG_MUTANTS=all` tries all, in some minutes."""
+
+
+def test_every_mutant_changes_what_is_there() -> None:
+    for mutant in (*CHEAP, *COSTLY):
+        mutant.text()
+
+
+def test_mutants_are_caught() -> None:
+    chosen = (*CHEAP, *COSTLY) if os.environ.get("PG_MUTANTS") == "all" else CHEAP[::EACH]
+    assert survivors(chosen) == []

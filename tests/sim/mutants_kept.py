@@ -1,0 +1,179 @@
+"""Known-bad changes to keys, and to what is to be given back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from coordinator.core import arrivals, book, checks, dropped, events, finishing, one_phase, operator, recovery, requests
+from coordinator.core import core as coordinator_core
+from coordinator.core.book import Book
+from coordinator.core.model import Participant, Transaction
+from tests.sim.mutant import SCRIPTED, Mutant, adder, nothing, to
+from troth import clock
+from troth.errors import Reason, RequestError
+
+KEPT: list[Mutant] = []
+
+_mutant = adder(KEPT)
+
+_scripted = adder(SCRIPTED)
+
+
+# ---- what is asked under a key
+
+_mutant("a question under a key is answered of the id that it names", "22", (requests, "get_by_key", to(lambda b, event: False)))
+
+
+def _refused_first(original: Any) -> Any:
+    def join(b: Book, session: Any, event: Any, claim: Any) -> bool:
+        if len(b.live) >= b.settings.open_transactions_max:
+            raise RequestError(Reason.OVERLOADED, "mutant")
+        joined: bool = original(b, session, event, claim)
+        return joined
+
+    return join
+
+
+_mutant("a retry is shed before its key is looked at", "22", (requests, "join", _refused_first))
+_mutant("a retry waits for a settlement past its own time", "22", (one_phase, "tell_joiners", to(lambda b, txn: math.inf)))
+
+
+def _frees_any(original: Any) -> Any:
+    def evicted(b: Book, names: list[str]) -> None:
+        done = [b.finished[name] for name in names]
+        original(b, names)
+        for one in done:
+            if one.claim is not None:
+                b.keys.pop(one.claim.key, None)
+
+    return evicted
+
+
+_mutant("what is dropped frees a key that another holds by now", "10", (finishing, "evicted", _frees_any))
+_scripted(
+    "a key is kept by the end of its transaction alone", "12",
+    (finishing, "_over", lambda original: _by_end_alone(original)),
+)  # fmt: skip
+
+
+def _by_end_alone(original: Any) -> Any:
+    def over(b: Book) -> Any:
+        whole = {name: b.finished[name] for name in b.keyed_commits}
+        b.finished.update({name: replace(done, first_attempt_ms=0) for name, done in whole.items()})
+        try:
+            return original(b)
+        finally:
+            b.finished.update(whole)
+
+    return over
+
+
+def _believing(original: Any) -> Any:
+    def start(self: clock.DurableClock, durable_ms: int, now: Any, *, loose: bool = False) -> None:
+        original(self, max(durable_ms, now.wall_ms), now, loose=loose)
+
+    return start
+
+
+_mutant("what the wall clock says at a boot is believed", "12", (clock.DurableClock, "start", _believing))
+
+
+def _by_age_alone(original: Any) -> Any:
+    def check_age(b: Book, first_attempt_ms: int, *, keyed: bool) -> None:
+        original(b, first_attempt_ms, keyed=False)
+
+    return check_age
+
+
+def _by_the_durable_clock(original: Any) -> Any:
+    def is_old(b: Book, first_attempt_ms: int) -> bool:
+        return b.clock_ms - first_attempt_ms > b.settings.retention_seconds * 1000
+
+    return is_old
+
+
+# Of these the machine's clock must go ahead and back within one run, and past the retention: left to their transcript.
+_scripted("a new log holds to the first reading of its clock", "12", (recovery, "is_new", to(lambda replay: False)))
+_scripted("a dropped key is new when two clocks agree", "12", (checks, "_check_age", _by_age_alone))
+_scripted("the durable clock alone tells an age", "12", (checks, "is_old", _by_the_durable_clock))
+
+# ---- what the retention has dropped, and what was never there
+
+_mutant("a dropped commit is not known by its id", "19", (dropped.Dropped, "covers", to(lambda self, parsed: False)))
+_mutant("an order for what never was becomes a record", "18", (operator, "_has_no_branch", to(nothing)), (
+    arrivals, "_acknowledged_late", lambda original: _as_if_unordered(original),
+))  # fmt: skip
+
+
+def _as_if_unordered(original: Any) -> Any:
+    def acknowledged(b: Book, participant: Participant, what: Any, *, ordered: bool) -> None:
+        original(b, participant, what, ordered=False)
+
+    return acknowledged
+
+
+def _untold(original: Any) -> Any:
+    def tell(b: Book, participant: Participant, txn: Transaction, order: int) -> None:
+        original(b, participant, txn, order)
+        participant.in_doubt.discard(txn.id)
+
+    return tell
+
+
+_scripted(
+    "a heuristic outcome is forgotten while somebody is told the decision", "18",
+    (arrivals, "_tell_in_doubt", lambda original: _untold(original)),
+)  # fmt: skip
+
+# ---- what is given back
+
+
+def _one_too_many(original: Any) -> Any:
+    def see(b: Book, event: Any) -> None:
+        original(b, events.AnswersSeen(event.session, event.below + 1))
+
+    return see
+
+
+_mutant("an answer is dropped one too early", "15", (coordinator_core._HANDLERS, events.AnswersSeen, _one_too_many))
+
+
+def _bytes_kept(original: Any) -> Any:
+    def drop(self: Book, session: Any, number: int) -> None:
+        before = self.unseen_bytes
+        original(self, session, number)
+        self.unseen_bytes = before
+
+    return drop
+
+
+def _results_kept(original: Any) -> Any:
+    def evicted(b: Book, names: list[str]) -> None:
+        before = b.result_bytes
+        original(b, names)
+        b.result_bytes = before
+
+    return evicted
+
+
+_mutant("bytes of seen answers are not given back", "15, bounds", (book.Book, "drop_answer", _bytes_kept))
+_mutant("bytes of dropped results are not given back", "12, bounds", (finishing, "evicted", _results_kept))
+_mutant("a watcher that has left is told for ever", "bounds", (book.Book, "unwatch", to(nothing)))
+_mutant("what was aborted under a key is kept for it", "bounds", (finishing, "_holds_key", to(lambda done: done.claim is not None)))
+_mutant("questions are counted for ever", "bounds", (book.Book, "close", lambda original: _asked_for_ever(original)))
+_scripted(
+    "one-phase commits of a list count against its limit", "bounds",
+    (arrivals, "_taken_at_once", to(lambda b, participant, report: False)),
+)  # fmt: skip
+
+
+def _asked_for_ever(original: Any) -> Any:
+    def close(self: Book, txn: Transaction) -> None:
+        asked = txn.id in self.asking
+        original(self, txn)
+        if asked:
+            self.asking.add(txn.id)
+
+    return close

@@ -1,0 +1,135 @@
+"""Known-bad changes of what is done about a log that went back: the coordinator's own, and what its peers prove."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coordinator.core import arrivals, finishing, hello, operator, recalling
+from coordinator.core.book import Book
+from coordinator.core.model import State
+from coordinator.core.transitions import TABLE as C
+from coordinator.core.transitions import Input
+from participant_sdk.core.branches import Kind
+from participant_sdk.core.branches import State as P
+from participant_sdk.core.transitions import TABLE as T
+from tests.sim.mutant import Mutant, adder, nothing, to
+from troth.v1 import participant_pb2
+
+WAYBACK: list[Mutant] = []
+
+_mutant = adder(WAYBACK)
+
+
+# ---- rule 21: a refusal changes nothing on disk
+
+
+def _noted(original: Any) -> Any:
+    def why_refused(book: Book, event: Any) -> Any:
+        known = set(book.losses)
+        cause = original(book, event)
+        for name in book.losses.keys() - known:
+            book.append(f"loss/{name}", book.record_of(loss=book.losses[name]), force=True)
+        return cause
+
+    return why_refused
+
+
+_mutant("a start that is refused writes down why", "21", (hello, "why_refused", _noted))
+
+
+# ---- what has been lost is proven, or stays in doubt. These are tried by `went_back`: there the log goes back.
+
+PROVING: list[Mutant] = []
+
+
+def _of_proofs(name: str, *patches: Any) -> None:
+    PROVING.append(Mutant(name, "21", patches))
+
+
+def _anything_proves(original: Any) -> Any:
+    def settled(book: Book, txn: Any, argument: Any) -> None:
+        participant, message = argument
+        bold = participant_pb2.Settlement()
+        bold.CopyFrom(message)
+        bold.proves_abort = True
+        original(book, txn, (participant, bold))
+
+    return settled
+
+
+def _read_proves(original: Any) -> Any:
+    def settle_read_only(m: Any, b: Any, e: Any) -> None:
+        b.proves_abort = True
+        original(m, b, e)
+
+    return settle_read_only
+
+
+def _as_ever(self: Book, parsed: Any) -> bool:
+    return parsed.coordinator == self.coordinator
+
+
+_of_proofs("abort is presumed of what the log has lost", (Book, "may_presume", to(_as_ever)))
+_of_proofs("whoever holds nothing proves abort", (C, (State.PROVING, Input.SETTLED), _anything_proves))
+_of_proofs("a branch that was read and forgotten proves abort", (T[P.READ_ONLY], Kind.SETTLE, _read_proves))
+_of_proofs("what others are in doubt about is forgotten in the meantime", (Book, "may_forget", to(property(lambda self: True))))
+_of_proofs("nobody is asked what he knows", (arrivals, "prove", to(nothing)))
+_of_proofs("a loss is accepted in a life that nobody follows", (operator, "_of_a_life_too_low", to(nothing)))
+
+
+# ---- what a log lacks that took a name over is listed. These are tried by `restored`: there a participant's log goes back.
+
+RECALLING: list[Mutant] = []
+
+
+def _of_recalls(name: str, *patches: Any) -> None:
+    RECALLING.append(Mutant(name, "21", patches))
+
+
+def _without_order(original: Any) -> Any:
+    def commits_before(book: Book, participant: Any) -> Any:
+        return ((name, 0) for name, _ in original(book, participant))
+
+    return commits_before
+
+
+def _whoever_voted(original: Any) -> Any:
+    def orders_of(txn: Any) -> tuple[int, ...]:
+        return tuple(branch.order for branch in txn.branches.values())
+
+    return orders_of
+
+
+def _watermark_at_once(original: Any) -> Any:
+    def say_heard(book: Book, participant: Any) -> None:
+        participant.watermark_sent = participant.watermark()
+        asked, participant.recalling = participant.recalling, False
+        original(book, participant)
+        participant.recalling = asked
+
+    return say_heard
+
+
+def _in_memory_alone(original: Any) -> Any:
+    def bound_record(participant: Any) -> Any:
+        record = original(participant)
+        record.recalling = False
+        return record
+
+    return bound_record
+
+
+def _of_what_began(original: Any) -> Any:
+    def may_presume(book: Book, participant: Any, parsed: Any, order: int) -> bool:
+        return book.may_presume(parsed)
+
+    return may_presume
+
+
+_of_recalls("a log that took a name over is asked nothing", (recalling, "_commits_before", to(lambda book, participant: ())))
+_of_recalls("it is asked without the orders of its branches", (recalling, "_commits_before", _without_order))
+_of_recalls("it is asked about what it has only read", (finishing, "orders_of", _whoever_voted))
+_of_recalls("it is told a watermark before it was asked", (arrivals, "_say_heard", _watermark_at_once))
+_of_recalls("that it is asked is forgotten with the process", (hello, "bound_record", _in_memory_alone))
+_of_recalls("what it lacks is recorded nowhere", (recalling, "_lacks", to(nothing)))
+_of_recalls("of what the retention has dropped abort is presumed", (arrivals, "_may_presume", _of_what_began))

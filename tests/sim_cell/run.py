@@ -1,0 +1,278 @@
+"""One run: three nodes, four shards, three services in two processes each, two clients; troubles; then peace, and judgement."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+from participant_sdk.core.core import ParticipantCore
+from tests.sim import checkers, keys
+from tests.sim.clients import History
+from tests.sim.network import Network, Weather
+from tests.sim.plan import Plan
+from tests.sim.roles import CONFIG, SETTINGS
+from tests.sim.run import ACCOUNTS, BALANCE, FAULT_SECONDS, Result, _expected
+from tests.sim.scene import Scene
+from tests.sim.world import World
+from tests.sim_cell.clients import CallerOf, CellWorkload, Door
+from tests.sim_cell.nodes import Cell, Node, ShardProcess
+from tests.sim_cell.owned import Host
+from tests.sim_cell.services import Service, Worker
+from tests.sim_cell.store import CELL, OwnedLog, Store
+from troth.cell import Places, shard_names
+from troth.ids import service_of
+from troth.v1 import participant_pb2
+
+SHARDS, NODES, SERVICES, WORKERS, CLIENTS = 4, 3, ("p1", "p2", "p3"), 2, 2
+PEACE_SECONDS = 40.0
+TROUBLES = ("die", "die", "die", "pause", "pause", "pause", "drain", "cut", "away", "fail over", "all die")
+CHECKERS = (
+    checkers.agreement, checkers.never_reversed, checkers.all_voted, checkers.told_is_true, checkers.exactly_once,
+    checkers.conservation, keys.told_is_true_of_keys,
+)  # fmt: skip
+"""Those of the level `core` that look at what clients, banks and disks say."""
+
+MUST_REACH = (
+    "an append was fenced", "an append landed behind its owner's end", "an owner woke past its lease", "an owner stepped down",
+    "a claim was refused", "a claim was unclear", "a log was taken over from who lives", "a shard was given away",
+    "crash half-way through a hand-over", "a slot was adopted", "a dialler was sent on", "a key came to another shard",
+    "a failover lost records", "who wrote it refused what a failover had left", "a start on an older copy was refused",
+    "the store was away", "key joined while running", "client asked and was told",
+)  # fmt: skip
+REACH_SEEDS = 1000
+
+
+class CellRun:
+    """What one seed makes."""
+
+    def __init__(self, seed: int, *, tracing: bool, keep: Iterable[str] | None) -> None:
+        self.seed = seed
+        self.plan = plan = Plan(seed, keep)
+        self.world = world = World(seed, tracing=tracing)
+        self.network = network = Network(world)
+        self.loses = plan.coin(0.15)
+        self.store = store = Store(world)
+        shards = tuple(shard_names(CELL, SHARDS))
+        store.logs = {name: OwnedLog(name) for name in shards}
+        settings = replace(SETTINGS, hearing_seconds=0.3, recovery_grace_seconds=2.0)
+        self.cell = cell = Cell(world, network, store, settings, shards)
+        cell.nodes = {f"n{number}": Node(cell, f"n{number}") for number in range(NODES)}
+        self.services = {name: self._service(name) for name in SERVICES}
+        self.hosts: list[Host] = [*cell.nodes.values(), *(one for each in self.services.values() for one in each.workers)]
+        self.history = History()
+        self.clients = [one for number in range(CLIENTS) for one in self._client(f"k{number}")]
+        accounts = {name: sorted(service.accounts) for name, service in self.services.items()}
+        self.workload = CellWorkload(world, self.clients, accounts, steady=False)
+        self.workload.cell = cell
+        self.scene = self._scene()
+        self.troubles = 0
+        self.found: list[str] = []
+
+    def _service(self, name: str) -> Service:
+        accounts = {f"{name}/{number}": BALANCE for number in range(ACCOUNTS)}
+        service = Service(self.cell, name, accounts, replace(CONFIG, participant=name, keeps_identity=True))
+        service.workers = [Worker(service, number) for number in range(WORKERS)]
+        service.on_slot = lambda log: setattr(log.disk, "forced", partial(self.scene.witness.forced_record, name))
+        return service
+
+    def _client(self, name: str) -> list[CallerOf]:
+        places = Places()
+        made = {shard: CallerOf(Door(self.cell, shard, places), name, self.services, self.history) for shard in self.cell.shards}
+        for one in made.values():
+            one.siblings = made
+        return list(made.values())
+
+    def _scene(self) -> Scene:
+        speaker: Any = SimpleNamespace(world=self.world, name="C", stale=None)
+        services: Any = self.services
+        scene = Scene(speaker, services, self.history, len(SERVICES) * ACCOUNTS * BALANCE, {})
+        witness = scene.witness
+        witness.coordinator, witness.history = speaker, self.history
+
+        def handed_over(source: str, target: str, field: str, message: Any) -> None:
+            if field == "got":
+                witness.told_client(message[1].transaction_id, message[1].outcome)
+            else:
+                witness.handed_over(service_of(source), service_of(target), field, message)
+
+        self.network.handed_over = handed_over
+        for shard in self.cell.shards:
+            self.store.logs[shard].disk.forced = partial(witness.forced_record, shard)
+        self.cell.on_made = self._made
+        return scene
+
+    def _made(self, process: ShardProcess) -> None:
+        scene = self.scene
+        shard, known = process.shard, process.host.acknowledged.get(process.shard, 0)
+        if known > process.disk.known:
+            text = f"{process.name} had written {shard} to {known}, and serves {process.disk.known}"
+            self.found.append(f"what went back is found out: {text}")
+
+        def answered(attempt: str, answer: Any) -> None:
+            made = self.history.attempts.get(attempt)
+            if made is None or not made.key or self.cell.of_key(made.key) == shard:
+                scene.keys.answered(attempt, answer, self.world.now)
+
+        process.on_answered = answered
+        process.on_begun = lambda session, response: scene.keys.begun(session, response, self.world.now)
+        process.welcomed = self._welcomed  # type: ignore[assignment]  # a shard's
+
+    def _welcomed(self, process: ShardProcess, hello: participant_pb2.Hello) -> None:
+        """Nobody is welcomed who has heard more of a log than it has (in a run that loses)."""
+        if process.disk.generation < self.store.generation:
+            return  # it has been there since before: it knows what the store has lost
+        cut, nonces = self.store.lost.get(process.shard, (0, frozenset[str]()))
+        for heard in hello.heard:
+            if heard.coordinator == process.shard and heard.nonce in nonces and heard.position > cut:
+                text = f"{hello.participant} had heard {process.shard} to {heard.position}, not {cut}"
+                self.found.append(f"what went back is found out: {text}")
+
+    # ---- the run
+
+    def go(self, transactions: int | None) -> None:
+        """Troubles, then peace."""
+        world, plan = self.world, self.plan
+        for host in self.hosts:
+            host.start()
+        for client in self.clients:
+            client.connect()
+        world.run_until(1.0)
+        self._plan_troubles()
+        self.workload.schedule(plan, transactions or plan.count(8, 20), FAULT_SECONDS)
+        world.run_until(1.0 + FAULT_SECONDS)
+        self._end_troubles()
+        if self.loses:
+            world.run_until(world.now + 4.0)
+            return
+        end = world.now + PEACE_SECONDS
+        while world.now < end and not self.is_at_rest():
+            world.run_until(world.now + 0.5)
+        world.run_until(world.now + 1.0)
+
+    def _plan_troubles(self) -> None:
+        plan, network = self.plan, self.network
+        own = plan.chance("weather", 0.5)
+        if own is not None:
+            chances = ([0.0, 0.02], [0.0, 0.05], [0.001, 0.01], [0.0, 0.01])
+            network.weather = Weather(*(own.choice(each) for each in chances))
+        for host in self.hosts:
+            own = plan.chance(f"deaths:{host.name}", 0.3)
+            if own is not None:
+                host.dice, host.chance = own, own.choice([0.002, 0.01])
+                for core in host.cores.values():
+                    core.be_mortal(own, host.chance)
+        for number in range(1, plan.count(1, 6) + 1):
+            own = plan.draw(f"trouble{number}")
+            if own is not None:
+                self.world.after(own.uniform(0.0, FAULT_SECONDS), self._trouble, own.choice(TROUBLES), own)
+        own = plan.draw("loss") if self.loses else None
+        if own is not None:
+            self.world.after(own.uniform(0.5, FAULT_SECONDS), self._trouble, "lose", own)
+
+    def _trouble(self, what: str, own: Random) -> None:
+        if self.store.calm:
+            return
+        self.troubles += 1
+        host, node = own.choice(self.hosts), own.choice(list(self.cell.nodes.values()))
+        self.world.say("*", f"TROUBLE {what} {host.name} {node.name}")
+        if what == "die":
+            host.die("by a blow")
+        elif what == "all die":
+            for each in self.hosts:
+                each.die("by a blow")
+        elif what == "pause":
+            host.pause(own.choice([0.3, 1.0, 2.0]))
+        elif what == "drain":
+            node.draining = True
+            self.world.after(own.uniform(0.5, 2.0), setattr, node, "draining", False)
+        elif what == "cut":
+            for one, other in ((host.name, node.name), (node.name, host.name)):
+                self.network.cut(one, other, own.uniform(0.1, 1.5))
+        elif what == "away":
+            self.store.away_until = self.world.now + own.uniform(0.1, 1.5)
+        else:
+            self.store.fail_over(own, lose=what == "lose", shards=self.cell.shards)
+
+    def _end_troubles(self) -> None:
+        self.store.calm = True
+        self.network.heal()
+        for host in self.hosts:
+            host.dice = None
+            for core in host.cores.values():
+                core.be_immortal()
+        for node in self.cell.nodes.values():
+            node.draining = False
+
+    def is_at_rest(self) -> bool:
+        """Whether nobody waits for anything."""
+        waiting = self.workload.waiting or any(client.pending or client.asking for client in self.clients)
+        return not waiting and not list(self._left())
+
+    # ---- judging
+
+    def result(self, transactions: int | None) -> Result:
+        """Go, and judge."""
+        try:
+            self.go(transactions)
+            violations = self.judge()
+        except Exception as error:  # whatever is raised here, somebody has a bug; the sweep goes on and says where
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            violations = [f"{type(error).__name__}: {error} at {where.filename}:{where.name}:{where.lineno}"]
+        crashes = sum(host.crashes for host in self.hosts)
+        world = self.world
+        return Result(
+            self.seed, self.workload.started, crashes, self.troubles, violations, world.reached, world.trace, self.plan.items
+        )
+
+    def judge(self) -> list[str]:
+        """All violations."""
+        found = [*self.store.violations, *self.found]
+        if self.loses:
+            return found
+        self.scene.expected = _expected(self.history)
+        found += checkers.judge(self.scene, CHECKERS)
+        found += self._left()
+        for client in self.clients:
+            for attempt in [*client.pending.values(), *client.asking.values()]:
+                found.append(f"AC5 everyone answered: {client.name} was never told of {attempt.transaction_id}")
+        return found
+
+    def _left(self) -> Iterator[str]:
+        """What is not served, not shared evenly, not decided, or not adopted."""
+        counts = [len(node.cores) for node in self.cell.nodes.values()]
+        if sum(counts) != SHARDS or max(counts) - min(counts) > 1:
+            yield f"AC5 all shards are served: the nodes have {counts}"
+        for node in self.cell.nodes.values():
+            for core in node.cores.values():
+                if not core.serving or core.core._book.live:
+                    yield f"AC5 nothing left: {core.shard} on {node.name}, serving {core.serving}, has {list(core.core._book.live)}"
+        for service in self.services.values():
+            yield from self._left_at(service)
+
+    def _left_at(self, service: Service) -> Iterator[str]:
+        running = {core.disk.log.name: core for worker in service.workers for core in worker.cores.values()}
+        for log in service.slots():
+            core = running[log.name].core if log.name in running else self._read(service, log)
+            if core.states():
+                yield f"AC5 everything in doubt is adopted: {log.name}, owner {log.owner or 'none'}, has {core.states()}"
+        if service.row_locks:
+            yield f"AC5 nothing left: {service.name} holds {service.row_locks}"
+
+    def _read(self, service: Service, log: OwnedLog) -> ParticipantCore:
+        core = ParticipantCore(service.config)
+        core.recover([body for _, body in log.disk.durable], self.world.instant(), _opened(log))
+        return core
+
+
+def _opened(log: OwnedLog) -> Any:
+    return SimpleNamespace(log_id=log.disk.log_id, position=log.disk.position)
+
+
+def run(seed: int, *, tracing: bool = False, transactions: int | None = None, keep: Iterable[str] | None = None) -> Result:
+    """Run one seed; with `keep` only those of its items."""
+    return CellRun(seed, tracing=tracing, keep=keep).result(transactions)

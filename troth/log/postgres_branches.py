@@ -1,0 +1,59 @@
+"""The proof of what became of a branch, inside a PostgreSQL database: the table `troth.branch`.
+
+    gid         the name under which the branch was prepared, or would have been (`troth.gids`)
+    committed   true: written in the branch's own transaction, so it is there exactly if the branch committed
+                false: a tombstone, written by whoever asked for the branch and did not find it; it never commits any more
+    at          when
+
+One primary key makes the two exclude each other: whoever comes second waits for the first to end, and then finds its row. So
+"absent" becomes "cannot arrive any more" in one local transaction, whatever a slow backend is still about to do.
+"""
+
+from __future__ import annotations
+
+CREATE = (
+    "CREATE SCHEMA IF NOT EXISTS troth",
+    'CREATE TABLE IF NOT EXISTS troth.branch (gid text COLLATE "C" PRIMARY KEY, committed boolean NOT NULL DEFAULT true,'
+    " at timestamptz NOT NULL DEFAULT clock_timestamp())",
+    # What is to be delivered after the commit; see participant_sdk/outbox.
+    "CREATE TABLE IF NOT EXISTS troth.outbox (position bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
+    " id uuid NOT NULL DEFAULT gen_random_uuid(), topic text NOT NULL, key text, body bytea NOT NULL,"
+    " made timestamptz NOT NULL DEFAULT clock_timestamp(), attempts int NOT NULL DEFAULT 0,"
+    " due timestamptz NOT NULL DEFAULT clock_timestamp(), error text, aside timestamptz)",
+    "CREATE INDEX IF NOT EXISTS outbox_key ON troth.outbox (key, position) WHERE aside IS NULL",
+)
+
+MARK = "INSERT INTO troth.branch (gid) SELECT %s WHERE pg_current_xact_id_if_assigned() IS NOT NULL"
+"""The branch's last statement before its vote. No row: it has changed nothing, locked nothing, and needs no proof."""
+
+ENTOMB = (
+    "WITH tombstone AS (INSERT INTO troth.branch (gid, committed) VALUES (%(gid)s, false) ON CONFLICT (gid) DO NOTHING"
+    " RETURNING committed) SELECT committed FROM tombstone UNION ALL SELECT committed FROM troth.branch WHERE gid = %(gid)s"
+)
+"""What became of a branch that is not prepared, for good. Waits for a transaction that has the branch's marker. No row: the marker
+came while this waited, and the same statement tells next time."""
+
+FORGET = "DELETE FROM troth.branch WHERE gid = ANY(%s)"
+
+CLEAN = "DELETE FROM troth.branch WHERE starts_with(gid, %s) AND NOT committed AND at < clock_timestamp() - interval '7 days'"
+"""Drops tombstones of branches that no backend can still be working for."""
+
+LIST = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, %s)"
+
+CHECK = (
+    "WITH there AS (SELECT c.oid AS branches, n.oid AS place FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+    " WHERE n.nspname = 'troth' AND c.relname = 'branch')"
+    " SELECT current_setting('max_prepared_transactions')::int, pg_is_in_recovery(), EXISTS (SELECT FROM there),"
+    " current_user, current_database(), coalesce((SELECT has_schema_privilege(place, 'USAGE')"
+    " AND has_table_privilege(branches, 'SELECT') AND has_table_privilege(branches, 'INSERT')"
+    " AND has_table_privilege(branches, 'DELETE') FROM there), true)"
+)
+"""By oid: names of a schema that one may not use cannot be looked up."""
+
+
+def grants(role: str) -> list[str]:
+    """What a role needs besides its own tables, to have branches and to keep its log here."""
+    return [
+        f"GRANT USAGE ON SCHEMA troth TO {role}",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA troth TO {role}",
+    ]

@@ -1,0 +1,1 @@
+"""MariaDB, as the log, the resource and `troth doctor` reach it: addresses, drivers, and what errors mean."""

@@ -1,0 +1,61 @@
+"""A connection to MariaDB, whichever driver made it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from troth.mariadb.address import Address
+from troth.mariadb.drivers import Answer, Driver, driver_of
+from troth.mariadb.errors import kinds
+
+Parameters = Sequence[Any] | Mapping[str, Any]
+
+
+class Connection:
+    """One session of the server. `raw` is the driver's own object."""
+
+    def __init__(self, driver: Driver, raw: Any) -> None:
+        self.driver = driver
+        self.raw = raw
+
+    @classmethod
+    async def to(cls, address: Address) -> Connection:
+        """A new one. Raises what the driver raises (`errors.kinds`), `ConfigError` for a driver that is not there."""
+        driver = driver_of(address.driver)
+        return cls(driver, await driver.connect(address))
+
+    async def ask(self, statement: str, parameters: Parameters = ()) -> Answer:
+        """Send one statement. Raises what the driver raises."""
+        return await self.driver.ask(self.raw, statement, parameters)
+
+    async def one(self, statement: str, parameters: Parameters = ()) -> tuple[Any, ...] | None:
+        """The first row of the answer."""
+        rows = (await self.ask(statement, parameters)).rows
+        return tuple(rows[0]) if rows else None
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """A local transaction for the time of the block."""
+        await self.ask("BEGIN")
+        try:
+            yield
+        except BaseException:
+            with suppress(*kinds()):
+                await self.ask("ROLLBACK")
+            raise
+        await self.ask("COMMIT")
+
+    @property
+    def closed(self) -> bool:
+        """Whether the driver knows that it is gone."""
+        return self.driver.closed(self.raw)
+
+    async def close(self) -> None:
+        """Say goodbye; raises nothing."""
+        await self.driver.close(self.raw)
+
+    def cut(self) -> None:
+        """Close the socket without a word."""
+        self.driver.cut(self.raw)
