@@ -77,7 +77,8 @@ async def test_what_is_in_doubt_is_listed(
     session(server, f"XA ROLLBACK {ours}", f"XA ROLLBACK {theirs}").close()
 
 
-async def test_who_may_not_see_sessions_is_told_so(server: MariadbServer) -> None:
+async def test_who_may_not_see_sessions_is_told_so(server: MariadbServer, troth: Any) -> None:
+    await troth("store", "init", "--store", server.dsn(), "--participant", "pay")
     session(server, "CREATE USER blind", "GRANT ALL ON troth.* TO blind").close()
     session(server, "XA START 'y'", "INSERT INTO troth_branch (gid) VALUES ('y')", "XA END 'y'", "XA PREPARE 'y'").close()
     found, held = await doctor_mariadb.examine(server.dsn(user="blind"))

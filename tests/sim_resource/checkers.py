@@ -268,7 +268,7 @@ class Checkers:
     def written(self, batch: Sequence[Append], events: Sequence[Event | None], syncs: int) -> None:
         """group: a batch is synced once, and what is not prepared asks for no sync."""
         lost = any(isinstance(event, ExecuteRefused | LocalDone | UndoFailed | Wanted) for event in events)
-        if syncs > 3 and not lost:  # after a checkpoint the header of the write-ahead log, and what was unsynced before, come to it
+        if syncs > 3 and not lost:  # behind a checkpoint the log's new header, and what was unsynced before, come to it
             self.violate("group", f"a batch of {len(batch)} was synced {syncs} times")
         for append in batch:
             if isinstance(append.apply, Execute) and append.apply.mode is Mode.ACTIVE and append.force:

@@ -173,7 +173,8 @@ class Files:
                 raise
             self.operations.runs.clear()
             raise FilesFailed from None  # nothing but records was left in the group: the process has to stop
-        self.syncs_of_batch = len(_syncs)
+        checkpoints = sum(not name.endswith("-wal") for name in _syncs)
+        self.syncs_of_batch = len(_syncs) - 2 * checkpoints  # each syncs the write-ahead log and then the file
         self.wal_bytes = len(_content(f"{self.path}-wal"))
         self.on_written(batch, written.seqs, written.events)
         return list(written.seqs), list(written.events)
