@@ -69,6 +69,15 @@ class Driver(Protocol):
         """The lines that the command gave."""
 
 
+_MUTANT = "# Mutant: "
+
+
+def mutants_named(path: Path) -> list[str]:
+    """The mutants that a transcript says it catches."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.removeprefix(_MUTANT) for line in lines if line.startswith(_MUTANT)]
+
+
 def check(path: Path, driver: Driver, rewrite: bool) -> None:
     """Run a transcript and compare, or write it again. A mismatch shows the whole transcript as it is now."""
     written = path.read_text(encoding="utf-8")

@@ -10,17 +10,10 @@ from coordinator.core.transitions import TABLE
 from tests.coordinator_core.scripted import CoordinatorDriver
 from tests.sim.mutant import SCRIPTED, Mutant
 from tests.sim.mutants import MUTANTS
-from tests.transcripts import check
+from tests.transcripts import check, mutants_named
 
 TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
 BY_NAME = {mutant.name: mutant for mutant in (*MUTANTS, *SCRIPTED)}
-_MARK = "# Mutant: "
-
-
-def named(path: Path) -> list[str]:
-    """The mutants that a transcript says it catches."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [line.removeprefix(_MARK) for line in lines if line.startswith(_MARK)]
 
 
 def is_of_the_core(mutant: Mutant) -> bool:
@@ -32,7 +25,7 @@ def is_of_the_core(mutant: Mutant) -> bool:
     )
 
 
-PAIRS = [(path, name) for path in TRANSCRIPTS for name in named(path)]
+PAIRS = [(path, name) for path in TRANSCRIPTS for name in mutants_named(path)]
 
 
 @pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)

@@ -56,7 +56,7 @@ def _not_overtaken(original: Callable[..., None]) -> Callable[..., None]:
     return index
 
 
-_mutant(
+_scripted(
     "an ABORT that crosses a YES leaves a tombstone that this epoch never forgets", "19, bounds",
     (arrivals._HEARD, participant_pb2.Vote, _without_order),
 )  # fmt: skip

@@ -82,7 +82,8 @@ _scripted("an announced transaction waits for its client for ever", "15", (arriv
 
 # ---- the participant's side
 
-_mutant("a refused announcement leaves the branch as it is", "5, 8", (T[P.ACTIVE], Kind.ENLISTED, to(interactive.learn_order)))
+# It goes on to ask with its order, and hears ABORT then: it is late, and not wrong.
+_scripted("a refused announcement leaves the branch as it is", "5, 8", (T[P.ACTIVE], Kind.ENLISTED, to(interactive.learn_order)))
 _mutant(
     "an active branch never announces itself", "8, 15",
     *((T[state], kind, to(nothing)) for state in (P.WAITING, P.EXECUTING, P.ACTIVE) for kind in (Kind.ENLIST_TIMEOUT, Kind.ASK)),
