@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import gc
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
@@ -22,6 +23,13 @@ from troth.v1 import client_pb2, common_pb2
 # gRPC 1.76 tells what an interceptor raised a second time, when the call is collected.
 _TOLD_TWICE = "ignore:Exception ignored in. <function InterceptedCall:pytest.PytestUnraisableExceptionWarning"
 pytestmark = pytest.mark.filterwarnings(_TOLD_TWICE)
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """What a test's calls leave is collected while that is ignored, and not in somebody else's test."""
+    yield
+    gc.collect()
 
 
 class Service:
