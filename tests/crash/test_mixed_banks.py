@@ -175,7 +175,7 @@ async def test_money_is_conserved_over_three_databases_while_everything_is_kille
         await until(world.settled)
     world.processes.end()
     assert not await world.wrong(), (seed, victims)
-    assert list(world.told.values()).count("committed") >= TRANSFERS // 2, (seed, victims, world.told)
+    assert list(world.told.values()).count("committed") >= TRANSFERS // 5, (seed, victims, world.told)
 
 
 async def served(client: Client, number: int) -> bool:
