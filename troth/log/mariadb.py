@@ -129,8 +129,3 @@ class MariadbLog(owned.OwnedLog):
     async def _give_back(self) -> None:
         with self._errors("closed"):
             await self._connection.ask(schema.RELEASE, self._own(owner=self._owner))
-
-    async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()

@@ -52,7 +52,19 @@ class Claim(NamedTuple):
     owner: str
 
 
-class Leases(ABC):
+class _Connected:
+    """Has a connection, or none."""
+
+    _connection: Any = None
+
+    async def _drop(self) -> None:
+        """Let go of the connection, in whatever state it is."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+
+class Leases(_Connected, ABC):
     """Renews the leases of all logs that one process holds, every third of `seconds`, by one statement, on a connection of its own.
 
     So a node with many shards costs the store no more renewals than one with a single shard, and a renewal never waits for a large
@@ -66,7 +78,6 @@ class Leases(ABC):
         """How long after its last word an owner may be replaced."""
         self._holders: set[Holder] = set()
         self._renewing: asyncio.Task[None] | None = None
-        self._connection: Any = None
         self._one_at_a_time = asyncio.Lock()
 
     def add(self, holder: Holder) -> None:
@@ -119,11 +130,6 @@ class Leases(ABC):
                 await self._drop()
                 raise self._error(what or f"the lease of {self._name}", error, doing) from error
 
-    async def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
-
     # ---- what each server does in its own words
 
     @abstractmethod
@@ -157,7 +163,7 @@ class Holder(Protocol):
         """Somebody else has it."""
 
 
-class OwnedLog(ABC):
+class OwnedLog(_Connected, ABC):
     """A `troth.log.contract.Log` in the database `dsn`, where `troth store init` has made the log of `name` in the role `role`.
 
     `dsn`            where the database is, as its server's drivers write it
@@ -180,7 +186,6 @@ class OwnedLog(ABC):
         self._owner = owner or owner_name()
         self._shares_leases = shared
         self._leases = leases
-        self._connection: Any = None
         self._where = f"the log of the {role} {name!r}"
         self._log = 0
         self._epoch = 0
@@ -208,10 +213,6 @@ class OwnedLog(ABC):
     @abstractmethod
     async def _give_back(self) -> None:
         """Give the lease back."""
-
-    @abstractmethod
-    async def _disconnect(self) -> None:
-        """Let go of the connection, in whatever state it is."""
 
     # ---- opening
 
@@ -375,4 +376,4 @@ class OwnedLog(ABC):
         self._leases.discard(self)
         if not self._shares_leases:
             await self._leases.close()
-        await self._disconnect()
+        await self._drop()

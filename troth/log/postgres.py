@@ -127,11 +127,6 @@ class PostgresLog(owned.OwnedLog):
         with self._errors("closed"):
             await self._connection.execute(schema.RELEASE, self._own(owner=self._owner))
 
-    async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
-
 
 async def _one(connection: Connection, statement: str, parameters: dict[str, Any]) -> TupleRow | None:
     cursor = await connection.execute(statement, parameters)
