@@ -14,14 +14,13 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import grpc.aio
 
 from bench.cluster import Cluster, participant_process
 from bench.measure import Once, Result, measure
-from bench.processes import LOOK_SECONDS, READY_SECONDS, Process, ProcessFailed
+from bench.processes import LOOK_SECONDS, READY_SECONDS, Process, ProcessFailed, Together
 from participant_sdk.client import Client, call
 from participant_sdk.testing.postgres import PostgresServer
 from troth.cell import shard_of_key
@@ -57,28 +56,15 @@ class Node(Process):
         self.address = found[1]
 
 
-class Cell:
+class Cell(Together):
     """Nodes of a cell, two participants and a client. Use it as an async context manager."""
 
     def __init__(self, directory: Path, dsn: str, shards: int, nodes: int, slots: int = 0) -> None:
         self._directory, self._dsn, self._shards, self._slots = directory, dsn, shards, slots
         self._cell = directory.name
-        self._stack = AsyncExitStack()
+        super().__init__()
         self.nodes = [Node(f"node{number}", directory / f"node{number}", dsn, self._cell) for number in range(nodes)]
         self.participants: list[Process] = []
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self._start()
-        except BaseException:
-            await self._stack.aclose()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._stack.aclose()
 
     async def _start(self) -> None:
         await init_cell(self._dsn, self._cell, self._shards)

@@ -7,15 +7,13 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import grpc.aio
 
-from bench.processes import Process
+from bench.processes import Process, Together
 from bench.service import method
 from participant_sdk.client import Client
 from troth.v1 import admin_pb2, admin_pb2_grpc
@@ -36,7 +34,7 @@ def participant_process(directory: Path, coordinator: str, names: list[str], res
     return Process(names[0], directory, [*command, "--names", ",".join(names), "--resource", resource])
 
 
-class Cluster:
+class Cluster(Together):
     """Use it as an async context manager. `groups` has the participants' names, one list for each process."""
 
     def __init__(
@@ -53,22 +51,9 @@ class Cluster:
         """How long each participant's process took from its start until it was connected."""
         self._resource = resource
         self._directory = directory
-        self._stack = AsyncExitStack()
+        super().__init__()
         self.coordinator = coordinator_process(directory / "coordinator", *settings)
         self.participants: list[Process] = []
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self._start()
-        except BaseException:
-            await self._stack.aclose()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._stack.aclose()
 
     async def _start(self) -> None:
         self._stack.push_async_callback(self.coordinator.stop)

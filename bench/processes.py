@@ -6,7 +6,11 @@ import asyncio
 import os
 import signal
 import sys
+from abc import ABC, abstractmethod
+from contextlib import AsyncExitStack
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 ROOT = Path(__file__).resolve().parents[1]
 READY_SECONDS = 60.0
@@ -120,3 +124,27 @@ def write_address(directory: Path, address: str) -> None:
     temporary = directory / "address.new"
     temporary.write_text(address)
     temporary.rename(directory / "address")
+
+
+class Together(ABC):
+    """Processes that run together: when one does not start, or at the end, all of them are stopped. An async context manager."""
+
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    @abstractmethod
+    async def _start(self) -> None:
+        """Start them, each with its stop on the stack."""
