@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from participant_sdk import Refuse
 from participant_sdk.resources.contract import Done, Unreachable
+from troth.errors import Aborted, OutcomeUnknown, RequestError
 
 Operations = dict[str, Callable[..., Any]]
 
@@ -24,6 +25,18 @@ async def until(ask: Callable[[], Awaitable[Any]]) -> Any:
             return answer
         await asyncio.sleep(0.01)
     raise AssertionError(f"there was no answer in half a minute, but {answer}")
+
+
+async def tell(number: int, told: dict[int, str], transfer: Awaitable[object]) -> None:
+    """Note what the caller of a transfer is told: committed, aborted, or unknown."""
+    try:
+        await transfer
+        told[number] = "committed"
+    except (Aborted, RequestError):
+        told[number] = "aborted"
+        await asyncio.sleep(0.05)
+    except OutcomeUnknown:
+        told[number] = "unknown"
 
 
 async def all_finish_it(bench: Any, others: Sequence[Any]) -> None:

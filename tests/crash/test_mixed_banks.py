@@ -26,7 +26,7 @@ from pg_processes import Processes
 from participant_sdk.client import Client, call
 from participant_sdk.testing.mariadb import MariadbServer
 from participant_sdk.testing.postgres import PostgresServer
-from tests.relational import until
+from tests.relational import tell, until
 from troth.errors import Aborted, OutcomeUnknown, RequestError
 from troth.log import mariadb_store, postgres_store
 
@@ -147,17 +147,8 @@ async def transfers(client: Client, numbers: Iterator[int], told: dict[int, str]
         account, amount = number % ACCOUNTS, 1 + number % 7
         first, *others = sides(number)
         shares = {first: -amount * len(others), **dict.fromkeys(others, amount)}
-        try:
-            await client.run(
-                *(call(bank, "move", transfer=number, account=account, amount=share) for bank, share in shares.items()),
-                timeout=2.0, attempts=3,
-            )  # fmt: skip
-            told[number] = "committed"
-        except (Aborted, RequestError):
-            told[number] = "aborted"
-            await asyncio.sleep(0.05)
-        except OutcomeUnknown:
-            told[number] = "unknown"
+        calls = (call(bank, "move", transfer=number, account=account, amount=share) for bank, share in shares.items())
+        await tell(number, told, client.run(*calls, timeout=2.0, attempts=3))
 
 
 async def chaos(world: World, seed: int) -> list[str]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import psycopg
 
 from participant_sdk.testing.postgres import PostgresServer
+from troth.errors import LogError
 from troth.log.contract import Log, StoredRecord
 from troth.log.memory import Disk, MemoryLog
+from troth.log.owned import OwnedLog
 from troth.log.postgres import PostgresLog
 from troth.log.postgres_store import Connection, connect, init, status
 from troth.log.sqlite import SqliteLog
@@ -20,6 +23,8 @@ from troth.ready import Append
 from troth.v1 import record_pb2
 
 ROLE, NAME = "coordinator", "c1"
+
+OwnedT = TypeVar("OwnedT", bound=OwnedLog, covariant=True)
 
 
 def record(number: int, *, size: int = 0) -> record_pb2.CoordinatorRecord:
@@ -136,3 +141,24 @@ def copy_files(source: Path, target: Path) -> None:
     for suffix in ("", "-wal"):
         if source.with_name(source.name + suffix).exists():
             shutil.copyfile(source.with_name(source.name + suffix), target.with_name(target.name + suffix))
+
+
+class Makes(Protocol[OwnedT]):
+    """A store of logs of one kind."""
+
+    def log(self, **more: Any) -> OwnedT:
+        """A log in it, not open yet."""
+
+
+async def opened(store: Makes[OwnedT], **more: object) -> OwnedT:
+    """A log of the store, claimed."""
+    log = store.log(**more)
+    await log.open()
+    return log
+
+
+async def lost(log: OwnedLog) -> LogError:
+    """Why an owner is none any more, once it knows."""
+    assert log.lost is not None
+    async with asyncio.timeout(20):
+        return await asyncio.shield(log.lost)

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 from log_contract import LogContract
-from log_samples import NAME, ROLE, Store, batch, numbers
+from log_samples import NAME, ROLE, Store, batch, lost, numbers, opened
 from mariadb_samples import MariadbStore
 
 from participant_sdk.testing.mariadb import MariadbServer
@@ -24,19 +24,6 @@ class TestMariadbLog(LogContract):
     @pytest.fixture
     def store(self, mariadb_store: MariadbStore) -> Store:
         return mariadb_store
-
-
-async def opened(store: MariadbStore, **more: object) -> MariadbLog:
-    log = store.log(**more)
-    await log.open()
-    return log
-
-
-async def lost(log: MariadbLog) -> LogError:
-    """Why an owner is none any more, once it knows."""
-    assert log.lost is not None
-    async with asyncio.timeout(20):
-        return await asyncio.shield(log.lost)
 
 
 async def expire(store: MariadbStore) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from log_pgbouncer import PgBouncer
-from log_samples import NAME, ROLE, PostgresStore, batch, numbers
+from log_samples import NAME, ROLE, PostgresStore, batch, lost, numbers, opened
 
 from participant_sdk.testing.postgres import PostgresServer
 from troth.errors import LogDamaged, LogError, LogFailed, LogForeign, LogLocked, Reason
@@ -21,19 +21,6 @@ async def own_server() -> AsyncIterator[PostgresServer]:
     """A server that the test may stop."""
     async with PostgresServer() as server:
         yield server
-
-
-async def opened(store: PostgresStore, **more: object) -> PostgresLog:
-    log = store.log(**more)
-    await log.open()
-    return log
-
-
-async def lost(log: PostgresLog) -> LogError:
-    """Why an owner is none any more, once it knows."""
-    assert log.lost is not None
-    async with asyncio.timeout(20):
-        return await asyncio.shield(log.lost)
 
 
 async def expire(store: PostgresStore) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
@@ -10,6 +9,7 @@ import psycopg
 from pg_bench import Database
 
 from participant_sdk.client import Client, call
+from tests.relational import tell
 from troth.errors import Aborted, OutcomeUnknown, RequestError
 from troth.log.postgres_store import init
 
@@ -28,18 +28,12 @@ async def transfers(client: Client, numbers: Iterator[int], told: dict[int, str]
     """One caller: a transfer after the other, each told as committed, aborted, or not known."""
     for number in numbers:
         account, amount = number % ACCOUNTS, 1 + number % 7
-        try:
-            await client.run(
-                call("north", "move", transfer=number, account=account, amount=-amount),
-                call("south", "move", transfer=number, account=account, amount=amount),
-                timeout=2.0, attempts=2,
-            )  # fmt: skip
-            told[number] = "committed"
-        except (Aborted, RequestError):
-            told[number] = "aborted"
-            await asyncio.sleep(0.05)
-        except OutcomeUnknown:
-            told[number] = "unknown"
+        transfer = client.run(
+            call("north", "move", transfer=number, account=account, amount=-amount),
+            call("south", "move", transfer=number, account=account, amount=amount),
+            timeout=2.0, attempts=2,
+        )  # fmt: skip
+        await tell(number, told, transfer)
 
 
 async def served(client: Client) -> bool:
