@@ -63,22 +63,6 @@ class DataDirectory:
             (self.path / ADDRESS_FILE).unlink(missing_ok=True)
 
 
-class NoDirectory:
-    """In place of a directory, where the log is in a store: nothing is on the local disk."""
-
-    def lock(self) -> None:
-        """There is nothing to take."""
-
-    def log_bytes(self) -> int | None:
-        """It is elsewhere."""
-        return None
-
-    unlock = remove_address = lock
-
-    def write_address(self, address: str) -> None:
-        """Several nodes of one machine would overwrite each other's; whoever asks is told the address by people."""
-
-
 def read_address(directory: Path) -> str:
     """Where the daemon of a data directory listens; empty when it does not say."""
     try:

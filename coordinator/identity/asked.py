@@ -59,11 +59,6 @@ def service_of(participant: str) -> str:
     return participant.partition("/")[0]
 
 
-def participates(hello: Any) -> Iterable[Asked]:
-    """A participant's Hello."""
-    return (("participate", service_of(hello.participant)),)
-
-
 def resolves(request: Any) -> Iterable[Asked]:
     """Forcing a branch, or a whole transaction."""
     return (("resolve", service_of(request.participant) or EVERYTHING),)
