@@ -39,6 +39,7 @@ from coordinator.core.steps import (
     away,
     branch_of,
     broke_protocol,
+    key_opened,
     no_branch,
     no_cause,
     no_room,
@@ -242,11 +243,7 @@ def _ended_by_itself(book: Book, txn: Transaction, branch: Branch, vote: partici
                 book.send_decision(other.participant, txn.id, other.order, ABORT)
             book.end_branch(txn, other)
     if txn.claim is not None:
-        opened = record_pb2.KeyOpened(
-            transaction_id=txn.id, claim=txn.claim, participant=participant.name, order=branch.order,
-            first_attempt_ms=txn.first_attempt_ms,
-        )  # fmt: skip
-        book.append(txn.id, book.record_of(key_opened=opened), force=True)
+        book.append(txn.id, key_opened(book, txn, branch), force=True)
     book.timers.cancel(txn.id)
     book.set_state(txn, SETTLING)
     report = record_pb2.Heuristic(

@@ -18,13 +18,14 @@ from coordinator.core.steps import (
     broke_protocol,
     hasten,
     keep_results,
+    key_opened,
     no_cause,
     only,
     vote_name,
 )
 from troth.errors import Reason
 from troth.ids import TransactionId
-from troth.v1 import common_pb2, participant_pb2, record_pb2
+from troth.v1 import common_pb2, participant_pb2
 
 SETTLE_SECONDS_MAX = 60.0
 """How long a question of a client is asked on when nobody waits for the answer any more."""
@@ -40,11 +41,7 @@ def open_or_hand_over(book: Book, txn: Transaction) -> None:
         hand_over(book, txn)
     else:
         book.set_state(txn, State.OPENING)
-        opened = record_pb2.KeyOpened(
-            transaction_id=txn.id, claim=txn.claim, participant=branch.participant.name, order=branch.order,
-            first_attempt_ms=txn.first_attempt_ms,
-        )  # fmt: skip
-        book.append(txn.id, book.record_of(key_opened=opened), force=True, event=Durable("opened", txn.id))
+        book.append(txn.id, key_opened(book, txn, branch), force=True, event=Durable("opened", txn.id))
 
 
 def hand_over(book: Book, txn: Transaction, _: Any = None) -> None:

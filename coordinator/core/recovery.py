@@ -33,7 +33,7 @@ from coordinator.core.model import (
     heuristic_outcome,
     scoped,
 )
-from coordinator.core.steps import arm
+from coordinator.core.steps import arm, key_opened
 from troth.errors import LogDamaged, LogForeign, Reason
 from troth.lives import Life
 from troth.ready import Instant
@@ -338,11 +338,7 @@ def _transaction_records(book: Book, txn: Transaction) -> Sequence[Message]:
     elif txn.claim is not None and _holds_opened_key(book, txn, scoped(txn.claim)):
         branches = txn.branches.values()
         branch = next((one for one in branches if one.step is BranchStep.HEURISTIC), next(iter(branches)))
-        opened = record_pb2.KeyOpened(
-            transaction_id=txn.id, claim=txn.claim, participant=branch.participant.name, order=branch.order,
-            first_attempt_ms=txn.first_attempt_ms,
-        )  # fmt: skip
-        records.insert(0, book.record_of(key_opened=opened))
+        records.insert(0, key_opened(book, txn, branch))
     return records
 
 

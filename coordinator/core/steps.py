@@ -36,6 +36,15 @@ def no_branch(txn: Transaction, participant: Participant) -> RemoteProtocolError
     return RemoteProtocolError(f"{participant.name} has no branch in {txn.id}")
 
 
+def key_opened(book: Book, txn: Transaction, branch: Branch) -> record_pb2.CoordinatorRecord:
+    """The record that the key is with a branch that commits, or may have committed, by itself."""
+    opened = record_pb2.KeyOpened(
+        transaction_id=txn.id, claim=txn.claim, participant=branch.participant.name, order=branch.order,
+        first_attempt_ms=txn.first_attempt_ms,
+    )  # fmt: skip
+    return book.record_of(key_opened=opened)
+
+
 def abort(book: Book, txn: Transaction, cause: common_pb2.Cause) -> None:
     """Decide ABORT: no record, one message to each branch that may hold something, and the answer."""
     assert txn.state in (State.ACTIVE, State.PREPARING, State.OPENING, State.HANDED_OVER, State.SETTLING)
