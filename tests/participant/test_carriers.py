@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from participant_sdk.carriers import Carried, call_ended, cause_within
-from participant_sdk.context import Scope, current_scope, entered, onward_sync_carriers, parse_context
+from participant_sdk.context import Scope, current_scope, entered, onward_carriers, onward_sync_carriers, parse_context
 from participant_sdk.metadata import ACKNOWLEDGED_KEY, CAUSE_KEY, CONTEXT_KEY
 from participant_sdk.tally import Tally
 from troth.errors import Refuse
@@ -102,6 +102,18 @@ def test_a_call_that_ends_without_a_status_may_have_done_anything() -> None:
     with entered(CONTEXT) as scope:
         with pytest.raises(LookupError):
             carrier.intercept_unary_unary(breaks, details, b"")
+        assert scope.acknowledgements == [LOST]
+
+
+async def test_a_call_that_another_interceptor_breaks_may_have_done_anything() -> None:
+    async def breaks(details: Any, request: Any) -> Any:
+        raise LookupError
+
+    carrier = onward_carriers()[0]
+    details = grpc.aio.ClientCallDetails("/a/B", None, None, None, None)
+    with entered(CONTEXT) as scope:
+        with pytest.raises(LookupError):
+            await carrier.intercept_unary_unary(breaks, details, b"")
         assert scope.acknowledgements == [LOST]
 
 

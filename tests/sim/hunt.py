@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.mutated import FITS_NO_MORE
 from tests.sim.levels import Level
 from tests.sim.mutant import Mutant
 
@@ -26,7 +27,7 @@ class Caught(NamedTuple):
 
     name: str
     seed: int
-    """The one that caught it; 0 if it survived."""
+    """The one that caught it; 0 if it survived, or fits the code no more: then Python caught it, and no checker."""
     by: str
 
 
@@ -47,10 +48,9 @@ def assert_caught(mutant: Mutant, run: Callable[[int], tuple[list[str], Any]], s
     """Hunt a mutant in a scene that is no level: some seed must show it, by a violation or by an exception."""
     with mutant.applied():
         for seed in range(1, seeds_max + 1):
-            try:
-                violations, _ = run(seed)
-            except Exception:  # a mutant may break anything
-                return
+            violations = _tried(lambda at: run(at)[0], seed)
+            unfit = [violation for violation in violations if FITS_NO_MORE.search(violation)]
+            assert not unfit, f"{mutant.name!r}: {unfit}"
             if violations:
                 return
     raise AssertionError(f"{seeds_max} seeds did not catch {mutant.name!r}")
@@ -63,14 +63,19 @@ def _hunt_one(level: Level, name: str, first: int, end: Connection) -> None:
         with mutant.applied():
             violations = _violations(level, seed)
         if violations and not _violations(level, seed):  # what fails without it was not caught
-            end.send(Caught(name, seed, violations[0]))
+            unfit = any(FITS_NO_MORE.search(violation) for violation in violations)
+            end.send(Caught(name, 0 if unfit else seed, violations[0]))
             return
     end.send(Caught(name, 0, ""))
 
 
 def _violations(level: Level, seed: int) -> list[str]:
+    return _tried(lambda at: level.run(at).violations, seed)
+
+
+def _tried(run: Callable[[int], list[str]], seed: int) -> list[str]:
     try:
-        return level.run(seed).violations
+        return run(seed)
     except Exception as error:  # a mutant may break anything, and an exception is as good as a violation
         return [f"{type(error).__name__}: {error}"]
 
@@ -97,6 +102,10 @@ def _hunt_each(level: Level, names: list[str], first: dict[str, int], jobs: int)
             process.join()
 
 
+def _verdict(one: Caught) -> str:
+    return f"killed by seed {one.seed}" if one.seed else "FITS NO MORE" if one.by else "SURVIVED"
+
+
 def hunt(level: Level, only: str, jobs: int, *, known: bool = False, remembering: bool = False) -> int:
     """Run every mutant; a survivor is a hole in the checkers. `known`: the seeds that are remembered come first."""
     names = [mutant.name for mutant in level.mutants if only in mutant.name]
@@ -104,7 +113,7 @@ def hunt(level: Level, only: str, jobs: int, *, known: bool = False, remembering
     caught = []
     for one in _hunt_each(level, names, first, jobs):
         caught.append(one)
-        sys.stderr.write(f"  {f'killed by seed {one.seed}' if one.seed else 'SURVIVED':20} {one.name}: {one.by[:120]}\n")
+        sys.stderr.write(f"  {_verdict(one):20} {one.name}: {one.by[:120]}\n")
     if remembering:
         remember(level, caught)
     taken = sorted(one.seed for one in caught if one.seed)

@@ -101,9 +101,9 @@ _mutant(
 
 
 def _orderless(original: Any) -> Any:
-    def refuse(b: Book, participant: Any, transaction_id: str, reason: Any, message: str = "") -> None:
+    def refuse(b: Book, participant: Any, transaction_id: str, reason: Any) -> None:
         before = participant.next_order
-        original(b, participant, transaction_id, reason, message)
+        original(b, participant, transaction_id, reason)
         participant.next_order = before
         last = b.ready.effects[-1] if b.ready.effects else None
         if isinstance(last, effects.Send) and isinstance(last.message, participant_pb2.Enlisted):

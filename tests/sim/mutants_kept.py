@@ -108,8 +108,8 @@ _mutant("an order for what never was becomes a record", "18", (operator, "_has_n
 
 
 def _as_if_unordered(original: Any) -> Any:
-    def acknowledged(b: Book, participant: Participant, what: Any, *, ordered: bool) -> None:
-        original(b, participant, what, ordered=False)
+    def acknowledged(b: Book, participant: Participant, what: Any, *, ordered: bool, **more: Any) -> None:
+        original(b, participant, what, ordered=False, **more)
 
     return acknowledged
 

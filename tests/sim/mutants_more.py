@@ -83,9 +83,9 @@ def _forgets_epochs(original: Any) -> Any:
 
 
 def _follows_all(original: Any) -> Any:
-    def follows(self: Any, welcome: participant_pb2.Welcome) -> bool:
+    def follows(self: Any, welcome: participant_pb2.Welcome, position: int) -> bool:
         with suppress(RemoteProtocolError):  # what was seen is still kept: by that it is led to the stale one
-            original(self, welcome)
+            original(self, welcome, position)
         return True
 
     return follows
@@ -231,8 +231,8 @@ def _read_only_stays(original: Any) -> Any:
 
 
 def _always_forced(original: Any) -> Any:
-    def append(self: Book, owner: str, *, force: bool, event: Any = None, **kind: Any) -> None:
-        original(self, owner, force=True, event=event, **kind)
+    def append(self: Book, owner: str, record: Any, *, force: bool, event: Any = None, patient: bool = False) -> None:
+        original(self, owner, record, force=True, event=event)
 
     return append
 

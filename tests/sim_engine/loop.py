@@ -24,7 +24,10 @@ from troth.ready import Instant
 STEP_SECONDS = 1e-6
 """What a round of callbacks costs; also, time that stands still would hide a timer that is set again and again."""
 ROUNDS_MAX = 2_000_000
-SAME_MOMENT_ROUNDS_MAX = 20_000
+SAME_MOMENT_SECONDS = 0.01
+SAME_MOMENT_ROUNDS_MAX = 5_000
+"""Ordinary runs come to some 250; a moment has room for 10,000."""
+assert SAME_MOMENT_ROUNDS_MAX < SAME_MOMENT_SECONDS / STEP_SECONDS, "or nobody could ever be found to turn in circles"
 
 LIFE: contextvars.ContextVar[Life | None] = contextvars.ContextVar("life", default=None)
 OUTSIDE = contextvars.Context()
@@ -138,7 +141,7 @@ class VirtualLoop(base_events.BaseEventLoop):
         world = self.world
         world.now += STEP_SECONDS
         self.rounds += 1
-        if world.now > self._moment + 0.01:
+        if world.now > self._moment + SAME_MOMENT_SECONDS:
             self._moment, self._rounds_of_moment = world.now, 0
         self._rounds_of_moment += 1
         assert self._rounds_of_moment < SAME_MOMENT_ROUNDS_MAX, "livelock: somebody turns in circles"

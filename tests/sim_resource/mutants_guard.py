@@ -16,7 +16,7 @@ from participant_sdk.core.events import SchemaChange
 from participant_sdk.core.locks import LOCAL, Answer, LockTable
 from participant_sdk.core.machine import Machine
 from participant_sdk.core.transitions import TABLE
-from participant_sdk.core.work import Execute, LocalRun, Release, Undo, UndoFailed, Undone
+from participant_sdk.core.work import Execute, Keys, LocalRun, Release, Undo, UndoFailed, Undone
 from participant_sdk.resources import sqlite_work
 from participant_sdk.resources.sqlite_guard import Guard, Rules
 from participant_sdk.resources.sqlite_locks import RowLocks
@@ -148,11 +148,11 @@ _mutant("deferred foreign keys are not checked", "deferred", (Worker, "_check_fo
 def _schema_at_once(original: Any) -> Any:
     def begin(m: Machine, event: Any) -> None:
         if isinstance(event, SchemaChange):
-            whole, local.WHOLE_RESOURCE = local.WHOLE_RESOURCE, "schema"
+            whole, local.WHOLE = local.WHOLE, Keys(("schema",))
             try:
                 original(m, event)
             finally:
-                local.WHOLE_RESOURCE = whole
+                local.WHOLE = whole
         else:
             original(m, event)
 

@@ -45,10 +45,10 @@ def _refuse_is_a_crash(original: Any) -> Any:
 
 
 def _twice(original: Any) -> Any:
-    def call(self: Worker, function: Any, rules: Rules, name: str) -> Any:
+    def call(self: Worker, function: Any, rules: Rules, name: str, keys: Any = None) -> Any:
         if rules is Rules.WRITE:
-            original(self, function, rules, name)
-        return original(self, function, rules, name)
+            original(self, function, rules, name, keys)
+        return original(self, function, rules, name, keys)
 
     return call
 
