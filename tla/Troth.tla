@@ -68,6 +68,8 @@ LateRun     == "late run" \in Features      \* a client may ask about a transact
 Asking      == "asking" \in Features        \* clients ask what became of a transaction, after a restart
 ReadOnlys   == "read-only" \in Features     \* participants may vote READ_ONLY
 Forgetting  == "forgetting" \in Features    \* watermarks are sent, and retention passes
+ByHand      == "by hand" \in Features       \* a context may be carried by hand: such work is enlisted before it is done
+Early       == "early" \in Features         \* a call may be its caller's last one to that service, which then prepares at once
 
 Off(rule) == rule \in Broken
 
@@ -78,7 +80,7 @@ States == {"NONE", "ACTIVE", "PREPARING", "DECIDING", "COMMITTING", "HANDED_OVER
            "SETTLING", "COMMITTED", "ABORTED", "EXPIRED"}
 Steps  == {"NONE", "ENLISTED", "VOTE_OWED", "PREPARED", "COMMIT_OWED", "SETTLE_OWED",
            "SETTLED", "SETTLED_PREPARED", "SETTLED_EXPIRED", "OVER"}
-BranchStates == {"UNSEEN", "ACTIVE", "EXECUTING", "EXECUTING_ONE_PHASE", "PREPARED",
+BranchStates == {"UNSEEN", "ENLISTING", "ACTIVE", "EXECUTING", "EXECUTING_ONE_PHASE", "PREPARED",
                  "READ_ONLY", "COMMITTED", "ABORTED"}
 Records == {"NONE", "PREPARED", "COMMITTED", "ABORTED"}
 
@@ -123,8 +125,8 @@ Tell(t, outcome) == told' = [told EXCEPT ![t] = @ \cup {outcome}]
 
 \* To a participant.  An interactive Prepare names how many operations the client saw acknowledged, here 0 or 1.
 OneShot == 2
-Prepare(e, t, p, inc, count, one) ==
-  [kind |-> "Prepare", e |-> e, t |-> t, p |-> p, inc |-> inc, count |-> count, one |-> one, o |-> order[t]]
+Prepare(e, t, p, inc, count, one, o) ==
+  [kind |-> "Prepare", e |-> e, t |-> t, p |-> p, inc |-> inc, count |-> count, one |-> one, o |-> o]
 Decision(e, t, p, what) == [kind |-> "Decision", e |-> e, t |-> t, p |-> p, what |-> what]
 RollbackIfUnseen(e, t, p) ==
   [kind |-> "RollbackIfUnseen", e |-> e, t |-> t, p |-> p, o |-> IF home[t] = e THEN order[t] ELSE 0]
@@ -144,6 +146,11 @@ Connected(p, e) == seen[p] = e /\ hello[p]
 
 NextOrder(e) == 1 + Cardinality({t \in Transactions : home[t] = e /\ order[t] > 0})
 
+\* A number that was never used: nobody has said anything of it to this epoch.  It begins once, by whatever names it first.
+Unused(e, t) == home[t] = e /\ order[t] = 0 /\ state[e][t] = "NONE"
+OrderOf(e, t) == IF order[t] = 0 THEN NextOrder(e) ELSE order[t]
+Use(e, t) == order' = [order EXCEPT ![t] = OrderOf(e, t)]
+
 (***************************************************************************)
 (* The client and the coordinator.                                         *)
 (***************************************************************************)
@@ -155,71 +162,96 @@ SessionOpened(t) ==
   /\ home' = [home EXCEPT ![t] = log.epoch]
   /\ UNCHANGED <<log, up, state, step, order, members, belongs, client, participant, messages, history>>
 
-\* Prepare goes to all participants; to a single one as one-phase commit, and the decision with it.
-SendPrepares(e, t, ps) ==
-  LET one == Cardinality(ps) = 1 IN
-  /\ SetState(e, t, IF one THEN "HANDED_OVER" ELSE "PREPARING")
-  /\ step' = [step EXCEPT ![e][t] = [p \in Participants |-> IF p \in ps THEN "VOTE_OWED" ELSE "NONE"]]
+\* Prepare goes to all participants that have not voted; to a single one as one-phase commit, and the decision with it.
+OnePhase(ps, voted) == Cardinality(ps) = 1 /\ voted = {}
+SendPrepares(e, t, ps, voted) ==
+  /\ SetState(e, t, IF OnePhase(ps, voted) THEN "HANDED_OVER" ELSE "PREPARING")
+  /\ step' = [step EXCEPT ![e][t] = [p \in Participants |->
+                IF p \in voted THEN "PREPARED" ELSE IF p \in ps THEN "VOTE_OWED" ELSE "NONE"]]
   /\ members' = [members EXCEPT ![t] = ps]
 
 Run(e, t) ==
   /\ ~Interactive /\ e \in up /\ home[t] = e /\ order[t] = 0 /\ state[e][t] = "NONE"
   /\ \E ps \in IF AnyMembers THEN SUBSET Participants \ {{}} ELSE {Participants} :
        /\ \A p \in ps : Connected(p, e)
-       /\ SendPrepares(e, t, ps)
+       /\ SendPrepares(e, t, ps, {})
        /\ order' = [order EXCEPT ![t] = NextOrder(e)]
        /\ Send({[kind |-> "Prepare", e |-> e, t |-> t, p |-> p, inc |-> incarnation[p], count |-> OneShot,
                  one |-> Cardinality(ps) = 1, o |-> NextOrder(e)] : p \in ps})
   /\ UNCHANGED <<log, up, home, belongs, client, participant, history>>
 
-Begin(e, t) ==
-  /\ Interactive /\ e \in up /\ home[t] = e /\ order[t] = 0 /\ state[e][t] = "NONE"
-  /\ SetState(e, t, "ACTIVE")
-  /\ order' = [order EXCEPT ![t] = NextOrder(e)]
-  /\ UNCHANGED <<log, up, step, home, members, belongs, client, participant, messages, history>>
-
-\* A branch asks to be accepted.  A second incarnation in the same transaction aborts it; too late is refused.  A repeat
+\* A branch is announced, or asks to be accepted.  The first that names a number makes its transaction live.  A second
+\* incarnation in the same transaction aborts it; too late is refused, unless the commit has named the branch.  A repeat
 \* changes nothing: it must not harm a branch that is accepted already.
 Enlist(m) ==
   LET e == m.e  t == m.t  p == m.p
-      late == state[e][t] # "ACTIVE"
+      late == ~(state[e][t] = "ACTIVE" \/ Unused(e, t))
       other == belongs[t][p] \notin {0, m.inc} /\ ~Off("Incarnation")
   IN
   /\ m.kind = "Enlist" /\ e \in up
   /\ late \/ other \/ belongs[t][p] # m.inc
   /\ CASE ~late /\ ~other ->
+            /\ state' = [state EXCEPT ![e][t] = "ACTIVE"]
             /\ SetStep(e, t, p, "ENLISTED")
+            /\ Use(e, t)
             /\ belongs' = [belongs EXCEPT ![t][p] = m.inc]
             /\ Send({[kind |-> "Enlisted", e |-> e, t |-> t, p |-> p, inc |-> m.inc, accepted |-> TRUE]})
-            /\ UNCHANGED <<state, told>>
+            /\ UNCHANGED told
        [] ~late /\ other ->
             /\ Over(e, t, "ABORTED")
             /\ Send({Decision(e, t, q, "ABORT") : q \in {q \in Participants : step[e][t][q] = "ENLISTED"}})
-            /\ UNCHANGED belongs
+            /\ UNCHANGED <<order, belongs>>
        [] late ->
             /\ belongs[t][p] # m.inc
             /\ Send({[kind |-> "Enlisted", e |-> e, t |-> t, p |-> p, inc |-> m.inc, accepted |-> FALSE]})
-            /\ UNCHANGED <<state, step, told, belongs>>
-  /\ UNCHANGED <<log, up, home, order, members, acknowledged, participant, history>>
+            /\ UNCHANGED <<state, step, told, order, belongs>>
+  /\ UNCHANGED <<log, up, home, members, acknowledged, participant, history>>
 
+\* What the client knows of its calls: who answered, in which incarnation; and of which there is no answer (a call that is
+\* carried by hand it does not see).
 Answered(t, p) == \E i \in 1..IncarnationMax : <<p, i>> \in acknowledged[t]
+Did(t, p) == CHOOSE i \in 1..IncarnationMax : <<p, i>> \in acknowledged[t]
+DidBy(t, p) == {i \in 1..IncarnationMax : <<p, i>> \in acknowledged[t]}
+Unknown(t) == \E p \in Participants, i \in 1..IncarnationMax : <<p, "TOLD", i>> \in history[t] /\ <<p, i>> \notin acknowledged[t]
+\* A vote that came with the answer, of the incarnation that did the work.
+VotedEarly(t, p) == Answered(t, p) /\ Ended(t, p, "EARLY") /\ Ended(t, p, ToString(Did(t, p)))
 
-\* The interactive commit.  From here on no branch may enlist.  It names how many operations the client saw answered.
+\* The interactive commit.  It names the branches that the client saw answered; so it needs no begin and no enlisting before it.
+\* From here on no branch may enlist.  What was announced and is not named has a count of 0.
 Commit(e, t) ==
-  /\ e \in up /\ state[e][t] = "ACTIVE"
-  /\ LET ps == {p \in Participants : step[e][t][p] = "ENLISTED"} IN
-     /\ ps # {}
-     /\ SendPrepares(e, t, ps)
-     /\ Send({Prepare(e, t, p, belongs[t][p], IF Answered(t, p) THEN 1 ELSE 0, Cardinality(ps) = 1) : p \in ps})
-  /\ UNCHANGED <<log, up, home, order, belongs, client, participant, history>>
+  LET named == {p \in Participants : Answered(t, p)}
+      enlisted == {p \in Participants : step[e][t][p] = "ENLISTED"}
+      ps == named \cup enlisted
+      voted == {p \in named : VotedEarly(t, p)}
+      bound(p) == IF p \in enlisted THEN belongs[t][p] ELSE incarnation[p]
+      wrong == \/ Unknown(t) /\ ~Off("SayUnknown")
+               \/ \E p \in named : \/ Cardinality(DidBy(t, p)) > 1 /\ ~Off("Incarnation")
+                                   \/ bound(p) # Did(t, p) /\ p \notin voted /\ ~Off("Incarnation")
+                                   \/ p \notin enlisted /\ ~Connected(p, e)
+  IN
+  /\ Interactive /\ e \in up /\ (state[e][t] = "ACTIVE" \/ Unused(e, t)) /\ ps # {}
+  /\ Use(e, t)
+  /\ IF wrong
+     THEN /\ Over(e, t, "ABORTED")
+          /\ Send({Decision(e, t, p, "ABORT") : p \in ps})
+          /\ UNCHANGED <<members, belongs>>
+     ELSE /\ SendPrepares(e, t, ps, voted)
+          /\ belongs' = [belongs EXCEPT ![t] = [p \in Participants |->
+                            IF p \in voted THEN Did(t, p) ELSE IF p \in ps THEN bound(p) ELSE @[p]]]
+          /\ Send({Prepare(e, t, p, bound(p), IF p \in named THEN 1 ELSE 0, OnePhase(ps, voted), OrderOf(e, t))
+                     : p \in ps \ voted})
+          /\ UNCHANGED told
+  /\ UNCHANGED <<log, up, home, acknowledged, participant, history>>
 
 \* A client's abort or a timer.  Both race with the votes; whoever comes first decides.
 Abort(e, t) ==
   /\ e \in up
-  /\ state[e][t] \in {"ACTIVE", "PREPARING"} \cup (IF Off("OnePhaseTimer") THEN {"HANDED_OVER"} ELSE {})
+  /\ \/ state[e][t] \in {"ACTIVE", "PREPARING"} \cup (IF Off("OnePhaseTimer") THEN {"HANDED_OVER"} ELSE {})
+     \/ Interactive /\ Unused(e, t)   \* the client's word, which uses the number
   /\ Over(e, t, "ABORTED")
+  /\ IF Interactive THEN Use(e, t) ELSE UNCHANGED order
   /\ Send({Decision(e, t, p, "ABORT") : p \in {p \in Participants : step[e][t][p] \notin {"NONE", "OVER"}}})
-  /\ UNCHANGED <<log, up, home, order, members, belongs, acknowledged, participant, history>>
+  /\ UNCHANGED <<log, up, home, members, belongs, acknowledged, participant, history>>
 
 Vote(m) ==
   LET e == m.e  t == m.t  p == m.p IN
@@ -306,19 +338,33 @@ Presumed(e, t) ==
   \/ state[e][t] \in {"NONE", "ABORTED", "EXPIRED"}
   \/ state[e][t] = "DECIDING" /\ Off("NotWhileDeciding")
 
+\* A branch that was prepared before anybody asked, of a transaction that may still commit: its vote may be on its way.
+Joins(e, t, p) ==
+  /\ Early /\ ~Off("EarlyIsLive") /\ step[e][t][p] = "NONE"
+  /\ state[e][t] = "ACTIVE" \/ Unused(e, t)
+PreparedBy(t, p) == CHOOSE i \in 1..IncarnationMax : Ended(t, p, ToString(i))
+
 AnswerPrepared(e, t, p) ==
-  CASE Off("AnswerInDoubt") -> {}
-    [] state[e][t] \in {"COMMITTING", "COMMITTED"} -> {Decision(e, t, p, "COMMIT")}
+  CASE Off("AnswerInDoubt") \/ Joins(e, t, p) -> {}
+    [] state[e][t] \in {"COMMITTING", "COMMITTED"} /\ p \in members[t] -> {Decision(e, t, p, "COMMIT")}
     [] Presumed(e, t) -> {Decision(e, t, p, "ABORT")}
+    \* The commit has begun without it.
+    [] state[e][t] \in {"PREPARING", "DECIDING", "COMMITTING", "HANDED_OVER", "COMMITTED"} /\ p \notin members[t] ->
+         {Decision(e, t, p, "ABORT")}
     [] OTHER -> {}
 
 \* A branch in doubt asks for ever; it never decides alone.  The question itself is not kept in `messages`: whoever was
 \* in doubt once may have asked then, so an inquiry may arrive at any later time.  A live undecided transaction is silent.
 Inquiry(e, t, p) ==
   /\ e \in up /\ home[t] <= e /\ seen[p] >= e /\ Ended(t, p, "YES")
-  /\ AnswerPrepared(e, t, p) # {}
-  /\ Send(AnswerPrepared(e, t, p))
-  /\ UNCHANGED <<coordinator, client, participant, history>>
+  /\ \/ /\ AnswerPrepared(e, t, p) # {}
+        /\ Send(AnswerPrepared(e, t, p))
+        /\ UNCHANGED coordinator
+     \/ /\ Joins(e, t, p)   \* it is announced: its transaction is live from now on
+        /\ SetState(e, t, "ACTIVE") /\ SetStep(e, t, p, "ENLISTED") /\ Use(e, t)
+        /\ belongs' = [belongs EXCEPT ![t][p] = PreparedBy(t, p)]
+        /\ UNCHANGED <<log, up, home, members, messages>>
+  /\ UNCHANGED <<client, participant, history>>
 
 \* A lost stream after the hand-over, or a client that asks (Get) and names the participants: ask them all.
 Settle(e, t) ==
@@ -423,38 +469,64 @@ SetBranch(p, t, s) == branch' = [branch EXCEPT ![p][t] = s]
 Force(p, t, s) == durable' = [durable EXCEPT ![p][t] = s]
 Learn(p, t, o) == known' = [known EXCEPT ![p][t] = IF o > @ THEN o ELSE @]
 
-\* A service is called, does unprepared work, and asks the coordinator to accept the branch.
+\* A service is called, and works at once, unprepared: its caller is told who worked, and the id names the life of the
+\* coordinator in which its stream stands.  By hand nobody is told, so it asks first.  No client calls once it has committed.
+EnlistOf(p, t) == [kind |-> "Enlist", e |-> seen[p], t |-> t, p |-> p, inc |-> incarnation[p]]
 Call(p, t) ==
-  /\ Interactive /\ hello[p] /\ seen[p] = home[t] /\ branch[p][t] = "UNSEEN" /\ order[t] > 0
+  /\ Interactive /\ hello[p] /\ seen[p] = home[t] /\ branch[p][t] = "UNSEEN" /\ members[t] = {}
   /\ ~Below(p, t, known[p][t])
-  /\ SetBranch(p, t, "ACTIVE")
-  /\ Send({[kind |-> "Enlist", e |-> seen[p], t |-> t, p |-> p, inc |-> incarnation[p]]})
-  /\ UNCHANGED <<coordinator, client, incarnation, seen, hello, durable, known, below, history>>
+  /\ \/ /\ SetBranch(p, t, "ACTIVE")
+        /\ history' = [history EXCEPT ![t] = @ \cup {<<p, "WORKED">>, <<p, "TOLD", incarnation[p]>>}]
+        /\ UNCHANGED messages
+     \/ /\ ByHand
+        /\ SetBranch(p, t, "ENLISTING") /\ Send({EnlistOf(p, t)}) /\ UNCHANGED history
+  /\ UNCHANGED <<coordinator, client, incarnation, seen, hello, durable, known, below>>
 
-\* The branch is known to the coordinator before the service answers its caller.
+\* The answer arrives, with the vote if there was one.  Until then the client does not know what the call did.
+Answer(p, t) ==
+  /\ branch[p][t] \in {"ACTIVE"} \cup (IF Ended(t, p, "EARLY") THEN {"PREPARED"} ELSE {})
+  /\ members[t] = {} /\ <<p, incarnation[p]>> \notin acknowledged[t]
+  /\ acknowledged' = [acknowledged EXCEPT ![t] = @ \cup {<<p, incarnation[p]>>}]
+  /\ UNCHANGED <<coordinator, told, participant, messages, history>>
+
+\* It was the caller's last call here: PREPARED is durable before the answer, which brings the vote.
+EarlyPrepare(p, t) ==
+  /\ Early /\ branch[p][t] = "ACTIVE" /\ hello[p] /\ <<p, incarnation[p]>> \notin acknowledged[t]
+  /\ <<p, "TOLD", incarnation[p]>> \in history[t]
+  /\ SetBranch(p, t, "PREPARED") /\ Force(p, t, "PREPARED")
+  /\ history' = [history EXCEPT ![t] = @ \cup {<<p, "YES">>, <<p, "EARLY">>, <<p, ToString(incarnation[p])>>}]
+  /\ UNCHANGED <<coordinator, client, incarnation, seen, hello, known, below, messages>>
+
+\* What is still unprepared after some milliseconds is announced, so that abort, timer and the client's death find it.
+Announce(p, t) ==
+  /\ Interactive /\ branch[p][t] = "ACTIVE" /\ hello[p] /\ seen[p] = home[t] /\ EnlistOf(p, t) \notin messages
+  /\ Send({EnlistOf(p, t)})
+  /\ UNCHANGED <<coordinator, client, participant, history>>
+
+\* Accepted: what waited works now.  Refused, and that is final: whom a transaction refuses is in none of its commits.
 Enlisted(p, m) ==
   LET t == m.t IN
-  /\ m.kind = "Enlisted" /\ Listens(p, m)
-  /\ branch[p][t] = "ACTIVE" /\ m.inc = incarnation[p]
+  /\ m.kind = "Enlisted" /\ Listens(p, m) /\ m.inc = incarnation[p]
   /\ IF m.accepted
-     THEN acknowledged' = [acknowledged EXCEPT ![t] = @ \cup {<<p, m.inc>>}] /\ UNCHANGED branch
-     ELSE SetBranch(p, t, "ABORTED") /\ UNCHANGED acknowledged
-  /\ UNCHANGED <<coordinator, told, incarnation, seen, hello, durable, known, below, messages, history>>
+     THEN branch[p][t] = "ENLISTING" /\ SetBranch(p, t, "ACTIVE") /\ Note(t, p, "WORKED")
+     ELSE /\ branch[p][t] \in {"ENLISTING", "ACTIVE"} \cup (IF Ended(t, p, "EARLY") THEN {"PREPARED"} ELSE {})
+          /\ SetBranch(p, t, "ABORTED") /\ UNCHANGED history
+  /\ UNCHANGED <<coordinator, client, incarnation, seen, hello, durable, known, below, messages>>
 
 \* A repeat is answered from what is known.  A branch that is not prepared belongs to one incarnation; one that did
 \* another number of operations than the client saw acknowledged votes NO, and so does one below the watermark.
 OnPrepare(p, m) ==
   LET t == m.t
       vote(v) == Send({FromParticipant("Vote", t, p, v)})
-      complete == IF branch[p][t] = "UNSEEN" THEN m.count = OneShot ELSE m.count = 1 \/ Off("CountOperations")
+      complete == IF branch[p][t] # "ACTIVE" THEN m.count = OneShot ELSE m.count = 1 \/ Off("CountOperations")
   IN
   /\ m.kind = "Prepare" /\ Listens(p, m)
   /\ CASE branch[p][t] = "UNSEEN" /\ Below(p, t, m.o) -> vote("NO") /\ UNCHANGED branch
-       [] branch[p][t] \in {"UNSEEN", "ACTIVE"} /\ ~(branch[p][t] = "UNSEEN" /\ Below(p, t, m.o)) ->
+       [] branch[p][t] \in {"UNSEEN", "ENLISTING", "ACTIVE"} /\ ~(branch[p][t] = "UNSEEN" /\ Below(p, t, m.o)) ->
             IF (m.inc = incarnation[p] \/ Off("Incarnation")) /\ complete
             THEN SetBranch(p, t, IF m.one THEN "EXECUTING_ONE_PHASE" ELSE "EXECUTING") /\ UNCHANGED messages
             ELSE SetBranch(p, t, "ABORTED") /\ vote("NO")
-       [] branch[p][t] = "PREPARED" -> vote("YES") /\ UNCHANGED branch
+       [] branch[p][t] = "PREPARED" -> vote(IF m.count > 0 \/ Off("CountOperations") THEN "YES" ELSE "NO") /\ UNCHANGED branch
        [] branch[p][t] = "READ_ONLY" -> vote("READ_ONLY") /\ UNCHANGED branch
        [] branch[p][t] = "COMMITTED" /\ m.one -> vote("COMMITTED") /\ UNCHANGED branch
        [] branch[p][t] = "ABORTED" -> vote("NO") /\ UNCHANGED branch
@@ -512,7 +584,7 @@ OnAbort(p, m) ==
   LET t == m.t IN
   /\ m.kind = "Decision" /\ m.what = "ABORT" /\ Listens(p, m)
   /\ \/ branch[p][t] \in {"ACTIVE", "PREPARED"} /\ Note(t, p, "ABORTED")
-     \/ branch[p][t] \in {"UNSEEN", "READ_ONLY"} /\ ~Below(p, t, known[p][t]) /\ UNCHANGED history
+     \/ branch[p][t] \in {"UNSEEN", "ENLISTING", "READ_ONLY"} /\ ~Below(p, t, known[p][t]) /\ UNCHANGED history
   /\ SetBranch(p, t, "ABORTED")
   /\ UNCHANGED <<coordinator, client, incarnation, seen, hello, durable, known, below, messages>>
 
@@ -554,13 +626,14 @@ OnWatermark(p, m) ==
 \* step: nothing else passes in either direction of a stream before Hello is complete.
 ReportsReceived(p, e) ==
   LET running(t) == branch[p][t] = "EXECUTING" \/ (branch[p][t] = "EXECUTING_ONE_PHASE" /\ ~Off("ReportRunning"))
-      lost == {t \in Transactions : branch[p][t] = "ACTIVE" /\ home[t] < e}
+      lost == {t \in Transactions : branch[p][t] \in {"ENLISTING", "ACTIVE"} /\ home[t] < e}
       prepared == {t \in Transactions : branch[p][t] = "PREPARED"}
       committed == {t \in Transactions : /\ branch[p][t] = "COMMITTED" /\ ~Ended(t, p, "YES")
                                          /\ state[e][t] \in {"NONE", "HANDED_OVER", "SETTLING"}}
       settle == {t \in Transactions : running(t) /\ state[e][t] = "NONE"}
       yes == {t \in prepared : state[e][t] = "PREPARING" /\ step[e][t][p] = "VOTE_OWED"}
       owed == {t \in Transactions : state[e][t] = "COMMITTING" /\ step[e][t][p] = "COMMIT_OWED"}
+      joins == {t \in prepared : Joins(e, t, p)}
   IN
   /\ e \in up /\ (e > seen[p] \/ (e = seen[p] /\ ~hello[p]))
   /\ seen' = [seen EXCEPT ![p] = e]
@@ -570,14 +643,18 @@ ReportsReceived(p, e) ==
           \cup {RollbackIfUnseen(e, t, p) : t \in settle}
           \cup {Decision(e, t, p, "COMMIT") : t \in owed}
   /\ branch' = [branch EXCEPT ![p] = [t \in Transactions |-> IF t \in lost THEN "ABORTED" ELSE branch[p][t]]]
-  /\ state' = [state EXCEPT ![e] = [t \in Transactions |-> IF t \in committed THEN "COMMITTED" ELSE state[e][t]]]
+  /\ state' = [state EXCEPT ![e] = [t \in Transactions |-> 
+                  IF t \in committed THEN "COMMITTED" ELSE IF t \in joins THEN "ACTIVE" ELSE state[e][t]]]
   /\ step' = [step EXCEPT ![e] = [t \in Transactions |->
                  IF t \in settle THEN [step[e][t] EXCEPT ![p] = "SETTLE_OWED"]
                  ELSE IF t \in yes THEN [step[e][t] EXCEPT ![p] = "PREPARED"]
+                 ELSE IF t \in joins THEN [step[e][t] EXCEPT ![p] = "ENLISTED"]
                  ELSE step[e][t]]]
   /\ told' = [t \in Transactions |-> IF t \in committed THEN told[t] \cup {"COMMITTED"} ELSE told[t]]
   /\ history' = [t \in Transactions |-> history[t] \cup IF t \in lost THEN {<<p, "ABORTED">>} ELSE {}]
-  /\ UNCHANGED <<log, up, home, order, members, belongs, acknowledged, incarnation, durable, known, below>>
+  /\ order' = [t \in Transactions |-> IF t \in joins THEN OrderOf(e, t) ELSE order[t]]
+  /\ belongs' = [t \in Transactions |-> IF t \in joins THEN [belongs[t] EXCEPT ![p] = PreparedBy(t, p)] ELSE belongs[t]]
+  /\ UNCHANGED <<log, up, home, members, acknowledged, incarnation, durable, known, below>>
 
 \* A participant crashes and starts again: unprepared work is undone, what was not forced may be lost.
 Restart(p) ==
@@ -597,7 +674,7 @@ Restart(p) ==
 (***************************************************************************)
 Faults == Recover \/ \E p \in Participants : Restart(p)
 
-Requests == \E t \in Transactions : SessionOpened(t) \/ \E e \in Epochs : Run(e, t) \/ Begin(e, t) \/ Evict(e, t)
+Requests == \E t \in Transactions : SessionOpened(t) \/ \E e \in Epochs : Run(e, t) \/ Evict(e, t)
 
 CoordinatorSteps ==
   \/ \E e \in Epochs, t \in Transactions :
@@ -611,7 +688,8 @@ CoordinatorSteps ==
 ParticipantSteps ==
   \E p \in Participants :
     \/ \E t \in Transactions :
-         Call(p, t) \/ Executed(p, t) \/ ReadOnly(p, t) \/ ExecuteRefused(p, t)
+         Call(p, t) \/ Answer(p, t) \/ EarlyPrepare(p, t) \/ Announce(p, t)
+           \/ Executed(p, t) \/ ReadOnly(p, t) \/ ExecuteRefused(p, t)
     \/ \E e \in Epochs : ReportsReceived(p, e)
     \/ \E m \in messages :
          Enlisted(p, m) \/ OnPrepare(p, m) \/ OnCommit(p, m) \/ OnAbort(p, m) \/ OnRollbackIfUnseen(p, m) \/ OnWatermark(p, m)
@@ -661,10 +739,14 @@ ForgottenAfterEnd ==
 \* COMMIT never meets a branch that was not prepared.
 NoHazard == \A t \in Transactions, p \in Participants : ~Ended(t, p, "HAZARD")
 
-\* No half branches: what is committed is work that the client saw answered, of the incarnation that did it.
+\* No half branches: what is committed is all the work that the client saw answered, of the incarnation that did it.
 NoHalfBranches ==
   Interactive => \A t \in Transactions, p \in Participants :
-    Ended(t, p, "COMMITTED") => \E i \in 1..IncarnationMax : <<p, i>> \in acknowledged[t] /\ Ended(t, p, ToString(i))
+    Ended(t, p, "COMMITTED") => DidBy(t, p) # {} /\ \A i \in DidBy(t, p) : Ended(t, p, ToString(i))
+
+\* All or nothing: whoever worked in a transaction that committed anywhere is one of its branches.
+WholeWork ==
+  \A t \in Transactions : CommittedSomewhere(t) => \A p \in Participants : Ended(t, p, "WORKED") => p \in members[t]
 
 \* A branch that voted READ_ONLY is never prepared by a repeat of its Prepare.
 OneExecution ==
@@ -677,7 +759,7 @@ StaleWritesNothing ==
 
 \* Once faults stop, everything decides: no branch is left in doubt, none is left running, nothing is owed.
 Undecided(t) ==
-  \/ \E p \in Participants : branch[p][t] \in {"ACTIVE", "EXECUTING", "EXECUTING_ONE_PHASE", "PREPARED"}
+  \/ \E p \in Participants : branch[p][t] \in {"ENLISTING", "ACTIVE", "EXECUTING", "EXECUTING_ONE_PHASE", "PREPARED"}
   \/ state[log.epoch][t] \in {"ACTIVE", "PREPARING", "DECIDING", "COMMITTING", "HANDED_OVER", "SETTLING"}
 EverythingDecides == <>[](\A t \in Transactions : ~Undecided(t))
 
