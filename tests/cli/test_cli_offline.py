@@ -125,7 +125,7 @@ async def test_dump_prints_every_record(troth: Any, tmp_path: Path) -> None:
         {
             "seq": 1, "kind": "decided", "transaction_id": TRANSACTION, "participants": ["orders", "payments"],
             "owing": [0, 1], "orders": [1, 1], "first_attempt_ms": 0, "acknowledged": [], "acknowledged_orders": [],
-                "owner": "", "at_ms": 5,
+                "owner": "", "traceparent": "", "at_ms": 5,
         }
     ]  # fmt: skip
     assert (await troth("log", "dump", str(path), "--transaction", "other", "--json")).json()["records"] == []

@@ -597,6 +597,7 @@ class ResolveRequest(_message.Message):
     WHO_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    REVIEW_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     action: Global___ResolveAction.ValueType
@@ -609,6 +610,8 @@ class ResolveRequest(_message.Message):
     """Why; must not be empty."""
     dry_run: _builtins.bool
     """Only say what would be done, or why it would be refused; nothing changes."""
+    review: _builtins.bool
+    """Let it wait for a second person, whether the settings (`reviews`) want that or not. Of the same order only one waits."""
     def __init__(
         self,
         *,
@@ -618,10 +621,11 @@ class ResolveRequest(_message.Message):
         who: _builtins.str = ...,
         why: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
+        review: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "dry_run", b"dry_run", "participant", b"participant", "transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "dry_run", b"dry_run", "participant", b"participant", "review", b"review", "transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

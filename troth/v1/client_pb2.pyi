@@ -424,10 +424,13 @@ class BeginResponse(_message.Message):
     TRANSACTION_ID_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
     HOLDER_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """The client's number."""
     transaction_id: _builtins.str
     """The transaction; empty when refused."""
+    proof: _builtins.bytes
+    """Of a unary Begin: the proof for the transaction's contexts (TransactionContext.proof)."""
     @_builtins.property
     def refusal(self) -> _common_pb2.Cause:
         """Why it was refused; absent when it has begun."""
@@ -443,10 +446,11 @@ class BeginResponse(_message.Message):
         transaction_id: _builtins.str = ...,
         refusal: _common_pb2.Cause | None = ...,
         holder: Global___Answer | None = ...,
+        proof: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "number", b"number", "refusal", b"refusal", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "number", b"number", "proof", b"proof", "refusal", b"refusal", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

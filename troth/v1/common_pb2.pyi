@@ -376,6 +376,7 @@ class TransactionContext(_message.Message):
     CALL_ID_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
     LAST_CALL_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     first_attempt_ms: _builtins.int
@@ -390,6 +391,11 @@ class TransactionContext(_message.Message):
     the call ends, and tell its vote with the answer (AcknowledgedOperations.vote). Never passed on to the services that it calls in
     turn. One that does not know of it loses nothing.
     """
+    proof: _builtins.bytes
+    """What only the client that began the transaction could make, or was given: HMAC-SHA-256 of `troth caller`, a newline and the
+    transaction's id, under the token of its session (ClientWelcome.token); of a transaction that a unary Begin began,
+    BeginResponse.proof. Passed on as it came. With it a participant may ask who began the transaction (CallerQuestion).
+    """
     @_builtins.property
     def trace(self) -> Global___TraceContext:
         """Trace context of the caller."""
@@ -402,10 +408,11 @@ class TransactionContext(_message.Message):
         call_id: _builtins.str = ...,
         trace: Global___TraceContext | None = ...,
         last_call: _builtins.bool = ...,
+        proof: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "first_attempt_ms", b"first_attempt_ms", "last_call", b"last_call", "trace", b"trace", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "first_attempt_ms", b"first_attempt_ms", "last_call", b"last_call", "proof", b"proof", "trace", b"trace", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -229,6 +229,7 @@ class SessionRequest(_message.Message):
     INQUIRIES_FIELD_NUMBER: _builtins.int
     SETTLEMENTS_FIELD_NUMBER: _builtins.int
     UNDECLARED_FIELD_NUMBER: _builtins.int
+    CALLERS_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     TIMESTAMP_FIELD_NUMBER: _builtins.int
     reports_complete: _builtins.bool
@@ -272,6 +273,10 @@ class SessionRequest(_message.Message):
         """
 
     @_builtins.property
+    def callers(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallerQuestion]:
+        """Questions about who began a transaction."""
+
+    @_builtins.property
     def timestamp(self) -> _common_pb2.HlcTimestamp:
         """The participant's clock, when it keeps one."""
 
@@ -287,12 +292,13 @@ class SessionRequest(_message.Message):
         inquiries: _abc.Iterable[Global___Inquiry] | None = ...,
         settlements: _abc.Iterable[Global___Settlement] | None = ...,
         undeclared: _abc.Iterable[_common_pb2.Operation] | None = ...,
+        callers: _abc.Iterable[Global___CallerQuestion] | None = ...,
         position: _builtins.int = ...,
         timestamp: _common_pb2.HlcTimestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "timestamp", b"timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements", b"acknowledgements", "enlists", b"enlists", "hello", b"hello", "inquiries", b"inquiries", "position", b"position", "reports", b"reports", "reports_complete", b"reports_complete", "settlements", b"settlements", "timestamp", b"timestamp", "undeclared", b"undeclared", "votes", b"votes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements", b"acknowledgements", "callers", b"callers", "enlists", b"enlists", "hello", b"hello", "inquiries", b"inquiries", "position", b"position", "reports", b"reports", "reports_complete", b"reports_complete", "settlements", b"settlements", "timestamp", b"timestamp", "undeclared", b"undeclared", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -316,6 +322,7 @@ class SessionResponse(_message.Message):
     FORCES_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     DIRECTORY_FIELD_NUMBER: _builtins.int
+    CALLERS_FIELD_NUMBER: _builtins.int
     TIMESTAMP_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """The position of the coordinator's log: the seq of its newest durable record, in each frame in which it has grown. It is told
@@ -358,6 +365,10 @@ class SessionResponse(_message.Message):
         """Where the shards of the cell are; see Directory. A participant of a cell keeps one stream for each of them."""
 
     @_builtins.property
+    def callers(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallerAnswer]:
+        """Answers to questions about who began a transaction."""
+
+    @_builtins.property
     def timestamp(self) -> _common_pb2.HlcTimestamp:
         """The coordinator's clock, when it keeps one."""
 
@@ -374,15 +385,80 @@ class SessionResponse(_message.Message):
         forces: _abc.Iterable[Global___Force] | None = ...,
         position: _builtins.int = ...,
         directory: _common_pb2.Directory | None = ...,
+        callers: _abc.Iterable[Global___CallerAnswer] | None = ...,
         timestamp: _common_pb2.HlcTimestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "goodbye", b"goodbye", "timestamp", b"timestamp", "watermark", b"watermark", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "directory", b"directory", "enlisted", b"enlisted", "forces", b"forces", "goodbye", b"goodbye", "position", b"position", "prepares", b"prepares", "settles", b"settles", "timestamp", b"timestamp", "watermark", b"watermark", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["callers", b"callers", "decisions", b"decisions", "directory", b"directory", "enlisted", b"enlisted", "forces", b"forces", "goodbye", b"goodbye", "position", b"position", "prepares", b"prepares", "settles", b"settles", "timestamp", b"timestamp", "watermark", b"watermark", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionResponse: _TypeAlias = SessionResponse  # noqa: Y015
+
+@_typing.final
+class CallerQuestion(_message.Message):
+    """CallerQuestion asks who began the transaction in which a service is called, before the service does anything for him. It is
+    answered by CallerAnswer, at once, and changes nothing. It may be lost with the stream.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    transaction_id: _builtins.str
+    """The transaction."""
+    proof: _builtins.bytes
+    """TransactionContext.proof, as it came: ids are no secrets, and whoever knows one could call in another's name otherwise."""
+    def __init__(
+        self,
+        *,
+        transaction_id: _builtins.str = ...,
+        proof: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["proof", b"proof", "transaction_id", b"transaction_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallerQuestion: _TypeAlias = CallerQuestion  # noqa: Y015
+
+@_typing.final
+class CallerAnswer(_message.Message):
+    """CallerAnswer answers CallerQuestion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    transaction_id: _builtins.str
+    """The transaction."""
+    caller: _builtins.str
+    """The identity that began it, as the coordinator knows it; empty where nobody is asked for his."""
+    proof: _builtins.bytes
+    """The proof of the question."""
+    @_builtins.property
+    def refusal(self) -> _common_pb2.Cause:
+        """Why nobody is told: the proof is not of this transaction, or its client may not have this participant work in it."""
+
+    def __init__(
+        self,
+        *,
+        transaction_id: _builtins.str = ...,
+        caller: _builtins.str = ...,
+        refusal: _common_pb2.Cause | None = ...,
+        proof: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "proof", b"proof", "refusal", b"refusal", "transaction_id", b"transaction_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallerAnswer: _TypeAlias = CallerAnswer  # noqa: Y015
 
 @_typing.final
 class Hello(_message.Message):
@@ -813,6 +889,11 @@ class Peers(_message.Message):
     PARTICIPANTS_FIELD_NUMBER: _builtins.int
     INCARNATIONS_FIELD_NUMBER: _builtins.int
     ORDERS_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    traceparent: _builtins.str
+    """The traceparent header of the client, when it sent one: what finishes the branch after a restart can point to the trace in which
+    it began.
+    """
     @_builtins.property
     def participants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Their names."""
@@ -831,10 +912,11 @@ class Peers(_message.Message):
         participants: _abc.Iterable[_builtins.str] | None = ...,
         incarnations: _abc.Iterable[_builtins.int] | None = ...,
         orders: _abc.Iterable[_builtins.int] | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnations", b"incarnations", "orders", b"orders", "participants", b"participants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnations", b"incarnations", "orders", b"orders", "participants", b"participants", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

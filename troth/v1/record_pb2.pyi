@@ -36,6 +36,7 @@ class CoordinatorRecord(_message.Message):
     KEY_CLOSED_FIELD_NUMBER: _builtins.int
     HORIZON_FIELD_NUMBER: _builtins.int
     LOSS_FIELD_NUMBER: _builtins.int
+    REVIEW_FIELD_NUMBER: _builtins.int
     HEARD_FIELD_NUMBER: _builtins.int
     at_ms: _builtins.int
     """Durable clock of the coordinator when the record was made, milliseconds since the Unix epoch."""
@@ -80,6 +81,10 @@ class CoordinatorRecord(_message.Message):
         """A participant has heard what this log does not say."""
 
     @_builtins.property
+    def review(self) -> Global___Review:
+        """An operator's order waits for a second person, or waits no more."""
+
+    @_builtins.property
     def heard(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParticipantHeard]:
         """How far participants' logs were heard, as far as that is news: of those that have told a position since the record before.
         So nothing that was heard is written down without how far its log was heard.
@@ -99,17 +104,64 @@ class CoordinatorRecord(_message.Message):
         key_closed: Global___KeyClosed | None = ...,
         horizon: Global___Horizon | None = ...,
         loss: Global___Loss | None = ...,
+        review: Global___Review | None = ...,
         heard: _abc.Iterable[Global___ParticipantHeard] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided", "ended", b"ended", "epoch_started", b"epoch_started", "forgotten", b"forgotten", "heuristic", b"heuristic", "horizon", b"horizon", "key_closed", b"key_closed", "key_opened", b"key_opened", "kind", b"kind", "loss", b"loss", "participant_bound", b"participant_bound"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided", "ended", b"ended", "epoch_started", b"epoch_started", "forgotten", b"forgotten", "heuristic", b"heuristic", "horizon", b"horizon", "key_closed", b"key_closed", "key_opened", b"key_opened", "kind", b"kind", "loss", b"loss", "participant_bound", b"participant_bound", "review", b"review"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "decided", b"decided", "ended", b"ended", "epoch_started", b"epoch_started", "forgotten", b"forgotten", "heard", b"heard", "heuristic", b"heuristic", "horizon", b"horizon", "key_closed", b"key_closed", "key_opened", b"key_opened", "kind", b"kind", "loss", b"loss", "participant_bound", b"participant_bound"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "decided", b"decided", "ended", b"ended", "epoch_started", b"epoch_started", "forgotten", b"forgotten", "heard", b"heard", "heuristic", b"heuristic", "horizon", b"horizon", "key_closed", b"key_closed", "key_opened", b"key_opened", "kind", b"kind", "loss", b"loss", "participant_bound", b"participant_bound", "review", b"review"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["epoch_started", "decided", "ended", "key_opened", "participant_bound", "heuristic", "forgotten", "key_closed", "horizon", "loss"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["epoch_started", "decided", "ended", "key_opened", "participant_bound", "heuristic", "forgotten", "key_closed", "horizon", "loss", "review"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___CoordinatorRecord: _TypeAlias = CoordinatorRecord  # noqa: Y015
+
+@_typing.final
+class Review(_message.Message):
+    """Review is an operator's order that waits for a second person. Software that does not know of reviews lets it go: nothing was done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVIEW_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    ASKER_FIELD_NUMBER: _builtins.int
+    WOULD_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
+    OVER_FIELD_NUMBER: _builtins.int
+    review: _builtins.str
+    """Its name."""
+    kind: _builtins.str
+    """The name of the request's message in `admin.proto`."""
+    request: _builtins.bytes
+    """The serialised request."""
+    asker: _builtins.str
+    """The identity that asked for it."""
+    would: _builtins.str
+    """What would happen, for people."""
+    until_ms: _builtins.int
+    """When it expires, by the coordinator's durable clock, in milliseconds since the Unix epoch."""
+    over: _builtins.bool
+    """It was decided, and waits no more. The fields above but the name are left out then."""
+    def __init__(
+        self,
+        *,
+        review: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        request: _builtins.bytes = ...,
+        asker: _builtins.str = ...,
+        would: _builtins.str = ...,
+        until_ms: _builtins.int = ...,
+        over: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asker", b"asker", "kind", b"kind", "over", b"over", "request", b"request", "review", b"review", "until_ms", b"until_ms", "would", b"would"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Review: _TypeAlias = Review  # noqa: Y015
 
 @_typing.final
 class ParticipantHeard(_message.Message):
@@ -224,12 +276,15 @@ class Decided(_message.Message):
     ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGED_ORDERS_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     first_attempt_ms: _builtins.int
     """Milliseconds since the Unix epoch when the first attempt began."""
     owner: _builtins.str
     """The identity that began it; empty for anybody's."""
+    traceparent: _builtins.str
+    """The traceparent header of the client; empty for none."""
     @_builtins.property
     def participants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """All its participants."""
@@ -266,10 +321,11 @@ class Decided(_message.Message):
         acknowledged: _abc.Iterable[_builtins.int] | None = ...,
         acknowledged_orders: _abc.Iterable[_builtins.int] | None = ...,
         owner: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "acknowledged_orders", b"acknowledged_orders", "claim", b"claim", "first_attempt_ms", b"first_attempt_ms", "orders", b"orders", "owing", b"owing", "owner", b"owner", "participants", b"participants", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "acknowledged_orders", b"acknowledged_orders", "claim", b"claim", "first_attempt_ms", b"first_attempt_ms", "orders", b"orders", "owing", b"owing", "owner", b"owner", "participants", b"participants", "traceparent", b"traceparent", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
