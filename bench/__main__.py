@@ -4,7 +4,8 @@ scripts/bench                        everything: about four minutes
 scripts/bench --quick                the same with short measurements: about a minute
 scripts/bench --json bench.json      everything in a file, too
 scripts/bench --growth               long logs, restarts, many of everything, overload: some minutes (--quick: one)
-scripts/bench --only echo,log        some stages: echo, textbook, floor, one-process, log, sqlite, wide, hot, cell
+scripts/bench --only echo,log        some stages: echo, textbook, floor, one-process, log, sqlite, wide, hot, cell,
+                                     databases
 """
 
 from __future__ import annotations

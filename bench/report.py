@@ -92,6 +92,8 @@ def figures(bench: Bench) -> dict[str, float]:
         "nodes_cpu": max(cpu.get("cell 2 nodes", nan), cpu.get("cell 4 nodes", nan)) / cpu.get("cell 1 nodes", nan),
         "slots_cpu": cpu.get("cell 2 slots", nan) / cpu.get("cell 1 slots", nan),
         "takeover_seconds": statistics.median(bench.takeovers) if bench.takeovers else nan,
+        "postgres_share": rate("postgres troth") / ((rate("postgres floor") + rate("postgres floor again")) / 2),
+        "sqlalchemy_share": rate("sqlalchemy troth") / rate("sqlalchemy floor"),
         "floor_ratio128": rate("floor 128") / echo,
         "floor_ratio1024": rate("floor 1024") / echo,
         "floor_c1_over_echo": p50("floor 1") / p50("echo c1"),
@@ -114,6 +116,8 @@ TARGETS = {
     "shards_share": (">=", 0.9),
     "nodes_cpu": ("<=", 1.15),
     "takeover_seconds": ("<=", 5.0),
+    "postgres_share": (">=", 0.8),
+    "sqlalchemy_share": (">=", 0.8),
 }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from bench import cell, floor, hot
+from bench import cell, databases, floor, hot
 from bench.cluster import Cluster
 from bench.echo import echo as answer
 from bench.measure import Once, Result, Span, measure
@@ -285,6 +285,7 @@ STAGES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "wide": wide,
     "hot": hot.hot,
     "cell": cell.cell,
+    "databases": databases.databases,
 }
 
 

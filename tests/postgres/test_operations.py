@@ -301,6 +301,22 @@ async def test_a_read_that_locks_is_held_to_the_outcome(bench: Bench, database: 
     await other.resource.close()
 
 
+async def test_a_write_that_met_no_row_has_changed_nothing(bench: Bench, database: Database) -> None:
+    """It looks like one that writes, and is prepared with its marker in one message; nothing is left of it, and nobody waits."""
+
+    async def misses(db: Async) -> None:
+        await db.execute("UPDATE item SET value = 2 WHERE name = 'nobody'")
+
+    other = bench_of(database, misses=misses)
+    await other.open()
+    branch = await other.begin()
+    await other.resource.execute(branch, operation("misses"))
+    answer = await other.resource.prepare(branch)
+    assert isinstance(answer, Prepared) and not answer.changed
+    assert await database.prepared() == [] and await database.sql("SELECT gid FROM troth.branch") == []
+    await other.resource.close()
+
+
 async def test_two_resources_without_a_registry_share_nothing(database: Database) -> None:
     one, other = from_dsn(database.dsn), from_dsn(database.dsn)
     one.bind("a", Registry())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from participant_sdk.resources.postgres.statements import forbidden, statements
+from participant_sdk.resources.postgres.statements import forbidden, statements, writes
 
 ENDS = "the transaction is ended"
 LEAKS = "outlives the transaction"
@@ -70,3 +70,8 @@ def test_every_statement_of_a_text_is_seen() -> None:
     assert list(statements("select 1; /* ; */ insert into t values (1);\n update t set a=1")) == [
         ["SELECT"], ["INSERT", "INTO", "T"], ["UPDATE", "T", "SET"],
     ]  # fmt: skip
+
+
+def test_what_begins_with_a_word_that_writes_is_known() -> None:
+    assert all(writes(text) for text in ("INSERT INTO x VALUES (1)", "SELECT 1; update x SET a = 1", "/* a */ delete from x"))
+    assert not any(writes(text) for text in ("SELECT 'INSERT'", "WITH a AS (DELETE FROM x) SELECT 1", ""))

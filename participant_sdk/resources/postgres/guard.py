@@ -11,13 +11,14 @@ from psycopg import AsyncConnection, BaseConnection
 from psycopg.pq import TransactionStatus
 from psycopg.sql import Composable
 
-from participant_sdk.resources.postgres.statements import forbidden
+from participant_sdk.resources.postgres.statements import forbidden, writes
 from participant_sdk.resources.relational.guard import ENDS, LEAKS, BranchGuard, remembered
 
 _ENDS = ("commit", "rollback", "close", "tpc_begin", "tpc_prepare", "tpc_commit", "tpc_rollback", "tpc_recover")
 _SESSION = ("set_autocommit", "set_isolation_level", "set_read_only", "set_deferrable", "notifies")
 _FACTORIES = ("cursor_factory", "server_cursor_factory")
 _read = remembered(forbidden)
+_writes = remembered(writes)
 
 
 class Guard(BranchGuard):
@@ -26,6 +27,8 @@ class Guard(BranchGuard):
     def __init__(self) -> None:
         super().__init__()
         self._connection: BaseConnection[Any] | None = None
+        self.wrote = False
+        """Whether a statement has begun with a word that writes. Others may write as well, and this one need not have."""
 
     def failed(self) -> bool:
         """See `BranchGuard`."""
@@ -33,8 +36,10 @@ class Guard(BranchGuard):
 
     def check(self, query: Any, connection: Any) -> None:
         """Raise `RequestError` (FORBIDDEN_SQL) for a statement that an operation may not send."""
-        if why := _read(_text(query, connection)):
+        text = _text(query, connection)
+        if why := _read(text):
             raise self.deny(why)
+        self.wrote = self.wrote or _writes(text)
 
     @contextmanager
     def on(self, connection: BaseConnection[Any]) -> Iterator[None]:

@@ -35,6 +35,7 @@ _SCHEMA = frozenset(
     {"CREATE", "ALTER", "DROP", "TRUNCATE", "GRANT", "REVOKE", "COMMENT", "REINDEX", "CLUSTER", "VACUUM", "REFRESH", "SECURITY",
      "REASSIGN", "IMPORT"}
 )  # fmt: skip
+_WRITES = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE"})
 _SETS_ALLOWED = frozenset({"LOCAL", "CONSTRAINTS", "TRANSACTION"})
 
 
@@ -44,6 +45,11 @@ def forbidden(text: str) -> str:
         if why := _forbidden(words):
             return f"{' '.join(words[:2])}: {why}"
     return ""
+
+
+def writes(text: str) -> bool:
+    """Whether the SQL text has a statement that begins with a word that writes."""
+    return any(words[0] in _WRITES for words in statements(text))
 
 
 def _forbidden(words: list[str]) -> str:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from troth.errors import Reason, RequestError
 
@@ -19,7 +19,10 @@ KEPT_CHARACTERS_MAX = 4096
 ENDS, LEAKS = "the coordinator's decision ends the transaction", "it outlives the transaction"
 
 
-def remembered(read: Callable[[str], str]) -> Callable[[str], str]:
+Read = TypeVar("Read", str, bool)
+
+
+def remembered(read: Callable[[str], Read]) -> Callable[[str], Read]:
     """A reader that remembers what it said of short texts."""
     kept = lru_cache(1024)(read)
     return lambda text: kept(text) if len(text) <= KEPT_CHARACTERS_MAX else read(text)
