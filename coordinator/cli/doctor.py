@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coordinator.cli import render
+from coordinator.cli import outbox, render
 from coordinator.cli.command import Command, json_option
 from coordinator.cli.failure import OK, REFUSED
 from coordinator.cli.finding import Finding, Held, old
@@ -96,7 +96,10 @@ async def examine(dsn: str) -> tuple[list[Finding], list[Held]]:
                 Held(gid, ours.participant if ours else "", ours.transaction if ours else "", owner, age, list(tables), waiting)
             )
         in_doubt = (old(one, f"ROLLBACK PREPARED '{one.gid}'") for one in held)
-        findings = [*of_server(*(await _rows(connection, SERVER))[0]), await _branches(connection), *in_doubt]
+        fit = await _branches(connection)
+        findings = [*of_server(*(await _rows(connection, SERVER))[0]), fit, *in_doubt]
+        if fit.level == "ok":
+            findings.append(await _outbox(connection))
     finally:
         await connection.close()
     return [one for one in findings if one is not None], held
@@ -150,3 +153,12 @@ async def _branches(connection: Connection) -> Finding:
     if not granted:
         return Finding("problem", f"the role {role} may not use troth.branch", "Grant it.", "; ".join(grants(role)))
     return Finding("ok", f"troth.branch is there, and {role} may use it")
+
+
+async def _outbox(connection: Connection) -> Finding | None:
+    """What no relay delivers any more."""
+    ((there,),) = await _rows(connection, "SELECT to_regclass('troth.outbox') IS NOT NULL")
+    if not there:
+        return None
+    ((aside, _, _),) = await _rows(connection, outbox.COUNT)
+    return Finding("warning", f"{aside} messages of the outbox are set aside", "Look: `troth outbox list`.") if aside else None

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coordinator.cli.finding import Finding, Held, old
+from troth.gids import parse_gid
 from troth.log import mariadb_branches as branches
 from troth.log import mariadb_schema as schema
 from troth.log.mariadb_store import connect, from_error, grants, settings, unfit
@@ -41,7 +42,7 @@ async def examine(dsn: str) -> tuple[list[Finding], list[Held]]:
         ages = await _ages(connection)
         held = await _held(connection, ages)
         findings += [one for one in (old(one, f"XA ROLLBACK {one.gid}") for one in held) if one is not None]
-        findings += await _waiting(connection, held)
+        findings += [*await _lost(connection), *await _waiting(connection, held)]
     except errors.kinds() as error:
         raise from_error("the database", error, "looked at") from error
     finally:
@@ -108,6 +109,39 @@ async def _held(connection: Connection, ages: dict[str, float]) -> list[Held]:
         mine = bool(name) and branches.xid_of(name, database) == xid
         found.append(Held(xid.sql, participant, transaction, "", ages.get(name, -1.0) if mine else -1.0, [], 0))
     return sorted(found, key=lambda one: -one.age_seconds)
+
+
+async def _lost(connection: Connection) -> list[Finding]:
+    """Branches that the server has lost sight of: it said that they are finished while their session was just ending, and did
+    nothing. Their marker is there and not committed, nobody works for them, and XA RECOVER does not list them. Asked in this order,
+    and the marker last, so that one that is just being prepared or finished is none."""
+    row = await connection.one("SELECT DATABASE()")
+    database = str(row[0]) if row else ""
+    waiting = []
+    for name in filter(parse_gid, await _uncommitted(connection)):
+        used = await connection.one("SELECT IS_USED_LOCK(%s)", (branches.branch_lock(name, database),))
+        if used is None or used[0] is None:
+            waiting.append(name)
+    listed = branches.listed((await connection.ask(branches.LIST)).rows) if waiting else []
+    unlisted = [name for name in waiting if branches.xid_of(name, database) not in listed]
+    still = await _uncommitted(connection) if unlisted else set()
+    return [
+        Finding(
+            "problem", f"the server has lost sight of {name}: it keeps its locks, and XA RECOVER does not list it",
+            "Restart MariaDB: the branch is prepared then, and Troth finishes it.",
+        )
+        for name in unlisted if name in still
+    ]  # fmt: skip
+
+
+async def _uncommitted(connection: Connection) -> set[str]:
+    """The branches whose marker is not committed. This session reads what is uncommitted, but for the second statement."""
+    try:
+        seen = {str(name) for name, _ in (await connection.ask(_MARKED)).rows}
+        await connection.ask("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        return seen - {str(name) for name, _ in (await connection.ask(_MARKED)).rows}
+    except errors.kinds():  # as in `_ages`
+        return set()
 
 
 async def _waiting(connection: Connection, held: Sequence[Held]) -> list[Finding]:

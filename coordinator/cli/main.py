@@ -16,6 +16,7 @@ from coordinator.cli import (
     doctor,
     drain,
     log,
+    outbox,
     participants,
     pki,
     policy,
@@ -40,6 +41,7 @@ troth txn explain c1.7.9f2c4e1a.3.42                # why it is where it is, and
 troth participants                                  # who is connected, who owes what
 troth log verify var/c1/coordinator.db              # is a log sound?
 troth doctor --dsn postgresql://db/bank             # is a service's database fit, and what is in doubt there?
+troth outbox list --dsn postgresql://db/bank        # messages that could not be delivered
 troth config show                                   # every setting, and where it comes from
 troth demo                                          # a shop that survives kill -9
 troth dev                                           # try it: a coordinator, its console, three services
@@ -58,7 +60,7 @@ def troth() -> None:
 for command in (
     serve.serve, txn.txn, participants.participants, drain.drain, drain.status, cell.cell, log.log, store.store, pki.pki,
     token.token, policy.policy, audit.audit, review.review, config.config,
-    demo.demo, demo.dev, conform.conform, doctor.doctor, version.version,
+    demo.demo, demo.dev, conform.conform, doctor.doctor, outbox.outbox, version.version,
 ):  # fmt: skip
     troth.add_command(command)
 

@@ -147,6 +147,23 @@ def scene(who: str, what: str) -> Callable[[Scene], Scene]:
     return register
 
 
+OUTBOX = "test_cli_outbox.py::test_what_is_set_aside_is_tried_again_or_dropped"
+NO_OUTBOX = "test_cli_outbox.py::test_where_there_is_no_outbox_it_says_so"
+SCENES.update({
+    ("outbox list", "done, also when nothing is set aside"): OUTBOX,
+    ("outbox list", "there is no outbox, or what is no connection string"): NO_OUTBOX,
+    ("outbox list", "the database cannot be reached"): NO_OUTBOX,
+    ("outbox show", "done"): OUTBOX,
+    ("outbox show", "there is no such message"): OUTBOX,
+    ("outbox retry", "all that were named are tried again"): OUTBOX,
+    ("outbox retry", "one that was named is not set aside"): OUTBOX,
+    ("outbox retry", "none is named"): OUTBOX,
+    ("outbox drop", "all that were named are dropped"): OUTBOX,
+    ("outbox drop", "one that was named is not set aside"): OUTBOX,
+    ("outbox drop", "none is named, or nobody can be asked and no `--yes`"): OUTBOX,
+})
+
+
 def plain(who: str, what: str, *words: str, asks: bool = False) -> None:
     """A line that one command tries."""
 
@@ -423,5 +440,5 @@ def test_what_is_tried_elsewhere_is_there() -> None:
 
 def test_every_line_is_tried_and_every_command_has_one() -> None:
     assert {row[:2] for row in ROWS} == set(SCENES)
-    groups = {"", "txn", "log", "config", "store", "pki", "policy", "audit", "token", "review", "participants list"}
+    groups = {"", "txn", "log", "config", "store", "pki", "policy", "audit", "token", "review", "outbox", "participants list"}
     assert {" ".join(words) for words in commands(tree)} - groups <= {who for who, _, _ in ROWS}

@@ -44,6 +44,7 @@ def test_what_a_driver_gives_as_text_is_read_too() -> None:
 
 def test_names_of_locks_fit_and_do_not_run_together() -> None:
     assert len(branches.lock_name("branch", "d" * 64, "g" * 199)) <= 64
+    assert len({branches.branch_lock(name, database) for name in ("g", "h") for database in ("d", "e")}) == 4
     assert branches.lock_name("a", "bc") != branches.lock_name("ab", "c")
 
 

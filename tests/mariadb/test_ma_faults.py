@@ -14,7 +14,7 @@ from ma_bench import ASYNC, LIMITS, Database, MariadbWorkbench, execute, from_ds
 
 from participant_sdk.registry import Registry
 from participant_sdk.resources.contract import Begun, BranchOutcome, Broken, Done, Known, Refused, Unreachable
-from participant_sdk.resources.mariadb import MariaDB, MariadbLimits, sessions
+from participant_sdk.resources.mariadb import MariaDB, MariadbLimits
 from participant_sdk.resources.mariadb import finishing as of_mariadb
 from participant_sdk.resources.relational import finishing
 from participant_sdk.testing.contract import FIRST, LONGER, Bench, operation
@@ -48,7 +48,7 @@ async def bench(database: Database) -> AsyncIterator[Bench]:
 def slow(database: Database, *, lock: str = "") -> Any:
     """Another process in the middle of the branch `NAME`, whose marker is written."""
     return database.session(
-        f"SELECT GET_LOCK('{lock or sessions.branch_lock(NAME, database.name)}', 0)", f"XA START {xid(database)}",
+        f"SELECT GET_LOCK('{lock or mariadb_branches.branch_lock(NAME, database.name)}', 0)", f"XA START {xid(database)}",
         "INSERT INTO item VALUES ('a', 1)", f"INSERT INTO troth_branch (gid) VALUES ('{NAME}')", f"XA END {xid(database)}",
     )  # fmt: skip
 

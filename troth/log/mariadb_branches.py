@@ -113,3 +113,8 @@ def lock_name(*parts: str) -> str:
     """The name of a lock (`GET_LOCK`) that a session holds while it works, so that it can be found: these are of the whole
     server, and take 64 characters."""
     return f"troth:{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:48]}"
+
+
+def branch_lock(name: str, database: str) -> str:
+    """Such a lock, held by the session that works for a branch."""
+    return lock_name("branch", database, name)

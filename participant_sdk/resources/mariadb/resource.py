@@ -161,7 +161,7 @@ class MariaDB(RelationalResource):
         connection = await self._source.take(self._limits.connect_wait_seconds)
         place = self._places.pop(0)
         self._places.append(place)
-        locks = sessions.branch_lock(name, self._database), sessions.place_lock(self._participant, self._database, place)
+        locks = branches.branch_lock(name, self._database), sessions.place_lock(self._participant, self._database, place)
         guard = Guard(asynchronous=connection.driver.asynchronous, tables=self._tables)
         branch = MariadbBranch(name, branches.xid_of(name, self._database), connection, self._source, guard, locks)
         try:

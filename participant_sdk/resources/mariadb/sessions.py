@@ -10,17 +10,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from troth.log.mariadb_branches import lock_name
+from troth.log.mariadb_branches import branch_lock, lock_name
 from troth.mariadb.connection import Connection
 from troth.mariadb.errors import kinds
 
 PLACES = 256
 """Sessions of one participant that a successor finds; what further ones do ends with their connection."""
-
-
-def branch_lock(name: str, database: str) -> str:
-    """Held by the session of a branch."""
-    return lock_name("branch", database, name)
 
 
 def place_lock(participant: str, database: str, place: int) -> str:

@@ -1,0 +1,197 @@
+"""`troth outbox`: the messages of a service's outbox that a relay has set aside, and what waits.
+
+A message that failed too often by its own fault stays in `troth.outbox` with its error, and those behind it go on. A person says
+what becomes of it: it is tried again, or dropped. What is not set aside is the relay's, and is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from coordinator.cell.store import require_store
+from coordinator.cli import render
+from coordinator.cli.asking import confirm
+from coordinator.cli.command import Group, json_option
+from coordinator.cli.failure import OK, REFUSED, Failure
+from troth.errors import ConfigError
+from troth.mariadb.address import is_address
+
+if TYPE_CHECKING:
+    from troth.log.postgres_store import Connection
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+EXAMPLES = """
+troth outbox list --dsn postgresql://db/bank              # what is set aside, and why
+troth outbox show 17 --dsn postgresql://db/bank           # one message, with its body
+troth outbox retry 17 --dsn postgresql://db/bank          # deliver it after all; --all: everything that is set aside
+troth outbox drop 17 --dsn postgresql://db/bank           # give it up
+"""
+COLUMNS = (
+    "position", "id", "topic", "key", "attempts", "made_seconds_ago", "aside_seconds_ago", "error", "bytes",
+)  # fmt: skip
+_SHOWN = (
+    "SELECT position, id::text, topic, key, attempts, extract(epoch FROM clock_timestamp() - made)::float8,"
+    " extract(epoch FROM clock_timestamp() - aside)::float8, error, octet_length(body) FROM troth.outbox"
+)
+LIST = f"{_SHOWN} WHERE (aside IS NOT NULL OR %s) ORDER BY aside IS NULL, position LIMIT %s"
+COUNT = (
+    "SELECT count(aside)::int, (count(*) - count(aside))::int, coalesce(extract(epoch FROM clock_timestamp()"
+    " - min(made) FILTER (WHERE aside IS NULL)), 0)::float8 FROM troth.outbox"
+)
+SHOW = f"{_SHOWN} WHERE position = %s"
+BODY = "SELECT body FROM troth.outbox WHERE position = %s"
+CHOSEN = "WHERE aside IS NOT NULL AND (%s OR position = ANY(%s))"
+RETRY = f"UPDATE troth.outbox SET aside = NULL, attempts = 0, due = clock_timestamp() {CHOSEN} RETURNING position"
+DROP = f"DELETE FROM troth.outbox {CHOSEN} RETURNING position"
+
+
+def _dsn_option(function: Function) -> Function:
+    said = "The service's PostgreSQL database, without a password."
+    return click.option("--dsn", required=True, metavar="DSN", help=said)(function)
+
+
+def _choosing(function: Function) -> Function:
+    """Which messages are meant."""
+    function = click.option("--all", "everything", is_flag=True, help="All that are set aside.")(function)
+    return click.argument("positions", metavar="[POSITION]...", nargs=-1, type=click.IntRange(1, 2**63 - 1))(function)
+
+
+@click.group(cls=Group, examples=EXAMPLES)
+def outbox() -> None:
+    """Look at a service's outbox, and say what becomes of messages that could not be delivered."""
+
+
+@outbox.command("list", examples="troth outbox list --dsn postgresql://db/bank\ntroth outbox list --waiting --dsn postgresql://db/bank")
+@_dsn_option
+@click.option("--waiting", is_flag=True, help="Also what waits to be delivered.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="The most messages.")
+@json_option
+def list_(dsn: str, waiting: bool, limit: int, as_json: bool) -> None:
+    """List the messages that are set aside, each with its error."""
+    rows, counts = _run(dsn, _rows(LIST, waiting, limit), _rows(COUNT))
+    aside, waits, oldest = counts[0]
+    if as_json:
+        messages = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+        render.write_json({"aside": aside, "waiting": waits, "oldest_waiting_seconds": oldest, "messages": messages})
+        return
+    shown = ((row[0], row[2], row[3], row[4], _ago(row[6]), row[7]) for row in rows)
+    render.write_table(("POSITION", "TOPIC", "KEY", "ATTEMPTS", "SET ASIDE", "ERROR"), shown)
+    render.tell(f"{aside} set aside; {waits} wait" + (f", the oldest for {oldest:.0f} s" if waits else ""))
+
+
+@outbox.command(examples="troth outbox show 17 --dsn postgresql://db/bank\ntroth outbox show 17 --body --dsn service=bank > body")
+@_dsn_option
+@click.option("--body", "only_body", is_flag=True, help="Write the body, byte by byte, and nothing else.")
+@click.argument("position", type=click.IntRange(1, 2**63 - 1))
+@json_option
+def show(dsn: str, only_body: bool, position: int, as_json: bool) -> None:
+    """Show one message, with its body: as text where it is some, else in hexadecimal."""
+    rows, bodies = _run(dsn, _rows(SHOW, position), _rows(BODY, position))
+    if not rows or not bodies:
+        raise _no_such(f"message {position} is not there")
+    body = bytes(bodies[0][0])
+    if only_body:
+        click.echo(body, nl=False)
+        return
+    facts = [*zip(COLUMNS, rows[0], strict=True), ("body", _text(body))]
+    if as_json:
+        render.write_json(dict(facts))
+    else:
+        render.write_facts(facts)
+
+
+@outbox.command(examples="troth outbox retry 17 18 --dsn postgresql://db/bank\ntroth outbox retry --all --dsn postgresql://db/bank")
+@_dsn_option
+@_choosing
+@json_option
+def retry(dsn: str, everything: bool, positions: tuple[int, ...], as_json: bool) -> int:
+    """Let the relay try messages again that are set aside, out of their order: later ones of their keys have gone before."""
+    return _change(dsn, RETRY, "tries again", everything, positions, as_json)
+
+
+@outbox.command(examples="troth outbox drop 17 --dsn postgresql://db/bank\ntroth outbox drop --all --yes --dsn postgresql://db/bank")
+@_dsn_option
+@_choosing
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def drop(dsn: str, everything: bool, positions: tuple[int, ...], yes: bool, as_json: bool) -> int:
+    """Delete messages that are set aside. They are never delivered."""
+    _check(everything, positions)
+    which = "all that are set aside" if everything else ", ".join(map(str, positions))
+    confirm(f"drop {which}:", ("nobody will ever get these messages.",), yes)
+    return _change(dsn, DROP, "dropped", everything, positions, as_json)
+
+
+def _check(everything: bool, positions: Sequence[int]) -> None:
+    if everything == bool(positions):
+        raise click.UsageError("name messages by their positions, or all of them by --all")
+
+
+def _change(dsn: str, statement: str, done: str, everything: bool, positions: Sequence[int], as_json: bool) -> int:
+    _check(everything, positions)
+    (rows,) = _run(dsn, _rows(statement, everything, list(positions)))
+    changed = sorted(row[0] for row in rows)
+    missing = sorted(set(positions) - set(changed))
+    if as_json:
+        render.write_json({"changed": changed, "not_set_aside": missing})
+    else:
+        render.say(done, ", ".join(map(str, changed)) or "nothing")
+    if missing:
+        render.tell(f"not set aside, or not there: {', '.join(map(str, missing))}")
+    return REFUSED if missing else OK
+
+
+def _no_such(what: str) -> Failure:
+    hint = "`troth outbox list --waiting` tells what there is; what was delivered is gone."
+    return Failure(REFUSED, "UNKNOWN_MESSAGE", what, hint)
+
+
+def _ago(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.0f} s ago"
+
+
+def _text(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return body.hex()
+
+
+# ---- the database
+
+Query = Callable[["Connection"], Any]
+
+
+def _rows(statement: str, *parameters: Any) -> Query:
+    async def query(connection: Connection) -> list[Any]:
+        return await (await connection.execute(statement, parameters)).fetchall()
+
+    return query
+
+
+def _run(dsn: str, *queries: Query) -> list[list[Any]]:
+    if is_address(dsn):
+        raise ConfigError("an outbox is in a PostgreSQL database", hint="Name that one; MariaDB has none.")
+    return asyncio.run(_asked(require_store(dsn), queries))
+
+
+async def _asked(dsn: str, queries: Sequence[Query]) -> list[list[Any]]:
+    """The rows of each. Raises `LogError` when the database cannot be reached, and `Failure` when it has no outbox."""
+    import psycopg
+
+    from troth.log.postgres_store import connect, from_error
+
+    connection = await connect(dsn, "troth outbox")
+    try:
+        return [await query(connection) for query in queries]
+    except psycopg.errors.UndefinedTable as error:
+        raise ConfigError("there is no outbox", hint="Run `troth store init --participant NAME` on this database.") from error
+    except psycopg.Error as error:
+        raise from_error("the outbox", error, "used") from error
+    finally:
+        await connection.close()
