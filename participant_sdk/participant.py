@@ -253,6 +253,16 @@ class Participant:
         assert self._runtime is None, "the participant was started before"
         self._setup = replace(self._setup, wiring=wiring)
 
+    @property
+    def has_slots(self) -> bool:
+        """Whether several processes may have it at once."""
+        return self._logs is not None
+
+    async def of_number(self, number: int) -> Runtime:
+        """A further slot of it, recovered, beside its own; for `participant_sdk.embedded`. Raises `LogError`."""
+        assert isinstance(self._runtime, Slots), "it was started, and has slots"
+        return await self._runtime.of_number(number)
+
     async def crash(self) -> None:
         """End as a killed process does: nothing is said any more. For tests; see `participant_sdk.testing.cluster`."""
         if self._runtime is not None:

@@ -8,15 +8,19 @@ there, and gives it back. A slot whose owner did not give it back is visited at 
 because the coordinator may have a question that nobody else can answer.
 
 Whoever loses the connection to the database has lost its slot (rule 17): it says nothing more, and claims one anew.
+
+A coordinator inside of the service (`participant_sdk.embedded`) has slots as well, by the same code. There a process has the slot
+of one number of everything, and whoever visits the coordinator's visits those of the participants with it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from itertools import count
+from typing import Any, Protocol, TypeVar
 
 from participant_sdk.border import Raised, called
 from participant_sdk.health import Condition, Health
@@ -40,6 +44,10 @@ QUIET_LOOKS = 4
 """Looks at a visited slot, each a quarter of a second after the one before, that find nothing unfinished before it is left."""
 CLAIM_AGAIN = Backoff(first_seconds=0.1, cap_seconds=5.0)
 """The wait between two attempts to get a slot again."""
+CLAIMS_MAX = 12
+"""Attempts to get a slot that another process has still, of a process that may have no other."""
+
+Held = TypeVar("Held")
 
 _log = get_logger("participant_sdk.slots")
 
@@ -63,14 +71,76 @@ class SlotLogs(Protocol):
     async def slots(self, service: str) -> Sequence[Slot]:
         """All slots of a service, by number."""
 
-    async def make(self, service: str) -> None:
-        """Make a further slot."""
+    def name(self, service: str, number: int) -> str:
+        """What the slot of a number is called."""
+
+    async def make(self, slot: str) -> None:
+        """Make a slot, if it is not there."""
 
     def log(self, slot: str) -> Log:
         """The log of a slot, not opened."""
 
     async def close(self) -> None:
         """Let go of what was opened to look, and to renew leases, once all logs are closed."""
+
+
+async def claimed(
+    logs: SlotLogs, service: str, begin: Callable[[str], Awaitable[Held]], visited: Container[str] = ()
+) -> tuple[str, Held]:
+    """A slot that nobody has, and what `begin` made of it. Raises `LogLocked` when all are owned, and what `begin` raises."""
+    refused = 0
+    while True:
+        slots = await logs.slots(service)
+        for slot in slots:
+            if not slot.owned and slot.name not in visited:
+                with suppress(LogLocked):
+                    return slot.name, await begin(slot.name)
+        if len(slots) < logs.slots_max:
+            there = {slot.name for slot in slots}
+            await logs.make(next(name for name in (logs.name(service, number) for number in count()) if name not in there))
+            continue
+        refused += 1
+        if refused > 3:
+            raise LogLocked(
+                Reason.LOG_LOCKED, f"all {len(slots)} slots of {service} are owned (slots_max)",
+                hint="Run fewer processes of the service, or raise slots_max.",
+            )
+        await asyncio.sleep(CLAIM_AGAIN.delay_seconds(refused, service))
+
+
+class Visits:
+    """Looks after the slots of a service that no process has. `visit` owns one until nothing is unfinished there."""
+
+    def __init__(self, logs: SlotLogs, service: str, visit: Callable[[str], Coroutine[Any, Any, None]]) -> None:
+        self._logs = logs
+        self._service = service
+        self._visit = visit
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._visited: dict[str, float] = {}
+
+    @property
+    def names(self) -> Container[str]:
+        """The slots that are visited now."""
+        return self._under_way.keys()
+
+    async def look(self) -> None:
+        """Begin to visit what nobody has: at once where its owner did not give it back, else now and then."""
+        now = asyncio.get_running_loop().time()
+        self._under_way = {name: visit for name, visit in self._under_way.items() if not visit.done()}
+        for slot in await self._logs.slots(self._service):
+            if slot.owned:
+                self._visited[slot.name] = now
+            elif slot.name not in self._under_way and len(self._under_way) < VISITS_MAX and (
+                slot.abandoned or now - self._visited.setdefault(slot.name, now) >= VISIT_AGAIN_SECONDS
+            ):  # fmt: skip
+                self._visited[slot.name] = now
+                self._under_way[slot.name] = asyncio.create_task(self._visit(slot.name), name=f"troth-visit-{slot.name}")
+
+    async def end(self) -> None:
+        """Leave them all."""
+        for visit in self._under_way.values():
+            visit.cancel()
+        await asyncio.gather(*self._under_way.values(), return_exceptions=True)
 
 
 class Slots:
@@ -81,8 +151,7 @@ class Slots:
         self._registry = registry
         self._logs = logs
         self._own: Runtime | None = None
-        self._visits: dict[str, asyncio.Task[None]] = {}
-        self._visited: dict[str, float] = {}
+        self._visits = Visits(logs, setup.name, self._visit)
         self._tending: asyncio.Task[None] | None = None
         self.ended: asyncio.Future[TrothError | None] = asyncio.get_running_loop().create_future()
         """As in `Runtime`."""
@@ -166,35 +235,33 @@ class Slots:
             self.ended.set_result(error)
         if self._tending is not None:
             self._tending.cancel()
-        for visit in self._visits.values():
-            visit.cancel()
-        await asyncio.gather(*filter(None, (self._tending, *self._visits.values())), return_exceptions=True)
+        await asyncio.gather(*filter(None, (self._tending,)), return_exceptions=True)
+        await self._visits.end()
         try:
             await how(self.own)
         finally:
             await self._logs.close()
 
     async def _claim(self) -> Runtime:
-        """A slot that nobody has, recovered. Raises `LogError`."""
-        service, refused = self._setup.name, 0
-        while True:
-            slots = await self._logs.slots(service)
-            for slot in slots:
-                if not slot.owned and slot.name not in self._visits:
-                    with suppress(LogLocked):
-                        runtime = await self._started(slot.name)
-                        _log.info("has a slot", participant=service, slot=slot.name)
-                        return runtime
-            if len(slots) >= self._logs.slots_max:
-                refused += 1
-                if refused > 3:
-                    raise LogLocked(
-                        Reason.LOG_LOCKED, f"all {len(slots)} slots of {service} are owned (slots_max)",
-                        hint="Run fewer processes of the service, or raise slots_max.",
-                    )
-                await asyncio.sleep(CLAIM_AGAIN.delay_seconds(refused, service))
-            else:
-                await self._logs.make(service)
+        """A slot that nobody has, or the one that this process is to have, recovered. Raises `LogError`."""
+        number = self._setup.wiring.slot()
+        if number is None:
+            slot, runtime = await claimed(self._logs, self._setup.name, self._started, self._visits.names)
+        else:
+            runtime = await self.of_number(number)
+            slot = runtime.name
+        _log.info("has a slot", participant=self._setup.name, slot=slot)
+        return runtime
+
+    async def of_number(self, number: int) -> Runtime:
+        """The slot of a number, recovered; whoever asked stops it. Raises `LogError`; `LogLocked` when its owner does not end."""
+        slot = self._logs.name(self._setup.name, number)
+        await self._logs.make(slot)
+        for attempt in range(CLAIMS_MAX):
+            with suppress(LogLocked):
+                return await self._started(slot)
+            await asyncio.sleep(CLAIM_AGAIN.delay_seconds(attempt, slot))
+        return await self._started(slot)
 
     async def _started(self, slot: str) -> Runtime:
         resource = self._setup.resource.slot(slot, self._registry)
@@ -211,9 +278,9 @@ class Slots:
             await asyncio.wait((self.own.ended,), timeout=LOOK_SECONDS)
             if self.own.ended.done():
                 await self._again(self.own.ended.result())
-            else:
+            elif self._setup.wiring.slot() is None:
                 with suppress(LogError):
-                    await self._look()
+                    await self._visits.look()
 
     async def _again(self, error: TrothError | None) -> None:
         """Our slot is gone: get one again, unless no slot would help."""
@@ -238,18 +305,6 @@ class Slots:
             result = called(self._setup.on_failure, error)
             if type(result) is Raised:
                 _log.error("on_failure failed", participant=self._setup.name, exc_info=result.error)
-
-    async def _look(self) -> None:
-        now = asyncio.get_running_loop().time()
-        self._visits = {name: visit for name, visit in self._visits.items() if not visit.done()}
-        for slot in await self._logs.slots(self._setup.name):
-            if slot.owned:
-                self._visited[slot.name] = now
-            elif slot.name not in self._visits and len(self._visits) < VISITS_MAX and (
-                slot.abandoned or now - self._visited.setdefault(slot.name, now) >= VISIT_AGAIN_SECONDS
-            ):  # fmt: skip
-                self._visited[slot.name] = now
-                self._visits[slot.name] = asyncio.create_task(self._visit(slot.name), name=f"troth-visit-{slot.name}")
 
     async def _visit(self, slot: str) -> None:
         """Own a slot until nothing is unfinished there."""

@@ -48,6 +48,8 @@ class Wiring:
     """Makes the session from the participant's name, the coordinator's address and the owner."""
     log: Callable[[Path, str], Log] = lambda path, name: SqliteLog(path, role=ROLE, name=name)
     """Makes a log in a file, for the participant of a name."""
+    slot: Callable[[], int | None] = lambda: None
+    """The number of the slot that this process is to have, where it may have no other, and does not visit others by itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ class Client:
             if not session.ready:
                 session = await self.ready_session(_asked("", request, terms), started + terms.timeout_seconds)
                 request.timeout_ms = max(1, terms.timeout_ms - int((now() - started) * 1000))
-            check_terms(terms, session)
+            self.check_terms(terms, session)
             checks.within_limits(request.branches, request.ByteSize(), session.limits)
             exchange = session.open("runs", request, started + terms.timeout_seconds + self.grace_seconds)
             assert exchange.reply is not None
@@ -209,6 +209,10 @@ class Client:
             return await self.sessions.ready(asked.key, deadline)
         except Aborted as away:
             raise results.never_sent(away, asked) from None
+
+    def check_terms(self, terms: Terms, session: Session) -> None:
+        """Raise `RequestError` when the coordinator would refuse this timeout or key."""
+        checks.within_timeout_and_key(terms.timeout_ms, terms.key, session.limits)
 
     # ---- interactive
 
@@ -285,11 +289,6 @@ class Client:
                 return results.conclude(answer, asked)
             await asyncio.sleep(delay)
             attempt += 1
-
-
-def check_terms(terms: Terms, session: Session) -> None:
-    """Raise `RequestError` when the coordinator would refuse this timeout or key."""
-    checks.within_timeout_and_key(terms.timeout_ms, terms.key, session.limits)
 
 
 def _run_request(calls: Sequence[Call], terms: Terms) -> client_pb2.RunRequest:

@@ -337,7 +337,7 @@ class Transaction:
             self._session = self._sessions.of_work(self._terms.key)
             if not self._session.ready:
                 self._session = await self._client.ready_session(self._asked_as(""), self._deadline)
-            checks.within_timeout_and_key(self._terms.timeout_ms, self._terms.key, self._session.limits)
+            self._client.check_terms(self._terms, self._session)
             left_ms = self._terms.timeout_ms - int((loop.time() - started) * 1000)
             request = client_pb2.BeginRequest(
                 timeout_ms=max(1, left_ms),

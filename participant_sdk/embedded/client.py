@@ -10,9 +10,10 @@ from google.protobuf.message import Message
 from participant_sdk.client.client import Client
 from participant_sdk.client.connection import Peer
 from participant_sdk.client.session import Session
+from participant_sdk.client.transaction import Terms
 from participant_sdk.embedded.coordinator import InProcessCoordinator
 from participant_sdk.seat import Seat
-from troth.errors import Reason
+from troth.errors import Reason, RequestError
 from troth.link import Outbox, Packed
 from troth.v1 import client_pb2
 
@@ -23,9 +24,19 @@ NOWHERE = "127.0.0.1:1"
 class InProcessClient(Client):
     """A client of a coordinator in the same process, which may end and begin again meanwhile."""
 
-    def __init__(self, coordinator: InProcessCoordinator, *, grace_seconds: float) -> None:
+    def __init__(self, coordinator: InProcessCoordinator, *, grace_seconds: float, keyed: bool = True) -> None:
         super().__init__(NOWHERE, grace_seconds=grace_seconds)
         self._coordinator = coordinator
+        self._keyed = keyed
+
+    def check_terms(self, terms: Terms, session: Session) -> None:
+        """See `Client`. A coordinator that has others beside it cannot know their keys."""
+        if terms.key and not self._keyed:
+            raise RequestError(
+                Reason.INVALID_KEY, "each process of this service has a coordinator of its own, and none knows the others' keys",
+                hint="Leave it out; or have one process (PostgresLog(dsn, slots_max=1)), or a daemon.",
+            )
+        super().check_terms(terms, session)
 
     def _session(self, seat: Seat) -> Session:
         return Session(

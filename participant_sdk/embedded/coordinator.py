@@ -22,7 +22,7 @@ from troth.engine import Engine
 from troth.errors import Reason, RequestError, TrothError
 from troth.log.contract import Log
 from troth.ready import Effect
-from troth.v1 import client_pb2, common_pb2, participant_pb2
+from troth.v1 import admin_pb2, client_pb2, common_pb2, participant_pb2
 
 M = TypeVar("M", bound=Message)
 
@@ -205,8 +205,15 @@ class InProcessCoordinator:
             raise Gone
         waiting: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[number] = waiting
+        failed = self.failed
         self.submit(make_event(self._core.unary_session))
-        return await waiting
+        try:
+            await asyncio.wait((waiting, failed), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._waiting.pop(number, None)
+        if not waiting.done():
+            raise Gone
+        return waiting.result()
 
     async def get(self, request: client_pb2.GetRequest) -> client_pb2.Answer:
         """Ask about a transaction. Raises `Gone`."""
@@ -214,6 +221,14 @@ class InProcessCoordinator:
         number = self._last_number
         answer: client_pb2.Answer = await self.ask(number, lambda session: events.Get(number, request))
         return answer
+
+    async def owing(self) -> set[str]:
+        """The participants, slots of theirs, that owe a vote or an acknowledgement. Raises `Gone`."""
+        self._last_number += 1
+        number = self._last_number
+        request = admin_pb2.ListParticipantsRequest()
+        answer = await self.ask(number, lambda session: events.Administer(number, request))
+        return {one.participant for one in answer.participants if one.votes_owed or one.acknowledgements_owed}
 
     # ---- effects
 
@@ -234,6 +249,8 @@ class InProcessCoordinator:
                 effect.ticket(copied(effect.answer))
             else:
                 self._answer_call(effect.ticket, copied(effect.answer))
+        elif isinstance(effect, effects.Administered):
+            self._answer_call(effect.ticket, effect.response)
         elif isinstance(effect, effects.Send | effects.SendWatermark | effects.Welcomed | effects.MayBegin | effects.Rejected):
             session = self._sessions.get(effect.stream)
             if session is not None:

@@ -13,19 +13,20 @@
             async with stock.branch() as db:
                 await db.execute(...)
 
-It is the daemon's core on the daemon's engine, in the service's own loop; participants and callers reach it by function calls. One
-process at a time has its log. Whichever process of the service has it next finishes what the last one has decided.
+It is the daemon's core on the daemon's engine, in the service's own loop; participants and callers reach it by function calls. With
+its log in a file one process at a time has it, and the next one finishes what the last one has decided. With all logs in databases
+any number of processes run at once, each with a coordinator of its own, and any of them finishes what a dead one left (`slots`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from coordinator.core.settings import CoreSettings
 from participant_sdk import background
@@ -37,8 +38,11 @@ from participant_sdk.embedded.blocking import EmbeddedSyncClient
 from participant_sdk.embedded.client import NOWHERE, InProcessClient
 from participant_sdk.embedded.coordinator import InProcessCoordinator
 from participant_sdk.embedded.session import InProcessSession
+from participant_sdk.embedded.slots import NAME_OF_ITS_OWN, ROLE, CoordinatorLogs, OwnedLogs, strangers, visited
+from participant_sdk.session import Owner
+from participant_sdk.slots import LOOK_SECONDS, Visits, claimed
 from participant_sdk.wiring import Wiring
-from troth.errors import ConfigError, Reason, RequestError, TrothError
+from troth.errors import ConfigError, LogError, Reason, RequestError, TrothError
 from troth.ids import check_name
 from troth.log.contract import Log
 from troth.log.sqlite import SqliteLog
@@ -46,30 +50,17 @@ from troth.log.sqlite import SqliteLog
 if TYPE_CHECKING:
     from participant_sdk.participant import Participant
 
-ROLE = "coordinator"
 FILE = "coordinator.db"
 """The log in its directory, as the daemon calls it."""
-
-
-class OwnedLog(Protocol):
-    """A place in a database for the log (`participant_sdk.PostgresLog`)."""
-
-    async def make_named(self, role: str, name: str) -> None:
-        """Make the log, if it is not there. Raises `LogError`."""
-
-    def named(self, role: str, name: str) -> Log:
-        """The log, not opened."""
-
-    async def close(self) -> None:
-        """Let go of what was opened, once all logs are closed."""
 
 
 class Embedded:
     """The coordinator of one service, and its client. Give it to the service's participants as `coordinator`.
 
-    `log`         a directory for its log, never shared; or `PostgresLog(dsn)`: in one of the databases, owned by one process at a
-                  time, with nothing on local disk
-    `name`        of this coordinator, in the ids of its transactions; participants refuse another log under the same name
+    `log`         a directory for its log, never shared; or `PostgresLog(dsn)`: in one of the databases, with nothing on local disk.
+                  Then, if the participants' logs are in databases too, up to its `slots_max` processes run at once
+    `name`        of this coordinator, in the ids of its transactions; participants refuse another log under the same name. In
+                  processes beyond the first it has a number behind it
     `settings`    limits, as the daemon's
     `on_failure`  called once, in the loop, with the error when its log fails: then nothing is promised any more, and the process
                   should end (`participant_sdk.terminate`); the next start recovers
@@ -78,7 +69,7 @@ class Embedded:
     """
 
     def __init__(
-        self, log: str | Path | OwnedLog, *, name: str = "embedded", settings: CoreSettings | None = None,
+        self, log: str | Path | OwnedLogs, *, name: str = "embedded", settings: CoreSettings | None = None,
         on_failure: Callable[[TrothError], object] | None = None,
     ) -> None:
         try:
@@ -86,11 +77,18 @@ class Embedded:
         except RequestError as error:
             raise ConfigError(error.message) from None
         self.name = name
-        self._log = Path(log) if isinstance(log, str) else log
+        self._directory = Path(log) if isinstance(log, str | Path) else None
+        self._logs = None if isinstance(log, str | Path) else CoordinatorLogs(log, name)
         self._settings = settings or CoreSettings()
         self.on_failure = on_failure
         self._participants: list[Participant] = []
-        self._coordinator: InProcessCoordinator | None = None
+        self._number = 0
+        self._coordinators: dict[int, InProcessCoordinator] = {}
+        """This process's own one, by the number of its slot, and those that it visits."""
+        self._visits: Visits | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._letting_go: asyncio.Task[None] | None = None
+        self._started = False
         self._client: Client | None = None
         self.sync = EmbeddedSyncClient(self)
         """The same for code that is not asynchronous: `troth.sync.run(...)`, `with troth.sync.transaction(): ...`."""
@@ -98,42 +96,60 @@ class Embedded:
     def adopt(self, participant: Participant, wiring: Wiring) -> tuple[Wiring, str]:
         """A participant is made with this coordinator: how it reaches it, and what stands for an address. It is started with it."""
         self._participants.append(participant)
-        return replace(wiring, session=lambda name, address, owner: InProcessSession(name, owner, self._running())), NOWHERE
+        return replace(wiring, session=self._session, slot=lambda: self._number if self._is_shared else None), NOWHERE
+
+    def _session(self, name: str, address: str, owner: Owner) -> InProcessSession:
+        number = int(name.partition("/")[2]) if self._is_shared else 0
+        return InProcessSession(name, owner, self._coordinators[number])
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether several processes may run it at once."""
+        return self._logs is not None and all(participant.has_slots for participant in self._participants)
 
     # ---- life
 
     async def start(self) -> None:
-        """Open the log, recover, start the participants, and serve. Raises `LogError` (`LogLocked` while another process has the
-        log), `ConfigError`; with everything closed again."""
-        if self._coordinator is not None:
+        """Open the log, recover, start the participants, and serve. Raises `LogError` (`LogLocked` while others have all there is),
+        `ConfigError`; with everything closed again."""
+        if self._started:
             raise ConfigError("this Embedded was started before", hint="Make a new one, with new participants.")
-        if isinstance(self._log, Path):
-            self._log.mkdir(parents=True, exist_ok=True)
-        else:
-            await self._log.make_named(ROLE, self.name)
-        coordinator = self._coordinator = InProcessCoordinator(self.name, self._settings, self._make_log)
+        self._started = True
         try:
-            await coordinator.start()
-            coordinator.failed.add_done_callback(self._failed)
+            own = await self._claim()
+            own.failed.add_done_callback(self._failed)
             await asyncio.gather(*(participant.start() for participant in self._participants))
             self._client = await self.make_client().__aenter__()
             await asyncio.gather(*(participant.wait_connected() for participant in self._participants))
         except BaseException:
             await self.close()
             raise
+        if self._is_shared:
+            self._tasks.append(asyncio.create_task(self._look(), name=f"troth-embedded-{self.name}"))
 
     async def close(self) -> None:
         """Wait for what is being decided, make durable what is under way, and close everything. What is decided and not yet done is
-        finished after the next start."""
+        finished after the next start, or by another process."""
         client, self._client = self._client, None
         if client is not None:
             await client.__aexit__(None, None, None)
+        if self._letting_go is not None:
+            await self._letting_go
+        await self._leave()
+        for coordinator in list(self._coordinators.values()):
+            await coordinator.stop()
+        if self._logs is not None:
+            await self._logs.close()
+
+    async def _leave(self) -> None:
+        """End what is begun beside the coordinator, so that others may have it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._visits is not None:
+            await self._visits.end()
         for participant in self._participants:
             await participant.close()
-        if self._coordinator is not None:
-            await self._coordinator.stop()
-        if not isinstance(self._log, Path):
-            await self._log.close()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -144,22 +160,64 @@ class Embedded:
     ) -> None:
         await asyncio.shield(self.close())
 
-    def _make_log(self) -> Log:
-        if isinstance(self._log, Path):
-            return SqliteLog(self._log / FILE, role=ROLE, name=self.name)
-        return self._log.named(ROLE, self.name)
+    async def _claim(self) -> InProcessCoordinator:
+        """A coordinator for this process."""
+        if self._logs is None:
+            assert self._directory is not None, "a log is in a directory or in a database"
+            self._directory.mkdir(parents=True, exist_ok=True)
+            return await self._begun(self.name)
+        if not self._is_shared:
+            await self._logs.make(self.name)
+            return await self._begun(self.name)
+        slot, coordinator = await claimed(self._logs, self.name, self._begun)
+        self._number = CoordinatorLogs.number(slot)
+        owing = await strangers(coordinator, self._participants)
+        if owing:
+            raise ConfigError(
+                f"the coordinator {slot!r} has work of {', '.join(owing)}, which this service has not", hint=NAME_OF_ITS_OWN
+            )
+        self._visits = Visits(self._logs, self.name, self._visit)
+        return coordinator
+
+    async def _begun(self, slot: str) -> InProcessCoordinator:
+        coordinator = InProcessCoordinator(slot, self._settings, lambda: self._make_log(slot))
+        await coordinator.start()
+        self._coordinators[CoordinatorLogs.number(slot) if self._is_shared else 0] = coordinator
+        return coordinator
+
+    def _make_log(self, slot: str) -> Log:
+        if self._logs is not None:
+            return self._logs.log(slot)
+        assert self._directory is not None, "a log is in a directory or in a database"
+        return SqliteLog(self._directory / FILE, role=ROLE, name=slot)
+
+    async def _look(self) -> None:
+        """Look after what other processes have left."""
+        assert self._visits is not None, "several processes may run it"
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            with suppress(LogError):
+                await self._visits.look()
+
+    async def _visit(self, slot: str) -> None:
+        await visited(slot, self._begun, self._participants, self._left)
+
+    async def _left(self, coordinator: InProcessCoordinator) -> None:
+        await coordinator.stop()
+        del self._coordinators[CoordinatorLogs.number(coordinator.name)]
 
     def _failed(self, failed: asyncio.Future[TrothError]) -> None:
-        if not failed.cancelled() and self.on_failure is not None:
+        if failed.cancelled():
+            return
+        if self._is_shared:  # another process is to have the participants' slots of this number
+            self._letting_go = asyncio.create_task(self._leave(), name=f"troth-embedded-{self.name}")
+        if self.on_failure is not None:
             self.on_failure(failed.result())
-
-    def _running(self) -> InProcessCoordinator:
-        assert self._coordinator is not None, "participants are started with their coordinator"
-        return self._coordinator
 
     def make_client(self) -> Client:
         """A further client, not entered."""
-        return InProcessClient(self._running(), grace_seconds=GRACE_SECONDS)
+        keyed = self._logs is None or not self._is_shared or self._logs.slots_max == 1
+        return InProcessClient(self._coordinators[self._number], grace_seconds=GRACE_SECONDS, keyed=keyed)
 
     # ---- in a service that is not asynchronous
 

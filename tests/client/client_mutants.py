@@ -89,7 +89,7 @@ _mutants(
     ("settling asks with nothing but the id", "client_pb2.GetRequest(**asked._asdict())", "client_pb2.GetRequest(transaction_id=asked.transaction_id)"),
     ("settling asks once", "if not _may_change(answer, asked) or loop.time() + delay >= deadline:", "if True:"),
     ("settling asks without a pause", "            await asyncio.sleep(delay)\n            attempt += 1", "            await asyncio.sleep(0)\n            attempt += 1"),
-    ("settling does not back off", "            attempt += 1\n\n\ndef check_terms", "\n\ndef check_terms"),
+    ("settling does not back off", "            attempt += 1\n\n\ndef _run_request", "\n\ndef _run_request"),
     ("an unknown transaction is asked about for ever", "return bool(asked.participants) or answer.cause.reason != Reason.UNKNOWN_TRANSACTION.name", "return True"),
     ("what was never sent is not sent in the new session", "if reply is not Lost.NEVER_SENT:", "if True:"),
     ("what may have been sent is sent again", "if reply is not Lost.NEVER_SENT:", "if reply not in (Lost.NEVER_SENT, Lost.SESSION_GONE):"),
@@ -102,7 +102,7 @@ _mutants(
     ("a client runs inside a block", "        refuse_nesting()\n        if not calls", "        if not calls"),
     ("a call of another client's transaction takes part", "tx is None or tx.client is not self", "tx is None"),
     ("limits are not looked at", "            checks.within_limits(request.branches, request.ByteSize(), session.limits)\n", ""),
-    ("terms are not looked at", "            check_terms(terms, session)\n            checks", "            checks"),
+    ("terms are not looked at", "            self.check_terms(terms, session)\n            checks", "            checks"),
     ("a client is entered twice", "if self._running is not None:\n            raise", "if False:\n            raise"),
 )  # fmt: skip
 _mutants(

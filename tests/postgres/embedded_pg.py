@@ -1,8 +1,10 @@
-"""One service with two databases and no daemon, and nothing on local disk: `python embedded_pg.py NORTH SOUTH TRANSFERS`."""
+"""One service with two databases and no daemon, and nothing on local disk: `python embedded_pg.py NORTH SOUTH TRANSFERS`; with
+`stay` behind it, it stays until it is terminated."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from typing import Any
 
@@ -10,9 +12,9 @@ from participant_sdk import Embedded, Participant, Postgres, PostgresLog
 from troth import failpoints
 
 
-def service(north: str, south: str) -> tuple[Embedded, Participant, Participant]:
+def service(north: str, south: str, **options: Any) -> tuple[Embedded, Participant, Participant]:
     """The coordinator's log is in the first database."""
-    troth = Embedded(PostgresLog(north))
+    troth = Embedded(PostgresLog(north, **options))
     return troth, bank("north", north, troth), bank("south", south, troth)
 
 
@@ -33,14 +35,18 @@ async def _put(db: Any, number: int) -> None:
     await db.execute("INSERT INTO item VALUES (%s, 1)", (f"t{number}",))
 
 
-async def main(north: str, south: str, transfers: int) -> None:
+async def main(north: str, south: str, transfers: int, stay: bool) -> None:
     """The process."""
     troth, *banks = service(north, south)
+    over = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
     async with troth:
         for number in range(transfers):
             await move(troth, tuple(banks), number)
+        if stay:
+            await over.wait()
 
 
 if __name__ == "__main__":
     failpoints.arm_from_environment()
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:] == ["stay"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -12,10 +13,11 @@ from embedded_pg import move, service
 from pg_bench import Database
 from pg_processes import Processes
 
-from participant_sdk import Embedded, Participant
+from participant_sdk import Embedded, Participant, Postgres, PostgresLog
+from participant_sdk.client import OutcomeUnknown
 from participant_sdk.testing.postgres import PostgresServer
 from tests.relational import until
-from troth.errors import LogLocked
+from troth.errors import Aborted, ConfigError, LogError, LogLocked, Reason, RequestError, TrothError
 from troth.failpoints import VARIABLE
 from troth.log.postgres_store import init
 
@@ -78,12 +80,126 @@ async def test_another_process_finishes_what_a_killed_one_has_decided(
         await troth.close()
 
 
-async def test_two_processes_do_not_have_it_at_once(databases: tuple[Database, Database]) -> None:
+async def test_of_three_processes_the_others_finish_what_a_killed_one_left(
+    databases: tuple[Database, Database], processes: Processes
+) -> None:
+    """Nobody starts it again, and all three run at once: between the prepares and the commits one is killed."""
+    failpoint = "coordinator:after-sync:decided=kill@2"
     north, south = databases
-    troth, *banks = await taken_over(north, south)
-    other = service(north.dsn, south.dsn)[0]
-    with pytest.raises(LogLocked):
-        await other.start()
-    await move(troth, tuple(banks), 1)
+    for name in ("a", "b"):
+        processes.start(name, str(SCRIPT), north.dsn, south.dsn, "0", "stay")
+
+    async def run() -> bool:
+        return len(await owners(north)) == 2
+
+    await until(run)
+    killed = processes.start("killed", str(SCRIPT), north.dsn, south.dsn, "5", environment={VARIABLE: failpoint})
+    assert killed.wait(60) == -signal.SIGKILL
+    assert len(await owners(north)) == 3, "it has given nothing back"
+    del processes.running["killed"]
+
+    async def settled() -> bool:
+        return not await north.prepared() and not await south.prepared() and len(await owners(north)) == 2
+
+    await until(settled)
+    assert await names(north) == await names(south) == ["t0", "t1"]
+
+
+async def owners(database: Database) -> list[str]:
+    """The coordinators' logs that were taken, and not given back."""
+    taken = "SELECT name FROM troth.log JOIN troth.lease ON lease.log = log.number WHERE role = 'coordinator' ORDER BY name"
+    return [row[0] for row in await database.sql(taken)]
+
+
+async def test_each_process_has_one_number_of_everything(databases: tuple[Database, Database]) -> None:
+    north, south = databases
+    made = [service(north.dsn, south.dsn) for _ in range(3)]
+    for troth, *_ in made:
+        await troth.start()
+    assert [[bank.slot for bank in banks] for _, *banks in made] == [[f"north/{n}", f"south/{n}"] for n in range(3)]
+    assert await owners(north) == ["embedded", "embedded-1", "embedded-2"]
+    for number, (troth, *banks) in enumerate(made):
+        await move(troth, tuple(banks), number)
+    await made[1][0].close()
+    again = service(north.dsn, south.dsn)
+    await again[0].start()
+    assert again[1].slot == "north/1"
+    for troth in (made[0][0], made[2][0], again[0]):
+        await troth.close()
+    assert await names(north) == await names(south) == ["t0", "t1", "t2"]
+
+
+async def test_a_process_whose_log_failed_gives_up_what_it_has(databases: tuple[Database, Database]) -> None:
+    north, south = databases
+    failed: asyncio.Future[TrothError] = asyncio.get_running_loop().create_future()
+    troth, *banks = service(north.dsn, south.dsn)
+    troth.on_failure = failed.set_result
+    async with troth:
+        await north.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'troth coordinator%%'")
+        with pytest.raises((Aborted, OutcomeUnknown, RequestError)):
+            await move(troth, tuple(banks), 1)
+        assert isinstance(await failed, LogError)
+        other, *others = service(north.dsn, south.dsn)
+        async with other:
+            assert others[0].slot == "north/0" and await owners(north) == ["embedded"]
+            await move(other, tuple(others), 2)
+    assert await names(north) == await names(south) == ["t2"]
+
+
+async def test_keys_need_one_process(databases: tuple[Database, Database]) -> None:
+    """Each of several has a coordinator of its own, which does not know the keys of the others."""
+    north, south = databases
+    several, *_ = service(north.dsn, south.dsn)
+    async with several:
+        with pytest.raises(RequestError) as refused:
+            async with several.transaction(key="rent"):
+                pass
+        assert refused.value.reason is Reason.INVALID_KEY and "slots_max=1" in str(refused.value.hint)
+    one, *banks = service(north.dsn, south.dsn, slots_max=1)
+    async with one:
+        async with one.transaction(key="rent"), banks[0].branch() as db:
+            await db.execute("INSERT INTO item VALUES ('rent', 1)")
+        with pytest.raises(LogLocked):
+            await service(north.dsn, south.dsn, slots_max=1)[0].start()
+    assert await names(north) == ["rent"]
+
+
+async def test_what_another_service_of_the_same_name_left_is_left_alone(
+    databases: tuple[Database, Database], processes: Processes
+) -> None:
+    """Who does not know its databases cannot finish it, and must not keep it from those who can."""
+    north, south = databases
+    environment = {VARIABLE: "coordinator:after-sync:decided=kill@2"}
+    west, *_ = other_service(north)
+    await west.start()
+    killed = processes.start("killed", str(SCRIPT), north.dsn, south.dsn, "5", environment=environment)
+    assert await asyncio.to_thread(killed.wait, 60) == -signal.SIGKILL  # west lives meanwhile
+    processes.running.clear()
+
+    async def given_back() -> bool:
+        return await owners(north) == ["embedded"]
+
+    await until(given_back)
+    assert await north.prepared() and await south.prepared()
+    with pytest.raises(ConfigError, match="north/1, south/1"):
+        await other_service(north)[0].start()
+    troth, *_ = await taken_over(north, south)
+
+    async def settled() -> bool:
+        return not await north.prepared() and not await south.prepared()
+
+    await until(settled)
+    assert await names(north) == await names(south) == ["t0", "t1"]
     await troth.close()
-    assert await names(north) == await names(south) == ["t1"]
+    await west.close()
+
+
+def other_service(database: Database) -> tuple[Embedded, Participant]:
+    """One that forgot to give its `Embedded` a name."""
+    troth = Embedded(PostgresLog(database.dsn))
+    return troth, Participant("west", resource=Postgres(database.dsn), log=PostgresLog(database.dsn), coordinator=troth)
+
+
+def test_a_name_is_none_of_another_ones_slots() -> None:
+    with pytest.raises(ConfigError, match="number"):
+        Embedded(PostgresLog("dbname=x"), name="shop-1")

@@ -213,7 +213,7 @@ async def test_looking_at_the_slots_takes_no_connection_each_time(service: Servi
 async def test_a_slot_that_lost_what_this_process_wrote_is_refused(database: Database) -> None:
     await init(database.dsn, "participant", ())
     logs = PostgresLog(database.dsn)
-    await logs.make("pay")
+    await logs.make("pay/0")
     log = logs.log("pay/0")
     await log.open()
     await log.write([Append(record_pb2.ParticipantRecord())], sync=True)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from participant_sdk.resources.relational.slot_logs import DatabaseLogs
-from participant_sdk.session import ROLE
 from troth.log import mariadb, mariadb_schema, mariadb_store
 
 
@@ -19,8 +18,8 @@ class MariadbLog(DatabaseLogs):
     async def _check(self, connection: Any) -> None:
         await mariadb_store.check_format(connection)
 
-    async def _listed(self, connection: Any, prefix: str) -> Sequence[tuple[str, bool, bool]]:
-        rows: Sequence[Any] = (await connection.ask(mariadb_schema.SLOTS, (ROLE, prefix, prefix))).rows
+    async def _listed(self, connection: Any, role: str, prefix: str) -> Sequence[tuple[str, bool, bool]]:
+        rows: Sequence[Any] = (await connection.ask(mariadb_schema.SLOTS, (role, prefix, prefix))).rows
         return rows
 
     async def _make(self, connection: Any, role: str, name: str) -> None:

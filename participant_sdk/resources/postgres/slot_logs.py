@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from participant_sdk.resources.relational.slot_logs import DatabaseLogs
-from participant_sdk.session import ROLE
 from troth.log import postgres, postgres_store
 from troth.log.postgres_leases import Leases
 from troth.log.postgres_schema import lives
@@ -28,8 +27,8 @@ class PostgresLog(DatabaseLogs):
     async def _check(self, connection: Any) -> None:
         await postgres_store.check_format(connection)
 
-    async def _listed(self, connection: Any, prefix: str) -> Sequence[tuple[str, bool, bool]]:
-        cursor = await connection.execute(SLOTS, (ROLE, prefix))
+    async def _listed(self, connection: Any, role: str, prefix: str) -> Sequence[tuple[str, bool, bool]]:
+        cursor = await connection.execute(SLOTS, (role, prefix))
         rows: Sequence[Any] = await cursor.fetchall()
         return rows
 

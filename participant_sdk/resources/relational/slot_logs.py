@@ -40,8 +40,8 @@ class DatabaseLogs(ABC):
         """Refuse a database without a store, or with one of another version."""
 
     @abstractmethod
-    async def _listed(self, connection: Any, prefix: str) -> Sequence[tuple[str, bool, bool]]:
-        """Each slot whose name begins so: its name, whether it was taken and not given back, and whether it is had still."""
+    async def _listed(self, connection: Any, role: str, prefix: str) -> Sequence[tuple[str, bool, bool]]:
+        """Each log of a role whose name begins so: its name, whether it is taken and not given back, and if it is had still."""
 
     @abstractmethod
     async def _make(self, connection: Any, role: str, name: str) -> None:
@@ -76,21 +76,26 @@ class DatabaseLogs(ABC):
             self._leases = self._new_leases()
         return self._leases
 
-    async def slots(self, service: str) -> Sequence[Slot]:
-        """See `SlotLogs`."""
-        async with self.leases.connected("read", f"the slots of {service}") as connection:
+    async def listed(self, role: str, prefix: str) -> Sequence[Slot]:
+        """The logs of a role whose names begin so."""
+        async with self.leases.connected("read", f"the logs of {prefix}") as connection:
             if not self._checked:
                 await self._check(connection)
                 self._checked = True
-            listed = await self._listed(connection, f"{service}/")
+            listed = await self._listed(connection, role, prefix)
             return [Slot(name, bool(owned), bool(taken) and not owned) for name, taken, owned in listed]
 
-    async def make(self, service: str) -> None:
+    async def slots(self, service: str) -> Sequence[Slot]:
+        """See `SlotLogs`."""
+        return await self.listed(ROLE, f"{service}/")
+
+    def name(self, service: str, number: int) -> str:
+        """See `SlotLogs`."""
+        return f"{service}/{number}"
+
+    async def make(self, slot: str) -> None:
         """See `SlotLogs`. Whoever makes the same one at the same time has made it."""
-        there = {slot.name for slot in await self.slots(service)}
-        number = next(number for number in range(len(there) + 1) if f"{service}/{number}" not in there)
-        async with self.leases.connected("made", f"the slots of {service}") as connection:
-            await self._make(connection, ROLE, f"{service}/{number}")
+        await self.make_named(ROLE, slot)
 
     async def close(self) -> None:
         """See `SlotLogs`."""
