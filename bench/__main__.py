@@ -4,8 +4,8 @@ scripts/bench                        everything: about four minutes
 scripts/bench --quick                the same with short measurements: about a minute
 scripts/bench --json bench.json      everything in a file, too
 scripts/bench --growth               long logs, restarts, many of everything, overload: some minutes (--quick: one)
-scripts/bench --only echo,log        some stages: echo, textbook, floor, one-process, log, sqlite, wide, hot, cell,
-                                     databases
+scripts/bench --only echo,log        some stages: echo, textbook, floor, one-process, log, sqlite, wide, hot, cell, databases,
+                                     closed, abuse
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def _tell(bench: stages.Bench, file: Path | None) -> None:
     console = Console(width=None if sys.stdout.isatty() else 220)
     report.table(bench, console)
     report.targets(bench, console)
+    report.abuses(bench, console)
     if file is not None:
         report.write_json(bench, file)
     sys.stdout.write(report.last_line(bench) + "\n")

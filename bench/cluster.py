@@ -13,9 +13,11 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from bench.closed import CLIENT, OPERATOR, Closed
 from bench.processes import Process, Together
 from bench.service import method
 from participant_sdk.client import Client
+from troth.identity.tls import Tls
 from troth.v1 import admin_pb2, admin_pb2_grpc
 
 MESSAGES = ("prepares", "votes", "decisions", "acknowledgements")
@@ -28,10 +30,13 @@ def coordinator_process(directory: Path, *settings: str) -> Process:
     return Process("coordinator", directory, command)
 
 
-def participant_process(directory: Path, coordinator: str, names: list[str], resource: str, store: str = "") -> Process:
+def participant_process(
+    directory: Path, coordinator: str, names: list[str], resource: str, store: str = "", tls: Tls | None = None
+) -> Process:
     """One process with the participants `names`; with a store each has a slot there, and nothing on the disk."""
     command = ["-m", "bench.participant", "--directory", str(directory), "--coordinator", coordinator, "--store", store]
-    return Process(names[0], directory, [*command, "--names", ",".join(names), "--resource", resource])
+    files = ["--tls", f"{tls.authorities},{tls.certificate},{tls.key}"] if tls is not None else []
+    return Process(names[0], directory, [*command, "--names", ",".join(names), "--resource", resource, *files])
 
 
 class Cluster(Together):
@@ -44,6 +49,7 @@ class Cluster(Together):
         resource: str = "log",
         settings: tuple[str, ...] = (),
         before_participants: Callable[[float], None] = lambda seconds: None,
+        access: Closed | None = None,
     ) -> None:
         self._groups = groups
         self._before_participants = before_participants
@@ -52,7 +58,9 @@ class Cluster(Together):
         self._resource = resource
         self._directory = directory
         super().__init__()
-        self.coordinator = coordinator_process(directory / "coordinator", *settings)
+        self._access = access
+        closed = access.settings() if access is not None else ()
+        self.coordinator = coordinator_process(directory / "coordinator", *settings, *closed)
         self.participants: list[Process] = []
 
     async def _start(self) -> None:
@@ -62,14 +70,20 @@ class Cluster(Together):
         self._before_participants(time.perf_counter() - began)
         address = self.coordinator.address
         for names in self._groups:
-            one = participant_process(self._directory / names[0], address, names, self._resource)
+            tls = self._tls(names[0], *(f"spiffe://bench/{name}" for name in names))
+            one = participant_process(self._directory / names[0], address, names, self._resource, tls=tls)
             self.participants.append(one)
             self._stack.push_async_callback(one.stop)
             await one.spawn()
         began = time.perf_counter()
         await asyncio.gather(*(self._ready(one, began) for one in self.participants))
-        self.client = await self._stack.enter_async_context(Client(address, pending_max=20_000))
-        channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(address))
+        self.client = await self._stack.enter_async_context(Client(address, pending_max=20_000, tls=self._tls("client", CLIENT)))
+        operator = self._tls("operator", OPERATOR)
+        if operator is not None:
+            dialled = grpc.aio.secure_channel(address, operator.channel_credentials())
+        else:
+            dialled = grpc.aio.insecure_channel(address)
+        channel = await self._stack.enter_async_context(dialled)
         self._status = admin_pb2_grpc.AdminServiceStub(channel).GetStatus
         plain = [await self._channel(one, None) for one in self.participants]
         self._counters = [method(one, "Counters") for one in plain]
@@ -77,6 +91,9 @@ class Cluster(Together):
         self.plain_calls = [method(one, "Plain") for one in plain]
         within = [await self._channel(one, self.client) for one in self.participants]
         self.work_calls = [method(one, "Work") for one in within]
+
+    def _tls(self, file: str, *names: str) -> Tls | None:
+        return self._access.tls(file, *names) if self._access is not None else None
 
     async def _ready(self, one: Process, began: float) -> None:
         await one.ready()

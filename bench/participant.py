@@ -10,7 +10,6 @@ import asyncio
 import json
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from bench.service import Handler, run_loop, serve
 from participant_sdk import Database, LogResource, Participant, Refuse, SqliteResource
 from participant_sdk.resources.log_only import LogBranch
+from troth.identity.tls import Tls
 
 ACCOUNTS = 20_000
 OPENING_CENTS = 1_000_000_000
@@ -36,14 +36,14 @@ CREATE TABLE IF NOT EXISTS movements (
 """
 
 
-def log_participant(name: str, directory: Path, coordinator: str, store: str = "") -> Participant:
+def log_participant(name: str, directory: Path, coordinator: str, store: str = "", tls: Tls | None = None) -> Participant:
     """A participant that keeps nothing but its log; in a slot of a store, if there is one."""
     if store:
         from participant_sdk.resources.postgres import PostgresLog
 
-        one = Participant(name, resource=LogResource(), log=PostgresLog(store), coordinator=coordinator)
+        one = Participant(name, resource=LogResource(), log=PostgresLog(store), coordinator=coordinator, tls=tls)
     else:
-        one = Participant(name, resource=LogResource(), data_directory=directory / name, coordinator=coordinator)
+        one = Participant(name, resource=LogResource(), data_directory=directory / name, coordinator=coordinator, tls=tls)
 
     @one.operation(locks=[])
     def note(branch: LogBranch, *, account: int, amount: int) -> int:
@@ -107,8 +107,8 @@ def handlers(first: Participant, others: list[Participant]) -> dict[str, Handler
         return b"%d" % int(request)
 
     async def counters(request: bytes, context: Any) -> bytes:
-        every = [asdict(one.counters) for one in (first, *others)]
-        return json.dumps({name: sum(one[name] for one in every) for name in every[0]}).encode()
+        every = [one.counters for one in (first, *others)]
+        return json.dumps({name: sum(getattr(one, name) for one in every) for name in ("forced_records", "syncs")}).encode()
 
     async def release(request: bytes, context: Any) -> bytes:
         RELEASED.set()
@@ -137,9 +137,11 @@ def main() -> None:
     parser.add_argument("--coordinator", required=True)
     parser.add_argument("--names", required=True)
     parser.add_argument("--store", default="")
+    parser.add_argument("--tls", default="", metavar="AUTHORITIES,CERTIFICATE,KEY")
     parser.add_argument("--resource", choices=("log", "sqlite"), default="log")
     options = parser.parse_args()
-    make: Make = sqlite_participant if options.resource == "sqlite" else partial(log_participant, store=options.store)
+    tls = Tls(*options.tls.split(",")) if options.tls else None
+    make: Make = sqlite_participant if options.resource == "sqlite" else partial(log_participant, store=options.store, tls=tls)
     run_loop(work(options.directory, options.coordinator, options.names.split(","), make))
 
 

@@ -58,7 +58,8 @@ class Process:
             async with asyncio.timeout(READY_SECONDS):
                 while not file.exists():
                     if self._process is None or self._process.returncode is not None:
-                        raise ProcessFailed(f"{self.name} ended{self._last_words()}")
+                        code = self._process.returncode if self._process is not None else None
+                        raise ProcessFailed(f"{self.name} ended with {code}{self._last_words()}")
                     await asyncio.sleep(LOOK_SECONDS)
         except TimeoutError:
             raise ProcessFailed(f"{self.name} was not ready after {READY_SECONDS:.0f} s{self._last_words()}") from None

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import hot
+from bench import closed, hot
 from bench.measure import Result
 from bench.stages import Bench
 
@@ -24,6 +24,19 @@ def table(bench: Bench, console: Console) -> None:
         shown.columns[1 + _NUMBERS.index(name)].justify = "right"
     for result in bench.results.values():
         shown.add_row(*_row(result, echo_rate(bench)))
+    console.print(shown)
+
+
+def abuses(bench: Bench, console: Console) -> None:
+    """What abusers have done to others."""
+    if not bench.abuses:
+        return
+    alone = bench.abuses[0]
+    shown = Table("beside", "honest rate/s", "of alone", "p99 ms", "coordinator MiB")
+    for one in bench.abuses:
+        shown.add_row(
+            one.kind, f"{one.rate:,.0f}", f"{one.rate / alone.rate:.2f}", f"{one.p99_ms:.1f}", f"{one.memory_mib:.0f}"
+        )  # fmt: skip
     console.print(shown)
 
 
@@ -94,6 +107,8 @@ def figures(bench: Bench) -> dict[str, float]:
         "takeover_seconds": statistics.median(bench.takeovers) if bench.takeovers else nan,
         "postgres_share": rate("postgres troth") / ((rate("postgres floor") + rate("postgres floor again")) / 2),
         "sqlalchemy_share": rate("sqlalchemy troth") / rate("sqlalchemy floor"),
+        "closed_share128": closed.share(bench.results, 128),
+        "closed_share1024": closed.share(bench.results, 1024),
         "floor_ratio128": rate("floor 128") / echo,
         "floor_ratio1024": rate("floor 1024") / echo,
         "floor_c1_over_echo": p50("floor 1") / p50("echo c1"),
@@ -118,6 +133,8 @@ TARGETS = {
     "takeover_seconds": ("<=", 5.0),
     "postgres_share": (">=", 0.8),
     "sqlalchemy_share": (">=", 0.8),
+    "closed_share128": (">=", 0.85),
+    "closed_share1024": (">=", 0.85),
 }
 
 
@@ -145,6 +162,7 @@ def write_json(bench: Bench, path: Path) -> None:
     document = {
         "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.system()},
         "figures": figures(bench),
+        "abuses": [asdict(one) for one in bench.abuses],
         "results": [asdict(result) for result in bench.results.values()],
     }
     path.write_text(json.dumps(document, indent=2) + "\n")

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from bench import cell, databases, floor, hot
+from bench import abuse, cell, closed, databases, floor, hot
 from bench.cluster import Cluster
 from bench.echo import echo as answer
 from bench.measure import Once, Result, Span, measure
@@ -46,6 +46,8 @@ class Bench:
     """Of each stage with a hot key: completions of the luckiest caller to those of the median one."""
     takeovers: list[float] = field(default_factory=list)
     """Seconds from the kill of a node to the next commit on a shard of its."""
+    abuses: list[abuse.Abuse] = field(default_factory=list)
+    """What each kind of abuser has done to others."""
 
     def add(self, result: Result) -> None:
         """Keep a result, and tell it."""
@@ -286,6 +288,8 @@ STAGES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "hot": hot.hot,
     "cell": cell.cell,
     "databases": databases.databases,
+    "closed": closed.closed,
+    "abuse": abuse.abuse,
 }
 
 

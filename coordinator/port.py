@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,7 +16,9 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]  
 
 from coordinator.cell.routing import AdminService, ParticipantService, Routes, TransactionService
 from coordinator.config import Config
+from coordinator.services.crowd import OPERATORS_CALLS_MAX, PUBLIC_CALLS_MAX
 from coordinator.services.guard import Door, Guard
+from coordinator.shell_settings import ShellSettings
 from troth.address import split_address
 from troth.errors import ConfigError, Reason, TrothError
 from troth.identity.peer import OPERATOR_AT_THE_SOCKET
@@ -33,8 +36,14 @@ READINESS = "troth.readiness"
 SHARD_HEALTH = "troth.shard."
 """Health names of the shards of a cell begin so, and end with the shard's name: it is served here, and takes new work."""
 
-PENDING_CALLS_MAX = 1_000_000
-"""Calls that gRPC may hold until our loop takes them; `calls_max` is looked at then."""
+PENDING_CALLS_MAX = 5_000
+"""Calls that gRPC may hold until our loop takes them; `calls_max` is looked at then. Each takes 14 KiB, also one that its caller
+has taken back: with a million of them a flood of resets took gigabytes. One connection has `connection_calls_max` at most."""
+BEING_ANSWERED_MAX = 1_000
+"""Calls beyond all of our limits that gRPC may hold, since one counts there until its answer is sent. What is past them it refuses
+without a word: only who reads no answers gets there."""
+FILES_KEPT_FREE = 256
+"""Open files that no connection is let have: the log, its cleaner, the audit log, the history and gRPC itself need some."""
 MIN_PING_INTERVAL_MS = 10_000
 """Peers may ping as often as this; clients do so every 30 s, and gRPC's own default of 300 s would cut them off."""
 
@@ -76,8 +85,11 @@ class Port:
 
     def _make(self, door: Door, *, reflects: bool) -> grpc.aio.Server:
         """A server with all services; what may be called by whom is the guard's affair."""
-        routes = self._routes
-        server = grpc.aio.server(interceptors=[Guard(routes.common, door)], options=server_options(self._config))
+        routes, shell = self._routes, self._config.shell
+        server = grpc.aio.server(
+            interceptors=[Guard(routes.common, door)], options=server_options(self._config),
+            maximum_concurrent_rpcs=shell.calls_max + OPERATORS_CALLS_MAX + PUBLIC_CALLS_MAX + BEING_ANSWERED_MAX,
+        )  # fmt: skip
         client_pb2_grpc.add_TransactionServiceServicer_to_server(TransactionService(routes), server)
         participant_pb2_grpc.add_ParticipantServiceServicer_to_server(ParticipantService(routes), server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(routes), server)
@@ -123,11 +135,26 @@ def server_options(config: Config) -> list[tuple[str, int]]:
         *keepalive_options(shell.keepalive_seconds, shell.keepalive_timeout_seconds),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+        # Whoever connects and then says nothing is sent away: before its handshakes are done, and after them without a call.
+        ("grpc.server_handshake_timeout_ms", int(shell.hello_seconds * 1000)),
+        ("grpc.http2.settings_timeout", int(shell.hello_seconds * 1000)),
+        ("grpc.max_connection_idle_ms", int(shell.connection_idle_seconds * 1000)),
+        ("grpc.max_allowed_incoming_connections", connections_max(shell)),
+        ("grpc.max_concurrent_streams", shell.connection_calls_max),
         # Calls that arrive in a burst are all handed to us, who have a limit and say so. From 1,000 on gRPC would drop some, from
         # 3,000 all, with a bare CANCELLED that tells nobody whether to try again.
         ("grpc.server.max_pending_requests", PENDING_CALLS_MAX),
         ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS_MAX),
     ]
+
+
+def connections_max(shell: ShellSettings) -> int:
+    """The connections that each address takes. Those of all addresses together must not take the files that the log needs."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        return shell.connections_max
+    addresses = 1 + bool(shell.token_listen) + bool(shell.admin_listen)
+    return min(shell.connections_max, max((most - FILES_KEPT_FREE) // addresses, most // (2 * addresses), 1))
 
 
 def _credentials(tls: Tls | None) -> grpc.ServerCredentials | None:

@@ -103,8 +103,16 @@ class ShellSettings:
     """Unary calls and watches at once; more are refused OVERLOADED, so that callers who wait do not lock streams out."""
     identity_calls_max: int = 10_000
     """Calls and streams at once of one identity; more are refused OVERLOADED."""
+    identity_connections_max: int = 1_000
+    """Connections over which one identity has calls and streams at once; more are refused OVERLOADED."""
     identity_begins_per_second: int = 0
     """Transactions that one identity may begin in a second; more are refused OVERLOADED. 0: any number."""
+    connections_max: int = 10_000
+    """Connections to one address at once; more are closed at once. At most what the limit of open files leaves."""
+    connection_calls_max: int = 10_000
+    """Calls and streams at once over one connection; a client of gRPC lets more wait."""
+    connection_idle_seconds: float = 60.0
+    """How long a connection without any call or stream is kept."""
     watches_max: int = 4_000
     """Watches at once; more are refused OVERLOADED."""
     connection_watches_max: int = 1_000
@@ -112,7 +120,9 @@ class ShellSettings:
     transaction_watches_max: int = 100
     """Watches of one transaction at once; more are refused OVERLOADED."""
     hello_seconds: float = 10.0
-    """How long a new stream may stay silent."""
+    """How long a new stream may stay silent, and how long a new connection has for its handshakes."""
+    answer_seconds: float = 30.0
+    """How long the answer to a unary call may take to be sent; then the call is given up, since its caller does not read."""
     goodbye_seconds: float = 5.0
     """How long an ended stream may take to deliver its Goodbye."""
     keepalive_seconds: float = KEEPALIVE_SECONDS
@@ -181,11 +191,16 @@ RANGES: Mapping[str, Range] = {
     "unary_calls_max": Range(1, 1_000_000, "calls"),
     "review_seconds": Range(1, 30 * DAY_SECONDS, "seconds"),
     "identity_calls_max": Range(1, 1_000_000, "calls"),
+    "identity_connections_max": Range(1, 1_000_000, "connections"),
+    "connections_max": Range(10, 1_000_000, "connections"),
+    "connection_calls_max": Range(10, 1_000_000, "calls"),
+    "connection_idle_seconds": Range(1, DAY_SECONDS, "seconds"),
     "identity_begins_per_second": Range(0, 10_000_000, "transactions"),
     "watches_max": Range(1, 1_000_000, "watches"),
     "connection_watches_max": Range(1, 1_000_000, "watches"),
     "transaction_watches_max": Range(1, 1_000_000, "watches"),
     "hello_seconds": Range(0.1, 3_600, "seconds"),
+    "answer_seconds": Range(0.1, 3_600, "seconds"),
     "goodbye_seconds": Range(0.1, 3_600, "seconds"),
     "keepalive_seconds": Range(1, 3_600, "seconds"),
     "keepalive_timeout_seconds": Range(1, 3_600, "seconds"),

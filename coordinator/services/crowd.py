@@ -16,7 +16,9 @@ from troth.errors import Reason, RequestError
 OPERATORS_CALLS_MAX = 1_000
 """Calls at once of the services that are there for operators and their machines. They have a place of their own, so that a crowd
 cannot hide itself from who looks for it."""
-
+PUBLIC_CALLS_MAX = 1_000
+"""Calls at once that anybody may make, whoever he is: about the health, and of reflection. So they must not take the places of
+operators."""
 
 Place = tuple[str, int, str]
 """A place's name, how many it is for, and what it is called."""
@@ -73,10 +75,14 @@ class Calls:
     def __init__(self, settings: ShellSettings) -> None:
         self._settings = settings
         self.crowd = Crowd()
+        self._connections: dict[str, Counter[str]] = {}
+        """Of each identity, the calls over each of its connections."""
 
     def one(self, method: str, *, waits: bool) -> AbstractContextManager[None]:
         """One call of a method, from its first moment to its last; `waits` unless it is a stream of many transactions."""
         settings = self._settings
+        if not method.startswith("/troth.v1."):
+            return self.crowd.places([("public", PUBLIC_CALLS_MAX, "questions about the health and by reflection")])
         if not method.startswith(("/troth.v1.TransactionService/", "/troth.v1.ParticipantService/")):
             return self.crowd.places([("operators", OPERATORS_CALLS_MAX, "calls of operators")])
         places = [("calls", settings.calls_max, "calls and streams (calls_max)")]
@@ -84,16 +90,39 @@ class Calls:
             places.append(("unary", settings.unary_calls_max, "unary calls (unary_calls_max)"))
         return self.crowd.places(places)
 
-    def by(self, identity: str) -> AbstractContextManager[None]:
-        """One call of an identity; nobody's calls are counted together with all others only."""
+    @contextmanager
+    def by(self, identity: str, peer: str) -> Iterator[None]:
+        """One call of an identity over a connection; nobody's calls are counted together with all others only. Raises
+        `RequestError` (OVERLOADED)."""
+        if not identity:
+            yield
+            return
         place = (f"by {identity}", self._settings.identity_calls_max, "calls and streams of one identity (identity_calls_max)")
-        return self.crowd.places([place] if identity else ())
+        with self._over(identity, peer), self.crowd.places([place]):
+            yield
+
+    @contextmanager
+    def _over(self, identity: str, peer: str) -> Iterator[None]:
+        connections = self._connections.setdefault(identity, Counter())
+        limit = self._settings.identity_connections_max
+        if peer not in connections and len(connections) >= limit:
+            raise RequestError(Reason.OVERLOADED, f"{limit} connections of one identity (identity_connections_max) are allowed")
+        connections[peer] += 1
+        try:
+            yield
+        finally:
+            connections[peer] -= 1
+            if not connections[peer]:
+                del connections[peer]
+            if not connections:
+                del self._connections[identity]
 
     def fill(self) -> dict[str, int]:
         """How many there are, by the setting that limits them; of the identity that has most."""
         return {
             "calls_max": self.crowd.inside("calls"), "unary_calls_max": self.crowd.inside("unary"),
             "identity_calls_max": self.crowd.fullest("by "),
+            "identity_connections_max": max(map(len, self._connections.values()), default=0),
         }  # fmt: skip
 
 

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -65,7 +66,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def __init__(self, common: Common, door: Door = Door()) -> None:  # noqa: B008 - it is a constant
         self._door = door
-        self._bytes_max = common.shell.frame_bytes_max
+        self._bytes_max, self._answer_seconds = common.shell.frame_bytes_max, common.shell.answer_seconds
         self._counters = common.counters
         self._quiet = common.quiet
         self._calls = common.calls
@@ -89,9 +90,7 @@ class Guard(grpc.aio.ServerInterceptor):
             return grpc.unary_stream_rpc_method_handler(
                 self._streaming(method, handler.unary_stream, self._sound, waits=True), decode, handler.response_serializer
             )
-        return grpc.unary_unary_rpc_method_handler(
-            self._unary(method, handler.unary_unary), decode, handler.response_serializer
-        )
+        return grpc.unary_unary_rpc_method_handler(self._unary(method, handler.unary_unary), decode, handler.response_serializer)
 
     def _decoder(self, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Message | Malformed]:
         assert decode is not None, "generated code always names a deserializer"
@@ -117,11 +116,20 @@ class Guard(grpc.aio.ServerInterceptor):
                 self._counters.unary_calls += 1
                 with self._inside(method, context, waits=True):
                     self._gate.call(CALLER.get(), method, self._sound(request))
-                    return await behaviour(request, context)
+                    answer = await behaviour(request, context)
             except Exception as error:
                 await self._refuse(context, error)
+            self._give_up_later()
+            return answer
 
         return guarded
+
+    def _give_up_later(self) -> None:
+        """Have the call end in time, whether or not its caller reads the answer, which gRPC sends in this same task."""
+        task = asyncio.current_task()
+        assert task is not None, "gRPC handles each call in a task"
+        timer = asyncio.get_running_loop().call_later(self._answer_seconds, task.cancel)
+        task.add_done_callback(lambda _: timer.cancel())
 
     def _streaming(self, method: str, behaviour: Behaviour | None, check: Callable[[Any], Any], *, waits: bool) -> Behaviour:
         """Handlers that answer with a stream are generators, or write to the context themselves; gRPC looks which."""
@@ -154,7 +162,8 @@ class Guard(grpc.aio.ServerInterceptor):
         """Have a place, and be known, for as long as the call lasts. Raises `RequestError`."""
         with self._calls.one(method, waits=waits):
             self._recognise(method, context)
-            with self._calls.by(CALLER.get().name):
+            name = CALLER.get().name
+            with self._calls.by(name, context.peer() if name else ""):
                 yield
 
     def _recognise(self, method: str, context: Any) -> None:

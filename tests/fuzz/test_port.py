@@ -17,13 +17,12 @@ import pytest
 from participant_sdk import LogResource, Participant
 from participant_sdk.client import Client, call
 from tests.fuzz.daemon import Daemon
+from tests.fuzz.http2 import EMPTY_SETTINGS, NO_WINDOW, PREFACE, frame, opened
 from troth.v1 import admin_pb2, admin_pb2_grpc, client_pb2, participant_pb2, participant_pb2_grpc
 
 SECONDS = 20
 GROWTH_BYTES_MAX = 96 * 1024 * 1024
 """How much the daemon may grow: gRPC keeps what it has once allocated."""
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-EMPTY_SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +70,6 @@ def knock(daemon: Daemon, data: bytes, *, half_close: bool = True) -> bytes:
         while part := one.recv(65536):
             answer += part
     return answer
-
-
-def frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
-    """One frame of HTTP/2."""
-    return len(body).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + body
 
 
 def noise(seed: int) -> bytes:
@@ -183,18 +177,6 @@ def test_bytes_after_the_greeting_get_a_goodbye(daemon: Daemon, what: str) -> No
         answers, _, _ = raw_stream(daemon, method, [hello.SerializeToString(), NO_FRAMES[what]])
         told = kind.FromString(answers[-1]).goodbye.cause  # type: ignore[attr-defined]  # both kinds have it
         assert told.reason in ("FRAME_TOO_LARGE", "INVALID_ARGUMENT")
-
-
-NO_WINDOW = PREFACE + frame(4, 0, 0, b"\x00\x04\x00\x00\x00\x00")
-"""The settings of a peer that lets nothing be sent to it."""
-
-
-def opened(method: str) -> bytes:
-    """The headers of a call, in HPACK without compression."""
-    kind = "application/grpc"
-    told = {":method": "POST", ":scheme": "http", ":path": method, ":authority": "x", "content-type": kind, "te": "trailers"}
-    sized = [bytes([len(text)]) + text.encode() for pair in told.items() for text in pair]
-    return frame(1, 4, 1, b"".join(b"\x00" + name + value for name, value in zip(sized[::2], sized[1::2], strict=True)))
 
 
 @pytest.mark.parametrize("over", [True, False], ids=["and-leaves", "and-stays"])

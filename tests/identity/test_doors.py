@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import resource
 import socket
 import stat
 import tempfile
@@ -17,7 +19,11 @@ from private_authority import Pki
 
 from coordinator.cli.main import run
 from coordinator.identity.audit import lines_of
-from troth.errors import ConfigError
+from coordinator.port import connections_max
+from coordinator.services.crowd import PUBLIC_CALLS_MAX, Calls
+from coordinator.shell_settings import ShellSettings
+from participant_sdk import Tls
+from troth.errors import ConfigError, Reason, RequestError
 from troth.v1 import admin_pb2, admin_pb2_grpc, client_pb2, client_pb2_grpc
 
 ADA, WEB = "spiffe://example.org/people/ada", "spiffe://example.org/web"
@@ -98,3 +104,61 @@ async def test_one_identity_has_so_many_calls_at_once_and_others_are_not_kept_ou
         assert reason_of(caught.value) == "OVERLOADED"
         await admin_pb2_grpc.AdminServiceStub(ada).GetStatus(admin_pb2.GetStatusRequest(), timeout=PATIENCE_SECONDS)
         watching.cancel()
+
+
+async def test_one_identity_has_so_many_connections_and_others_are_not_kept_out(start: Start, pki: Pki) -> None:
+    daemon = await start(identity_connections_max="2")
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def channel(tls: Tls) -> grpc.aio.Channel:
+            own = [("grpc.use_local_subchannel_pool", 1)]
+            return await stack.enter_async_context(grpc.aio.secure_channel(daemon.address, tls.channel_credentials(), options=own))
+
+        web, ada = pki.tls("web", WEB), pki.tls("ada", ADA)
+        stubs = [client_pb2_grpc.TransactionServiceStub(await channel(web)) for _ in range(3)]
+        begun = await stubs[0].Begin(client_pb2.BeginRequest(timeout_ms=30_000))
+        held = [stub.Watch(client_pb2.WatchRequest(transaction_id=begun.transaction_id)) for stub in stubs[:2]]
+        for watching in held:
+            await watching.read()
+        await stubs[1].Begin(client_pb2.BeginRequest(timeout_ms=30_000))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stubs[2].Begin(client_pb2.BeginRequest(timeout_ms=30_000))
+        assert reason_of(caught.value) == "OVERLOADED"
+        status = admin_pb2_grpc.AdminServiceStub(await channel(ada)).GetStatus
+        fills = (await status(admin_pb2.GetStatusRequest(), timeout=PATIENCE_SECONDS)).fills
+        assert [one.used for one in fills if one.limit == "identity_connections_max"] == [2]
+        held[0].cancel()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while daemon.context.calls.fill()["identity_connections_max"] == 2:  # noqa: ASYNC110 - there is nothing to wait for
+                await asyncio.sleep(0.01)
+        await stubs[2].Begin(client_pb2.BeginRequest(timeout_ms=30_000))
+        held[1].cancel()
+
+
+@pytest.mark.parametrize(
+    "method", ["/grpc.health.v1.Health/Watch", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"]
+)
+def test_what_anybody_may_ask_takes_nobody_else_s_place(method: str) -> None:
+    calls = Calls(ShellSettings())
+    with contextlib.ExitStack() as stack:
+        for _ in range(PUBLIC_CALLS_MAX):
+            stack.enter_context(calls.one(method, waits=True))
+        with pytest.raises(RequestError) as caught, calls.one(method, waits=True):
+            pass
+        assert caught.value.reason is Reason.OVERLOADED
+        with calls.one("/troth.v1.AdminService/GetStatus", waits=True):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("files", "settings", "most"),
+    [
+        (20_000, {}, 10_000), (resource.RLIM_INFINITY, {}, 10_000), (1_024, {}, 768), (100, {}, 50),
+        (1_024, {"admin_listen": "127.0.0.1:0"}, 384), (1_024, {"admin_listen": "127.0.0.1:0", "token_listen": "127.0.0.1:0"}, 256),
+    ],
+)  # fmt: skip
+def test_connections_leave_files_for_the_log(
+    monkeypatch: pytest.MonkeyPatch, files: int, settings: dict[str, str], most: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (files, files))
+    assert connections_max(ShellSettings(**settings)) == most  # type: ignore[arg-type]  # they are texts
