@@ -48,6 +48,8 @@ class ShellSettings:
     """The private key that signs its checkpoints, a file in PEM; `troth audit key` makes one."""
     audit_file_bytes: int = 67_108_864
     """Bytes of one of its files; then a new one is begun."""
+    audit_retention_seconds: float = 0.0
+    """How long its entries are kept at least; then whole files are dropped, which the log says. 0: for ever."""
     reviews: str = ""
     """Orders that a second person has to approve, with commas between them: resolve, replace, forget, accept-loss."""
     review_seconds: float = 3_600.0
@@ -184,6 +186,7 @@ RANGES: Mapping[str, Range] = {
     "drain_seconds": Range(0, DAY_SECONDS, "seconds"),
     "frame_bytes_max": Range(FRAME_OVERHEAD_BYTES + 1, 1_073_741_824, "bytes"),
     "frame_messages_max": Range(1, 1_000_000, "messages"),
+    "audit_retention_seconds": Range(0, 36_600 * DAY_SECONDS, "seconds"),
     "audit_file_bytes": Range(1, 1_099_511_627_776, "bytes"),
     "outbox_items_max": Range(100, 100_000_000, "messages"),
     "outboxes_bytes_max": Range(FRAME_OVERHEAD_BYTES, 1_099_511_627_776, "bytes"),

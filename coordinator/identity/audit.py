@@ -1,6 +1,11 @@
 """The audit log: what was decided about people and identities, in files to which entries are only ever added.
 
     audit-000000000001.jsonl     named by its first entry; a new one is begun when this has `audit_file_bytes`
+    audit.lock                   held by whoever writes: two chains in one directory would be none
+
+With a retention a new file is begun each day too, and files are dropped whole once all of their entries are older. The entry
+`dropped` says through which entry, and what that one's hash was: so `verify` knows a log that was shortened by its keeper from
+one that lost its beginning otherwise.
 
 What operators ask for is in it before it is done, durably, and then what came of it. Refusals are in it, so many of a kind at a
 time. Arguments, results, keys and tokens are never in it. How it is chained and signed is in `chain`.
@@ -10,22 +15,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from coordinator.identity.chain import CHECKPOINT, FIRST, Signer, canonical, checkpoint, linked
+from coordinator.identity.chain import CHECKPOINT, DROPPED, FIRST, Signer, canonical, checkpoint, linked
 from troth.errors import ConfigError, LogFailed, Reason
 from troth.identity.peer import Identity
 from troth.logs import get_logger
 
 log = get_logger("troth.audit")
 
-PREFIX, SUFFIX = "audit-", ".jsonl"
+PREFIX, SUFFIX, LOCK = "audit-", ".jsonl", "audit.lock"
 CHECKPOINT_ENTRIES = 100
 """After so many entries a checkpoint follows."""
 REFUSALS_MAX, REFUSALS_SECONDS = 20, 10.0
@@ -63,17 +69,25 @@ class Audit:
 
     def __init__(
         self, directory: Path, chain: str, bytes_max: int, signer: Signer | None = None,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        now: Callable[[], datetime] = lambda: datetime.now(UTC), retention_seconds: float = 0.0,
     ) -> None:  # fmt: skip
+        self._retention_seconds = retention_seconds
         self._directory, self._chain, self._bytes_max, self._signer, self._now = directory, chain, bytes_max, signer, now
         self._seq, self._prev, self._since_checkpoint = 0, FIRST, 0
         self._refusals: dict[str, int] = {}
         self._refusals_began = 0.0
         self._left_out = 0
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        torn = self._find_end()
-        self._path, self._file = self._open()
-        self.write("began", cut_bytes=torn) if torn else self.write("began")
+        self._lock = _locked(directory)
+        try:
+            torn = self._find_end()
+            self._path, self._file = self._open()
+            self._day = _day_of(self._path) or self._time()[:10]
+            self.write("began", cut_bytes=torn)
+            self._drop_old()
+        except BaseException:
+            os.close(self._lock)
+            raise
 
     def write(self, kind: str, *, durable: bool = False, **fields: Any) -> None:
         """Add an entry. Raises `LogFailed`."""
@@ -83,7 +97,8 @@ class Audit:
             self.checkpoint()
         if durable:
             self._sync()
-        if os.fstat(self._file.fileno()).st_size >= self._bytes_max:
+        another_day = bool(self._retention_seconds) and self._time()[:10] != self._day
+        if another_day or os.fstat(self._file.fileno()).st_size >= self._bytes_max:
             self._rotate()
 
     def refused(self, identity: Identity, action: str, object_name: str, why: str) -> None:
@@ -112,10 +127,13 @@ class Audit:
 
     def close(self) -> None:
         """End it."""
-        self.write("ended")
-        self.checkpoint()
-        self._sync()
-        self._file.close()
+        try:
+            self.write("ended", left_out=self._left_out)
+            self.checkpoint()
+            self._sync()
+        finally:
+            self._file.close()
+            os.close(self._lock)
 
     # ---- files
 
@@ -129,6 +147,9 @@ class Audit:
         if len(whole) < len(content):
             os.truncate(files[-1], len(whole))
         last = (whole or b"".join(path.read_bytes() for path in files[-2:-1])).splitlines()
+        if not last and files[-1] != self._file_of(1):
+            text = f"{files[-1]} has no entry, and the file before it is not there: nobody can say what it goes on from"
+            raise ConfigError(text, hint="Put the last file back that was put away; or put this one away too, to begin anew.")
         if last:
             try:
                 entry = json.loads(last[-1])
@@ -140,16 +161,49 @@ class Audit:
 
     def _open(self) -> tuple[Path, Any]:
         files = files_of(self._directory)
-        path = files[-1] if files else self._directory / f"{PREFIX}{self._seq + 1:012}{SUFFIX}"
-        return path, os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab", buffering=0)
+        return self._opened(files[-1] if files else self._file_of(self._seq + 1))
+
+    def _opened(self, path: Path) -> tuple[Path, Any]:
+        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab", buffering=0)
+        self._sync_directory()  # what is durable in a file that nobody can find is lost all the same
+        return path, file
+
+    def _file_of(self, seq: int) -> Path:
+        return self._directory / f"{PREFIX}{seq:012}{SUFFIX}"
 
     def _rotate(self) -> None:
         self.checkpoint()
         self._sync()
-        self._file.close()
-        path = self._directory / f"{PREFIX}{self._seq + 1:012}{SUFFIX}"
-        path.touch(0o600)
-        self._path, self._file = self._open()
+        before = self._file
+        self._path, self._file = self._opened(self._file_of(self._seq + 1))
+        before.close()
+        self._day = self._time()[:10]
+        self._drop_old()
+
+    def _drop_old(self) -> None:
+        """Drop the files whose entries are all older than the retention; never the newest, nor the one before it, from which the
+        newest may have to go on. That they go is durable before they do."""
+        if not self._retention_seconds:
+            return
+        until = (self._now() - timedelta(seconds=self._retention_seconds)).astimezone(UTC).isoformat(timespec="milliseconds")
+        files = files_of(self._directory)
+        old: list[Path] = []
+        last: dict[str, Any] = {}
+        for path in files[:-2]:
+            entry = json.loads(path.read_bytes().splitlines()[-1])
+            if str(entry["at"]) >= until:
+                break
+            old.append(path)
+            last = entry
+        if not old:
+            return
+        self._add(linked({"at": self._time(), "kind": DROPPED, "through": last["seq"], "through_hash": last["hash"]},
+                         self._seq + 1, self._prev))  # fmt: skip
+        self.checkpoint()
+        self._sync()
+        for path in old:
+            path.unlink()
+        self._sync_directory()
 
     def _add(self, entry: dict[str, Any]) -> None:
         line = canonical(entry) + b"\n"
@@ -169,8 +223,36 @@ class Audit:
         except OSError as error:
             raise _failed(self._path, error) from error
 
+    def _sync_directory(self) -> None:
+        directory = os.open(self._directory, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        except OSError as error:
+            raise _failed(self._directory, error) from error
+        finally:
+            os.close(directory)
+
     def _time(self) -> str:
         return self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _locked(directory: Path) -> int:
+    """Have the directory to ourselves until the descriptor is closed. Raises `ConfigError`."""
+    lock = os.open(directory / LOCK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        hint = "Each daemon, and each node of a cell, needs an audit_directory of its own."
+        raise ConfigError(f"{directory} is written by another process", hint=hint) from None
+    return lock
+
+
+def _day_of(path: Path) -> str:
+    """The day of a file's first entry; empty while it has none."""
+    with path.open("rb") as file:
+        line = file.readline()
+    return str(json.loads(line)["at"])[:10] if line else ""
 
 
 def who(identity: Identity) -> dict[str, Any]:

@@ -31,7 +31,9 @@ class Auditing:
             return
         directory = Path(shell.audit_directory) if shell.audit_directory else Path(shell.data_directory) / DIRECTORY
         signer = audit.read_signer(shell.audit_key) if shell.audit_key else None
-        self._log = audit.Audit(directory, shell.node or shell.name, shell.audit_file_bytes, signer)
+        self._log = audit.Audit(
+            directory, shell.node or shell.name, shell.audit_file_bytes, signer, retention_seconds=shell.audit_retention_seconds,
+        )  # fmt: skip
         gate.on_refusal = self._log.refused
         for followed in (*([gate.policy] if gate.policy is not None else []), *self._witness.followed()):
             followed.on_change = _changes(self._log, followed)

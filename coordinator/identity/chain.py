@@ -24,6 +24,8 @@ Entry = Mapping[str, Any]
 FIRST = "0" * 64
 """The hash before the first entry."""
 CHECKPOINT = "checkpoint"
+DROPPED = "dropped"
+"""The kind of the entry that says through which one older entries were dropped, by the retention."""
 PROBLEMS_MAX = 100
 """Problems that are told; after a change everything behind it may be wrong."""
 
@@ -94,21 +96,29 @@ def verify(
     has to be the first one, where older files were put away."""
     verdict = Verdict()
     prev: str | None = None
+    begins_after = ""
     seen_known = known is None
+    dropped_through: Entry = {}
     for number, line in enumerate(lines, 1):
         entry = _read(line, number, verdict)
         if entry is None:
             continue
+        begins_after = begins_after or str(entry.get("prev"))
         _look(entry, prev, verdict)
+        if entry.get("kind") == DROPPED:
+            dropped_through = entry
         if verifier is not None and entry.get("kind") == CHECKPOINT:
             _look_at_signature(entry, verifier, verdict)
         seen_known |= known is not None and entry.get("seq") == known.get("seq") and entry.get("hash") == known.get("hash")
         prev = str(entry.get("hash"))
-    if verdict.first != first:
+    said = dropped_through.get("through") == verdict.first - 1 and dropped_through.get("through_hash") == begins_after
+    if verdict.first != first and not said:
         verdict.note(f"the first entry is {verdict.first or 'missing'}, and not {first}: older ones were dropped")
     if known is not None and verifier is not None:
         _look_at_signature(known, verifier, Verdict(problems=verdict.problems))
-    if known is not None and not seen_known:
+    if said and known is not None and known.get("seq", 0) < verdict.first:
+        verdict.note(f"the checkpoint {known.get('seq')} that was kept is of entries that were dropped since: keep a newer one")
+    elif known is not None and not seen_known:
         verdict.note(f"the checkpoint {known.get('seq')} that was kept is not in it: entries were cut off, or made anew")
     return verdict
 

@@ -116,6 +116,78 @@ def test_an_end_that_is_no_entry_is_not_written_over(tmp_path: Path) -> None:
         Audit(tmp_path, "c1", 10**9)
 
 
+def test_two_do_not_write_into_one_directory(tmp_path: Path) -> None:
+    log = Audit(tmp_path, "c1", 10**9)
+    with pytest.raises(ConfigError, match="another process"):
+        Audit(tmp_path, "c2", 10**9)
+    log.close()
+    Audit(tmp_path, "c1", 10**9).close()
+
+
+def test_a_beginning_that_was_put_away_with_all_that_it_went_on_from_begins_no_second_chain(tmp_path: Path) -> None:
+    """A crash between two files leaves the newest empty."""
+    log = Audit(tmp_path, "c1", 500)
+    log.write("asked", why="x" * 5_000)
+    log.close()
+    for path in files_of(tmp_path):
+        path.unlink()
+    (tmp_path / "audit-000000000007.jsonl").touch()
+    with pytest.raises(ConfigError, match="nobody can say what it goes on from"):
+        Audit(tmp_path, "c1", 500)
+
+
+# ---- retention
+
+
+class Days:
+    """A clock that goes on by days."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+def kept_for(tmp_path: Path, key: Path, days: int) -> Path:
+    """The directory of a log with an entry on each of 30 days, and a retention."""
+    clock, directory = Days(), tmp_path / "audit"
+    for number in range(30):
+        clock.now += timedelta(days=1)
+        if number % 10 == 0:  # it is stopped and started now and then
+            log = Audit(directory, "c1", 10**9, audit_keys.read_private(key), clock, days * 86_400.0)
+        log.write("asked", who="token:ada", object=f"day {number}", durable=True)
+        if number % 10 == 9:
+            log.close()
+    return directory
+
+
+def test_entries_are_kept_so_long_and_then_dropped_which_the_log_says(tmp_path: Path, key: Path) -> None:
+    directory = kept_for(tmp_path, key, 7)
+    objects = [entry["object"] for line in lines_of(directory) if "object" in (entry := json.loads(line))]
+    assert set(objects) >= {f"day {number}" for number in range(23, 30)}
+    assert "day 20" not in objects
+    assert problems(list(lines_of(directory)), key) == []
+
+
+def test_a_beginning_that_the_retention_has_not_dropped_shows(tmp_path: Path, key: Path) -> None:
+    directory = kept_for(tmp_path, key, 7)
+    files_of(directory)[0].unlink()
+    assert any("older ones were dropped" in one for one in problems(list(lines_of(directory)), key))
+
+
+def test_nothing_is_dropped_without_a_retention(tmp_path: Path, key: Path) -> None:
+    directory = kept_for(tmp_path, key, 0)
+    assert len(files_of(directory)) == 1
+    assert json.loads(next(iter(lines_of(directory))))["seq"] == 1
+
+
+def test_a_checkpoint_of_what_was_dropped_since_is_told_apart_from_a_cut_end(tmp_path: Path, key: Path) -> None:
+    directory = kept_for(tmp_path, key, 7)
+    known = {"seq": 2, "hash": "00", "prev": "00", "chain": "c1", "signature": "00"}
+    assert any("keep a newer one" in one for one in problems(list(lines_of(directory)), key, known))
+
+
 def test_what_cannot_be_written_is_an_error_and_leaves_no_half_entry(tmp_path: Path) -> None:
     log = Audit(tmp_path, "c1", 10**9)
     before = list(lines_of(tmp_path))
