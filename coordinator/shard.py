@@ -187,6 +187,7 @@ class Shard:
             effects.LossChanged: self._loss_changed,
             effects.Administered: lambda effect: effect.ticket(effect.response),
             effects.Contradicted: _tell_contradiction,
+            effects.Expired: self._admin.expired,
             effects.Over: self._context.common.tell_over,
         }
 

@@ -86,7 +86,7 @@ class Book:
         self.other_finished: deque[str] = deque()  # those of `finished` that hold no key, in the order of their end
         self.keyed_commits: deque[str] = deque()  # those that do
         self.asking: set[str] = set()  # transactions that are live only because a client asks what became of them
-        self.dropped = Dropped()
+        self.dropped, self.counters = Dropped(), Counters()
         self.open_bytes = 0  # of arguments and results that open transactions hold; each knows its share
         self.dropped_through_ms = 0
         self.dropping_through_ms = 0  # what it will be when the Horizon record that is on its way is durable
@@ -103,7 +103,7 @@ class Book:
         self.invites: Callable[[str, str], bool] = lambda owner, service: True  # see `owners`
         self.timers: Timers[str] = Timers()
         self.resend = Backoff(settings.resend_first_seconds, settings.resend_cap_seconds)
-        self.counters = Counters()
+        self.reviews: dict[str, record_pb2.Review] = {}  # orders that wait for a second person, by their names
         self.last_session = 0  # the highest of this epoch: what a later one will number has not begun
         self.proving = 0  # transactions of which the log has lost the decision, and whose participants are asked
         self.late_heuristics = 0  # transactions that are kept only because a participant contradicted them after they were over

@@ -26,6 +26,7 @@ from coordinator.core import (
     recalling,
     recovery,
     requests,
+    waiting,
 )
 from coordinator.core.book import Book
 from coordinator.core.fill import fill
@@ -35,7 +36,7 @@ from coordinator.core.transitions import DECIDED, Input, apply
 from troth.errors import LocalProtocolError
 from troth.lives import Life
 from troth.ready import Event, Instant, Opened, Ready
-from troth.v1 import participant_pb2
+from troth.v1 import participant_pb2, record_pb2
 
 HOUSEKEEPING = "housekeeping"
 
@@ -139,7 +140,7 @@ class CoordinatorCore:
     def live_owners(self) -> int:
         """How many owners have live records, at most."""
         book = self._book
-        return len(book.live) + book.recorded + len(book.participants) + len(book.losses) + len(book.lives) + 1
+        return len(book.live) + book.recorded + len(book.participants) + len(book.losses) + len(book.lives) + len(book.reviews) + 1
 
     # ---- what the shell may look at
 
@@ -177,6 +178,10 @@ class CoordinatorCore:
         """Who began a transaction; `None` when it is not known here."""
         return owners.owner_of(self._book, transaction_id)
 
+    def reviews(self) -> Sequence[record_pb2.Review]:
+        """Orders that wait for a second person, and have not expired."""
+        return waiting.not_expired(self._book)
+
     def invite_by(self, invites: Callable[[str, str], bool]) -> None:
         """Have somebody say whether an identity may have a participant work; everybody may otherwise."""
         self._book.invites = invites
@@ -201,6 +206,7 @@ class CoordinatorCore:
         book.timers.set(HOUSEKEEPING, book.now.monotonic + book.settings.watermark_interval_seconds)
         if book.beginning is not Beginning.BEGUN:
             return
+        waiting.expire(book)
         for participant in book.participants.values():
             below = participant.watermark()
             if participant.questions:

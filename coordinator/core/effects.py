@@ -50,6 +50,13 @@ class Welcomed:
 
 
 @dataclass(frozen=True, slots=True)
+class Expired:
+    """An order that waited for a second person has expired."""
+
+    review: record_pb2.Review
+
+
+@dataclass(frozen=True, slots=True)
 class MayBegin:
     """Answer a Hello that only asks with Welcome, and end the stream: the participant may begin its incarnation."""
 

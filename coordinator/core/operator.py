@@ -9,7 +9,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from coordinator.core import effects, events, explaining, hearing, listing, words
+from coordinator.core import effects, events, explaining, hearing, listing, waiting, words
 from coordinator.core.book import Book, cause_of
 from coordinator.core.finishing import orders_of, retain_dealt_with, tell_over
 from coordinator.core.forgetting import forget_participant
@@ -363,6 +363,7 @@ _HANDLERS: dict[type, Callable[[Book, Any], Message]] = {
     admin_pb2.AcceptLossRequest: _accept_loss,
     admin_pb2.ForgetParticipantRequest: forget_participant,
     admin_pb2.DrainRequest: _drain,
+    record_pb2.Review: waiting.change,
 }
 
 

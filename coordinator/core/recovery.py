@@ -19,6 +19,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError, Message
 
+from coordinator.core import waiting
 from coordinator.core.book import Book
 from coordinator.core.finishing import reopen, retain, retain_dealt_with
 from coordinator.core.forgetting import drop
@@ -135,6 +136,9 @@ class Replay:
         )  # fmt: skip
         filled.MergeFrom(forgotten)
         return filled
+
+    def _review(self, review: record_pb2.Review, _: int) -> str:
+        return waiting.replay(self.book, review)
 
     def _horizon(self, horizon: record_pb2.Horizon, at_ms: int) -> str:
         if horizon.clock_set:
@@ -272,6 +276,7 @@ _READERS: dict[str, Callable[[Replay, Any, int], str]] = {
     "heuristic": Replay._heuristic_,
     "forgotten": Replay._forgotten,
     "horizon": Replay._horizon,
+    "review": Replay._review,
 }
 
 
@@ -297,6 +302,8 @@ def live_records(book: Book, owner: str) -> Sequence[Message]:
     kind, _, name = owner.partition("/")
     if kind == "participant":
         return _participant_records(book, name)
+    if kind == waiting.KIND:
+        return [book.record_of(review=book.reviews[name])] if name in book.reviews else []
     if kind == "loss":
         return [book.record_of(loss=book.losses[name])]
     txn = book.live.get(owner)

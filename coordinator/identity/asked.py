@@ -74,7 +74,9 @@ def always(action: str, object_name: str) -> Ask:
     return lambda _: ((action, object_name),)
 
 
-_TRANSACTIONS, _PARTICIPANTS, _ADMIN = (f"/troth.v1.{name}Service/" for name in ("Transaction", "Participant", "Admin"))
+_TRANSACTIONS, _PARTICIPANTS = (f"/troth.v1.{name}Service/" for name in ("Transaction", "Participant"))
+ADMINISTRATION = "/troth.v1.AdminService/"
+"""What the methods of the admin service begin with."""
 
 CALLS: Mapping[str, Ask] = {
     _TRANSACTIONS + "Connect": nothing,  # each of its messages is asked about
@@ -85,19 +87,19 @@ CALLS: Mapping[str, Ask] = {
     _TRANSACTIONS + "Get": about_own,
     _TRANSACTIONS + "Watch": about_own,
     _PARTICIPANTS + "Session": nothing,  # as Connect
-    _ADMIN + "ListTransactions": always("read", EVERYTHING),
-    _ADMIN + "Explain": always("read", EVERYTHING),
-    _ADMIN + "Resolve": resolves,
-    _ADMIN + "ForgetTransaction": always("forget", EVERYTHING),
-    _ADMIN + "ListParticipants": always("read", EVERYTHING),
-    _ADMIN + "ReplaceParticipant": administers,
-    _ADMIN + "ForgetParticipant": administers,
-    _ADMIN + "ListReviews": always("read", EVERYTHING),
-    _ADMIN + "DecideReview": always("review", EVERYTHING),
-    _ADMIN + "AcceptLoss": always("administer", "loss"),
-    _ADMIN + "Drain": always("drain", EVERYTHING),
-    _ADMIN + "GetStatus": always("status", EVERYTHING),
-    _ADMIN + "GetCell": always("status", EVERYTHING),
+    ADMINISTRATION + "ListTransactions": always("read", EVERYTHING),
+    ADMINISTRATION + "Explain": always("read", EVERYTHING),
+    ADMINISTRATION + "Resolve": resolves,
+    ADMINISTRATION + "ForgetTransaction": always("forget", EVERYTHING),
+    ADMINISTRATION + "ListParticipants": always("read", EVERYTHING),
+    ADMINISTRATION + "ReplaceParticipant": administers,
+    ADMINISTRATION + "ForgetParticipant": administers,
+    ADMINISTRATION + "ListReviews": always("read", EVERYTHING),
+    ADMINISTRATION + "DecideReview": always("review", EVERYTHING),
+    ADMINISTRATION + "AcceptLoss": always("administer", "loss"),
+    ADMINISTRATION + "Drain": always("drain", EVERYTHING),
+    ADMINISTRATION + "GetStatus": always("status", EVERYTHING),
+    ADMINISTRATION + "GetCell": always("status", EVERYTHING),
     "/grpc.health.v1.Health/Check": nothing,
     "/grpc.health.v1.Health/Watch": nothing,
     "/grpc.health.v1.Health/List": nothing,

@@ -62,12 +62,12 @@ class Auditing:
             self._log.write("asked", durable=True, **audit.who(identity), action=action, request=request, **fields)
         return request
 
-    def done(self, identity: Identity, action: str, request: str, before: str, after: str, refusal: str) -> None:
+    def done(self, identity: Identity, action: str, request: str, before: str, after: str, refusal: str, **more: str) -> None:
         """What came of it."""
         if self._log is not None:
             self._log.write(
                 "done", durable=True, **audit.who(identity), action=action, request=request, before=before, after=after,
-                result=f"refused: {refusal}" if refusal else "done",
+                result=f"refused: {refusal}" if refusal else "done", **more,
             )  # fmt: skip
 
 

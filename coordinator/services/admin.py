@@ -6,15 +6,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from coordinator.core import events, listing
+from coordinator.core import effects, events, listing
+from coordinator.identity.asked import ADMINISTRATION
 from coordinator.identity.who import CALLER
 from coordinator.services import fills, status
 from coordinator.services.context import Context
 from coordinator.services.participants import LOG_ID_CHARACTERS_MAX
-from coordinator.services.reviews import Reviews
+from coordinator.services.reviews import Reviews, request_of
 from coordinator.services.transactions import Ticket
 from troth import __version__
 from troth.errors import Reason, RequestError
+from troth.identity.peer import NOBODY, named
 from troth.ids import TransactionId, check_participant
 from troth.logs import get_logger
 from troth.v1 import admin_pb2
@@ -35,7 +37,7 @@ class Admin:
         self._counters = counters
         self._drain_began = drain_began
         self._started = time.monotonic()
-        self._reviews = Reviews(context.config.shell, context.config.shell.name)
+        self._reviews = Reviews(context.config.shell, context.config.shell.name, context.core, self.ask)
 
     async def ask(self, request: Any) -> Any:
         """Put a request to the core and wait for the response that belongs to it."""
@@ -77,10 +79,11 @@ class Admin:
             if tried.HasField("refusal"):
                 return tried
             would = getattr(tried, "message", "") or would
-        waiting, caller = self._reviews.put(request, CALLER.get(), would), CALLER.get()
+        caller = CALLER.get()
+        waiting = await self._reviews.put(request, caller, would)
         fields = _fields(request)
-        self._context.common.auditing.asked(caller, "Review", {**_audited(fields), "review": waiting.number})
-        text = f"it waits for a second person as {waiting.number}, for {self._context.config.shell.review_seconds:g} s"
+        self._context.common.auditing.asked(caller, "Review", {**_audited(fields), "review": waiting.review})
+        text = f"it waits for a second person as {waiting.review}, for {self._context.config.shell.review_seconds:g} s"
         response = _RESPONSES[type(request)]()
         response.refusal.CopyFrom(status.cause(Reason.AWAITS_APPROVAL, text))
         return response
@@ -89,10 +92,9 @@ class Admin:
         """List orders that wait for a second person."""
         response = admin_pb2.ListReviewsResponse()
         for one in self._reviews.all():
-            fields = _fields(one.request)
-            told, order = _audited(fields), type(one.request).__name__.removesuffix("Request")
+            told, order = _audited(_fields(request_of(one))), one.kind.removesuffix("Request")
             response.reviews.add(
-                review=one.number, who=str(one.asker), order=f"{order} {told['order']}".strip(),
+                review=one.review, who=str(named(one.asker)), order=f"{order} {told['order']}".strip(),
                 object=told["object"], why=told["why"], would=one.would, expires_seconds=self._reviews.seconds_left(one),
             )  # fmt: skip
         return response
@@ -101,17 +103,28 @@ class Admin:
         """Do what waits, or drop it."""
         caller = CALLER.get()
         _check_reason(caller.name or "nobody", request.why)
-        one = self._reviews.take(request.review, caller, approve=request.approve)
-        fields = {"review": one.number, "asked_by": str(one.asker), "why": request.why}
+        one = self._reviews.find(request.review, caller, approve=request.approve)
+        order, asker = request_of(one), named(one.asker)
+        if request.approve:
+            method = ADMINISTRATION + one.kind.removesuffix("Request")
+            self._context.common.gate.call(asker, method, order)  # he may have lost that since
+        fields = {"review": one.review, "asked_by": str(asker), "why": request.why}
         decision = "approved" if request.approve else "rejected"
         self._context.common.auditing.asked(caller, "Review", {**fields, "order": decision})
+        await self._reviews.take(one.review)
         if not request.approve:
-            return admin_pb2.DecideReviewResponse(message=f"{one.number} is rejected; nothing has happened.")
-        one.request.who = f"{one.asker}, approved by {caller}"
-        done = await self._do("done by an operator, and approved by another", one.request)
+            return admin_pb2.DecideReviewResponse(message=f"{one.review} is rejected; nothing has happened.")
+        order.who = f"{asker}, approved by {caller}"
+        done = await self._do("done by an operator, and approved by another", order)
         if done.HasField("refusal"):
             return admin_pb2.DecideReviewResponse(refusal=done.refusal)
-        return admin_pb2.DecideReviewResponse(message=getattr(done, "message", "") or f"{one.number} is approved and done.")
+        return admin_pb2.DecideReviewResponse(message=getattr(done, "message", "") or f"{one.review} is approved and done.")
+
+    def expired(self, effect: effects.Expired) -> None:
+        """Nobody has decided an order in time."""
+        one = effect.review
+        log.warning("an order expired that waited for a second person", review=one.review, asked_by=one.asker)
+        self._context.common.auditing.done(NOBODY, "Review", "", "waiting", "expired", "", review=one.review, asked_by=one.asker)
 
     async def _state(self, request: Any) -> str:
         """Where the transaction is that an order is about; empty where it is about none."""

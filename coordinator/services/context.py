@@ -20,7 +20,7 @@ from coordinator.services.outboxes import Outboxes
 from coordinator.shell_settings import ShellSettings
 from troth.quiet import Quiet
 from troth.ready import Core, Event
-from troth.v1 import common_pb2
+from troth.v1 import common_pb2, record_pb2
 
 if TYPE_CHECKING:
     from coordinator.cell.questions import Questions
@@ -69,6 +69,9 @@ class CoordinatorCoreView(Core, Protocol):
 
     def invite_by(self, invites: Callable[[str, str], bool]) -> None:
         """Have somebody say whether an identity may have a participant work."""
+
+    def reviews(self) -> Sequence[record_pb2.Review]:
+        """Orders that wait for a second person, and have not expired."""
 
     def undecided(self) -> int:
         """Transactions without a decision."""

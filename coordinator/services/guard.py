@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, NoReturn
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from coordinator.identity.asked import ADMINISTRATION
 from coordinator.identity.who import CALLER
 from coordinator.services import status
 from coordinator.services.context import Common
@@ -34,7 +35,6 @@ log = get_logger("troth.guard")
 
 Behaviour = Callable[..., Any]
 
-ADMINISTRATION = "/troth.v1.AdminService/"
 PUBLIC = ("/grpc.health.v1.Health/",)
 """What anybody may ask, whatever he shows: a balancer has no token, and must not be sent away for an old one."""
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
-from closed_world import Start, reason_of
+from closed_world import PATIENCE_SECONDS, POLICY, Start, reason_of
 from private_authority import Pki
 
 from coordinator.cli.main import run
 from coordinator.config import load
+from coordinator.core.waiting import WAITING_MAX
 from coordinator.identity.audit import lines_of
 from coordinator.server import Daemon
-from coordinator.services.reviews import WAITING_MAX, Reviews
+from coordinator.services.reviews import Reviews, request_of
 from coordinator.shell_settings import ShellSettings
 from participant_sdk import Tls
+from tests.coordinator_core.driver import Driver
+from tests.coordinator_core.test_operators import administer
 from troth.errors import ConfigError, Reason, RequestError
 from troth.identity.peer import NOBODY, named
 from troth.v1 import admin_pb2, admin_pb2_grpc, participant_pb2, participant_pb2_grpc
@@ -25,13 +29,20 @@ ADA, GRACE, NOTES = (f"spiffe://example.org/{one}" for one in ("people/ada", "pe
 REPLACE = admin_pb2.ReplaceParticipantRequest(participant="notes", log_id="22" * 16, who="x", why="its disk died")
 
 
-def reviews(kinds: str = "resolve, replace", clock: float = 0.0) -> Reviews:
-    return Reviews(ShellSettings(reviews=kinds, review_seconds=60.0), "c1", clock=lambda: clock)
+class World:
+    """Reviews on a core whose log is in memory."""
+
+    def __init__(self, records: list[bytes] | None = None, kinds: str = "resolve, replace") -> None:
+        self.driver = Driver(records=records, connect=False)
+        self.reviews = Reviews(ShellSettings(reviews=kinds, review_seconds=60.0), "c1", self.driver.core, self._ask)
+
+    async def _ask(self, request: Any) -> Any:
+        return administer(self.driver, request)
 
 
 def test_what_needs_a_second_person() -> None:
     abort, commit = admin_pb2.RESOLVE_ACTION_ABORT, admin_pb2.RESOLVE_ACTION_COMMIT
-    waits = reviews().needed
+    waits = World().reviews.needed
     assert not waits(admin_pb2.ResolveRequest(action=abort)), "what is undecided may be aborted: it contradicts nothing"
     assert waits(admin_pb2.ResolveRequest(action=abort, participant="notes"))
     assert waits(admin_pb2.ResolveRequest(action=commit))
@@ -39,33 +50,62 @@ def test_what_needs_a_second_person() -> None:
     assert waits(REPLACE)
     assert not waits(admin_pb2.ForgetTransactionRequest())
     assert not waits(admin_pb2.ForgetParticipantRequest())
-    assert not reviews("").needed(REPLACE)
+    assert not World(kinds="").reviews.needed(REPLACE)
 
 
-def test_a_second_person_is_another_one() -> None:
-    waiting = reviews()
-    one = waiting.put(REPLACE, named(ADA), "it is replaced")
+async def test_a_second_person_is_another_one() -> None:
+    waiting = World().reviews
+    one = await waiting.put(REPLACE, named(ADA), "it is replaced")
     for decider in (named(ADA), NOBODY):
         with pytest.raises(RequestError) as caught:
-            waiting.take(one.number, decider, approve=True)
+            waiting.find(one.review, decider, approve=True)
         assert caught.value.reason is Reason.FORBIDDEN
-    assert waiting.take(one.number, named(GRACE), approve=True) == one
+    assert waiting.find(one.review, named(ADA), approve=False) == one, "who has asked may think better of it"
+    found = waiting.find(one.review, named(GRACE), approve=True)
+    assert request_of(found) == REPLACE
+    await waiting.take(one.review)
     with pytest.raises(RequestError, match="no order"):
-        waiting.take(one.number, named(GRACE), approve=True)
-    again = waiting.put(REPLACE, named(ADA), "it is replaced")
-    assert waiting.take(again.number, named(ADA), approve=False) == again, "who has asked may think better of it"
+        waiting.find(one.review, named(GRACE), approve=True)
+    with pytest.raises(RequestError, match="no order"):
+        await waiting.take(one.review)
 
 
-def test_orders_expire_and_are_so_many() -> None:
-    now = 0.0
-    waiting = Reviews(ShellSettings(reviews="replace", review_seconds=60.0), "c1", clock=lambda: now)
-    for _ in range(WAITING_MAX):
-        waiting.put(REPLACE, named(ADA), "")
+async def test_an_order_may_ask_for_a_second_person_itself_and_waits_once() -> None:
+    waiting = World(kinds="").reviews
+    order = admin_pb2.ResolveRequest(
+        transaction_id="c1.1.0badcafe.1.1", participant="notes", action=admin_pb2.RESOLVE_ACTION_COMMIT, why="a", review=True
+    )
+    assert waiting.needed(order)
+    one = await waiting.put(order, named(ADA), "")
+    order.why = "b"
+    assert (await waiting.put(order, named(ADA), "")) == one, "the same, whatever is said of why"
+    assert await waiting.put(order, named(GRACE), "") != one
+    order.action = admin_pb2.RESOLVE_ACTION_ABORT
+    assert await waiting.put(order, named(ADA), "") != one
+    assert len(waiting.all()) == 3
+
+
+async def test_orders_expire_and_are_so_many() -> None:
+    world = World()
+    waiting = world.reviews
+    first = await waiting.put(REPLACE, named(ADA), "")
+    assert 59 < waiting.seconds_left(first) <= 60
+    for _ in range(WAITING_MAX - 1):
+        await waiting.put(REPLACE, named(ADA), "")
     with pytest.raises(RequestError, match="wait for a second person"):
-        waiting.put(REPLACE, named(ADA), "")
-    now = 61.0
-    assert waiting.all() == []
-    waiting.put(REPLACE, named(ADA), "")
+        await waiting.put(REPLACE, named(ADA), "")
+    world.driver.wait(61.0)
+    assert list(waiting.all()) == []
+    with pytest.raises(RequestError, match="no order"):
+        await waiting.take(first.review)
+    await waiting.put(REPLACE, named(ADA), "")
+
+
+async def test_orders_outlive_a_restart() -> None:
+    world = World()
+    kept, taken = [await world.reviews.put(REPLACE, named(ADA), "it is replaced") for _ in range(2)]
+    await world.reviews.take(taken.review)
+    assert list(World(world.driver.log).reviews.all()) == [kept]
 
 
 @pytest.mark.parametrize(("flags", "told"), [({"reviews": "drain"}, "it may have"), ({"reviews": "replace"}, "there is no policy")])
@@ -104,11 +144,43 @@ async def test_from_the_order_to_its_approval(
         (known,) = (await ada.ListParticipants(admin_pb2.ListParticipantsRequest())).participants
         assert known.awaited_log_id == "22" * 16
         await ada.ReplaceParticipant(REPLACE)
+    await daemon.stop()
+    daemon = await start(reviews="replace", policy=str(_with_grace(tmp_path)))
+    async with grpc.aio.secure_channel(daemon.address, pki.tls("ada", ADA).channel_credentials()) as channel:
+        ada = admin_pb2_grpc.AdminServiceStub(channel)
         (row,) = (await ada.ListReviews(admin_pb2.ListReviewsRequest())).reviews
+        assert (row.who, row.order, row.why) == (ADA, "ReplaceParticipant", "its disk died"), "a restart forgets no order"
         assert await _review(daemon, grace, "reject", row.review, "--why", "once is enough") == 0
         assert not (await ada.ListReviews(admin_pb2.ListReviewsRequest())).reviews
     audited = b"".join(lines_of(tmp_path / "c1" / "audit")).decode()
     assert all(text in audited for text in ("approved", "rejected", f'"asked_by":"{ADA}"', GRACE))
+
+
+def _with_grace(tmp_path: Path) -> Path:
+    policy = tmp_path / "with-grace.toml"
+    policy.write_text(POLICY + '\n[[grant]]\nto = ["spiffe://example.org/people/grace"]\nroles = ["administrator"]\n')
+    return policy
+
+
+async def test_who_has_lost_the_right_meanwhile_has_nothing_done_by_another(start: Start, pki: Pki, tmp_path: Path) -> None:
+    policy = _with_grace(tmp_path)
+    daemon = await start(reviews="replace", policy=str(policy))
+    await _let_notes_be_known(daemon, pki)
+    async with (
+        grpc.aio.secure_channel(daemon.address, pki.tls("ada", ADA).channel_credentials()) as of_ada,
+        grpc.aio.secure_channel(daemon.address, pki.tls("grace", GRACE).channel_credentials()) as of_grace,
+    ):
+        await admin_pb2_grpc.AdminServiceStub(of_ada).ReplaceParticipant(REPLACE)
+        grace = admin_pb2_grpc.AdminServiceStub(of_grace)
+        (row,) = (await grace.ListReviews(admin_pb2.ListReviewsRequest())).reviews
+        policy.write_text(policy.read_text().replace(ADA, "spiffe://example.org/people/nobody"))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while daemon.context.common.gate.decision(ADA, "administer", "notes").allowed:  # noqa: ASYNC110 - looked at once a second
+                await asyncio.sleep(0.05)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await grace.DecideReview(admin_pb2.DecideReviewRequest(review=row.review, approve=True, why="because"))
+        assert reason_of(caught.value) == "FORBIDDEN"
+        assert (await grace.ListReviews(admin_pb2.ListReviewsRequest())).reviews, "it still waits"
 
 
 async def _let_notes_be_known(daemon: Daemon, pki: Pki) -> None:
