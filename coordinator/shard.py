@@ -17,6 +17,7 @@ from coordinator.core import effects, events
 from coordinator.core.model import outcome_name
 from coordinator.services import status
 from coordinator.services.admin import Admin
+from coordinator.services.callers import Callers
 from coordinator.services.context import Common, Context, CoordinatorCoreView
 from coordinator.services.participants import Participants
 from coordinator.services.sessions import Sessions
@@ -55,7 +56,9 @@ class Shard:
             core.invite_by(gate.invites)
         self._sessions = Sessions(self._context)
         self._unary = UnarySession(self._context)
-        self._participants = Participants(self._context)
+        self.callers = Callers(self._context, self._sessions, self._unary)
+        """Who began what."""
+        self._participants = Participants(self._context, self.callers.answer)
         self._transactions = Transactions(self._context, self._unary)
         self._answers = TransactionEffects(self._sessions, self._unary)
         self._admin = Admin(self._context, self.counters, lambda: self.on_readiness())

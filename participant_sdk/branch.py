@@ -11,10 +11,14 @@ from typing import Any
 from participant_sdk.context import Scope
 from participant_sdk.pins import Pins
 from troth.errors import Reason, RequestError
+from troth.v1 import common_pb2
 from troth.values import encode_arguments
 
 RunCall = Callable[[Scope, str, str, bytes], Awaitable[Any]]
 """Runs one operation: scope, call id, operation's name, arguments. Raises what `Branch.run` raises."""
+
+AskCaller = Callable[[common_pb2.TransactionContext], Awaitable[str]]
+"""Asks the coordinator who began the transaction of a call."""
 
 
 class Branch:
@@ -32,13 +36,14 @@ class Branch:
 
     def __init__(
         self, participant: str, incarnation: int, scope: Scope, run: RunCall, name_of: Callable[[str | Callable[..., Any]], str],
-        pins: Pins | None = None,
+        ask_caller: AskCaller, pins: Pins | None = None,
     ) -> None:  # fmt: skip
         self._participant = participant
         self._incarnation = incarnation
         self._scope = scope
         self._run = run
         self._name_of = name_of
+        self._ask_caller = ask_caller
         self._pins = pins
         self._block: AbstractAsyncContextManager[Any] | None = None
 
@@ -66,6 +71,21 @@ class Branch:
     def transaction_id(self) -> str:
         """The transaction."""
         return self._scope.context.transaction_id
+
+    async def caller(self) -> str:
+        """The identity that began the transaction, such as `spiffe://example.org/web`; empty where the coordinator has no policy.
+
+            branch = participant.branch()
+            if await branch.caller() != "spiffe://example.org/web":
+                raise Refuse("NOT_YOU")
+            await branch.run("debit", account="a", amount=5)
+
+        The coordinator is asked, once for each transaction. From then on `current_caller()` says it too, in this call of the
+        service and in the operations that it runs. Raises `RequestError` (FORBIDDEN) when whoever called does not speak for the
+        client that began the transaction, or that may not have this participant work, and `Aborted` (COORDINATOR_AWAY).
+        """
+        self._scope.caller = await self._ask_caller(self._scope.context)
+        return self._scope.caller
 
     async def run(self, operation: str | Callable[..., Any], /, **arguments: object) -> Any:
         """Run an operation, given by its name or as the function itself, and return what it returned.
@@ -117,6 +137,10 @@ class SyncBranch:
     ) -> bool | None:
         assert self._block is not None, "the block was not entered"
         return self._block.__exit__(kind, error, traceback)
+
+    def caller(self) -> str:
+        """Who began the transaction: see `Branch.caller`."""
+        return asyncio.run_coroutine_threadsafe(self._branch.caller(), self._loop).result()
 
     def run(self, operation: str | Callable[..., Any], /, **arguments: object) -> Any:
         """Run an operation, and wait: see `Branch.run`."""

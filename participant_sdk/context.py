@@ -41,13 +41,16 @@ class Scope:
     """One call of a service inside a transaction: its context, and what was done in it, here and further on."""
 
     __slots__ = (
-        "_calls", "_last", "_lock", "_onward", "_reported", "_servicer_context", "_tally", "at_work", "context", "over", "tells",
+        "_calls", "_last", "_lock", "_onward", "_reported", "_servicer_context", "_tally", "at_work", "caller", "context", "over",
+        "tells",
         "uncounted",
     )  # fmt: skip
 
     def __init__(self, context: common_pb2.TransactionContext, servicer_context: Any = None, *, tells: bool = False) -> None:
         self.context = context
         """The transaction, and this call's id in it."""
+        self.caller = ""
+        """Who began it, once `Branch.caller` has asked."""
         self.tells = tells or servicer_context is not None
         """Whether whoever called is told, with the answer, all of `acknowledgements`. Otherwise branches are enlisted first."""
         self.over = False

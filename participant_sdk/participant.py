@@ -372,7 +372,7 @@ class Participant:
             )
         runtime = running()
         scope.votes_at_end(self.slot, runtime.incarnation, runtime.last_call)
-        return Branch(self.slot, runtime.incarnation, scope, self._call, self._registry.name_of, self._pins)
+        return Branch(self.slot, runtime.incarnation, scope, self._call, self._registry.name_of, runtime.caller, self._pins)
 
     def branch_sync(self, context: common_pb2.TransactionContext | None = None) -> SyncBranch:
         """`branch()`, for a handler that runs in a thread and not in the participant's loop.
@@ -389,7 +389,7 @@ class Participant:
         return SyncBranch(self._branch(context, lambda: runtime), runtime.loop)
 
     def _call(self, scope: Scope, call_id: str, name: str, arguments: bytes) -> Awaitable[Any]:
-        operation = common_pb2.Operation(name=name, arguments=arguments)
+        operation = common_pb2.Operation(name=name, arguments=arguments, caller=scope.caller)
         context = scope.context
         keys = self._registry.keys([operation])
         undeclared = self._registry.undeclared([operation])

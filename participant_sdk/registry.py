@@ -12,6 +12,7 @@ from inspect import Parameter
 from typing import Any
 
 from participant_sdk.border import Raised, called
+from participant_sdk.context import current_scope
 from participant_sdk.core.work import Keys
 from participant_sdk.lock_keys import UNDECLARED, LockKey, Locks, NoLocks, reads_only, sorted_keys, without_keys, wrong_keys
 from participant_sdk.typed import Check, Mistyped, UnsupportedAnnotation, compile_annotation
@@ -125,11 +126,13 @@ _caller: ContextVar[str] = ContextVar("troth_caller", default="")
 
 
 def current_caller() -> str:
-    """Inside an operation of a one-shot transaction: the identity that began it, such as `spiffe://example.org/web`, as the
-    coordinator knows it and no client can say otherwise. Empty in interactive work, outside of operations, and where the
+    """The identity that began the transaction, such as `spiffe://example.org/web`, as the coordinator knows it and no client can
+    say otherwise. One-shot work brings it along. In a call of interactive work the handler, and the operations that it runs, know
+    it once it was asked for with `participant.branch().caller()`. Empty before that, outside of transactions, and where the
     coordinator has no policy.
     """
-    return _caller.get()
+    scope = current_scope()
+    return _caller.get() or (scope.caller if scope is not None else "")
 
 
 async def _of(caller: str, result: Awaitable[Any]) -> Any:

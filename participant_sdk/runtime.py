@@ -24,6 +24,7 @@ from contextlib import AsyncExitStack
 from typing import Any, get_args
 
 from participant_sdk.border import Raised, called, deliverable
+from participant_sdk.callers import Callers
 from participant_sdk.causes import cause_of, error_of
 from participant_sdk.core.branches import Config, State
 from participant_sdk.core.core import ParticipantCore
@@ -91,6 +92,8 @@ class Runtime:
         self._driver = self._make_driver()
         self._performers = self._make_performers()
         self._session = setup.wiring.session(setup.name, setup.coordinator, self)
+        self._callers = Callers(setup.name, lambda stream, question: self._session.send(stream, "callers", question))
+        self.caller = self._callers.of
         self._log_id = ""
         self._opened_at = 0
         """The position of the log with the branches when this process opened it."""
@@ -423,12 +426,14 @@ class Runtime:
         """See `Owner`."""
         life = (welcome.coordinator, welcome.epoch, welcome.log_id, welcome.nonce)
         self._seals[welcome.coordinator] = (f"{welcome.coordinator}.{welcome.epoch}.{welcome.nonce}.", welcome.seal_key)
+        self._callers.opened(welcome.coordinator, stream)
         self._engine.submit(Connected(stream, *life, cell=self._session.cell, position=position))
         _log.info("connected", participant=self._setup.name, coordinator=welcome.coordinator, epoch=welcome.epoch)
 
     def closed(self, stream: int) -> None:
         """See `Owner`."""
         self._heard_out.discard(stream)
+        self._callers.closed(stream)
         if not self._heard_out:
             self.connected.clear()
         self._engine.submit(Disconnected(stream))
@@ -452,6 +457,8 @@ class Runtime:
                 self.connected.set()
         events += [FromCoordinator(stream, message, position) for message in frame.forces[:]]
         self._engine.submit_all(events)
+        for answer in frame.callers[:]:
+            self._callers.heard(answer)
 
     def _prepare_received(self, stream: int, message: participant_pb2.Prepare, position: int) -> PrepareReceived:
         operations = message.operations[:]

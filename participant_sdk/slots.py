@@ -206,6 +206,10 @@ class Slots:
         """As in `Runtime`."""
         return await self.own.ask(make_event)
 
+    async def caller(self, context: common_pb2.TransactionContext) -> str:
+        """See `Runtime`."""
+        return await self.own.caller(context)
+
     async def last_call(self, transaction_id: str) -> common_pb2.SealedVote | None:
         """As in `Runtime`."""
         return await self.own.last_call(transaction_id)

@@ -3,6 +3,9 @@
 A coordinator draws a secret for each of its lives and gives each participant a key made of it, with its Welcome. The participant
 seals what it votes with that key (HMAC-SHA-256, RFC 2104); the client passes it on; the coordinator makes the same key again and
 looks whether the seal fits. So nothing is kept for it, and nobody else can vote.
+
+A proof says that whoever calls a service speaks for the client that began the transaction: ids are no secrets. It is made of what
+only that client and the coordinator know.
 """
 
 from __future__ import annotations
@@ -37,3 +40,8 @@ def opened(key: bytes, told: common_pb2.SealedVote) -> participant_pb2.EarlyVote
         return participant_pb2.EarlyVote.FromString(told.vote)
     except DecodeError:
         return None
+
+
+def proof_of(token: bytes, transaction_id: str) -> bytes:
+    """What shows that a call is made for the client that began the transaction, whose session has this token."""
+    return hmac.digest(token, f"troth caller\n{transaction_id}".encode(), "sha256")

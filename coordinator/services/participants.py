@@ -6,7 +6,7 @@ gone is dropped, since Hello settles everything.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from google.protobuf.message import Message
@@ -29,13 +29,18 @@ OPERATION_NAMES_CHARACTERS_MAX = 1_048_576
 """Characters of all names of operations together."""
 
 
+Answer = Callable[[str, participant_pb2.CallerQuestion], participant_pb2.CallerAnswer]
+"""Says to a participant who began a transaction."""
+
+
 class ParticipantStream:
     """One participant's stream."""
 
     def __init__(
-        self, context: Context, number: int, hello: participant_pb2.Hello, version: int, call: Any, incoming: Any
+        self, context: Context, number: int, hello: participant_pb2.Hello, version: int, call: Any, incoming: Any, answer: Answer
     ) -> None:
         self._context = context
+        self._answer = answer
         self.number = number
         self.name, self.incarnation = hello.participant, hello.incarnation
         self.version = version
@@ -66,6 +71,8 @@ class ParticipantStream:
             if field:
                 batch += [events.FromParticipant(name, number, message, position) for message in field[:]]
         self._context.submit_all(batch)
+        for question in frame.callers[:]:
+            self.put("callers", self._answer(name, question))
 
     def set_once(self, field: str, message: Message) -> None:
         """Have the next frame carry Welcome, or the watermark."""
@@ -103,8 +110,8 @@ class ParticipantStream:
 class Participants:
     """The streams of one shard's participants."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, context: Context, answer: Answer) -> None:
+        self._context, self._answer = context, answer
         self._streams: dict[int, ParticipantStream] = {}
         self._last_number = 0
 
@@ -117,7 +124,7 @@ class Participants:
         self._context.common.gate.participant_frame(CALLER.get(), name, frame)
         self._last_number += 1
         self._context.counters.participant_streams += 1
-        one = ParticipantStream(self._context, self._last_number, frame.hello, version, call, incoming)
+        one = ParticipantStream(self._context, self._last_number, frame.hello, version, call, incoming, self._answer)
         self._streams[one.number] = one
         self._context.submit(events.HelloReceived(name, one.number, frame.hello, frame.position))
         one.submit(frame)

@@ -98,6 +98,13 @@ class Sessions:
         finally:
             self._detach(session, stream)
 
+    def token_and_owner(self, name: str) -> tuple[bytes, str | None]:
+        """What only its client knows, and whose the transactions of a session are; empty when there is none."""
+        session = self._sessions.get(name)
+        if session is None:
+            return b"", None
+        return session.token, self._context.common.gate.owner_name(session.caller)
+
     def _open(self, hello: client_pb2.ClientHello) -> tuple[Session, bool]:
         """The session that is asked for, if it is still there and whoever asks has its token, or a new one. Its name alone is the
         beginning of ids that many see, and easily guessed."""

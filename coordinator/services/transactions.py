@@ -8,6 +8,7 @@ learns from Get.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import deque
 from collections.abc import AsyncIterator
 from functools import cached_property
@@ -17,9 +18,10 @@ from coordinator.core import effects, events
 from coordinator.identity.who import CALLER
 from coordinator.services import status
 from coordinator.services.context import Context
-from coordinator.services.sessions import Sessions
+from coordinator.services.sessions import TOKEN_BYTES, Sessions
 from troth.errors import ProtocolError, Reason, RequestError
 from troth.ids import TransactionId
+from troth.seals import proof_of
 from troth.v1 import client_pb2, common_pb2
 
 WATCH_STATES_MAX = 256
@@ -31,6 +33,8 @@ class UnarySession:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self.token = secrets.token_bytes(TOKEN_BYTES)
+        """Proofs of its transactions are made with it; each is told to whoever has begun one."""
         self._last_number = 0
         self._waiting: dict[int, list[asyncio.Future[Any]]] = {}
 
@@ -155,6 +159,8 @@ class Transactions:
         response: client_pb2.BeginResponse = await self._unary.ask(events.Begin(self._unary.name, request, caller=self._caller()))
         if response.HasField("refusal"):
             await status.abort(context, response.refusal)
+        if response.transaction_id:
+            response.proof = proof_of(self._unary.token, response.transaction_id)
         return response
 
     async def Commit(self, request: client_pb2.CommitRequest, context: Any) -> client_pb2.CommitResponse:

@@ -32,6 +32,7 @@ from troth.backoff import Backoff
 from troth.errors import Aborted, Reason, RequestError
 from troth.link import FRAME_MESSAGES_MAX, Outbox, Packed
 from troth.logs import get_logger
+from troth.seals import proof_of
 from troth.v1 import client_pb2, common_pb2
 
 PROTOCOL_VERSION = 1
@@ -291,6 +292,11 @@ class Session:
                 waiting.remove(question)
             if not waiting and self._questions.get(request.transaction_id) is waiting:
                 del self._questions[request.transaction_id]
+
+    def proof(self, transaction_id: str) -> bytes:
+        """What shows services that a call is made for whoever began a transaction; empty of a session that is gone."""
+        session = self._identity
+        return proof_of(session.token, transaction_id) if transaction_id.startswith(f"{session.name}.") else b""
 
     # ---- what the connection tells
 

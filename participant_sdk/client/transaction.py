@@ -289,6 +289,7 @@ class Transaction:
             first_attempt_ms=self.first_attempt_ms,
             call_id=str(next(self._call_numbers)),
             last_call=self._terms.one_call_each or _last_call.get(),
+            proof=self._session.proof(exchange.transaction_id),
         )
 
     def last_call(self) -> contextlib.AbstractContextManager[None]:

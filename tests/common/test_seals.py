@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from troth.seals import opened, seal_key, sealed
+from troth.seals import opened, proof_of, seal_key, sealed
 from troth.v1 import common_pb2, participant_pb2
 
 VOTE = participant_pb2.EarlyVote(transaction_id="c1.1.9f2c4e1a.1.3", incarnation=2, operation_count=1, position=7)
@@ -47,3 +47,9 @@ def test_what_is_no_vote_does_not_open_though_its_seal_fits() -> None:
 
 def test_without_a_secret_there_is_no_key() -> None:
     assert seal_key(b"", "orders", "log-1") == b""
+
+
+def test_a_proof_is_of_one_transaction_and_one_session() -> None:
+    proofs = {proof_of(token, name) for token in (b"one", b"two") for name in ("c1.1.0a0b0c0d.1.1", "c1.1.0a0b0c0d.1.2")}
+    assert len(proofs) == 4
+    assert proof_of(b"one", "c1.1.0a0b0c0d.1.1") in proofs
