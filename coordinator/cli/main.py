@@ -9,6 +9,7 @@ import click
 
 from coordinator.cli import (
     audit,
+    backup,
     cell,
     config,
     conform,
@@ -40,6 +41,7 @@ troth txn list                                      # what is not finished
 troth txn explain c1.7.9f2c4e1a.3.42                # why it is where it is, and what to do
 troth participants                                  # who is connected, who owes what
 troth log verify var/c1/coordinator.db              # is a log sound?
+troth backup var/c1 --to /backup/c1-0412            # a copy that is consistent, while it runs
 troth doctor --dsn postgresql://db/bank             # is a service's database fit, and what is in doubt there?
 troth outbox list --dsn postgresql://db/bank        # messages that could not be delivered
 troth config show                                   # every setting, and where it comes from
@@ -58,8 +60,8 @@ def troth() -> None:
 
 
 for command in (
-    serve.serve, txn.txn, participants.participants, drain.drain, drain.status, cell.cell, log.log, store.store, pki.pki,
-    token.token, policy.policy, audit.audit, review.review, config.config,
+    serve.serve, txn.txn, participants.participants, drain.drain, drain.status, cell.cell, log.log, store.store,
+    backup.backup, backup.restore, pki.pki, token.token, policy.policy, audit.audit, review.review, config.config,
     demo.demo, demo.dev, conform.conform, doctor.doctor, outbox.outbox, version.version,
 ):  # fmt: skip
     troth.add_command(command)

@@ -108,6 +108,16 @@ SCENES: dict[tuple[str, str], Scene | str] = {
     ("doctor", "fit, or only warnings"): "test_cli_doctor.py::test_a_database_that_is_ready_and_one_that_is_not",
     ("doctor", "a problem is found"): "test_cli_doctor.py::test_a_database_that_is_ready_and_one_that_is_not",
     ("doctor", "the database cannot be reached"): "test_cli_doctor.py::test_a_server_that_is_away_is_told_in_a_line",
+    ("backup", "made"): "test_cli_backup.py::test_a_backup_is_whole_and_is_put_back_where_it_came_from",
+    ("backup", "a damaged log"): "test_cli_backup.py::test_a_damaged_log_is_not_backed_up_and_nothing_is_left",
+    ("backup", "what is not there, has no log, or is a database's address"):
+        "test_cli_backup.py::test_what_cannot_be_named_is_told",
+    ("restore", "put back"): "test_cli_backup.py::test_a_backup_is_whole_and_is_put_back_where_it_came_from",
+    ("restore", "nobody can be asked (no terminal), and no `--yes`"):
+        "test_cli_backup.py::test_a_backup_is_whole_and_is_put_back_where_it_came_from",
+    ("restore", "what is there is in use, another's, or has as much"):
+        "test_cli_backup.py::test_a_restore_replaces_nothing_that_is_sound_and_has_as_much",
+    ("restore", "the backup is not as it was written"): "test_cli_backup.py::test_a_backup_that_was_touched_is_refused",
     ("review list", "done, also when there are none"): "../identity/test_reviews.py::test_from_the_order_to_its_approval",
     ("review show", "done"): "../identity/test_reviews.py::test_from_the_order_to_its_approval",
     ("review approve", "approved, and done"): "../identity/test_reviews.py::test_from_the_order_to_its_approval",

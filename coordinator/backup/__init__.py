@@ -1,0 +1,1 @@
+"""Backups of logs that are files: taken while their processes run, put back while they do not."""

@@ -1,0 +1,1 @@
+"""What a coordinator's log says, beside what participants' logs and databases hold."""
