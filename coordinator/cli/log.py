@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from coordinator.cli.asking import confirm
 from coordinator.cli.command import Group, json_option, why_options
 from coordinator.cli.failure import LOG, USAGE, Failure
 from coordinator.cli.remote import who_am_i
+from coordinator.drift import evidence
 from troth.ids import NAME_PATTERN
 from troth.log import offline
 from troth.v1 import record_pb2
@@ -28,6 +30,7 @@ LOG_ID = re.compile(r"[0-9a-f]{32}\Z")
 EXAMPLES = """
 troth log verify var/c1/coordinator.db               # sound? exit 3 with what is wrong
 troth log dump var/payments/payments.db --json       # every record
+troth log in-doubt var/payments/payments.db          # what is in doubt, which keys it holds, and since when
 troth log resolve var/payments/payments.db c1.7.9f2c4e1a.3.42 commit --why "told by phone, ticket 4711"
 troth log stand-in var/c1/coordinator.db --name c1 --log-id 5f0c... --why "the disk died"
 """
@@ -78,6 +81,42 @@ def dump(path: Path, transaction_id: str | None, as_json: bool) -> int:
         render.write_table(("SEQ", "KIND", "FIELDS"), texts)
         _write_problems(found.problems)
     return LOG if found.problems else 0
+
+
+@log.command(
+    "in-doubt",
+    examples="troth log in-doubt var/payments/bank.db\ntroth log in-doubt var/payments/bank.db --peer var/orders/orders.db --json",
+)
+@click.argument("path", type=PATH)
+@click.option("--peer", "peers", multiple=True, type=PATH, metavar="FILE", help="A log of another participant; several times.")
+@json_option
+def in_doubt(path: Path, peers: tuple[Path, ...], as_json: bool) -> None:
+    """List what is in doubt in a participant's log, running or not: which keys it holds, since when, and what peers know."""
+    found, others = evidence.read_file(path), [evidence.read_file(peer) for peer in peers]
+    rows = []
+    for branch in found.branches:
+        if branch.fate is not evidence.Fate.PREPARED:
+            continue
+        known = [one for other in others for one in other.branches if one.transaction == branch.transaction]
+        rows.append({
+            "transaction_id": branch.transaction, "since_ms": branch.first_attempt_ms, "keys": list(branch.keys),
+            "participants": list(branch.peers),
+            "peers": [{"participant": one.participant, "branch": one.fate.value, "forced": one.forced} for one in known],
+        })  # fmt: skip
+    if as_json:
+        return render.write_json({"participant": found.participant, "in_doubt": rows})
+    texts = ((one["transaction_id"], _when(one["since_ms"]), one["keys"], one["participants"], _told(one["peers"])) for one in rows)
+    render.write_table(("TRANSACTION", "SINCE", "LOCKED", "PARTICIPANTS", "PEERS KNOW"), texts)
+    if rows:
+        render.tell("`troth txn explain ID` tells the rest: for which client, and who owes what")
+
+
+def _when(since_ms: Any) -> str:
+    return datetime.fromtimestamp(since_ms / 1000, UTC).isoformat(sep=" ", timespec="seconds") if since_ms else ""
+
+
+def _told(peers: Any) -> list[str]:
+    return [f"{one['participant']}: {one['branch']}{', by force' if one['forced'] else ''}" for one in peers]
 
 
 def _split(message: Message) -> tuple[str, dict[str, Any]]:

@@ -21,6 +21,7 @@ from coordinator.cli import (
     participants,
     pki,
     policy,
+    reconcile,
     render,
     review,
     serve,
@@ -44,6 +45,7 @@ troth log verify var/c1/coordinator.db              # is a log sound?
 troth backup var/c1 --to /backup/c1-0412            # a copy that is consistent, while it runs
 troth doctor --dsn postgresql://db/bank             # is a service's database fit, and what is in doubt there?
 troth outbox list --dsn postgresql://db/bank        # messages that could not be delivered
+troth reconcile --dsn postgresql://db/bank          # does everybody hold what the coordinator says?
 troth config show                                   # every setting, and where it comes from
 troth demo                                          # a shop that survives kill -9
 troth dev                                           # try it: a coordinator, its console, three services
@@ -61,7 +63,8 @@ def troth() -> None:
 
 for command in (
     serve.serve, txn.txn, participants.participants, drain.drain, drain.status, cell.cell, log.log, store.store,
-    backup.backup, backup.restore, pki.pki, token.token, policy.policy, audit.audit, review.review, config.config,
+    backup.backup, backup.restore, reconcile.reconcile, pki.pki, token.token, policy.policy, audit.audit, review.review,
+    config.config,
     demo.demo, demo.dev, conform.conform, doctor.doctor, outbox.outbox, version.version,
 ):  # fmt: skip
     troth.add_command(command)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
+from coordinator.cli import reconcile as reconciling
 from coordinator.cli import render
 from coordinator.cli.asking import confirm
 from coordinator.cli.command import Group, coordinator_option, json_option, paging_options, tell_of_more, why_options
@@ -17,6 +20,7 @@ troth participants                                   # who is connected, who owe
 troth participants list --json
 troth participants replace payments --log-id 5f0c... --why "its disk died, restored from backup"
 troth participants accept-loss --why "the coordinator's log is from last night"
+troth participants reconcile payments --dsn postgresql://db/bank   # does it hold what the coordinator says?
 troth participants repair payments --why "somebody posed as it"
 troth participants forget payments --why "it was renamed"
 """
@@ -120,6 +124,18 @@ def forget(name: str, why: str, who: str | None, yes: bool, coordinator: str | N
         request = admin_pb2.ForgetParticipantRequest(participant=name, who=who or who_am_i(), why=why)
         response = remote.call(remote.admin.ForgetParticipant, request)
     render.answer(response, as_json, f"{name} is forgotten.")
+
+
+@participants.command(examples="troth participants reconcile payments --dsn postgresql://db/bank")
+@click.argument("name")
+@reconciling.evidence_options
+@coordinator_option
+@json_option
+def reconcile(
+    name: str, dsns: Sequence[str], files: Sequence[Path], applies: bool, coordinator: str | None, timeout: float, as_json: bool
+) -> int:  # fmt: skip
+    """Compare what the coordinator says with what the participant NAME, and its slots, hold: `troth reconcile` of one."""
+    return reconciling.run(reconciling.Asked(dsns, files, applies, name, as_json), coordinator, timeout)
 
 
 @participants.command(examples='troth participants repair payments --why "somebody posed as it with incarnation 900000"')

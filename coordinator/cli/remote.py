@@ -43,12 +43,15 @@ class Remote:
 
     def call(self, method: Callable[..., Any], request: Any) -> Any:
         """One unary call; raises `Failure`, also for a refusal in the response."""
-        with translated(self.address):
-            response = method(request, timeout=self.timeout)
+        response = self.ask(method, request)
         if "refusal" in response.DESCRIPTOR.fields_by_name and response.HasField("refusal"):
             raise refused(response.refusal)
         return response
 
+    def ask(self, method: Callable[..., Any], request: Any) -> Any:
+        """The same, for whom a refusal is an answer."""
+        with translated(self.address):
+            return method(request, timeout=self.timeout)
 
     def pages(self, method: Callable[..., Any], request: Any, rows: str, limit: int) -> Any:
         """Ask for pages until there are `limit` rows, or all for 0; returns them as one response. `rows` is the field's name."""

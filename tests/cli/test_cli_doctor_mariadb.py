@@ -9,6 +9,7 @@ import pymysql
 import pytest
 
 from coordinator.cli import doctor_mariadb, finding
+from coordinator.drift import databases
 from participant_sdk.testing.mariadb import MariadbServer
 from troth.log import mariadb_branches
 
@@ -74,6 +75,12 @@ async def test_what_is_in_doubt_is_listed(
     assert f"XA ROLLBACK {theirs}" in fixes and f"XA ROLLBACK {ours}" not in fixes
     table = (await troth("doctor", "--dsn", server.dsn())).out
     assert "pay/2" in table and "other software" in table and "not known" in table
+    session(server, "INSERT INTO troth_branch (gid, committed) VALUES ('troth:shop::c1.1.9f2c4e1a.1.8', 0)").close()
+    there = (await databases.read_database(server.dsn(), "--dsn 1")).branches
+    assert [(one.participant, one.transaction, one.fate.value, one.marker) for one in there] == [
+        ("pay/2", "c1.1.9f2c4e1a.1.7", "prepared", False), ("shop", "c1.1.9f2c4e1a.1.8", "rolled back", True),
+    ]  # fmt: skip
+    assert databases.statement(server.dsn(), there[0], commit=True) == f"XA COMMIT {ours}"
     session(server, f"XA ROLLBACK {ours}", f"XA ROLLBACK {theirs}").close()
 
 

@@ -40,7 +40,7 @@ NAMES_ONE = (("show",), ("explain",), ("watch",), ("resolve", "abort"), ("forget
 def asking() -> Iterator[tuple[str, ...]]:
     """Every command that asks a coordinator, with arguments that are in order."""
     arguments = {f"txn {name}": (ABSENT, *rest) for name, *rest in NAMES_ONE} | {"participants replace": REPLACES}
-    arguments |= {f"participants {name}": ("north",) for name in ("forget", "repair")}
+    arguments |= {f"participants {name}": ("north",) for name in ("forget", "repair", "reconcile")}
     arguments |= {f"review {name}": ("c1-00000000",) for name in ("approve", "reject")} | {"review show": ("c1-00000000",)}
     for words in commands(tree):
         found: Any = tree
@@ -118,6 +118,14 @@ SCENES: dict[tuple[str, str], Scene | str] = {
     ("restore", "what is there is in use, another's, or has as much"):
         "test_cli_backup.py::test_a_restore_replaces_nothing_that_is_sound_and_has_as_much",
     ("restore", "the backup is not as it was written"): "test_cli_backup.py::test_a_backup_that_was_touched_is_refused",
+    ("log in-doubt", "done, also when nothing is"):
+        "test_cli_reconcile.py::test_what_is_in_doubt_in_a_file_and_what_peers_know_of_it",
+    ("reconcile", "nothing is wrong, or all of it was corrected"):
+        "test_cli_reconcile.py::test_what_nobody_here_holds_wrong_is_a_sentence",
+    ("reconcile", "something is wrong"):
+        "test_cli_reconcile.py::test_what_is_decided_is_finished_in_the_database_and_nothing_else",
+    ("reconcile", "a file that is no participant's log, or a database that cannot be reached"):
+        "test_cli_reconcile.py::test_a_file_that_knows_more_than_the_coordinator",
     ("review list", "done, also when there are none"): "../identity/test_reviews.py::test_from_the_order_to_its_approval",
     ("review show", "done"): "../identity/test_reviews.py::test_from_the_order_to_its_approval",
     ("review approve", "approved, and done"): "../identity/test_reviews.py::test_from_the_order_to_its_approval",
@@ -189,6 +197,7 @@ for _name, _what, *_words in (
     ("txn list", "done, also when there are none"), ("txn list", "a state that is none", "--state", "BOGUS"),
     ("txn list", "a page token that is none", "--page-token", "x"),
     ("participants replace", "nobody has that name", *REPLACES, *WHY), ("participants accept-loss", "nothing is lost", *WHY),
+    ("participants reconcile", "nothing is wrong with it", "north"),
 ):  # fmt: skip
     plain(_name, _what, *_name.split(), *_words, asks=True)
 for _name, _what, *_words in (

@@ -23,7 +23,9 @@ from tests.coordinator_core.driver import Driver
 from tests.coordinator_core.test_operators import administer
 from troth.errors import ConfigError, Reason, RequestError
 from troth.identity.peer import NOBODY, named
-from troth.v1 import admin_pb2, admin_pb2_grpc, participant_pb2, participant_pb2_grpc
+from troth.log.sqlite import SqliteLog
+from troth.ready import Append
+from troth.v1 import admin_pb2, admin_pb2_grpc, common_pb2, participant_pb2, participant_pb2_grpc, record_pb2
 
 ADA, GRACE, NOTES = (f"spiffe://example.org/{one}" for one in ("people/ada", "people/grace", "notes"))
 REPLACE = admin_pb2.ReplaceParticipantRequest(participant="notes", log_id="22" * 16, who="x", why="its disk died")
@@ -183,6 +185,42 @@ async def test_who_has_lost_the_right_meanwhile_has_nothing_done_by_another(star
         assert (await grace.ListReviews(admin_pb2.ListReviewsRequest())).reviews, "it still waits"
 
 
+async def test_what_a_peers_log_proves_waits_for_a_second_person(start: Start, pki: Pki, tmp_path: Path) -> None:
+    """`troth reconcile --apply`: `notes` is in doubt about what this log has never begun, and a peer has committed it."""
+    daemon, transaction = await start(), "c1.7.9f2c4e1a.3.42"
+    record = record_pb2.ParticipantRecord
+    committed = record_pb2.BranchFinished(transaction_id=transaction, outcome=common_pb2.OUTCOME_COMMITTED)
+    held = {"notes": record(branch_prepared=record_pb2.BranchPrepared(transaction_id=transaction, order=1)),
+            "peer": record(branch_finished=committed)}  # fmt: skip
+    for name, one in held.items():
+        log = SqliteLog(tmp_path / f"{name}.db", role="participant", name=name)
+        await log.open()
+        await log.write([Append(one)], sync=True)
+        await log.close()
+    files = [word for name in held for word in ("--file", str(tmp_path / f"{name}.db"))]
+    async with grpc.aio.secure_channel(daemon.address, pki.tls("notes", NOTES).channel_credentials()) as channel:
+        stream = participant_pb2_grpc.ParticipantServiceStub(channel).Session()
+        report = participant_pb2.BranchReport(transaction_id=transaction, order=1, state=participant_pb2.BRANCH_STATE_PREPARED)
+        hello = participant_pb2.Hello(participant="notes", log_id="11" * 16, incarnation=1)
+        hello.protocol.lowest = hello.protocol.highest = 1
+        await stream.write(participant_pb2.SessionRequest(hello=hello))
+        assert (await stream.read()).HasField("welcome")
+        await stream.write(participant_pb2.SessionRequest(reports=[report], reports_complete=True))
+        await stream.write(participant_pb2.SessionRequest(inquiries=[participant_pb2.Inquiry(transaction_id=transaction, order=1)]))
+        ada = pki.tls("ada", ADA)
+        async with grpc.aio.secure_channel(daemon.address, ada.channel_credentials()) as own, asyncio.timeout(60):
+            admin = admin_pb2_grpc.AdminServiceStub(own)
+            everybody = admin_pb2.ListParticipantsRequest()
+            while not (await admin.ListParticipants(everybody)).participants[0].stranded_total:  # noqa: ASYNC110 - nothing to wait for
+                await asyncio.sleep(0.05)
+            for _ in range(2):
+                assert await _command(daemon, ada, "reconcile", *files, "--apply") == 1
+            (row,) = (await admin.ListReviews(admin_pb2.ListReviewsRequest())).reviews
+        assert (row.who, row.order, row.object) == (ADA, "Resolve COMMIT", f"{transaction} notes")
+        assert "the log of peer proves COMMIT" in row.why
+        stream.cancel()
+
+
 async def _let_notes_be_known(daemon: Daemon, pki: Pki) -> None:
     async with grpc.aio.secure_channel(daemon.address, pki.tls("notes", NOTES).channel_credentials()) as channel:
         stream = participant_pb2_grpc.ParticipantServiceStub(channel).Session()
@@ -197,5 +235,9 @@ async def _let_notes_be_known(daemon: Daemon, pki: Pki) -> None:
 
 
 async def _review(daemon: Daemon, tls: Tls, *arguments: str) -> int:
+    return await _command(daemon, tls, "review", *arguments)
+
+
+async def _command(daemon: Daemon, tls: Tls, *arguments: str) -> int:
     flags = ("--tls-authorities", str(tls.authorities), "--tls-certificate", str(tls.certificate), "--tls-key", str(tls.key))
-    return await asyncio.to_thread(run, ("review", *arguments, "--coordinator", daemon.address, *flags))
+    return await asyncio.to_thread(run, (*arguments, "--coordinator", daemon.address, *flags))
