@@ -1,9 +1,10 @@
-"""What lets people look at a running process: the metrics, the console, the webhook."""
+"""What lets people look at a running process: the metrics, the traces, the console, the webhook."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from coordinator.cell.routing import Routes
 from coordinator.config import Config
@@ -23,6 +24,7 @@ class Observing:
         self._shell = config.shell
         self._routes = routes
         self._tasks: list[asyncio.Task[None]] = []
+        self._end_traces: Callable[[], Any] | None = None
         self.exporter: Exporter | None = None
         self.console: ConsoleServer | None = None
 
@@ -39,6 +41,11 @@ class Observing:
             self._routes.common.over.append(outcomes.hear)
             self.exporter = Exporter(shell.metrics_listen, self._routes, outcomes)
             self.exporter.start()
+        if shell.tracing:
+            from coordinator import tracing
+
+            traces, self._end_traces = tracing.start(shell.name)
+            self._routes.common.over.append(traces.hear)
         if shell.console_listen:
             from coordinator.console.server import ConsoleServer
 
@@ -57,3 +64,5 @@ class Observing:
             await self.console.stop()
         if self.exporter is not None:
             await self.exporter.stop()
+        if self._end_traces is not None:
+            await asyncio.to_thread(self._end_traces)

@@ -79,6 +79,9 @@ class ShellSettings:
     """How it is told: console, json, or auto (console on a terminal)."""
     metrics_listen: str = ""
     """Where Prometheus reads the metrics, HOST:PORT, such as 127.0.0.1:9420; empty for nowhere. It needs the extra `metrics`."""
+    tracing: bool = False
+    """Whether to make spans of transactions whose clients trace, and send them where OpenTelemetry's environment variables say. It
+    needs the extra `otlp`, or `otel` and another exporter."""
     console_listen: str = ""
     """Where browsers find the console, HOST:PORT, such as 127.0.0.1:7421; empty for nowhere. It needs the extra `console`."""
     on_attention: str = ""

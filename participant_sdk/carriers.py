@@ -19,7 +19,7 @@ import functools
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import grpc
 import grpc.aio
@@ -27,14 +27,18 @@ from google.protobuf.message import DecodeError, Message
 
 from participant_sdk.causes import cause_of
 from participant_sdk.metadata import ACKNOWLEDGED_KEY, CAUSE_KEY, CONTEXT_KEY, ROUTE_KEY, Metadata, said
+from troth import tracing
 from troth.errors import TrothError
 from troth.v1 import client_pb2, common_pb2
 
+if TYPE_CHECKING:
+    from troth.spans import Call
+
 M = TypeVar("M", bound=Message)
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Carried:
-    """The transaction that a call is made in, as a carrier needs it."""
+    """The transaction that one call is made in, as a carrier needs it."""
 
     context: Callable[[], common_pb2.TransactionContext]
     """A fresh context for one call, which begins. Raises for a transaction that is over: a call that silently was no part of it
@@ -45,6 +49,8 @@ class Carried:
     """Takes why a call failed."""
     over: Callable[[], None]
     """Told of the end of each call that has begun."""
+    span: Call | None = None
+    """The call's, where it is traced."""
 
     def ended(self, succeeded: bool, said: Iterable[tuple[str, Any]], nobody_knows: bool) -> None:
         """Tell what a call says that has ended. `nobody_knows` is whether its status may come from somebody between, who has lost
@@ -67,12 +73,16 @@ class Carried:
 
     def lost(self) -> None:
         """Tell of a call that has begun, and ended without a status."""
+        if self.span is not None:
+            self.span.fails("lost")
         self.count(client_pb2.AcknowledgedOperations(unknown=True))
         self.over()
 
 
 def call_ended(carried: Carried, code: Any, trailing: Any) -> None:
     """Tell what a call of gRPC says that has ended with a status code and trailing metadata."""
+    if carried.span is not None:
+        carried.span.ended(code.name)
     carried.ended(code is grpc.StatusCode.OK, trailing or (), code in NOT_SAID_BY_A_SERVICE)
 
 
@@ -162,15 +172,27 @@ class _StreamStream(_Carrier, grpc.aio.StreamStreamClientInterceptor):
 
 def _with_context(details: grpc.aio.ClientCallDetails, carried: Carried) -> grpc.aio.ClientCallDetails:
     own = () if details.metadata is None else details.metadata
+    if tracing.spans is not None:
+        carried.span = tracing.spans.calls_grpc(_text(details.method))
     metadata = grpc.aio.Metadata(*own, *headers_of(carried))  # a service takes the last
     return grpc.aio.ClientCallDetails(details.method, details.timeout, metadata, details.credentials, details.wait_for_ready)
 
 
 def headers_of(carried: Carried) -> Metadata:
     """What a call carries: its context, and the transaction's id in clear, by which a proxy sends all calls of a transaction to
-    the same process of a service."""
-    context = carried.context()
-    return (ROUTE_KEY, context.transaction_id), (CONTEXT_KEY, context.SerializeToString())
+    the same process of a service; and its trace, which others on the way read as well."""
+    call, spans = carried.span, tracing.spans
+    if call is None or spans is None:
+        context = carried.context()
+        return (ROUTE_KEY, context.transaction_id), (CONTEXT_KEY, context.SerializeToString())
+    with spans.inside(call.context):
+        context = carried.context()
+    traced = tuple(spans.headers(call.context).items())
+    return (ROUTE_KEY, context.transaction_id), (CONTEXT_KEY, context.SerializeToString()), *traced
+
+
+def _text(method: str | bytes) -> str:
+    return method.decode() if isinstance(method, bytes) else method
 
 
 def _count(carried: Carried, call: Any) -> None:
@@ -210,6 +232,8 @@ class SyncCarrier(
         if found is None:
             return continuation(details, request)
         carried, uncounted = found
+        if tracing.spans is not None:
+            carried.span = tracing.spans.calls_grpc(_text(details.method))
         metadata = (*(details.metadata or ()), *headers_of(carried))
         try:
             call = continuation(_Details.like(details, metadata), request)

@@ -15,8 +15,10 @@ import contextlib
 import inspect
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import nullcontext
 from contextvars import ContextVar
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -24,8 +26,12 @@ from google.protobuf.message import DecodeError
 from participant_sdk.carriers import Carried, SyncCarrier, Uncounted, aio_carriers, cause_within
 from participant_sdk.metadata import ACKNOWLEDGED_KEY, CAUSE_KEY, CONTEXT_KEY, Metadata
 from participant_sdk.tally import Tally
-from troth.errors import Reason, RequestError, TrothError
+from troth import tracing
+from troth.errors import Reason, RequestError
 from troth.v1 import client_pb2, common_pb2
+
+if TYPE_CHECKING:
+    from troth.spans import Call
 
 CAUSE_MESSAGE_CHARACTERS_MAX = 500
 """Trailers of more than 8 KiB get lost on the way, so a message is cut."""
@@ -41,7 +47,18 @@ class Scope:
     """One call of a service inside a transaction: its context, and what was done in it, here and further on."""
 
     __slots__ = (
-        "_calls", "_last", "_lock", "_onward", "_reported", "_servicer_context", "_tally", "at_work", "caller", "context", "over",
+        "_calls",
+        "_last",
+        "_lock",
+        "_onward",
+        "_reported",
+        "_servicer_context",
+        "_tally",
+        "at_work",
+        "caller",
+        "context",
+        "over",
+        "span",
         "tells",
         "uncounted",
     )  # fmt: skip
@@ -66,10 +83,22 @@ class Scope:
         """Blocking calls of one handler may end in several threads."""
         self.uncounted = Uncounted()
         """Blocking calls that go on from here."""
+        self.span: Call | None = None
+        """The call's, where it is traced."""
         self._servicer_context = servicer_context
         """Whose trailing metadata is kept up to date, so that a handler that aborts tells it too."""
         self._reported: Any = None
         """The trailing metadata as they were set last, while they say it all."""
+
+    def __enter__(self) -> Scope:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """The call of gRPC ends. The counts are told once more: the handler may have set trailing metadata of its own."""
+        self.report()
+        self.over = True
+        if self.span is not None:
+            self.span.ended(_code_of(error, self._servicer_context))
 
     def next_call_id(self, participant: str) -> str:
         """The id of the participant's next operation in this call: `CALL/INDEX`.
@@ -94,6 +123,8 @@ class Scope:
         onward.CopyFrom(self.context)
         onward.last_call = False  # of what is called from here the caller knows nothing
         onward.call_id = f"{self.context.call_id}>{index}"
+        if tracing.spans is not None:
+            tracing.spans.carry(onward.trace)
         return onward
 
     def acknowledged(self, participant: str, operations: int = 1, incarnation: int = 0) -> None:
@@ -205,8 +236,10 @@ def entered(context: common_pb2.TransactionContext, *, tells: bool = False) -> I
 def within(scope: Scope) -> Iterator[None]:
     """Be inside of a call for the time of the block."""
     token = _scope.set(scope)
+    traced = nullcontext() if scope.span is None else scope.span.around()
     try:
-        yield
+        with traced:
+            yield
     finally:
         _scope.reset(token)
 
@@ -254,7 +287,8 @@ class TransactionInterceptor(grpc.aio.ServerInterceptor):
     """Gives handlers their transaction. Calls without one, and handlers that are no coroutines, pass unchanged.
 
     A `TrothError` that leaves a handler becomes the status of its reason, with the message and the cause; so does the error of
-    a call that went on from it and came back with a cause, and a group of such errors. `participant` is whose service this is.
+    a call that went on from it, by gRPC or HTTP, and came back with a cause, and a group of such errors. `participant` is whose
+    service this is.
     """
 
     def __init__(self, participant: str = "") -> None:
@@ -297,11 +331,11 @@ class _Handlers:
         if known is None or known[0] is not handler:
             if len(self._known) >= HANDLERS_KEPT_MAX:
                 self._known.clear()  # of a server that makes up its methods
-            known = self._known[details.method] = (handler, _wrapped(handler, self._participant, self._threads))
+            known = self._known[details.method] = (handler, _wrapped(handler, self._participant, self._threads, details.method))
         return known[1]
 
 
-def _wrapped(handler: Any, participant: str, threads: bool) -> Any:
+def _wrapped(handler: Any, participant: str, threads: bool, method: str) -> Any:
     """The same handler inside the scope of its call."""
     kinds: dict[tuple[bool, bool], tuple[str, Callable[..., Any]]] = {
         (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
@@ -312,67 +346,59 @@ def _wrapped(handler: Any, participant: str, threads: bool) -> Any:
     name, make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
     behaviour = getattr(handler, name)
     if inspect.isasyncgenfunction(behaviour):
-        wrapped: Callable[..., Any] = _generator_in_scope(behaviour, participant)
+        wrapped: Callable[..., Any] = _generator_in_scope(behaviour, participant, method)
     elif inspect.iscoroutinefunction(behaviour):
-        wrapped = _coroutine_in_scope(behaviour, participant)
+        wrapped = _coroutine_in_scope(behaviour, participant, method)
     elif not threads:
         # A plain def of an asynchronous server runs in a thread, where nobody can read its trailing metadata: `branch()` says so.
         return handler
     elif handler.response_streaming:
-        wrapped = _iterator_in_scope(behaviour, participant)
+        wrapped = _iterator_in_scope(behaviour, participant, method)
     else:
-        wrapped = _function_in_scope(behaviour, participant)
+        wrapped = _function_in_scope(behaviour, participant, method)
     return make(
         wrapped, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
     )
 
 
-def _coroutine_in_scope(behaviour: Callable[..., Awaitable[Any]], participant: str) -> Callable[..., Awaitable[Any]]:
+def _coroutine_in_scope(behaviour: Callable[..., Awaitable[Any]], participant: str, method: str) -> Callable[..., Awaitable[Any]]:
     async def handle(request: Any, servicer_context: Any) -> Any:
         try:
-            scope = _enter(servicer_context)
-            try:
+            with _enter(servicer_context, method) as scope:
                 response = await behaviour(request, servicer_context)
                 await scope.end()
                 return response
-            finally:
-                scope.report()
-                scope.over = True
-        except (TrothError, grpc.RpcError, ExceptionGroup) as error:
+        except Exception as error:
             await _abort(servicer_context, error, participant)
 
     return handle
 
 
-def _generator_in_scope(behaviour: Callable[..., AsyncIterator[Any]], participant: str) -> Callable[..., Any]:
+def _generator_in_scope(behaviour: Callable[..., AsyncIterator[Any]], participant: str, method: str) -> Callable[..., Any]:
     async def handle(request: Any, servicer_context: Any) -> AsyncIterator[Any]:
         try:
-            scope = _enter(servicer_context)
-            try:
+            with _enter(servicer_context, method) as scope:
                 async for response in behaviour(request, servicer_context):
                     yield response
                 await scope.end()
-            finally:
-                scope.report()
-                scope.over = True
-        except (TrothError, grpc.RpcError, ExceptionGroup) as error:
+        except Exception as error:
             await _abort(servicer_context, error, participant)
 
     return handle
 
 
-def _function_in_scope(behaviour: Callable[..., Any], participant: str) -> Callable[..., Any]:
+def _function_in_scope(behaviour: Callable[..., Any], participant: str, method: str) -> Callable[..., Any]:
     def handle(request: Any, servicer_context: Any) -> Any:
-        with _in_thread(servicer_context, participant) as scope, within(scope):
+        with _in_thread(servicer_context, participant, method) as scope, within(scope):
             return behaviour(request, servicer_context)
 
     return handle
 
 
-def _iterator_in_scope(behaviour: Callable[..., Iterator[Any]], participant: str) -> Callable[..., Any]:
+def _iterator_in_scope(behaviour: Callable[..., Iterator[Any]], participant: str, method: str) -> Callable[..., Any]:
     # Each response is asked for in a thread of the pool, and not always in the same one.
     def handle(request: Any, servicer_context: Any) -> Iterator[Any]:
-        with _in_thread(servicer_context, participant) as scope:
+        with _in_thread(servicer_context, participant, method) as scope:
             with within(scope):
                 responses = iter(behaviour(request, servicer_context))
             while (response := _next(responses, scope)) is not _END:
@@ -390,27 +416,45 @@ def _next(responses: Iterator[Any], scope: Scope) -> Any:
 
 
 @contextlib.contextmanager
-def _in_thread(servicer_context: Any, participant: str) -> Iterator[Scope]:
+def _in_thread(servicer_context: Any, participant: str, method: str) -> Iterator[Scope]:
     """The scope of a call whose handler runs in a thread, which handles others after it."""
     try:
-        scope = Scope(parse_context(servicer_context.invocation_metadata()), servicer_context)
-        try:
+        with _scope_of(servicer_context, method) as scope:
             yield scope
-        finally:
-            scope.report()
-            scope.over = True
-    except (TrothError, grpc.RpcError, ExceptionGroup) as error:
+    except Exception as error:
         code, details, trailing = _status(servicer_context, error, participant)
         servicer_context.set_trailing_metadata(trailing)
         servicer_context.abort(code, details)
 
 
-def _enter(servicer_context: Any) -> Scope:
-    """Begin the scope of a call. At its end it must `report` once more: the handler may have set trailing metadata of its own."""
-    scope = Scope(parse_context(servicer_context.invocation_metadata()), servicer_context)
+def _enter(servicer_context: Any, method: str) -> Scope:
+    """Begin the scope of a call, which is to be entered."""
+    scope = _scope_of(servicer_context, method)
     # Each call has a task, and so a context, of its own: nothing needs to be reset, and an asynchronous generator could not.
     _scope.set(scope)
+    if scope.span is not None:
+        scope.span.attach()
     return scope
+
+
+def _scope_of(servicer_context: Any, method: str) -> Scope:
+    metadata = servicer_context.invocation_metadata()
+    scope = Scope(parse_context(metadata), servicer_context)
+    if tracing.spans is not None:
+        scope.span = tracing.spans.serves_grpc(method, metadata, scope.context.trace)
+    return scope
+
+
+def _code_of(error: BaseException | None, servicer_context: Any) -> str:
+    """The name of the status that a handler ends with."""
+    if error is None:
+        code = servicer_context.code()
+        return "OK" if code in (None, 0) else getattr(code, "name", str(code))
+    cause = cause_within(error) if isinstance(error, Exception) else None
+    if cause is not None:
+        return Reason.__members__.get(cause.reason, Reason.INTERNAL).grpc_code
+    code = servicer_context.code()  # set by `abort`, which raises
+    return "UNKNOWN" if code in (None, 0, grpc.StatusCode.OK) else getattr(code, "name", str(code))
 
 
 async def _abort(servicer_context: Any, error: Exception, participant: str) -> None:

@@ -41,6 +41,8 @@ from participant_sdk.resources.contract import (
     Resource,
     Unreachable,
 )
+from participant_sdk.tracing import inside
+from troth import tracing
 from troth.backoff import Backoff
 from troth.errors import LogFailed, Reason, RequestError, TrothError
 from troth.logs import get_logger
@@ -151,7 +153,11 @@ class ExternalDriver:
     async def _execute(self, work: Execute) -> None:
         earlier = work.transaction_id in self._begun
         try:
-            done, changed = await self._run(work)
+            if tracing.spans is None:
+                done, changed = await self._run(work)
+            else:
+                with inside(self._participant, work.transaction_id, work.call_id):
+                    done, changed = await self._run(work)
         except Exception as error:  # a resource that answers what it must not would leave its branch without an answer
             self._lose(work.transaction_id)
             refused = ExecuteRefused(work.transaction_id, work.call_id, self._cause(error), branch_lost=earlier)

@@ -52,7 +52,9 @@ from participant_sdk.resources.contract import AtomicResource, Resource
 from participant_sdk.resources.log_only import LogResource
 from participant_sdk.runtime import Runtime, not_running
 from participant_sdk.slots import SlotLogs, Slots, check_slotted
+from participant_sdk.tracing import call_under_way
 from participant_sdk.wiring import Setup, Wiring
+from troth import tracing
 from troth.address import check_dialled
 from troth.backoff import Backoff
 from troth.engine import EngineCounters
@@ -393,11 +395,16 @@ class Participant:
         context = scope.context
         keys = self._registry.keys([operation])
         undeclared = self._registry.undeclared([operation])
-        return self._running().ask(
+        answer = self._running().ask(
             lambda ticket: Call(
                 ticket, context.transaction_id, call_id, context.first_attempt_ms, operation, keys, scope.tells, undeclared
             )
         )
+        return answer if tracing.spans is None else self._traced(context, call_id, answer)
+
+    async def _traced(self, context: common_pb2.TransactionContext, call_id: str, answer: Awaitable[Any]) -> Any:
+        with call_under_way(self.slot, context, call_id):
+            return await answer
 
     # ---- local work
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from inspect import Parameter
@@ -15,7 +16,9 @@ from participant_sdk.border import Raised, called
 from participant_sdk.context import current_scope
 from participant_sdk.core.work import Keys
 from participant_sdk.lock_keys import UNDECLARED, LockKey, Locks, NoLocks, reads_only, sorted_keys, without_keys, wrong_keys
+from participant_sdk.tracing import operation_around
 from participant_sdk.typed import Check, Mistyped, UnsupportedAnnotation, compile_annotation
+from troth import tracing
 from troth.errors import ConfigError, Reason, RequestError
 from troth.ids import check_name
 from troth.logs import get_logger
@@ -99,6 +102,8 @@ class BoundOperation:
     """Its lock keys."""
     caller: str = ""
     """Who began the transaction, as the coordinator says."""
+    around: AbstractContextManager[Any] | None = None
+    """Its span, where it is traced."""
 
     @property
     def name(self) -> str:
@@ -112,14 +117,28 @@ class BoundOperation:
 
     def __call__(self, resource: Any) -> Any:
         """Run it; an `async def` returns its coroutine. Raises whatever the author's function raises."""
-        if not self.caller:
+        if not self.caller and self.around is None:
             return self.spec.function(resource, **self.arguments)
-        before = _caller.set(self.caller)
-        try:
+        if self.spec.is_async:
+            return self._within(self.spec.function(resource, **self.arguments))
+        with self._surrounded():
             result = self.spec.function(resource, **self.arguments)
+        return self._within(result) if inspect.isawaitable(result) else result
+
+    async def _within(self, result: Awaitable[Any]) -> Any:
+        """The same, of a coroutine: it runs in a task, whose context is its own."""
+        with self._surrounded():
+            return await result
+
+    @contextmanager
+    def _surrounded(self) -> Iterator[None]:
+        before = _caller.set(self.caller)
+        around, self.around = self.around, None
+        try:
+            with nullcontext() if around is None else around:
+                yield
         finally:
             _caller.reset(before)
-        return _of(self.caller, result) if inspect.isawaitable(result) else result
 
 
 _caller: ContextVar[str] = ContextVar("troth_caller", default="")
@@ -133,12 +152,6 @@ def current_caller() -> str:
     """
     scope = current_scope()
     return _caller.get() or (scope.caller if scope is not None else "")
-
-
-async def _of(caller: str, result: Awaitable[Any]) -> Any:
-    """The same, of a coroutine: it runs in a task, whose context is its own."""
-    _caller.set(caller)
-    return await result
 
 
 @dataclass(slots=True)
@@ -221,6 +234,8 @@ class Registry:
         else:
             self._bound_bytes -= len(arguments)
         bound.caller = operation.caller
+        if tracing.spans is not None:
+            bound.around = operation_around(name)
         return bound
 
     def _decode(self, name: str, arguments: bytes) -> BoundOperation:

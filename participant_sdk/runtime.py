@@ -51,8 +51,9 @@ from participant_sdk.lock_keys import tell_undeclared
 from participant_sdk.registry import Registry
 from participant_sdk.resources.log_only import LogResource
 from participant_sdk.session import PROTOCOL, ROLE
+from participant_sdk.tracing import BranchSpans
 from participant_sdk.wiring import Setup, kind_of
-from troth import __version__, forks
+from troth import __version__, forks, tracing
 from troth.engine import Engine, EngineCounters
 from troth.errors import Aborted, ProtocolError, Reason, RemoteProtocolError, RequestError, TrothError
 from troth.log.contract import Log
@@ -100,6 +101,7 @@ class Runtime:
         self._loop = asyncio.get_running_loop()
         self._generation = forks.generation()
         self._quiet = Quiet()
+        self._spans = BranchSpans(setup.name)
         self._tickets: set[asyncio.Future[Any]] = set()
         self._started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._beginning = asyncio.Lock()
@@ -204,6 +206,8 @@ class Runtime:
             await self._driver.open(dict(self._core.resource_branches()))
         if self._last_incarnation == 0:
             await self._begin()
+        if tracing.spans is not None:
+            self._spans.recovered(self._core.in_doubt())
         _log.info("recovered", participant=self._setup.name)
 
     @property
@@ -275,6 +279,7 @@ class Runtime:
         async with AsyncExitStack() as stack:  # each is closed, also when one before it fails
             if self._identity is not None:
                 stack.push_async_callback(self._identity.close)
+            stack.callback(self._spans.stop)
             stack.push_async_callback(self._engine.stop)
             if self._driver is not None:
                 stack.push_async_callback(self._driver.close)
@@ -364,6 +369,8 @@ class Runtime:
         }
 
     def _send(self, effect: Send) -> None:
+        if tracing.spans is not None and (tell := self._spans.going.get(effect.field)) is not None:
+            tell(effect.message)
         self._session.send(effect.stream, effect.field, effect.message, patient=effect.patient)
 
     def _violated(self, event: Event, error: ProtocolError) -> None:
@@ -446,6 +453,8 @@ class Runtime:
         """See `Owner`. What ends work comes before what begins some: that may need the locks."""
         # Sliced to lists: the end of a loop over protobuf's own container is an exception, even when it is empty.
         position = frame.position
+        if tracing.spans is not None:
+            self._spans.came(frame)
         events: list[Event] = [FromCoordinator(stream, message, position) for message in frame.decisions[:]]
         events += [FromCoordinator(stream, message, position) for message in frame.settles[:]]
         events += [FromCoordinator(stream, message, position) for message in frame.enlisted[:]]

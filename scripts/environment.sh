@@ -74,4 +74,4 @@ troth_environment() {
 }
 
 # The environment of everything that developers do.
-troth_test_environment() { troth_environment test "sqlite,coordinator,postgres,mariadb,sqlalchemy,redis,pki,oidc,metrics,console,fast" dev; }
+troth_test_environment() { troth_environment test "sqlite,coordinator,postgres,mariadb,sqlalchemy,redis,pki,oidc,metrics,otlp,console,fast" dev; }

@@ -14,18 +14,25 @@ SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000)
 class Histogram:
     """How many values were at most each border."""
 
-    __slots__ = ("borders", "counts", "total")
+    __slots__ = ("borders", "counts", "exemplars", "total")
 
     def __init__(self, borders: Sequence[float]) -> None:
         self.borders = borders
         self.counts = [0] * (len(borders) + 1)
         """Of each border, how many were above the one before and not above it; last, how many were above all."""
         self.total = 0.0
+        self.exemplars: dict[int, tuple[str, float, float]] = {}
+        """By the place of a border the last value that was counted with a trace: its trace id, itself, and its time."""
 
     def add(self, value: float) -> None:
         """Count one."""
         self.counts[bisect_left(self.borders, value)] += 1
         self.total += value
+
+    def add_traced(self, value: float, trace_id: str, at_seconds: float) -> None:
+        """Count one that somebody can look at: a trace has it."""
+        self.add(value)
+        self.exemplars[bisect_left(self.borders, value)] = (trace_id, value, at_seconds)
 
     @property
     def count(self) -> int:

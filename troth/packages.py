@@ -23,6 +23,7 @@ EXTRAS = {
     "click": "coordinator", "rich": "coordinator", "structlog": "coordinator",
     "grpc_health": "coordinator", "grpc_reflection": "coordinator", "grpc_status": "coordinator", "google.rpc": "coordinator",
     "cryptography": "pki", "jwt": "oidc",
+    "opentelemetry.sdk": "otlp", "opentelemetry.exporter": "otlp", "opentelemetry": "otel",
     "prometheus_client": "metrics", "starlette": "console", "jinja2": "console", "uvicorn": "console",
 }  # fmt: skip
 """Which extra brings a module; a test compares this with pyproject.toml."""

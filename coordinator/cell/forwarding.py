@@ -11,6 +11,7 @@ import grpc.aio
 from coordinator.identity.gate import CALLER_METADATA, SHARD_METADATA
 from coordinator.identity.who import CALLER
 from coordinator.services.status import STATUS_METADATA_KEY
+from coordinator.services.transactions import TRACE_METADATA
 from troth.channel import credentials_of, open_channel
 from troth.errors import ConfigError, Reason, RequestError
 from troth.identity.tls import Tls
@@ -57,7 +58,7 @@ class Forward:
         """
         passed = getattr(getattr(self._node(shard), service), method)
         try:
-            return await passed(request, metadata=_metadata(shard), timeout=call.time_remaining())
+            return await passed(request, metadata=_metadata(shard, call), timeout=call.time_remaining())
         except grpc.aio.AioRpcError as error:
             await _abort(call, error)
 
@@ -65,7 +66,7 @@ class Forward:
         """The states of a transaction, as the shard's node tells them."""
         passed: Any = self._node(shard).transactions.Watch
         try:
-            async for response in passed(request, metadata=_metadata(shard), timeout=call.time_remaining()):
+            async for response in passed(request, metadata=_metadata(shard, call), timeout=call.time_remaining()):
                 yield response
         except grpc.aio.AioRpcError as error:
             await _abort(call, error)
@@ -96,10 +97,12 @@ class Forward:
         return Node(client_pb2_grpc.TransactionServiceStub(stubs), admin_pb2_grpc.AdminServiceStub(stubs), channel, stamp)
 
 
-def _metadata(shard: str) -> tuple[tuple[str, str | bytes], ...]:
-    """Where a call is to be answered, and whose it is: a node with a policy believes that of a node alone (`identity.gate`)."""
+def _metadata(shard: str, call: Any) -> tuple[tuple[str, str | bytes], ...]:
+    """Where a call is to be answered, in which trace, and whose it is: a node with a policy believes that of a node alone
+    (`identity.gate`)."""
     caller = CALLER.get().name
-    passed_on: tuple[tuple[str, str | bytes], ...] = ((SHARD_METADATA, shard),)
+    traced = ((key, value) for key, value in call.invocation_metadata() or () if key in TRACE_METADATA)
+    passed_on: tuple[tuple[str, str | bytes], ...] = ((SHARD_METADATA, shard), *traced)
     return (*passed_on, (CALLER_METADATA, caller.encode())) if caller else passed_on
 
 

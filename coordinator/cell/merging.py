@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from coordinator.core.listing import ROWS_DEFAULT, ROWS_MAX, STRANDED_MAX, token_of
+from coordinator.history.entry import learn
 from coordinator.services.context import Common
 from coordinator.services.fills import percent
 from troth import __version__
@@ -43,7 +44,12 @@ def transactions(request: Any, pages: Sequence[admin_pb2.ListTransactionsRespons
 def with_history(
     request: admin_pb2.ListTransactionsRequest, known: admin_pb2.ListTransactionsResponse, past: admin_pb2.ListTransactionsResponse
 ) -> admin_pb2.ListTransactionsResponse:
-    """What coordinators know, and what the history remembers; of one transaction, what its coordinator knows."""
+    """What coordinators know, and what the history remembers; of one transaction, what its coordinator knows, and what that
+    has not kept."""
+    remembered = {row.transaction_id: row for row in past.transactions}
+    for row in known.transactions:
+        if row.transaction_id in remembered:
+            learn(row, remembered[row.transaction_id])
     response = transactions(request, [past, known])
     # The history has what the coordinators know to be over, but for the little that it has lost.
     response.over = max(past.total, known.over)

@@ -29,7 +29,7 @@ troth txn resolve c1.7.9f2c4e1a.3.42 abort --why "the client is gone"
 troth txn forget c1.7.9f2c4e1a.3.42 --why "repaid by hand, ticket 4711"
 """
 
-COLUMNS = ("TRANSACTION", "STATE", "OUTCOME", "AGE_SECONDS", "TOOK_SECONDS", "PARTICIPANTS", "OWING", "KEY", "CAUSE")
+COLUMNS = ("TRANSACTION", "STATE", "OUTCOME", "AGE_SECONDS", "TOOK_SECONDS", "PARTICIPANTS", "OWING", "KEY", "CAUSE", "TRACE")
 STATES = STATE_NAMES - FINISHED_NAMES
 """States of what is not over; what is over has outcomes."""
 
@@ -109,7 +109,7 @@ def _row(summary: admin_pb2.TransactionSummary) -> tuple[Any, ...]:
         summary.transaction_id, summary.state, outcome_name(summary.outcome), summary.age_seconds,
         (summary.ended_ms - summary.first_attempt_ms) / 1000 if summary.ended_ms else None,
         list(summary.participants), list(summary.owing), summary.key,
-        cause_words(summary.cause) if summary.HasField("cause") else "",
+        cause_words(summary.cause) if summary.HasField("cause") else "", summary.trace_id,
     )  # fmt: skip
 
 

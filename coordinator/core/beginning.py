@@ -62,6 +62,7 @@ def _take_terms(book: Book, txn: Transaction, request: client_pb2.RunRequest | c
         # A copy: a message that is part of another one keeps the whole frame that it came in.
         txn.trace = common_pb2.TraceContext()
         txn.trace.CopyFrom(request.trace)
+        txn.traceparent = txn.trace.traceparent
 
 
 # ---- in time

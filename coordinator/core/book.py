@@ -196,8 +196,8 @@ class Book:
         record = self.record()
         decided = record.decided
         decided.participants.extend(txn.branches)
-        decided.transaction_id = txn.id
-        decided.first_attempt_ms, decided.owner = txn.first_attempt_ms, txn.owner
+        decided.transaction_id, decided.first_attempt_ms, decided.owner = txn.id, txn.first_attempt_ms, txn.owner
+        decided.traceparent = txn.traceparent
         owing = {i: branch.order for i, branch in enumerate(txn.branches.values()) if branch.step in _OWES_COMMIT}
         decided.owing.extend(owing)
         decided.orders.extend(owing.values())

@@ -55,9 +55,10 @@ COUNT_MAX = 2**32 - 1
 """What Prepare can say. Nobody ran so many operations, so it is a NO."""
 
 
-def peers_of(branches: Mapping[str, Branch]) -> bytes:
+def peers_of(branches: Mapping[str, Branch], traceparent: str = "") -> bytes:
     """The serialised Peers of a transaction."""
     peers = participant_pb2.Peers()
+    peers.traceparent = traceparent
     peers.participants.extend(branches)
     peers.incarnations.extend([branch.incarnation for branch in branches.values()])
     peers.orders.extend([branch.order for branch in branches.values()])
@@ -71,7 +72,7 @@ def start(book: Book, txn: Transaction) -> None:
     elif len(txn.branches) == 1 and next(iter(txn.branches.values())).step is not YES:
         open_or_hand_over(book, txn)
     else:
-        txn.peers = peers_of(txn.branches)
+        txn.peers = peers_of(txn.branches, txn.traceparent)
         txn.missing = len(txn.branches)
         book.set_state(txn, PREPARING)
         for branch in txn.branches.values():

@@ -141,7 +141,8 @@ class Transaction:
     __slots__ = (
         "argument_bytes", "asked", "attempt", "began", "branches", "cause", "claim", "deadline", "eldest_ms", "first_attempt_ms",
         "held_bytes", "heuristic", "hold_read_locks", "id", "interactive", "joined", "late", "missing", "number", "owner", "peers",
-        "repeated_at", "results_lost", "session", "state", "steps", "tickets", "trace", "wait_complete",
+        "repeated_at", "results_lost", "session", "state", "steps", "tickets", "trace", "traceparent",
+        "wait_complete",
     )  # fmt: skip
 
     def __init__(self, transaction_id: str, session: Session | None, number: int, state: State) -> None:
@@ -167,6 +168,8 @@ class Transaction:
         self.cause: common_pb2.Cause | None = None
         self.peers = b""
         self.trace: common_pb2.TraceContext | None = None
+        self.traceparent = ""
+        """What of it is written down."""
         self.asked = False
         """Whether its own client is to be answered, under its own number."""
         self.joined: dict[tuple[str, int], Session] | None = None

@@ -218,6 +218,9 @@ class Replay:
     def _conclude_decided(self, decided: record_pb2.Decided) -> None:
         claim = decided.claim if decided.HasField("claim") else None
         txn = self._revive(decided.transaction_id, State.COMMITTING, decided.first_attempt_ms, claim, decided.owner)
+        if decided.traceparent:
+            txn.traceparent = decided.traceparent
+            txn.trace = common_pb2.TraceContext(traceparent=txn.traceparent)
         reported = self._heuristic.get(txn.id, [])
         txn.heuristic = tuple(reported)
         over = {report.participant for report in reported}

@@ -19,7 +19,7 @@ KEY_HASH_BYTES = 16
 COUNTED_MAX = 100_000
 """Rows that are counted for a listing."""
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*", re.ASCII)
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-([0-9a-f]{2}).*", re.ASCII)
 """W3C Trace Context, section 3.2.2: version, trace id, parent id, flags."""
 
 
@@ -48,6 +48,12 @@ def trace_id(trace: common_pb2.TraceContext | None) -> str:
     """The trace id of a trace context; empty where there is none."""
     match = _TRACEPARENT.fullmatch(trace.traceparent) if trace is not None else None
     return match[1] if match else ""
+
+
+def sampled_trace_id(trace: common_pb2.TraceContext) -> str:
+    """The same, of a trace that somebody keeps, as its flags say."""
+    match = _TRACEPARENT.fullmatch(trace.traceparent)
+    return match[1] if match and int(match[2], 16) & 1 else ""
 
 
 def summary_of(over: Over) -> admin_pb2.TransactionSummary:
@@ -140,6 +146,13 @@ def row_from(body: bytes, now_ms: int) -> admin_pb2.TransactionSummary:
     return row
 
 
+def learn(known: admin_pb2.TransactionSummary, past: admin_pb2.TransactionSummary) -> None:
+    """Add to a coordinator's row of what is over what the history alone remembers of it."""
+    for name in _LEARNT:
+        if not getattr(known, name):
+            setattr(known, name, getattr(past, name))
+
+
 # ---- the page of one transaction
 
 
@@ -153,8 +166,7 @@ def explained(known: admin_pb2.ExplainResponse, past: admin_pb2.TransactionSumma
     if not known.HasField("summary") and not known.if_forced:
         return admin_pb2.ExplainResponse(summary=past, explanation=_past_words(past), next=NOTHING_NEXT)
     if known.HasField("summary") and not known.summary.HasField("timeline"):
-        for name in _LEARNT:
-            setattr(known.summary, name, getattr(past, name))
+        learn(known.summary, past)
         known.summary.timeline.CopyFrom(past.timeline)
     return known
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from coordinator.attention import KINDS, attention
@@ -151,6 +151,15 @@ class Exporter(Collector):
         return [("troth_attention", (kind,), kinds.count(kind)) for kind in KINDS]
 
 
+def buckets_of(histogram: Histogram) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
+    """Its buckets, with a trace to look at where there is one; only OpenMetrics tells of that."""
+    buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = list(histogram.cumulative())
+    for place, (trace, value, at_seconds) in histogram.exemplars.items():
+        border, count = histogram.cumulative()[place]
+        buckets[place] = (border, count, Exemplar({"trace_id": trace}, value, at_seconds))
+    return buckets
+
+
 def families_of(samples: Iterable[tuple[str, tuple[str, ...], Any]]) -> Iterable[Metric]:
     """Samples under the names and with the words of `families`. What is not named there is a mistake, and raises `KeyError`."""
     made: dict[str, Any] = {}
@@ -158,7 +167,7 @@ def families_of(samples: Iterable[tuple[str, tuple[str, ...], Any]]) -> Iterable
         if name not in made:
             made[name] = _family(name, len(labels))
         if isinstance(value, Histogram):
-            made[name].add_metric(labels, buckets=value.cumulative(), sum_value=value.total)
+            made[name].add_metric(labels, buckets=buckets_of(value), sum_value=value.total)
         else:
             made[name].add_metric(labels, value)
     return made.values()

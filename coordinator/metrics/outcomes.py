@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from coordinator.core.effects import Over
 from coordinator.core.model import State, outcome_name
+from coordinator.history.entry import sampled_trace_id
 from coordinator.metrics.families import PHASES
 from troth.errors import Reason
 from troth.histogram import SECONDS, Histogram
@@ -31,10 +32,13 @@ class Outcomes:
         """Count one. What is only news of an earlier one is not."""
         reason = over.cause.reason if over.cause is not None else ""
         self.over[outcome_name(over.outcome), reason if not reason or reason in Reason.__members__ else OTHER] += 1
-        steps, phases = over.moments.steps, self.phases
-        for (state, at), (_, until) in pairwise(steps):
-            name = _PHASE_OF.get(state)
-            if name is not None:
-                phases[name].add(until - at)
+        steps = over.moments.steps
+        took = [(_PHASE_OF[state], until - at) for (state, at), (_, until) in pairwise(steps) if state in _PHASE_OF]
         if len(steps) > 1:
-            phases["whole"].add(steps[-1][1] - steps[0][1])
+            took.append(("whole", steps[-1][1] - steps[0][1]))
+        trace = "" if over.trace is None else sampled_trace_id(over.trace)
+        for name, seconds in took:
+            if trace:
+                self.phases[name].add_traced(seconds, trace, over.at_ms / 1000)
+            else:
+                self.phases[name].add(seconds)

@@ -24,6 +24,8 @@ from troth.ids import TransactionId
 from troth.seals import proof_of
 from troth.v1 import client_pb2, common_pb2
 
+TRACE_METADATA = ("traceparent", "tracestate")
+"""What a caller's trace is called in a call's metadata (W3C Trace Context); the fields of TraceContext have the same names."""
 WATCH_STATES_MAX = 256
 """States that wait for one watcher; past it the oldest are left out, the last never."""
 
@@ -147,6 +149,7 @@ class Transactions:
     async def Run(self, request: client_pb2.RunRequest, context: Any) -> client_pb2.RunResponse:
         """Run a one-shot transaction; OK means committed."""
         _check_no_number(request.number)
+        _take_trace(request, context)
         request.number = self._unary.take_number()
         answer = await self._unary.ask(events.Run(self._unary.name, request, caller=self._caller()))
         await _check(answer, common_pb2.OUTCOME_COMMITTED, context)
@@ -155,6 +158,7 @@ class Transactions:
     async def Begin(self, request: client_pb2.BeginRequest, context: Any) -> client_pb2.BeginResponse:
         """Begin an interactive transaction."""
         _check_no_number(request.number)
+        _take_trace(request, context)
         request.number = self._unary.take_number()
         response: client_pb2.BeginResponse = await self._unary.ask(events.Begin(self._unary.name, request, caller=self._caller()))
         if response.HasField("refusal"):
@@ -232,6 +236,14 @@ class TransactionEffects:
 def _check_no_number(number: int) -> None:
     if number:
         raise RequestError(Reason.INVALID_ARGUMENT, "number is set: in unary calls the coordinator numbers the transactions")
+
+
+def _take_trace(request: client_pb2.RunRequest | client_pb2.BeginRequest, context: Any) -> None:
+    """The trace of a caller who says it as every gRPC client does that traces: in the call's metadata."""
+    if not request.HasField("trace"):
+        for key, value in context.invocation_metadata() or ():
+            if key in TRACE_METADATA:
+                setattr(request.trace, key, value)
 
 
 async def _check(answer: client_pb2.Answer, wanted: common_pb2.Outcome.ValueType, context: Any) -> None:

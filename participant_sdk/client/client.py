@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import grpc.aio
 
 from participant_sdk.carriers import Carried, aio_carriers
-from participant_sdk.client import checks, results
+from participant_sdk.client import checks, results, traced
 from participant_sdk.client.cell import Sessions
 from participant_sdk.client.connection import Connection
 from participant_sdk.client.exchange import Lost
@@ -21,7 +21,7 @@ from participant_sdk.client.session import Session
 from participant_sdk.client.transaction import Terms, Transaction, current_transaction, refuse_nesting, terms_of
 from participant_sdk.frameworks.clients import Http, carry
 from participant_sdk.seat import Seat
-from troth import forks
+from troth import forks, tracing
 from troth.address import check_dialled
 from troth.backoff import Backoff
 from troth.errors import Aborted, Reason, RequestError
@@ -160,7 +160,10 @@ class Client:
         if not calls:
             raise RequestError(Reason.INVALID_ARGUMENT, "there is nothing to run: name at least one call")
         terms = terms_of(timeout, key, wait, first_attempt_ms, hold_read_locks)
-        request = _run_request(calls, terms)
+        work = self._attempted(_run_request(calls, terms), terms, attempts)
+        return await (work if tracing.spans is None else traced.one_shot(tracing.spans, work))
+
+    async def _attempted(self, request: client_pb2.RunRequest, terms: Terms, attempts: int) -> Committed:
         if attempts == 1:
             return await self._run(request, terms)
         made = 0
@@ -187,9 +190,10 @@ class Client:
                 request.timeout_ms = max(1, terms.timeout_ms - int((now() - started) * 1000))
             self.check_terms(terms, session)
             checks.within_limits(request.branches, request.ByteSize(), session.limits)
+            call = None if tracing.spans is None else traced.request(tracing.spans, traced.RUN, self.address, request.trace)
             exchange = session.open("runs", request, started + terms.timeout_seconds + self.grace_seconds)
             assert exchange.reply is not None
-            reply = await exchange.reply
+            reply = await (exchange.reply if call is None else traced.answered(call, exchange.reply))
             if reply is not Lost.NEVER_SENT:
                 break
         if isinstance(reply, client_pb2.Answer) and reply.outcome == common_pb2.OUTCOME_COMMITTED:

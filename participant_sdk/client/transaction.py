@@ -18,10 +18,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
 from participant_sdk.carriers import Carried, Uncounted, cause_within
-from participant_sdk.client import checks, results
+from participant_sdk.client import checks, results, traced
 from participant_sdk.client.exchange import Exchange, Lost, Reply
+from participant_sdk.client.traced import Block
 from participant_sdk.context import current_scope
 from participant_sdk.tally import Tally
+from troth import tracing
 from troth.errors import Aborted, Reason, RequestError, TrothError
 from troth.ids import check_participant
 from troth.keys import INTERACTIVE_HASH
@@ -134,6 +136,7 @@ class Transaction:
         """The transaction whose block was around this one: over, but its block is not."""
         self.left = False
         """Whether its block has ended."""
+        self._span: Block | None = None
         self.face: object = None
         """What stands for it in code that is not asynchronous."""
 
@@ -195,21 +198,44 @@ class Transaction:
         """Begin, without a block around it."""
         if self._state is not _State.NEW:
             raise self._not_active("begin")
-        await self._begin()
+        if tracing.spans is None:
+            await self._begin()
+        else:
+            await self._begin_traced(Block(tracing.spans))
         self._state = _State.ACTIVE
+
+    async def _begin_traced(self, span: Block) -> None:
+        self._span = span
+        try:
+            with span.telling():
+                await self._begin()
+        except BaseException:
+            span.leave(self.transaction_id, None)
+            raise
 
     def surround(self) -> None:
         """Be the current transaction of the context in which this is called."""
         self._outer = _current.get()
         _current.set(self)
+        if self._span is not None:
+            self._span.enter()
 
     def leave(self) -> None:
         """Its block has ended, in that context."""
         self.left = True
         _current.set(self._outer)
+        if self._span is not None:
+            self._span.leave(self.transaction_id, self.outcome)
 
     async def end(self, error: BaseException | None) -> None:
         """Commit, or roll back when an error leaves the block. Raises what the error tells of a call's refusal."""
+        if self._span is None:
+            await self._end(error)
+        else:
+            with self._span.telling(error):
+                await self._end(error)
+
+    async def _end(self, error: BaseException | None) -> None:
         try:
             if self._state is _State.ACTIVE and error is None:
                 await self.commit()
@@ -238,7 +264,9 @@ class Transaction:
             request.begin.CopyFrom(exchange.unsaid)
             request.begin.timeout_ms = max(1, int((self._deadline - asyncio.get_running_loop().time()) * 1000))
         exchange.deadline = max(exchange.deadline, asyncio.get_running_loop().time() + self._client.grace_seconds)
-        reply = await self._session.ask(exchange, "commits", request)
+        call = None if tracing.spans is None else traced.request(tracing.spans, traced.COMMIT, self._client.address)
+        asked = self._session.ask(exchange, "commits", request)
+        reply = await (asked if call is None else traced.answered(call, asked))
         self.outcome = await self._concluded(exchange, reply)
         self._state = _State.OVER
         return self.outcome
@@ -284,13 +312,16 @@ class Transaction:
 
     def _next_context(self) -> common_pb2.TransactionContext:
         exchange = self._live_exchange()
-        return common_pb2.TransactionContext(
+        context = common_pb2.TransactionContext(
             transaction_id=exchange.transaction_id,
             first_attempt_ms=self.first_attempt_ms,
             call_id=str(next(self._call_numbers)),
             last_call=self._terms.one_call_each or _last_call.get(),
             proof=self._session.proof(exchange.transaction_id),
         )
+        if tracing.spans is not None:
+            tracing.spans.carry(context.trace)
+        return context
 
     def last_call(self) -> contextlib.AbstractContextManager[None]:
         """Say that each call made in the block is the last one to its service in this transaction.
@@ -346,6 +377,8 @@ class Transaction:
                 first_attempt_ms=self._terms.first_attempt_ms,
                 hold_read_locks=self._terms.hold_read_locks,
             )
+            if self._span is not None:
+                self._span.carry(request.trace)
             deadline = self._deadline + self._client.grace_seconds
             if not self._terms.key:
                 self._exchange = self._session.open_quietly(request, deadline)

@@ -195,6 +195,10 @@ class ParticipantCore:
         holds prepared is an orphan of a crash before the vote, and may be rolled back (EXTERNAL)."""
         return [(b.transaction_id, b.resource_branch) for b in self._m.branches.values() if b.resource_branch]
 
+    def in_doubt(self) -> Sequence[tuple[str, bytes]]:
+        """Every branch that voted YES and has heard no decision, with the serialised Peers that came with Prepare."""
+        return [(b.transaction_id, b.peers) for b in self._m.branches.values() if b.state is State.PREPARED]
+
     def states(self) -> Sequence[tuple[str, State]]:
         """Every branch that is not finished, for people."""
         return [(b.transaction_id, b.state) for b in self._m.branches.values() if b.state not in FINISHED]

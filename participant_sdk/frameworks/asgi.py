@@ -9,6 +9,7 @@ plain `def`, which these frameworks run in a thread with the handler's context.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ class TransactionMiddleware:
             await self._app(scope, receive, send)
             return
         try:
-            call = HttpCall(context, self._participant.name)
+            call = HttpCall(context, self._participant.name, scope["method"], functools.partial(_header, scope))
         except RequestError as error:
             told = refusal(error, self._participant.name)
             assert told is not None
@@ -88,6 +89,10 @@ class _Answering:
                 message = {**message, "headers": [*message.get("headers", ()), *_encoded(headers)]}
         if not self._replaced:
             await self._send(message)
+
+
+def _header(scope: MutableMapping[str, Any], wanted: str) -> str | None:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name.lower() == wanted.encode()), None)
 
 
 async def _send(told: Refusal, send: Send) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from participant_sdk.context import Scope, cause_told, parse_context, within
 from participant_sdk.frameworks.headers import FAILED_FROM, STATUS_OF_CODE, context_of, of_cause, of_response
+from troth import tracing
 from troth.errors import Reason, RequestError
 from troth.v1 import common_pb2
 
@@ -39,9 +40,13 @@ def _refusal(cause: common_pb2.Cause) -> Refusal:
 class HttpCall:
     """A call from its context to its answer. Raises `RequestError` (INVALID_ARGUMENT) when its header is no context."""
 
-    def __init__(self, context: Iterable[str | bytes], participant: str) -> None:
+    def __init__(
+        self, context: Iterable[str | bytes], participant: str, method: str, header: Callable[[str], str | None]
+    ) -> None:  # fmt: skip
         self._scope = Scope(parse_context(context_of(context)), tells=True)
         self._participant = participant
+        if tracing.spans is not None:
+            self._scope.span = tracing.spans.serves_http(method, header, self._scope.context.trace)
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[Scope]:
@@ -57,18 +62,25 @@ class HttpCall:
                     Reason.INVALID_ARGUMENT, "the answer began while a block of the branch was open: it would not be counted",
                     hint="End it before the handler returns. A dependency of FastAPI that yields: Depends(..., scope='function').",
                 )  # fmt: skip
-            return [of_response(self._scope.trailers())]
+            headers = [of_response(self._scope.trailers())]
         except RequestError as error:
             told = refusal(error, self._participant)
             assert told is not None
+            self._ended(told.status)
             return told
-        finally:
-            self._scope.over = True
+        self._ended(status)
+        return headers
+
+    def _ended(self, status: int) -> None:
+        self._scope.over = True
+        if self._scope.span is not None:
+            self._scope.span.ended(status)
+            self._scope.span = None
 
     def fails(self, error: BaseException) -> Refusal | None:
         """The handler raised before its answer began: the answer, if the error tells one."""
         told = refusal(error, self._participant)
-        headers = self.answers(FAILED_FROM)
+        headers = self.answers(500 if told is None else told.status)
         if told is None or isinstance(headers, Refusal):
             return told
         return told._replace(headers=[*told.headers, *headers])
@@ -76,3 +88,5 @@ class HttpCall:
     def over(self) -> None:
         """It has been answered, or never will be."""
         self._scope.over = True
+        if self._scope.span is not None:
+            self._scope.span.fails("cancelled")

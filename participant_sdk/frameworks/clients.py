@@ -8,10 +8,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from participant_sdk.carriers import Carried, Find, headers_of
 from participant_sdk.frameworks.headers import FAILED_FROM, nobody_knows, of_request
 from participant_sdk.metadata import said
+from troth import tracing
 from troth.errors import ConfigError, Reason, RequestError
 from troth.v1 import client_pb2
 
@@ -49,7 +51,7 @@ def _hooks(find: Find) -> tuple[Callable[..., Any], Callable[..., Any]]:
         carried = find()
         request.extensions = {**request.extensions, _CARRIED: carried}
         if carried is not None:
-            request.headers.update(_begun(carried))
+            request.headers.update(_begun(carried, request.method, request.url.host, request.url.port))
 
     def ends(response: Any) -> None:
         carried = response.request.extensions.get(_CARRIED)
@@ -86,7 +88,8 @@ class _CarryingAdapter:
         carried = self._find()
         if carried is None:
             return self._adapter.send(request, *arguments, **options)
-        request.headers.update(_begun(carried))
+        url = urlsplit(request.url)
+        request.headers.update(_begun(carried, request.method, url.hostname or "", url.port))
         try:
             response = self._adapter.send(request, *arguments, **options)
         except BaseException:
@@ -106,7 +109,9 @@ class _CarryingAdapter:
 # ---- both
 
 
-def _begun(carried: Carried) -> dict[str, str]:
+def _begun(carried: Carried, method: str, host: str, port: int | None) -> dict[str, str]:
+    if tracing.spans is not None:
+        carried.span = tracing.spans.calls_http(method, host, port)
     metadata = headers_of(carried)
     try:
         return of_request(metadata)
@@ -118,6 +123,8 @@ def _begun(carried: Carried) -> dict[str, str]:
 def ended(carried: Carried, status: int, headers: Any, url: Any) -> None:
     """Tell what an answer says. Raises `RequestError` (NO_CONTEXT) when a call succeeded of which nobody says what it did: a proxy
     that drops headers must not make a commit of half the work."""
+    if carried.span is not None:
+        carried.span.ended(status)
     told = said(headers)
     succeeded = status < FAILED_FROM
     silent = succeeded and not told

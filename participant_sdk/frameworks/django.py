@@ -10,6 +10,7 @@ the resource is `Postgres(django="default")`. What a view raises is answered wit
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from django.utils.module_loading import import_string
 
 from participant_sdk.context import current_scope
 from participant_sdk.frameworks.calls import Headers, HttpCall, Refusal, refusal
-from participant_sdk.frameworks.wsgi import CONTEXT_VARIABLE
+from participant_sdk.frameworks.wsgi import CONTEXT_VARIABLE, header_of
 from participant_sdk.participant import Participant
 from troth.errors import RequestError
 
@@ -67,7 +68,7 @@ class TransactionMiddleware:
         if context is None:
             return None
         try:
-            return HttpCall([context], self._participant.name)
+            return HttpCall([context], self._participant.name, request.method, functools.partial(header_of, request.META))
         except RequestError as error:
             return refusal(error, self._participant.name)
 

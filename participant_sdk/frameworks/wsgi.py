@@ -8,8 +8,9 @@ The participant is started in the background of each process at its first call, 
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,11 @@ CONTEXT_VARIABLE = f"HTTP_{CONTEXT_KEY.upper().replace('-', '_')}"
 """Where WSGI has the header."""
 
 
+def header_of(environ: Mapping[str, Any], name: str) -> str | None:
+    """A header of a request."""
+    return environ.get(f"HTTP_{name.upper().replace('-', '_')}")
+
+
 class TransactionMiddleware:
     """Gives handlers the transaction in which they are called, and acknowledges what they did in it; see
     `participant_sdk.frameworks.asgi`."""
@@ -42,7 +48,7 @@ class TransactionMiddleware:
         if context is None:
             return self._app(environ, start_response)
         try:
-            call = HttpCall([context], self._participant.name)
+            call = HttpCall([context], self._participant.name, environ["REQUEST_METHOD"], functools.partial(header_of, environ))
         except RequestError as error:
             told = refusal(error, self._participant.name)
             assert told is not None

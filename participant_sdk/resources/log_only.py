@@ -41,6 +41,8 @@ from participant_sdk.core.work import (
 from participant_sdk.drivers import Invoked, Jobs, Submit, raised, until_done
 from participant_sdk.lock_keys import LockKey, keys_not_held
 from participant_sdk.registry import BoundOperation, Registry
+from participant_sdk.tracing import inside
+from troth import tracing
 from troth.errors import Reason, RequestError
 from troth.v1 import record_pb2
 from troth.values import add_result, decode_arguments
@@ -138,7 +140,11 @@ class LogResource:
     def invoke(self, work: Invoked) -> None:
         """Begin with a piece of work."""
         if isinstance(work, Execute):
-            self._execute(work)
+            if tracing.spans is None:
+                self._execute(work)
+            else:
+                with inside(self._participant, work.transaction_id, work.call_id):
+                    self._execute(work)
         elif isinstance(work, PrepareBranch):
             # The answer is added to the works of the calls, which say all there is.
             self._submit(Executed(work.transaction_id, "", record_pb2.BranchWork(), True))

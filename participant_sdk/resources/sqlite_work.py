@@ -38,7 +38,8 @@ from participant_sdk.resources.sqlite_locks import RowLocks
 from participant_sdk.resources.sqlite_restore import CannotUndo, undo
 from participant_sdk.resources.sqlite_schema import Schema
 from participant_sdk.resources.sqlite_undo import CannotCapture, Capture, Changes
-from troth import failpoints
+from participant_sdk.tracing import inside
+from troth import failpoints, tracing
 from troth.errors import Aborted, Reason, RequestError, TrothError
 from troth.logs import get_logger
 from troth.ready import Event, frozen
@@ -156,7 +157,11 @@ class Worker:
         self._sql(_SAVEPOINT)
         capture = Capture(self._connection, self._schema)
         try:
-            self._perform(work.operations, done.results, work.keys)
+            if tracing.spans is None:
+                self._perform(work.operations, done.results, work.keys)
+            else:
+                with inside(self._participant, work.transaction_id, work.call_id):
+                    self._perform(work.operations, done.results, work.keys)
             changes = self._captured(capture, work.transaction_id)
         except _Failed as failed:
             refused = ExecuteRefused(work.transaction_id, work.call_id, failed.cause)

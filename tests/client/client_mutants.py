@@ -189,8 +189,8 @@ _mutants(
     ("what came back from onward is dropped", "            self._tally.count(done)\n", "            pass\n"),
     ("blocking calls are not looked at again", "        self.uncounted.count()\n        with self._lock:", "        with self._lock:"),
     ("a handler's refusal names nobody", "cause = cause_within(error, participant)", "cause = cause_within(error)"),
-    ("a refusal from onward stays gRPC's error", "except (TrothError, grpc.RpcError, ExceptionGroup) as error:\n            await _abort(servicer_context, error, participant)\n\n    return handle\n\n\ndef _generator", "except TrothError as error:\n            await _abort(servicer_context, error, participant)\n\n    return handle\n\n\ndef _generator"),
-    ("a stream's refusal from onward stays gRPC's error", "except (TrothError, grpc.RpcError, ExceptionGroup) as error:\n            await _abort(servicer_context, error, participant)\n\n    return handle\n\n\ndef _function_in_scope", "except TrothError as error:\n            await _abort(servicer_context, error, participant)\n\n    return handle\n\n\ndef _function_in_scope"),
+    ("a refusal from onward stays gRPC's error", "except Exception as error:\n            await _abort(servicer_context, error, participant)\n\n    return handle\n\n\ndef _generator", "except TrothError as error:\n            await _abort(servicer_context, error, participant)\n\n    return handle\n\n\ndef _generator"),
+    ("a stream's refusal from onward stays gRPC's error", "except Exception as error:\n            await _abort(servicer_context, error, participant)\n\n    return handle\n\n\ndef _function_in_scope", "except TrothError as error:\n            await _abort(servicer_context, error, participant)\n\n    return handle\n\n\ndef _function_in_scope"),
     ("a context without a transaction is taken", "if not context.transaction_id or not context.call_id:", "if not context.call_id:"),
     ("the first of two contexts is taken", "_carried(metadata)[-1]", "_carried(metadata)[0]"),
     ("a handler's own trailing metadata is dropped", "self._reported = (*others, *self.trailers())", "self._reported = self.trailers()"),
@@ -210,7 +210,7 @@ _mutants(
 _mutants(
     "frameworks/calls", HTTP,
     ("an answer begins while a block is open", "            if status < FAILED_FROM and self._scope.at_work:", "            if False:"),
-    ("work after the answer began is the transaction's", "        finally:\n            self._scope.over = True\n", "        finally:\n            pass\n"),
+    ("work after the answer began is the transaction's", "        self._scope.over = True\n        if self._scope.span is not None:\n            self._scope.span.ended(", "        if self._scope.span is not None:\n            self._scope.span.ended("),
     ("a refusal over HTTP says nothing of the work", "        return told._replace(headers=[*told.headers, *headers])", "        return told"),
 )  # fmt: skip
 _mutants(

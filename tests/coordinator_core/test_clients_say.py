@@ -7,7 +7,7 @@ import pytest
 from coordinator.core import effects, events, finishing
 from coordinator.core.settings import CoreSettings
 from tests.coordinator_core.driver import WALL_MS, Driver
-from troth.v1 import client_pb2, common_pb2
+from troth.v1 import client_pb2, common_pb2, participant_pb2
 
 OLD = "c1.0.0123abcd.1.9"
 
@@ -162,6 +162,20 @@ def test_a_trace_travels_unless_it_is_too_long(length: int, travels: bool) -> No
     driver = Driver()
     driver.run(1, "ab", trace=common_pb2.TraceContext(traceparent="x" * length))
     assert [effect.message.HasField("trace") for effect in driver.take(effects.Send)] == [travels] * 2
+
+
+@pytest.mark.parametrize("traceparent", ["00-1-2-01", ""])
+def test_a_trace_is_written_down_with_the_decision_and_in_the_votes_and_is_known_after_a_crash(traceparent: str) -> None:
+    driver = Driver()
+    driver.run(1, "ab", trace=common_pb2.TraceContext(traceparent=traceparent) if traceparent else None)
+    peers = [participant_pb2.Peers.FromString(sent.message.peers) for sent in driver.take(effects.Send)]
+    assert [one.traceparent for one in peers] == [traceparent] * 2
+    driver.vote("a", 1)
+    driver.vote("b", 1)
+    driver.sync()
+    transaction_id = driver.id(1)
+    trace = Driver(records=driver.log, nonce="0badf00d", connect=False).book.live[transaction_id].trace
+    assert (trace.traceparent if trace is not None else "") == traceparent
 
 
 def test_only_so_many_keys_are_kept() -> None:

@@ -44,6 +44,17 @@ async def test_a_run_over_two_participants_commits(channel: grpc.aio.Channel) ->
         await task
 
 
+async def test_the_trace_of_a_caller_is_taken_from_its_metadata(channel: grpc.aio.Channel) -> None:
+    people = [FakeParticipant(channel), FakeParticipant(channel)]
+    for person, name in zip(people, ("orders", "payments"), strict=True):
+        await person.greet(name)
+    metadata = (("traceparent", "00-1-2-01"), ("tracestate", "a=b"), ("other", "c"))
+    running = asyncio.ensure_future(transactions(channel).Run(run_request("orders", "payments"), metadata=metadata))
+    prepare = (await people[0].read_until("prepares")).prepares[0]
+    assert prepare.trace == common_pb2.TraceContext(traceparent="00-1-2-01", tracestate="a=b")
+    running.cancel()
+
+
 async def test_an_aborted_run_is_no_success(channel: grpc.aio.Channel) -> None:
     people = [FakeParticipant(channel), FakeParticipant(channel)]
     for person, name in zip(people, ("orders", "payments"), strict=True):

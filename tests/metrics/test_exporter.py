@@ -95,8 +95,8 @@ def test_a_reason_that_somebody_made_up_is_no_label_of_its_own() -> None:
     from types import SimpleNamespace
 
     outcomes = Outcomes()
-    moments = SimpleNamespace(steps=())
-    outcomes.hear(SimpleNamespace(outcome=2, cause=SimpleNamespace(reason="because"), moments=moments))  # type: ignore[arg-type]  # what it looks at
+    over = SimpleNamespace(outcome=2, cause=SimpleNamespace(reason="because"), moments=SimpleNamespace(steps=()), trace=None)
+    outcomes.hear(over)  # type: ignore[arg-type]  # what it looks at
     assert list(outcomes.over.values()) == [1] and next(iter(outcomes.over))[1] == OTHER
 
 

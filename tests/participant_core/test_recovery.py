@@ -80,6 +80,15 @@ def test_what_the_resource_must_keep_is_told() -> None:
     assert machine.core.resource_branches() == [(T1, "gid")], "the proof of the outcome can still be forgotten"
 
 
+def test_what_is_in_doubt_is_told_with_its_peers() -> None:
+    machine = reach(State.PREPARED)
+    peers = machine.core._m.branches[T1].peers
+    machine.boot()
+    assert machine.core.in_doubt() == [(T1, peers)]
+    machine = reach(State.COMMITTED)
+    assert machine.core.in_doubt() == []
+
+
 LIVE = {
     State.UNSEEN: [],
     State.EXPIRED: [],

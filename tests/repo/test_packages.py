@@ -20,6 +20,8 @@ MODULES = {
     "grpcio-health-checking": ["grpc_health"], "grpcio-reflection": ["grpc_reflection"],
     "grpcio-status": ["grpc_status", "google.rpc"], "cryptography": ["cryptography"], "pyjwt": ["jwt"],
     "prometheus-client": ["prometheus_client"], "starlette": ["starlette"], "jinja2": ["jinja2"], "uvicorn": ["uvicorn"],
+    "opentelemetry-api": ["opentelemetry"], "opentelemetry-sdk": ["opentelemetry.sdk"],
+    "opentelemetry-exporter-otlp-proto-http": ["opentelemetry.exporter"],
 }  # fmt: skip
 """What each distribution of an extra is imported as."""
 
@@ -42,7 +44,8 @@ def hide(directory: Path, module: str) -> None:
 def test_every_module_of_an_extra_is_known_with_its_extra() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     known = {}
-    for extra in ("sqlite", "postgres", "mariadb", "sqlalchemy", "coordinator", "pki", "oidc", "metrics", "console"):
+    told = ("sqlite", "postgres", "mariadb", "sqlalchemy", "coordinator", "pki", "oidc", "metrics", "otlp", "otel", "console")
+    for extra in told:
         for requirement in extras[extra]:
             name = requirement.split(">")[0].split("[")[0]
             known.update(dict.fromkeys(MODULES[name], extra))
