@@ -73,5 +73,6 @@ troth_environment() {
   exec 9>&-
 }
 
-# The environment of everything that developers do.
-troth_test_environment() { troth_environment test "sqlite,coordinator,postgres,mariadb,sqlalchemy,redis,pki,oidc,metrics,otlp,console,fast" dev; }
+# The environment of everything that developers do; scripts/floors makes the same one of the oldest versions.
+TEST_EXTRAS="sqlite,coordinator,postgres,mariadb,sqlalchemy,redis,pki,oidc,metrics,otlp,console,fast"
+troth_test_environment() { troth_environment test "$TEST_EXTRAS" dev; }

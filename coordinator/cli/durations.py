@@ -5,8 +5,15 @@ from __future__ import annotations
 import re
 import time
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import click
+
+# Generic only in click's newest versions, and only for the type checker's sake.
+if TYPE_CHECKING:
+    _Whole = click.ParamType[int]
+else:
+    _Whole = click.ParamType
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|d)", re.ASCII)
@@ -18,7 +25,7 @@ def duration_ms(text: str) -> int | None:
     return int(float(match[1]) * _UNITS_MS[match[2]]) if match else None
 
 
-class Duration(click.ParamType[int]):
+class Duration(_Whole):
     """An option that takes a duration, in milliseconds."""
 
     name = "DURATION"
@@ -31,7 +38,7 @@ class Duration(click.ParamType[int]):
         return found
 
 
-class Since(click.ParamType[int]):
+class Since(_Whole):
     """An option that takes a point in time, or how long ago it was, in milliseconds since the Unix epoch."""
 
     name = "WHEN"

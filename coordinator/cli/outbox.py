@@ -96,7 +96,7 @@ def show(dsn: str, only_body: bool, position: int, as_json: bool) -> None:
         raise _no_such(f"message {position} is not there")
     body = bytes(bodies[0][0])
     if only_body:
-        click.echo(body, nl=False)
+        render.write_bytes(body)
         return
     facts = [*zip(COLUMNS, rows[0], strict=True), ("body", _text(body))]
     if as_json:

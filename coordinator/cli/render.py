@@ -50,7 +50,7 @@ class ReaderGone(Exception):
     """Whoever reads our output has closed it; there is nobody to tell."""
 
 
-def _print(text: str, *, newline: bool = True) -> None:
+def _print(text: str | bytes, *, newline: bool = True) -> None:
     """Print data. click would end the process with 1, which means something else here."""
     try:
         click.echo(text, nl=newline)
@@ -66,6 +66,11 @@ def write_json(document: Any) -> None:
 def write_part(text: str) -> None:
     """Print a part of a JSON document that grows."""
     _print(text, newline=False)
+
+
+def write_bytes(content: bytes) -> None:
+    """Print bytes as they are, for a file or another program; for a terminal, in a form that it does not obey."""
+    _print(visible(content.decode(errors="backslashreplace")) if sys.stdout.isatty() else content, newline=sys.stdout.isatty())
 
 
 def answer(response: Message, as_json: bool, *words: Any) -> None:
