@@ -63,7 +63,11 @@ def open_accounts(db: Database) -> None:
 
 async def serve_move(request: bytes, context: object) -> bytes:
     """The bank's own API, for callers inside an interactive transaction."""
-    balance: Any = await bank.branch().run(move, **json.loads(request))
+    branch = bank.branch()
+    asked = json.loads(request)
+    if asked["amount"] % 2:
+        await branch.caller()  # who it is makes no difference here: it is a question more that can get lost
+    balance: Any = await branch.run(move, **asked)
     return json.dumps(balance).encode()
 
 

@@ -20,6 +20,7 @@ NOT_REACHED = {
     "heuristic": "operators",
     "forgotten": "operators",
     "forces": "operators",
+    "review": "operators",
     "branch_parked": "a fault",
     "loss": "a log that went back in time",
     "schema_changed": "a new release of the service",
@@ -27,6 +28,9 @@ NOT_REACHED = {
     "horizon": "time",
     "force_ordered": "written offline",
 }
+
+ONLY_BANKS = {"callers"}
+"""What the shop's services do not ask, and the banks of tests/crash do."""
 
 UNSEEN = {
     # It is put into the frame of the last reports while that is written; `reports` is killed at the same places.
