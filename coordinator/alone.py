@@ -16,11 +16,11 @@ Tell = Callable[[str], None]
 
 
 class Alone:
-    """Runs the daemon of one process. `tell` says to people what it does."""
+    """Runs the daemon of one process. `tell` says to people what it does, `serving` that it serves."""
 
-    def __init__(self, config: Config, tell: Tell) -> None:
+    def __init__(self, config: Config, tell: Tell, serving: Tell) -> None:
         self._config = config
-        self._tell = tell
+        self._tell, self._serving = tell, serving
         self._stopping = asyncio.Event()
         self._daemon: Daemon | None = None
 
@@ -34,7 +34,7 @@ class Alone:
         """Serve until `stop`; returns the error that ended it before. Raises `TrothError` when it cannot begin."""
         daemon = self._daemon = make_daemon(self._config)
         await _start(daemon)
-        self._tell(f"serving on {daemon.address} (coordinator {daemon.name}, epoch {daemon.epoch})")
+        self._serving(f"serving on {daemon.address} (coordinator {daemon.name}, epoch {daemon.epoch})")
         self._tell(what_is_allowed(self._config))
         if not await failed_before(self._stopping.wait(), daemon):
             self._tell(f"draining: {daemon.undecided} undecided, waiting up to {self._config.shell.drain_seconds:g} s for them")

@@ -6,7 +6,7 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,9 +110,11 @@ class Port:
             log.warning("insecure: whoever reaches the port can do anything", address=self.address)
         await self.show(True, (LIVENESS,))
 
-    async def show(self, serving: bool, names: Iterable[str] = (READINESS, "")) -> None:
+    async def show(self, serving: bool, names: Collection[str] = (READINESS, "")) -> None:
         """Tell who watches the health."""
         status = health_pb2.HealthCheckResponse
+        if READINESS in names:
+            self._routes.common.ready = serving
         for name in names:
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
 

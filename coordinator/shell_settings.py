@@ -78,7 +78,8 @@ class ShellSettings:
     log_format: str = "auto"
     """How it is told: console, json, or auto (console on a terminal)."""
     metrics_listen: str = ""
-    """Where Prometheus reads the metrics, HOST:PORT, such as 127.0.0.1:9420; empty for nowhere. It needs the extra `metrics`."""
+    """Where Prometheus reads the metrics, and probes ask /live and /ready, HOST:PORT, such as 127.0.0.1:9420; empty for nowhere. It
+    needs the extra `metrics`."""
     tracing: bool = False
     """Whether to make spans of transactions whose clients trace, and send them where OpenTelemetry's environment variables say. It
     needs the extra `otlp`, or `otel` and another exporter."""

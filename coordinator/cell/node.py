@@ -67,12 +67,12 @@ class Tenure:
 
 
 class CellNode:
-    """A node of the cell in the store of `config`. `tell` says to people what it does."""
+    """A node of the cell in the store of `config`. `tell` says to people what it does, `serving` that it has its place."""
 
-    def __init__(self, config: Config, tell: Tell) -> None:
+    def __init__(self, config: Config, tell: Tell, serving: Tell) -> None:
         shell = config.shell
         self._config = config
-        self._tell = tell
+        self._tell, self._serving = tell, serving
         self._common = Common(shell)
         self._leases = Leases(shell.store, shell.lease_seconds, shell.node or shell.name)
         self._store = CellStore(shell.store, shell.name, self._leases)
@@ -383,10 +383,10 @@ class CellNode:
 
     # ---- what people are told
 
-    def _say(self, what: str) -> None:
+    def _say(self, what: str, tell: Tell | None = None) -> None:
         if what != self._told:
             self._told = what
-            self._tell(what)
+            (tell or self._tell)(what)
 
     def _say_what_is_served(self) -> None:
         assert self._routes is not None
@@ -394,11 +394,11 @@ class CellNode:
         if any(tenure.shard is None for tenure in self._tenures.values()):
             return
         if not here:
-            self._say(f"standing by on {self._address}: no shard of {self._store.cell} is on this node")
+            self._say(f"standing by on {self._address}: no shard of {self._store.cell} is on this node", self._serving)
         elif shards == 1:
-            self._say(f"serving on {self._address} (coordinator {here[0].name}, epoch {here[0].epoch})")
+            self._say(f"serving on {self._address} (coordinator {here[0].name}, epoch {here[0].epoch})", self._serving)
         else:
-            self._say(f"serving on {self._address} ({len(here)} of {shards} shards of {self._store.cell})")
+            self._say(f"serving on {self._address} ({len(here)} of {shards} shards of {self._store.cell})", self._serving)
 
 
 def advertised(address: str) -> str:

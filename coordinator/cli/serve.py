@@ -21,6 +21,7 @@ from coordinator.cli.config import load_options
 from coordinator.cli.failure import LOG, OK, failure_of
 from coordinator.config import Config
 from coordinator.config_checks import LOG_FORMATS
+from coordinator.notify import Notify
 from troth import failpoints
 from troth.errors import TrothError
 from troth.logs import get_logger
@@ -65,10 +66,15 @@ def serve(**options: Any) -> int:
 async def run(config: Config, voice: Voice) -> int:
     """Run one node and return the exit code. Raises `TrothError` when it cannot start."""
     gc.set_threshold(GC_ALLOCATIONS, 20, 100)
-    node = _node(config, voice.tell)
+    notify = Notify()
+    node = _node(config, _both(voice.tell, notify.status), _both(voice.tell, notify.ready))
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, node.stop)
-    error = await node.run()
+        asyncio.get_running_loop().add_signal_handler(number, _end, node, notify)
+    beating = asyncio.create_task(notify.beat(), name="troth-watchdog")
+    try:
+        error = await node.run()
+    finally:
+        beating.cancel()
     if error is not None:
         voice.fail(f"stopped at once: {error}")
         return LOG
@@ -82,13 +88,28 @@ def _format_asked(assignments: tuple[str, ...], environment: Mapping[str, str]) 
     return next((one for one in (*named[-1:], environment.get("TROTH_LOG_FORMAT")) if one in LOG_FORMATS), "auto")
 
 
-def _node(config: Config, tell: Callable[[str], None]) -> Alone | CellNode:
+def _both(one: Tell, other: Tell) -> Tell:
+    """Tells two."""
+
+    def tell(what: str) -> None:
+        one(what)
+        other(what)
+
+    return tell
+
+
+def _end(node: Alone | CellNode, notify: Notify) -> None:
+    notify.stopping()
+    node.stop()
+
+
+def _node(config: Config, tell: Tell, serving: Tell) -> Alone | CellNode:
     """What runs: a coordinator on a file, or a node of a cell on a store. (The latter needs the extra `postgres`.)"""
     if not config.shell.store:
-        return Alone(config, tell)
+        return Alone(config, tell, serving)
     from coordinator.cell.node import CellNode
 
-    return CellNode(config, tell)
+    return CellNode(config, tell, serving)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -1,6 +1,6 @@
 """Serves what `families` names, in Prometheus's formats, on an address of its own.
 
-The server of prometheus-client runs in a thread of its own; what it tells is collected in the coordinator's loop, which owns it.
+The server (`endpoint`) runs in a thread of its own; what it tells is collected in the coordinator's loop, which owns it.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from coordinator.attention import KINDS, attention
 from coordinator.cell.routing import Routes
 from coordinator.inside import Inside
+from coordinator.metrics.endpoint import Endpoint
 from coordinator.metrics.families import COUNTERS, FAMILIES, GAUGES, PARTICIPANTS_MAX
 from coordinator.metrics.outcomes import Outcomes
 from troth import __version__
@@ -49,7 +50,7 @@ class Exporter(Collector):
         self._outcomes = outcomes
         self._began = time.monotonic()
         self._loop = asyncio.get_running_loop()
-        self._server: Any = None
+        self._server: Endpoint | None = None
         self.address = ""
 
     def start(self) -> None:
@@ -58,20 +59,17 @@ class Exporter(Collector):
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
         try:
-            self._server = start_http_server(port, host.strip("[]"), registry)
+            self._server = Endpoint(host.strip("[]"), port, registry, self._is_ready)
         except OSError as error:
             text = f"metrics_listen is {self._listen!r}: {error.strerror}"
             raise ConfigError(text, hint="Name an address that is free.") from error
-        self.address = f"{host}:{self._server[0].server_port}"
+        self.address = f"{host}:{self._server.port}"
         log.info("metrics are served", address=f"http://{self.address}/metrics")
 
     async def stop(self) -> None:
         """Listen no more."""
         if self._server is not None:
-            server, thread = self._server
-            await asyncio.to_thread(server.shutdown)
-            await asyncio.to_thread(thread.join)
-            server.server_close()
+            await asyncio.to_thread(self._server.close)
 
     # ---- in the server's thread
 
@@ -84,7 +82,13 @@ class Exporter(Collector):
         samples = asyncio.run_coroutine_threadsafe(self._collect(), self._loop).result(SCRAPE_SECONDS)
         yield from families_of(samples)
 
+    def _is_ready(self) -> bool:
+        return asyncio.run_coroutine_threadsafe(self._ready(), self._loop).result(SCRAPE_SECONDS)
+
     # ---- in the coordinator's loop
+
+    async def _ready(self) -> bool:
+        return self._routes.common.ready
 
     async def _collect(self) -> list[tuple[str, tuple[str, ...], Any]]:
         samples = [*self._of_process(), *self._of_shards()]

@@ -115,6 +115,8 @@ class Common:
         self.calls, self.watches = Calls(shell), Watches(shell)
         self.directory: common_pb2.Directory | None = None
         """Where the shards of the cell are; `None` for a coordinator that is alone."""
+        self.ready = False
+        """Whether it takes new work, as the health service says."""
         self.tasks: set[asyncio.Task[None]] = set()
         """Little things that are under way, kept so that they are not collected."""
         self.history: History | None = None

@@ -7,16 +7,19 @@ import json
 import os
 import re
 import subprocess
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from coordinator.config import load
 from coordinator.metrics import families
+from coordinator.metrics.endpoint import Endpoint
 from coordinator.metrics.outcomes import OTHER, Outcomes
 from coordinator.server import Daemon, make_daemon
 from participant_sdk import LogResource, Participant, Refuse
@@ -83,6 +86,40 @@ async def test_every_metric_that_is_named_is_served(daemon: Daemon, tmp_path: Pa
     assert found["troth_log_bytes"][("c1",)] > 0
     ends = {"histogram": ("_bucket", "_sum", "_count")}
     assert collected == {one.name + end for one in sdk.FAMILIES for end in ends.get(one.kind, ("",))}
+
+
+async def test_probes_are_told_that_it_lives_and_whether_it_takes_new_work(daemon: Daemon) -> None:
+    assert daemon.observing.exporter is not None
+    address = daemon.observing.exporter.address
+
+    async def probed(path: str) -> int:
+        def ask() -> int:
+            try:
+                with urllib.request.urlopen(f"http://{address}{path}") as answer:
+                    return int(answer.status)
+            except urllib.error.HTTPError as error:
+                error.close()
+                return error.code
+
+        return await asyncio.to_thread(ask)
+
+    assert (await probed("/live"), await probed("/ready")) == (200, 200)
+    await daemon.drain()
+    assert (await probed("/live"), await probed("/ready")) == (200, 503)
+
+
+def test_a_loop_that_stands_still_is_neither_alive_nor_ready() -> None:
+    def asked() -> bool:
+        raise TimeoutError
+
+    endpoint = Endpoint("127.0.0.1", 0, CollectorRegistry(), asked)
+    try:
+        for path in ("/live", "/ready"):
+            with pytest.raises(urllib.error.HTTPError, match="503") as raised:
+                urllib.request.urlopen(f"http://127.0.0.1:{endpoint.port}{path}")
+            raised.value.close()
+    finally:
+        endpoint.close()
 
 
 async def test_a_collector_tells_of_a_participant_before_it_is_started(tmp_path: Path) -> None:

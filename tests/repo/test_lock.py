@@ -6,12 +6,14 @@ import importlib.util
 import json
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 from sources import ROOT
 
 LOCK, BILL = ROOT / "requirements" / "daemon.txt", ROOT / "requirements" / "daemon.cdx.json"
-EXTRAS = ("coordinator", "postgres", "pki", "oidc", "fast")
+BUILD = ROOT / "requirements" / "build.txt"
+EXTRAS = ("coordinator", "postgres", "pki", "oidc", "metrics", "otlp", "console", "fast")
 
 
 def bill_module() -> object:
@@ -40,6 +42,14 @@ def test_the_bill_of_materials_is_that_of_the_lock() -> None:
     assert json.loads(BILL.read_text()) == made, "run scripts/lock --bill"
 
 
-@pytest.mark.parametrize("text", ["--index-url", "--extra-index-url", "--trusted-host", "http"])
-def test_the_lock_names_no_place(text: str) -> None:
-    assert text not in LOCK.read_text()
+def test_what_builds_it_is_locked_with_hashes() -> None:
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    locked = bill_module().packages(BUILD.read_text())  # type: ignore[attr-defined]  # as above
+    assert {re.split(r"[\[>=<]", one)[0] for one in wanted} <= locked.keys()
+    assert all(hashes for _, hashes in locked.values()) and BUILD.read_text().count("==") == len(locked)
+
+
+@pytest.mark.parametrize("lock", [LOCK, BUILD], ids=lambda path: path.name)
+@pytest.mark.parametrize("text", ["--index-url", "--extra-index-url", "--find-links", "--trusted-host", "/"])
+def test_a_lock_names_no_place(lock: Path, text: str) -> None:
+    assert text not in lock.read_text()
