@@ -30,7 +30,7 @@ from troth.errors import Aborted
 
 ROOT = Path(__file__).resolve().parents[2]
 ALERTS = (ROOT / "docs" / "monitoring" / "alerts.yml").read_text(encoding="utf-8")
-RUNBOOK = (ROOT / "docs" / "runbooks" / "alerts.md").read_text(encoding="utf-8")
+RUNBOOKS = ROOT / "docs" / "runbooks"
 DASHBOARD = json.loads((ROOT / "docs" / "monitoring" / "grafana.json").read_text(encoding="utf-8"))
 
 
@@ -155,10 +155,19 @@ def test_alerts_and_dashboard_name_only_what_is_served() -> None:
             assert name in known, f"{name} in {expression}"
 
 
-def test_each_alert_has_a_section_in_the_runbook_and_each_section_an_alert() -> None:
-    anchors = set(re.findall(r"runbook: docs/runbooks/alerts\.md#([\w-]+)", ALERTS))
-    sections = {re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in re.findall(r"^## (.+)$", RUNBOOK, re.MULTILINE)}
-    assert anchors == sections and len(re.findall(r"- alert:", ALERTS)) == len(re.findall(r"runbook:", ALERTS))
+def test_each_alert_has_a_page_that_names_it() -> None:
+    pages = re.findall(r"- alert: (\w+)\n.*?runbook: docs/runbooks/([\w-]+\.md)\n", ALERTS, re.DOTALL)
+    assert len(pages) == len(re.findall(r"- alert:", ALERTS)) == len(re.findall(r"runbook:", ALERTS))
+    index = (RUNBOOKS / "README.md").read_text(encoding="utf-8")
+    for alert, page in pages:
+        assert f"`{alert}`" in (RUNBOOKS / page).read_text(encoding="utf-8"), f"{page} does not name {alert}"
+        assert re.search(rf"^\| .*`{alert}`.* \| \[.+\]\({page}\) \|", index, re.MULTILINE), f"the index has no {alert}"
+    assert set(re.findall(r"`(Troth\w+)`", index)) == {alert for alert, _ in pages}
+
+
+def test_each_runbook_is_in_the_index() -> None:
+    index = (RUNBOOKS / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\]\(([\w-]+\.md)\)", index)) == {page.name for page in RUNBOOKS.glob("*.md")} - {"README.md"}
 
 
 def test_panels_do_not_overlap_and_have_a_data_source() -> None:
