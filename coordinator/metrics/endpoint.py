@@ -27,6 +27,9 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Handler(WSGIRequestHandler):
+    timeout = 30.0
+    """Seconds that a connection may say nothing."""
+
     def log_message(self, *_: Any) -> None:
         """What is asked each second is no line of the log."""
 

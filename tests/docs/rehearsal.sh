@@ -18,8 +18,8 @@ systemctl() {
   esac
 }
 
-# journalctl -u NAME -n LINES -o cat
-journalctl() { tail -n "$4" "var/log/$2"; }
+# journalctl -o cat -u NAME [-n LINES]
+journalctl() { tail -n "${6:-+1}" "var/log/$4"; }
 
 # The service ends: by itself, or by the signal that is named.
 ended() {

@@ -139,7 +139,7 @@ class Shell:
     def _missing(self, printed: str, expected: list[str], mark: str) -> str:
         lines = self._shown(printed).splitlines()
         for line in lines:
-            if expected and _matches(_plain(expected[0]), _plain(line)):
+            if expected and line not in ("", mark) and _matches(_plain(expected[0]), _plain(line)):
                 ids = (match[0] for match in _NAMED.finditer(line))
                 self._named.update(zip((match[0] for match in _NAMED.finditer(expected.pop(0))), ids, strict=False))
         return expected[0] if expected else "" if mark in lines else mark
