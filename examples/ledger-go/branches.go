@@ -14,48 +14,45 @@ import (
 type branch struct {
 	State, Detail string // State is a row of the table
 	Order         uint64
-	Changes       map[string]int64 // by account; they are locked while it is prepared, and count from a commit on
+	Changes       map[string]int64 // by account; they are locked while it is PREPARED, and count from a commit on
 	Results       []byte
-	Cause         *pb.Cause // of a NO
+	Cause         *pb.Cause // what a NO says
 }
 
 // columns has what may come, as the protocol calls it, and its place in the table.
-var columns = map[string]int{
-	"PREPARE": 0, "SETTLE": 1, "DECISION_KIND_COMMIT": 2, "DECISION_KIND_ABORT": 3,
-	"FORCE_KIND_COMMIT": 4, "FORCE_KIND_ABORT": 5, "FORCE_KIND_FORGET": 6,
-}
+var columns = map[string]int{"PREPARE": 0, "SETTLE": 1, "DECISION_KIND_COMMIT": 2, "DECISION_KIND_ABORT": 3,
+	"FORCE_KIND_COMMIT": 4, "FORCE_KIND_ABORT": 5, "FORCE_KIND_FORGET": 6}
 
-// table says what is answered in each state, and before it, in small letters, the state that the branch goes to. Empty is what may not
-// come.
+// table has the answer for each state and what comes, and before it the state that the branch goes to. Empty is what may not come. A state
+// in capitals is reported as that in a session; COMMITTED is what one phase committed.
 var table = map[string][7]string{
-	"unseen":         {"NO", "aborted ROLLED_BACK", "HAZARD", "aborted DONE", "HAZARD", "aborted DONE", "DONE"},
-	"expired":        {"NO", "EXPIRED", "EXPIRED", "EXPIRED", "EXPIRED", "EXPIRED", "DONE"},
-	"prepared":       {"YES", "PREPARED", "committed DONE", "aborted DONE", "forced-commit FORCED_COMMIT", "forced-abort FORCED_ABORT", ""},
-	"committed":      {"YES", "COMMITTED", "DONE", "HAZARD", "DONE", "DONE", "DONE"},
-	"one-phase":      {"COMMITTED", "COMMITTED", "DONE", "HAZARD", "DONE", "DONE", "DONE"},
-	"aborted":        {"NO", "ROLLED_BACK", "HAZARD", "DONE", "DONE", "DONE", "DONE"},
-	"read":           {"READ_ONLY", "aborted ROLLED_BACK", "DONE", "DONE", "DONE", "DONE", "DONE"},
-	"one-phase-read": {"READ_ONLY", "COMMITTED", "DONE", "DONE", "DONE", "DONE", "DONE"},
-	"forced-commit":  {"YES", "FORCED_COMMIT", "committed DONE", "FORCED_COMMIT", "FORCED_COMMIT", "FORCED_COMMIT", "committed DONE"},
-	"forced-abort":   {"NO", "ROLLED_BACK", "FORCED_ABORT", "aborted DONE", "FORCED_ABORT", "FORCED_ABORT", "aborted DONE"},
+	"unseen":        {"NO", "aborted ROLLED_BACK", "HAZARD", "aborted DONE", "HAZARD", "aborted DONE", "DONE"},
+	"expired":       {"NO", "EXPIRED", "EXPIRED", "EXPIRED", "EXPIRED", "EXPIRED", "DONE"},
+	"PREPARED":      {"YES", "PREPARED", "committed DONE", "aborted DONE", "FORCED_COMMIT FORCED_COMMIT", "FORCED_ABORT FORCED_ABORT", ""},
+	"committed":     {"YES", "COMMITTED", "DONE", "HAZARD", "DONE", "DONE", "DONE"},
+	"COMMITTED":     {"COMMITTED", "COMMITTED", "DONE", "HAZARD", "DONE", "DONE", "DONE"},
+	"aborted":       {"NO", "ROLLED_BACK", "HAZARD", "DONE", "DONE", "DONE", "DONE"},
+	"read":          {"READ_ONLY", "aborted ROLLED_BACK", "DONE", "DONE", "DONE", "DONE", "DONE"},
+	"read at once":  {"READ_ONLY", "COMMITTED", "DONE", "DONE", "DONE", "DONE", "DONE"},
+	"FORCED_COMMIT": {"YES", "FORCED_COMMIT", "committed DONE", "FORCED_COMMIT", "FORCED_COMMIT", "FORCED_COMMIT", "committed DONE"},
+	"FORCED_ABORT":  {"NO", "ROLLED_BACK", "FORCED_ABORT", "aborted DONE", "FORCED_ABORT", "FORCED_ABORT", "aborted DONE"},
 }
 
-// listed has the states that Hello lists, and as what.
-var listed = map[string]pb.BranchState{
-	"prepared": pb.BranchState_BRANCH_STATE_PREPARED, "one-phase": pb.BranchState_BRANCH_STATE_COMMITTED,
-	"forced-commit": pb.BranchState_BRANCH_STATE_FORCED_COMMIT, "forced-abort": pb.BranchState_BRANCH_STATE_FORCED_ABORT,
+func (b *branch) listed() pb.BranchState {
+	return pb.BranchState(pb.BranchState_value["BRANCH_STATE_"+b.State])
 }
 
-// find gives what is known of a branch. An id begins with the coordinator's name and epoch, by which watermarks are compared.
+// find gives what is known of a branch.
 func (l *ledger) find(id string, order uint64) *branch {
 	if b := l.Branches[id]; b != nil {
 		return b
 	} else if l.covered(id, order) {
-		return &branch{State: "expired"}
+		return &branch{State: "expired", Cause: cause("EXPIRED", "")}
 	}
-	return &branch{State: "unseen", Order: order}
+	return &branch{State: "unseen", Order: order, Cause: cause("ROLLED_BACK", "")}
 }
 
+// covered compares with the watermark of the coordinator and the epoch with which the id begins.
 func (l *ledger) covered(id string, order uint64) bool {
 	parts := strings.SplitN(id, ".", 3)
 	epoch, err := strconv.ParseUint(parts[1], 10, 64)
@@ -65,14 +62,12 @@ func (l *ledger) covered(id string, order uint64) bool {
 
 // move brings a branch into a state. What it changed counts from a commit on.
 func (l *ledger) move(id string, b *branch, to string) {
-	before := b.State == "one-phase" || b.State == "forced-commit"
-	if after := to == "committed" || to == "one-phase" || to == "forced-commit"; after && !before {
+	if to == "COMMITTED" || to == "FORCED_COMMIT" || to == "committed" && b.State == "PREPARED" {
 		for account, amount := range b.Changes {
 			l.Balances[account] += amount
 		}
 	}
-	b.State = to
-	l.Branches[id] = b
+	b.State, l.Branches[id] = to, b
 }
 
 // take does what the table says of what has come, and returns the answer. What may not come changes nothing, and ends the stream.
@@ -89,66 +84,48 @@ func (l *ledger) take(id string, b *branch, came string) string {
 	return words[len(words)-1]
 }
 
-// end takes a decision, or an operator's order.
-func (l *ledger) end(id string, order uint64, kind string, asked bool, why string) {
+// end takes a decision, a question or an operator's order, and answers it, if that is asked for.
+func (l *ledger) end(id string, order uint64, came string, asked bool, why string) {
 	b := l.find(id, order)
-	word := l.take(id, b, kind)
+	word := l.take(id, b, came)
 	if strings.HasPrefix(word, "FORCED") && b.Detail == "" {
 		b.Detail = why
 	}
-	if asked && word != "" {
-		l.acknowledge(id, b, word)
+	if kind := pb.SettlementKind_value["SETTLEMENT_KIND_"+word]; came == "SETTLE" && kind != 0 {
+		one := &pb.Settlement{TransactionId: id, Kind: pb.SettlementKind(kind), Results: b.Results}
+		l.say(&pb.SessionRequest{Settlements: []*pb.Settlement{one}})
+	} else if kind := pb.AcknowledgementKind_value["ACKNOWLEDGEMENT_KIND_"+word]; asked && kind != 0 {
+		one := &pb.Acknowledgement{TransactionId: id, Kind: pb.AcknowledgementKind(kind), Detail: b.Detail}
+		l.say(&pb.SessionRequest{Acknowledgements: []*pb.Acknowledgement{one}})
 	}
-}
-
-func (l *ledger) acknowledge(id string, b *branch, word string) {
-	kind := pb.AcknowledgementKind(pb.AcknowledgementKind_value["ACKNOWLEDGEMENT_KIND_"+word])
-	l.say(&pb.SessionRequest{Acknowledgements: []*pb.Acknowledgement{{TransactionId: id, Kind: kind, Detail: b.Detail}}})
-}
-
-func (l *ledger) settle(s *pb.RollbackIfUnseen) {
-	b := l.find(s.TransactionId, s.Order)
-	word := l.take(s.TransactionId, b, "SETTLE")
-	if word == "FORCED_COMMIT" {
-		l.acknowledge(s.TransactionId, b, word)
-		return
-	}
-	kind := pb.SettlementKind(pb.SettlementKind_value["SETTLEMENT_KIND_"+word])
-	answer := &pb.Settlement{TransactionId: s.TransactionId, Kind: kind, Results: b.Results}
-	l.say(&pb.SessionRequest{Settlements: []*pb.Settlement{answer}})
 }
 
 // prepare votes, and does the work first, if it is new.
 func (l *ledger) prepare(p *pb.Prepare) {
 	id, b := p.TransactionId, l.find(p.TransactionId, p.Order)
 	if b.State == "unseen" {
-		b.Cause = l.work(p, b)
-		to := "prepared"
-		if b.Cause != nil {
-			to = "aborted"
-		} else if len(b.Changes) == 0 {
-			to = map[bool]string{false: "read", true: "one-phase-read"}[p.OnePhase]
-		} else if p.OnePhase {
-			to = "one-phase"
-		}
-		l.move(id, b, to)
+		l.move(id, b, l.work(p, b))
 	}
-	vote := &pb.Vote{TransactionId: id, Order: p.Order, Cause: b.Cause}
+	vote := &pb.Vote{TransactionId: id, Order: p.Order}
 	vote.Kind = pb.VoteKind(pb.VoteKind_value["VOTE_KIND_"+l.take(id, b, "PREPARE")])
-	if vote.Kind != pb.VoteKind_VOTE_KIND_NO {
+	if vote.Kind == pb.VoteKind_VOTE_KIND_NO {
+		vote.Cause = b.Cause
+	} else {
 		vote.Results = b.Results
-	} else if b.Cause == nil {
-		vote.Cause = cause(map[bool]string{false: "ROLLED_BACK", true: "EXPIRED"}[b.State == "expired"], "")
 	}
 	l.say(&pb.SessionRequest{Votes: []*pb.Vote{vote}})
 }
 
-// work runs the operations on a view of its own. What they change is kept with the branch, and its accounts are locked by that.
-func (l *ledger) work(p *pb.Prepare, b *branch) *pb.Cause {
+// work runs the operations on a view of its own, and returns the state that follows. What they change is kept with the branch.
+func (l *ledger) work(p *pb.Prepare, b *branch) string {
+	refused := func(reason, code string) string {
+		b.Cause = cause(reason, code)
+		return "aborted"
+	}
 	if p.Incarnation != l.Incarnation {
-		return cause("PARTICIPANT_RESTARTED", "")
+		return refused("PARTICIPANT_RESTARTED", "")
 	} else if p.Interactive {
-		return cause("OPERATION_COUNT", "") // it has no API whose calls could be part of a transaction
+		return refused("OPERATION_COUNT", "") // it has no API whose calls could be part of a transaction
 	}
 	changes, results := map[string]int64{}, &pb.Results{}
 	for _, operation := range p.Operations {
@@ -157,13 +134,13 @@ func (l *ledger) work(p *pb.Prepare, b *branch) *pb.Cause {
 		account, amount := arguments.Values["account"].GetText(), arguments.Values["amount"].GetInteger()
 		switch parameters := map[string]int{"add": 2, "look": 1}[operation.Name]; {
 		case parameters == 0:
-			return cause("UNKNOWN_OPERATION", "")
+			return refused("UNKNOWN_OPERATION", "")
 		case wrong != nil || account == "" || len(arguments.Values) != parameters:
-			return cause("BAD_ARGUMENTS", "")
+			return refused("BAD_ARGUMENTS", "")
 		case l.locked(account):
-			return cause("CONFLICT", "")
+			return refused("CONFLICT", "")
 		case l.Balances[account]+changes[account]+amount < 0:
-			return cause("REFUSED", "NO_FUNDS")
+			return refused("REFUSED", "NO_FUNDS")
 		case operation.Name == "add" || p.HoldReadLocks:
 			changes[account] += amount // of a read by 0: so it is locked
 		}
@@ -173,12 +150,13 @@ func (l *ledger) work(p *pb.Prepare, b *branch) *pb.Cause {
 	encoded, err := proto.Marshal(results)
 	check(err)
 	b.Changes, b.Results = changes, encoded
-	return nil
+	states := map[bool][2]string{false: {"read", "PREPARED"}, true: {"read at once", "COMMITTED"}}[p.OnePhase]
+	return states[min(len(changes), 1)]
 }
 
 func (l *ledger) locked(account string) bool {
 	for _, b := range l.Branches {
-		if _, changed := b.Changes[account]; changed && b.State == "prepared" {
+		if _, changed := b.Changes[account]; changed && b.State == "PREPARED" {
 			return true
 		}
 	}

@@ -14,7 +14,6 @@ import (
 	"log"
 	"math/rand/v2"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -27,8 +26,7 @@ import (
 
 const name = "ledger"
 
-// state is everything that must survive: one JSON document in a bbolt file, which one process has open, and which is replaced as a
-// whole. That is slow for a large ledger, and leaves nothing to recover.
+// state is what must survive: one JSON document in a bbolt file, replaced as a whole. Slow when large, and nothing to recover.
 type state struct {
 	LogID        string
 	Incarnation  uint64
@@ -49,12 +47,11 @@ type ledger struct {
 	nonce   string               // of this start
 	current string               // the name of the coordinator whose session this is, from Welcome on
 	hangUp  func()               // ends the session
-	up      []*pb.SessionRequest // what is to be said
+	said    []*pb.SessionRequest // each in a frame of its own: so none is larger than Welcome allows
 }
 
 func main() {
-	l := &ledger{nonce: random()}
-	l.load(os.Args[1])
+	l := open(os.Args[1])
 	l.Incarnation++
 	l.save()
 	connection, err := grpc.NewClient(os.Getenv("TROTH_COORDINATOR"),
@@ -78,11 +75,15 @@ func check(err error) {
 
 var place = []byte("state")
 
-func (l *ledger) load(directory string) {
+func open(directory string) *ledger {
 	check(os.MkdirAll(directory, 0o755))
-	db, err := bbolt.Open(directory+"/ledger.db", 0o644, &bbolt.Options{Timeout: 1})
+	db, err := bbolt.Open(directory+"/ledger.db", 0o644, &bbolt.Options{Timeout: 1}) // fails when another process has it open
 	check(err)
-	l.state = state{random() + random(), 0, map[string]*coordinator{}, map[string]int64{}, map[string]*branch{}}
+	parent, err := os.Open(directory)
+	check(err)
+	check(parent.Sync()) // a new file's name must be as durable as what is in it
+	empty := state{random() + random(), 0, map[string]*coordinator{}, map[string]int64{}, map[string]*branch{}}
+	l := &ledger{state: empty, db: db, nonce: random()}
 	check(db.Update(func(tx *bbolt.Tx) error {
 		if bucket := tx.Bucket(place); bucket != nil {
 			return json.Unmarshal(bucket.Get(place), &l.state)
@@ -90,10 +91,7 @@ func (l *ledger) load(directory string) {
 		_, err := tx.CreateBucket(place)
 		return err
 	}))
-	parent, err := os.Open(directory)
-	check(err)
-	check(parent.Sync()) // a new file's name must be as durable as what is in it
-	l.db = db
+	return l
 }
 
 // save makes everything durable. A failure ends the process: nothing is tried again on a disk that may have lied.
@@ -103,29 +101,24 @@ func (l *ledger) save() {
 	check(l.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(place).Put(place, encoded) }))
 }
 
-// session is one stream from Hello to its end. Three goroutines: one reads, one writes, and this one thinks and waits for neither.
+// session is one stream from Hello to its end. This goroutine thinks and writes, and another one reads.
 func (l *ledger) session(connection *grpc.ClientConn) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	description := &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}
-	stream, err := connection.NewStream(ctx, description, "/troth.v1.ParticipantService/Session")
+	both := &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}
+	stream, err := connection.NewStream(ctx, both, "/troth.v1.ParticipantService/Session")
 	if err != nil {
 		return err
 	}
-	down, up := make(chan *pb.SessionResponse), make(chan *pb.SessionRequest)
-	go read(ctx, stream, down)
-	go write(stream, up)
-	defer close(up)
-	l.current, l.hangUp, l.up = "", cancel, []*pb.SessionRequest{{Hello: l.hello()}}
+	down := make(chan *pb.SessionResponse, 1024)
+	go read(stream, down, cancel)
+	l.current, l.hangUp, l.said = "", cancel, []*pb.SessionRequest{{Hello: l.hello()}}
 	for asking := time.Tick(time.Second); ; {
-		var writer chan<- *pb.SessionRequest
-		var next *pb.SessionRequest
-		if len(l.up) > 0 {
-			writer, next = up, l.up[0]
+		for _, frame := range l.said {
+			stream.SendMsg(frame) // when it fails, reading ends too
 		}
+		l.said = nil
 		select {
-		case writer <- next:
-			l.up = l.up[1:]
 		case <-asking:
 			l.ask()
 		case frame, open := <-down:
@@ -139,25 +132,20 @@ func (l *ledger) session(connection *grpc.ClientConn) error {
 	}
 }
 
-func read(ctx context.Context, stream grpc.ClientStream, down chan<- *pb.SessionResponse) {
+// read goes on while a write is blocked. When that does not end, the stream does: the next one makes up for it.
+func read(stream grpc.ClientStream, down chan<- *pb.SessionResponse, hangUp func()) {
+	defer hangUp()
 	defer close(down)
 	for frame := new(pb.SessionResponse); stream.RecvMsg(frame) == nil; frame = new(pb.SessionResponse) {
 		select {
 		case down <- frame:
-		case <-ctx.Done():
+		case <-time.After(10 * time.Second):
 			return
 		}
 	}
 }
 
-func write(stream grpc.ClientStream, up <-chan *pb.SessionRequest) {
-	for frame := range up {
-		stream.SendMsg(frame) // when it fails, reading ends too
-	}
-}
-
-// say puts a message into a frame of its own: so none is larger than Welcome allows.
-func (l *ledger) say(frame *pb.SessionRequest) { l.up = append(l.up, frame) }
+func (l *ledger) say(frame *pb.SessionRequest) { l.said = append(l.said, frame) }
 
 func (l *ledger) hello() *pb.Hello {
 	hello := &pb.Hello{Protocol: &pb.ProtocolRange{Lowest: 1, Highest: 1}, Participant: name, LogId: l.LogID,
@@ -168,7 +156,7 @@ func (l *ledger) hello() *pb.Hello {
 	return hello
 }
 
-// handle takes what ends work before what begins some. What another coordinator began is not this one's to ask about.
+// handle takes what ends work before what begins some.
 func (l *ledger) handle(frame *pb.SessionResponse) error {
 	if bye := frame.Goodbye; bye != nil && !bye.Cause.GetRetryable() {
 		log.Fatal(bye.Cause.GetMessage())
@@ -177,27 +165,25 @@ func (l *ledger) handle(frame *pb.SessionResponse) error {
 	} else if frame.Welcome != nil && !l.welcomed(frame.Welcome) || l.current == "" {
 		return errors.New("no coordinator to follow: of another log, stale, or of an epoch that cannot be")
 	}
-	for _, one := range ours(l, frame.Decisions) {
-		commit := one.Kind == pb.DecisionKind_DECISION_KIND_COMMIT
-		l.end(one.TransactionId, one.Order, one.Kind.String(), commit || one.Acknowledge, "")
-	}
-	for _, one := range ours(l, frame.Settles) {
-		l.settle(one)
-	}
-	for _, one := range ours(l, frame.Prepares) {
-		l.prepare(one)
-	}
-	for _, one := range ours(l, frame.Forces) {
-		l.end(one.TransactionId, 0, one.Kind.String(), true, one.Who+": "+one.Why)
-	}
+	each(l, frame.Decisions, func(d *pb.Decision) {
+		l.end(d.TransactionId, d.Order, d.Kind.String(), d.Acknowledge || d.Kind == pb.DecisionKind_DECISION_KIND_COMMIT, "")
+	})
+	each(l, frame.Settles, func(s *pb.RollbackIfUnseen) { l.end(s.TransactionId, s.Order, "SETTLE", true, "") })
+	each(l, frame.Prepares, l.prepare)
+	each(l, frame.Forces, func(f *pb.Force) { l.end(f.TransactionId, 0, f.Kind.String(), true, f.Who+": "+f.Why) })
 	if frame.Watermark != nil {
 		l.forget(frame.Watermark)
 	}
 	return nil
 }
 
-func ours[M interface{ GetTransactionId() string }](l *ledger, messages []M) []M {
-	return slices.DeleteFunc(messages, func(one M) bool { return !strings.HasPrefix(one.GetTransactionId(), l.current+".") })
+// each takes messages one by one, but for those about what another coordinator began: that is not this one's to say.
+func each[M interface{ GetTransactionId() string }](l *ledger, messages []M, take func(M)) {
+	for _, one := range messages {
+		if strings.HasPrefix(one.GetTransactionId(), l.current+".") {
+			take(one)
+		}
+	}
 }
 
 // welcomed remembers the coordinator's log and epoch, and lists what is unfinished, and what one phase committed and is not covered.
@@ -214,7 +200,7 @@ func (l *ledger) welcomed(w *pb.Welcome) bool {
 	known.Epoch, known.Nonce = w.Epoch, w.Nonce
 	l.Coordinators[w.Coordinator], l.current = known, w.Coordinator
 	for id, b := range l.Branches {
-		if state, found := listed[b.State]; found {
+		if state := b.listed(); state != 0 {
 			one := &pb.BranchReport{TransactionId: id, Order: b.Order, State: state, Results: b.Results, Detail: b.Detail}
 			l.say(&pb.SessionRequest{Reports: []*pb.BranchReport{one}})
 		}
@@ -230,18 +216,18 @@ func (l *ledger) forget(mark *pb.Watermark) {
 		known.MarkEpoch, known.MarkBelow = mark.Epoch, mark.Below
 	}
 	for id, b := range l.Branches {
-		if l.covered(id, b.Order) && (listed[b.State] == 0 || b.State == "one-phase") {
+		if l.covered(id, b.Order) && (b.listed() == 0 || b.State == "COMMITTED") {
 			delete(l.Branches, id)
 		}
 	}
 }
 
-// ask asks about every branch in doubt. Silence is no answer.
+// ask asks about every branch in doubt, from Welcome on. Silence is no answer.
 func (l *ledger) ask() {
 	for id, b := range l.Branches {
-		if b.State == "prepared" {
-			inquiry := &pb.Inquiry{TransactionId: id, Order: b.Order, State: pb.BranchState_BRANCH_STATE_PREPARED}
-			l.say(&pb.SessionRequest{Inquiries: []*pb.Inquiry{inquiry}})
+		if l.current != "" && b.State == "PREPARED" {
+			one := &pb.Inquiry{TransactionId: id, Order: b.Order, State: b.listed()}
+			l.say(&pb.SessionRequest{Inquiries: []*pb.Inquiry{one}})
 		}
 	}
 }

@@ -64,7 +64,7 @@ def python_ledger(directory: Path, program: str = "python_ledger.py") -> str:
 
 def built(source: Path, file: Path, **extra: str) -> str:
     """The participant in Go, built from a directory. Installs Go when there is none."""
-    environment = {**os.environ, "PYTHON_WITH_TOOLS": sys.executable, **extra}
+    environment = {**os.environ, "PYTHON_WITH_TOOLS": sys.executable, "GOFLAGS": "-ldflags=-w", **extra}
     call = [GO_SOURCE / "build", file, source]
     done = subprocess.run(call, env=environment, capture_output=True, timeout=SECONDS_MAX, check=False)
     assert done.returncode == 0, done.stderr.decode()
