@@ -41,6 +41,31 @@ _PARTICIPANT: Mapping[str, Sequence[Any]] = {
     "open_branches_max": (1, 2, 5), "calls_waiting_max": (1, 2), "operations_max": (1, 2), "lock_wait_seconds": (0.01, 2.0),
     "local_wait_seconds": (0.01, 3.0), "enlist_wait_seconds": (0.05, 3.0),
 }  # fmt: skip
+_MORE_OF_COORDINATOR: Mapping[str, Sequence[Any]] = {
+    "proving_max": (1, 2), "transaction_watches_max": (1,), "hearing_seconds": (0.0, 0.1, 3.0),
+    "recovery_grace_seconds": (0.0, 0.5, 5.0),
+}
+_MORE_OF_PARTICIPANT: Mapping[str, Sequence[Any]] = {"calls_bytes_max": (1, 100, 1_000), "enlist_after_seconds": (0.001, 0.5)}
+ELSEWHERE = {
+    "connections_max": "connections are of gRPC: tests/fuzz/test_floods.py",
+    "connection_calls_max": "the same",
+    "connection_idle_seconds": "the same",
+    "connection_watches_max": "the same, and tests/coordinator_shell/test_shell_bounds.py",
+    "answer_seconds": "the same: nobody here leaves an answer unread",
+    "keepalive_seconds": "pings are of gRPC: tests/coordinator_shell/test_shell_bounds.py",
+    "keepalive_timeout_seconds": "the same",
+    "owner_transactions_max": "needs a policy: tests/identity",
+    "identity_calls_max": "the same",
+    "identity_connections_max": "the same",
+    "review_seconds": "the same: tests/identity/test_reviews.py",
+    "audit_retention_seconds": "the same: tests/identity/test_audit.py",
+    "history_seconds": "tests/history",
+    "history_rows_max": "tests/history",
+    "history_bytes_max": "tests/history",
+    "lease_seconds": "of a store: tests/sim_cell, tests/log",
+    "drain_seconds": "how long an orderly end takes; every run here ends by itself",
+}
+"""Limits that are not drawn, and where they are tried, or why not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +89,9 @@ def draw(seed: int, shell: Mapping[str, Any]) -> Drawn:
         return Drawn(load(environment={}, flags=common).config, limits, frozenset(), 0)
     chosen = _some(random, _COORDINATOR)
     theirs = _some(random, _PARTICIPANT)
+    more = Random(f"more limits {seed}")  # of their own, so that the seeds of before draw what they drew
+    chosen.update(_some(more, _MORE_OF_COORDINATOR))
+    theirs.update(_some(more, _MORE_OF_PARTICIPANT))
     limits = replace(limits, **theirs)
     refused = 0
     while True:
@@ -80,6 +108,11 @@ def draw(seed: int, shell: Mapping[str, Any]) -> Drawn:
 def _some(random: Random, of: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     density = random.choice([0.1, 0.3, 0.8])
     return {name: random.choice(values) for name, values in of.items() if random.random() < density}
+
+
+def drawn_names() -> tuple[set[str], set[str]]:
+    """The limits of a coordinator and of a participant that may be drawn."""
+    return {*_COORDINATOR, *_MORE_OF_COORDINATOR}, {*_PARTICIPANT, *_MORE_OF_PARTICIPANT}
 
 
 def boots(seed: int) -> Callable[[], int] | None:

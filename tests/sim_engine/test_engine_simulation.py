@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import fields
 
+from coordinator.shell_settings import RANGES
+from participant_sdk import Limits
+from tests.sim_engine.limits import ELSEWHERE, drawn_names
 from tests.sim_engine.run import REACH_SEEDS, run
 
 
@@ -12,6 +16,13 @@ def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the simulator as its user does."""
     command = [sys.executable, "-m", "tests.sim", "--level", "engine", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_every_limit_is_drawn_or_says_where_it_is_tried() -> None:
+    coordinator, participant = drawn_names()
+    limits = {name for name in RANGES if name.endswith(("_max", "_seconds"))}
+    assert coordinator <= limits and limits - coordinator == set(ELSEWHERE)
+    assert participant == {field.name for field in fields(Limits)}
 
 
 def test_the_same_seed_is_the_same_run() -> None:
