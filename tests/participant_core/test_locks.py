@@ -102,6 +102,15 @@ def test_who_came_out_of_order_waits_by_age() -> None:
     assert table.request("o0", in_order(2, sequence=""), alone("x")) is Answer.WAITS, "older than all that o2 answers for"
 
 
+def test_of_two_with_the_same_time_the_lower_id_is_the_older() -> None:
+    table = LockTable(9)
+    ranks = {name: Rank((5, name), (5, name)) for name in ("c1.1.0123abcd.1.1", "c1.1.0123abcd.1.2", "c1.1.0123abcd.1.3")}
+    first, second, third = ranks
+    assert table.request(second, ranks[second], alone("x")) is Answer.GRANTED
+    assert table.request(third, ranks[third], alone("x")) is Answer.DIES
+    assert table.request(first, ranks[first], alone("x")) is Answer.WAITS
+
+
 def test_a_one_shot_answers_for_all_that_may_be_before_it() -> None:
     table = LockTable(9)
     assert table.request("o", in_order(9, eldest=3), alone("x")) is Answer.GRANTED
