@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from shell_harness import SECONDS, FakeParticipant, ScriptedCore, hello
+from shell_harness import SECONDS, FakeParticipant, ScriptedCore, eventually, hello
 
 from coordinator.core import effects, events
 from coordinator.server import Daemon
@@ -316,6 +316,19 @@ async def test_a_session_that_nobody_resumes_is_forgotten(scripted: Any) -> None
                 break
             again.call.cancel()
             await asyncio.sleep(0.15)  # longer than the linger: each look in between begins it anew
+
+
+async def test_a_session_that_is_resumed_does_not_end_as_one_that_is_not(daemon: Daemon, channel: grpc.aio.Channel) -> None:
+    client = FakeClient(channel)
+    welcome = await client.greet()
+    session = daemon._sessions._sessions[welcome.session]
+    client.leave()
+    await eventually(lambda: session.expiry is not None)
+    expiry = session.expiry
+    again = FakeClient(channel)
+    assert (await again.greet(welcome)).resumed
+    assert expiry is not None and expiry.cancelled(), "it would be dropped while its stream is open"
+    again.leave()
 
 
 async def test_more_sessions_than_allowed_are_refused(scripted: Any) -> None:
