@@ -113,6 +113,14 @@ async def test_a_second_hello_gets_goodbye(channel: grpc.aio.Channel, daemon: Da
     assert daemon.counters()["malformed_frames"] == 1
 
 
+async def test_a_second_hello_of_a_client_gets_goodbye(channel: grpc.aio.Channel, daemon: Daemon) -> None:
+    client = FakeClient(channel)
+    await client.greet()
+    client.send(hello=client_pb2.ClientHello(protocol=PROTOCOL))
+    assert (await client.read_until("goodbye")).goodbye.cause.reason == "PROTOCOL_ERROR"
+    assert daemon.counters()["malformed_frames"] == 1
+
+
 async def test_who_breaks_the_protocol_is_told_the_rule(channel: grpc.aio.Channel, daemon: Daemon) -> None:
     person = FakeParticipant(channel)
     await person.greet("payments")
