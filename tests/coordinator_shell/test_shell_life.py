@@ -13,6 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from shell_harness import SECONDS, FakeParticipant, ScriptedCore, hello, make_config, scripted_daemon
+from test_shell_streams import FakeClient
 
 from coordinator.alone import failed_before
 from coordinator.directory import read_address
@@ -171,8 +172,9 @@ async def test_a_stop_waits_for_the_undecided_and_says_goodbye(tmp_path: Path) -
     daemon = make_daemon(make_config(tmp_path))
     await daemon.start()
     async with grpc.aio.insecure_channel(daemon.address) as channel:
-        person = FakeParticipant(channel)
+        person, client = FakeParticipant(channel), FakeClient(channel)
         await person.greet("payments")
+        await client.greet()
         transactions = client_pb2_grpc.TransactionServiceStub(channel)
         begun = await transactions.Begin(client_pb2.BeginRequest(timeout_ms=60_000))
         draining = asyncio.create_task(daemon.drain())
@@ -184,6 +186,7 @@ async def test_a_stop_waits_for_the_undecided_and_says_goodbye(tmp_path: Path) -
         await draining
         stopping = asyncio.create_task(daemon.stop())
         assert (await person.read_until("goodbye")).goodbye.cause.reason == "DRAINING"
+        assert (await client.read_until("goodbye")).goodbye.cause.reason == "DRAINING"
         await stopping
 
 

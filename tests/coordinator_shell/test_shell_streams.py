@@ -159,6 +159,7 @@ async def test_a_frame_reaches_the_core_field_by_field(scripted: Any) -> None:
         acknowledgements=[participant_pb2.Acknowledgement(transaction_id="t3")],
         votes=[participant_pb2.Vote(transaction_id="t2")],
         enlists=[participant_pb2.Enlist(transaction_id="t1")],
+        position=41,
     )
     person.leave()
     await core.saw(events.ParticipantLost)
@@ -166,6 +167,8 @@ async def test_a_frame_reaches_the_core_field_by_field(scripted: Any) -> None:
     assert kinds[:2] == ["HelloReceived", "ReportsReceived"]
     messages = [event.message for event in core.events if isinstance(event, events.FromParticipant)]
     assert [message.transaction_id for message in messages] == ["t1", "t2", "t3", "t4", "t5"]
+    told = [event.position for event in core.events if isinstance(event, events.HelloReceived | events.FromParticipant)]
+    assert told == [41] * 6, "with each goes how far its log was"
 
 
 async def test_nothing_is_said_before_welcome(scripted: Any) -> None:
@@ -187,6 +190,17 @@ async def test_nothing_is_said_before_welcome(scripted: Any) -> None:
     assert first.HasField("welcome")
     assert [prepare.transaction_id for prepare in first.prepares] == ["t1"]
     assert first.watermark.below == 3
+
+
+@pytest.mark.parametrize("welcomed", [effects.Welcomed, effects.MayBegin])
+async def test_welcome_says_how_far_the_participants_log_was_heard(scripted: Any, welcomed: Any) -> None:
+    def react(event: Any) -> list[Any]:
+        return [welcomed("payments", event.stream, 41)] if isinstance(event, events.HelloReceived) else []
+
+    person = FakeParticipant(await scripted(ScriptedCore(react)))
+    person.send(hello=hello())
+    assert (await person.read()).welcome.heard == 41
+    person.leave()
 
 
 async def test_a_peer_that_does_not_read_is_sent_away_and_reading_goes_on(scripted: Any) -> None:
