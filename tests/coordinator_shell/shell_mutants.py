@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.mutated import SourceMutant, survivors
 
 SHELL = "tests/coordinator_shell"
-STREAMS = (f"{SHELL}/test_shell_streams.py", SHELL)
+STREAMS = (f"{SHELL}/test_shell_streams.py", f"{SHELL}/test_shell_outbox.py", SHELL)
 UNARY = (f"{SHELL}/test_shell_unary.py", SHELL)
 BOUNDS = (f"{SHELL}/test_shell_bounds.py", SHELL)
 MUTANTS: list[SourceMutant] = []
@@ -67,7 +67,7 @@ _mutants(
     ("names of operations are not bounded", "    if sum(map(len, hello.operations)) > OPERATION_NAMES_CHARACTERS_MAX:", "    if False:"),
 )  # fmt: skip
 _mutants(
-    "streams", (*STREAMS[:1], *BOUNDS),
+    "streams", (*STREAMS[:2], *BOUNDS),
     ("whoever reads nothing stays", "        if self._moving_since is not None and self._is_stuck(self._moving_since):", "        if False:"),
     ("many messages alone end a stream", "        return asyncio.get_running_loop().time() - since > self._context.config.shell.goodbye_seconds", "        return True"),
     ("what waits is sent before a Goodbye", "            self.outbox.clear()\n", ""),

@@ -58,6 +58,18 @@ async def test_every_call_past_the_limit_is_told_when_to_come_back(scripted: Any
     await core.saw(events.HelloReceived)
 
 
+async def test_a_crowd_of_streams_keeps_no_operator_out(scripted: Any) -> None:
+    channel = await scripted(ScriptedCore(welcoming), calls_max=10)
+    people = [FakeParticipant(channel) for _ in range(10)]
+    for number, person in enumerate(people):
+        person.send(hello=hello(f"p{number}"))
+        await person.read_until("welcome")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await transactions(channel).Get(client_pb2.GetRequest(transaction_id=WATCHED))
+    assert reason_of(caught.value) == "OVERLOADED"
+    await admin_pb2_grpc.AdminServiceStub(channel).GetStatus(admin_pb2.GetStatusRequest())
+
+
 async def test_places_are_given_back(scripted: Any) -> None:
     def react(event: Any) -> list[Any]:
         answer = client_pb2.Answer(outcome=common_pb2.OUTCOME_IN_DOUBT)
