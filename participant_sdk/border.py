@@ -14,6 +14,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from troth.logs import encodable
 from troth.tasks import is_cancelling
 
 
@@ -59,6 +60,13 @@ def deliverable(error: BaseException) -> Exception:
     wrapped = RuntimeError(f"the function raised {type(error).__name__}")
     wrapped.__cause__ = error
     return wrapped
+
+
+def words_of(error: BaseException, characters_max: int) -> str:
+    """The error in one text that can be written anywhere, whatever its own text is: at worst its type alone."""
+    text = called(str, error)
+    words = type(error).__name__ if type(text) is Raised else f"{type(error).__name__}: {text}"
+    return encodable(words[:characters_max])
 
 
 async def _caught(work: Awaitable[Any]) -> Any:

@@ -159,9 +159,9 @@ class _Block:
             return
         if error is None:
             self.left.set_result(None)
-        elif isinstance(error, Exception):
+        elif isinstance(error, Exception) and not isinstance(error, StopIteration):
             self.left.set_exception(error)
-        else:
+        else:  # no future of asyncio takes a StopIteration: whoever waits would not be told
             self.left.set_exception(Aborted(Reason.OPERATION_FAILED, f"the block was left by {type(error).__name__}"))
 
 

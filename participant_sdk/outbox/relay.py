@@ -11,20 +11,21 @@ on. When the broker is away nobody is at fault: everything waits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import psycopg
 
+from participant_sdk.border import Raised, finished, words_of
 from participant_sdk.outbox.message import Message
 from troth.backoff import Backoff
 from troth.logs import get_logger
 
-Deliver = Callable[[Message], Awaitable[object]]
-"""Hands a message over; returns when it is safe there. Raises `Away`, `OSError` or `TimeoutError` when nobody can be reached, and
-anything else when it is this message that cannot be delivered."""
+Deliver = Callable[[Message], object]
+"""Hands a message over; it, or what it returns, is done when the message is safe there. Raises `Away`, `OSError` or `TimeoutError`
+when nobody can be reached, and anything else when it is this message that cannot be delivered."""
 
 AGAIN = Backoff(first_seconds=0.1, cap_seconds=10.0)
 """The wait before a message that failed, or a broker that was away, is tried again."""
@@ -122,7 +123,7 @@ class Relay:
                     await self._failed(connection, message, error)
         self.delivered += len(done)
         if away is not None:
-            raise Away(f"{type(away).__name__}: {away}")
+            raise Away(words_of(away, ERROR_CHARACTERS_MAX))
         return len(messages)
 
     async def _take(self, connection: psycopg.AsyncConnection[Any]) -> list[Message]:
@@ -138,16 +139,16 @@ class Relay:
             return []
         return [Message(*row) for row in await (await connection.execute(_TAKE, (positions,))).fetchall()]
 
-    async def _delivered(self, message: Message) -> Exception | None:
+    async def _delivered(self, message: Message) -> BaseException | None:
         try:
             async with asyncio.timeout(self._limits.deliver_seconds_max):
-                await self._deliver(message)
-        except Exception as error:
+                result = await finished(self._deliver, message)
+        except TimeoutError as error:
             return error
-        return None
+        return result.error if type(result) is Raised else None
 
-    async def _failed(self, connection: psycopg.AsyncConnection[Any], message: Message, error: Exception) -> None:
-        told = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS_MAX].replace("\0", " ")
+    async def _failed(self, connection: psycopg.AsyncConnection[Any], message: Message, error: BaseException) -> None:
+        told = words_of(error, ERROR_CHARACTERS_MAX).replace("\0", " ")
         most = self._limits.attempts_max
         if message.attempts + 1 >= most:
             _log.error("a message is set aside", id=str(message.id), topic=message.topic, attempts=most, error=told)

@@ -12,6 +12,7 @@ SHARED = "participant_sdk/resources/relational/"
 SLOTS = ("tests/coordinator_core/test_slots.py",)
 FAULTS = ("tests/postgres/test_faults.py",)
 OPERATIONS = ("tests/postgres/test_operations.py",)
+OUTBOX = ("tests/postgres/test_outbox.py",)
 
 CHEAP = (
     SourceMutant("a slot that is away gets work", CORE, "return not slot.ready, len(", "return len(", SLOTS),
@@ -55,6 +56,11 @@ COSTLY = (
                  "        told = f\"{error} {operation}: {name} does not hold", OPERATIONS),
     SourceMutant("settings outlive the branch", ROOM + "resource.py", "{int(limits.lock_wait_seconds * 1000)}', true)",
                  "{int(limits.lock_wait_seconds * 2000)}', false)", OPERATIONS),
+    SourceMutant("a StopIteration in a block reaches nobody", "participant_sdk/pins.py",
+                 " and not isinstance(error, StopIteration)", "", ("tests/postgres/test_blocks.py",)),
+    SourceMutant("what a delivery raises ends the relay", "participant_sdk/outbox/relay.py", "await finished(self._deliver, message)",
+                 "await self._deliver(message)", OUTBOX),
+    SourceMutant("a text that cannot be stored ends the relay", "participant_sdk/border.py", "encodable(words[:", "(words[:", OUTBOX),
     SourceMutant("nobody visits", "participant_sdk/slots.py", "if slot.owned:\n", "if True:\n", ("tests/postgres/test_slots.py",)),
 )  # fmt: skip
 """Those whose tests start a server."""

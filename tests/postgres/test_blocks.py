@@ -14,6 +14,7 @@ from pg_bench import PUT, Database
 
 from participant_sdk import Participant
 from participant_sdk.context import entered
+from participant_sdk.pins import Pins
 from participant_sdk.resources.log_only import LogResource
 from participant_sdk.resources.postgres import Postgres, PostgresLimits
 from participant_sdk.testing.cluster import Cluster
@@ -83,6 +84,40 @@ async def test_an_exception_loses_the_branch_and_reaches_the_handler(cluster: Cl
             async with cluster["pay"].branch() as db:
                 await db.execute(PUT, ("b", 1))
     assert await names(database) == ["b"]
+
+
+SLIPS = [StopIteration, StopAsyncIteration, asyncio.CancelledError, GeneratorExit, SystemExit, ValueError]
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+@pytest.mark.parametrize("threads", [False, True])
+async def test_whatever_leaves_a_block_is_its_end(
+    cluster: Cluster, database: Database, threads: bool, slip: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    too_long = Pins._too_long
+
+    async def handler() -> BaseException | None:
+        try:
+            async with cluster["pay"].branch() as db:
+                await db.execute(PUT, ("a", 1))
+                raise slip
+        except BaseException as error:
+            return error
+
+    def handler_in_thread() -> BaseException | None:
+        try:
+            with cluster["pay"].branch_sync() as db:
+                db.execute(PUT, ("a", 1))
+                raise slip
+        except BaseException as error:
+            return error
+
+    late: list[str] = []
+    monkeypatch.setattr(Pins, "_too_long", lambda pins: late.append("until its connection was cut") or too_long(pins))
+    async with cluster.transaction() as txn:
+        with txn.call():
+            assert type(await (asyncio.to_thread(handler_in_thread) if threads else handler())) is slip
+    assert late == [] and await names(database) == []
 
 
 async def test_a_block_may_not_end_the_transaction(cluster: Cluster, database: Database) -> None:

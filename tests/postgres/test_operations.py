@@ -16,7 +16,7 @@ from participant_sdk.registry import Registry
 from participant_sdk.resources.contract import BranchOutcome, Done, Performed, Prepared, Refused
 from participant_sdk.testing.contract import FIRST, LONGER, Bench, operation
 from tests.relational import until
-from troth.errors import RequestError
+from troth.errors import Refuse, RequestError
 from troth.v1 import record_pb2
 
 Async = psycopg.AsyncConnection[Any]
@@ -103,6 +103,34 @@ async def mistake(db: Async) -> None:
     await db.execute("SELECT nonsense")
 
 
+async def cancelled(db: Async) -> None:
+    raise asyncio.CancelledError
+
+
+async def exits(db: Async) -> None:
+    raise SystemExit(1)
+
+
+def stops_in_thread(db: Blocking) -> None:
+    raise StopIteration
+
+
+def cancelled_in_thread(db: Blocking) -> None:
+    raise asyncio.CancelledError
+
+
+def exits_in_thread(db: Blocking) -> None:
+    raise SystemExit(1)
+
+
+async def cut_in_two(db: Async) -> None:
+    raise ValueError("\ud83d")
+
+
+async def refusal_cut_in_two(db: Async) -> None:
+    raise Refuse("\ud83d", "\ud83d")
+
+
 FORBIDDEN = {
     "FORBIDDEN_SQL": [
         commit_method, rollback_method, context_manager, autocommit, commit_in_thread,
@@ -110,7 +138,10 @@ FORBIDDEN = {
         autocommit_in_thread, commit_sql, commit_cursor, commit_composed, caught, schema_change, setting,
         unfinished, behind_the_back,
     ],
-    "OPERATION_FAILED": [swallowed, mistake],
+    "OPERATION_FAILED": [
+        swallowed, mistake, cancelled, exits, stops_in_thread, cancelled_in_thread, exits_in_thread, cut_in_two,
+    ],
+    "REFUSED": [refusal_cut_in_two],
     "CONSTRAINT": [constraint],
 }  # fmt: skip
 

@@ -70,7 +70,7 @@ class Received:
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
-        self.wrong: dict[bytes, Exception] = {}
+        self.wrong: dict[bytes, BaseException] = {}
 
     async def __call__(self, message: Message) -> None:
         self.messages.append(message)
@@ -138,6 +138,41 @@ async def test_a_message_that_cannot_be_delivered_is_set_aside_and_others_go_on(
     await database.sql("UPDATE troth.outbox SET aside = NULL, attempts = 0, due = now() WHERE aside IS NOT NULL")
     await delivered(database, Relay(database.dsn, received, limits=LIMITS))
     assert received.bodies()[-1] == "poison" and await rows(database) == []
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(1)
+
+
+SLIPS = {
+    "StopIteration": (StopIteration(), "RuntimeError: coroutine raised StopIteration"),
+    "CancelledError": (asyncio.CancelledError(), "CancelledError: "),
+    "SystemExit": (SystemExit(1), "SystemExit: 1"),
+    "a group": (BaseExceptionGroup("two", [SystemExit(1), ValueError("x")]), "BaseExceptionGroup: two (2 sub-exceptions)"),
+    "a surrogate": (ValueError("cut in two: \ud83d"), "ValueError: cut in two: \\ud83d"),
+    "no text": (Speechless(), "Speechless"),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+async def test_whatever_the_function_raises_is_that_messages_fault_and_the_relay_goes_on(
+    cluster: Cluster, database: Database, slip: str
+) -> None:
+    for body in ("poison", "after"):
+        await cluster.run(call("bank", "leave", keys=["a"], body=body))
+    received = Received()
+    received.wrong[b"poison"], told = SLIPS[slip]
+    await delivered(database, Relay(database.dsn, received, limits=LIMITS))
+    assert received.bodies() == ["poison", "poison", "poison", "after"]
+    assert await rows(database) == [("poison", 3, told, True)]
+
+
+async def test_a_plain_function_delivers_too(cluster: Cluster, database: Database) -> None:
+    await cluster.run(call("bank", "leave", keys=["a"], body="1"))
+    taken: list[bytes] = []
+    await delivered(database, Relay(database.dsn, lambda message: taken.append(message.body), limits=LIMITS))
+    assert taken == [b"1"]
 
 
 @pytest.mark.parametrize("error", [Away("no broker"), ConnectionRefusedError(), TimeoutError()])
