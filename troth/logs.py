@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
@@ -84,9 +85,39 @@ def get_logger(name: str) -> Logger:
 
 
 def plain_traceback(error: BaseException) -> str:
-    """Where an exception came from, without locals, in characters that every encoding has by an escape."""
+    """Where an exception came from, without locals, and without what a terminal would obey."""
     lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-FRAMES_MAX)
-    return encodable("".join(lines).rstrip("\n"))
+    return visible_lines("".join(lines).rstrip("\n"))
+
+
+def visible(text: str) -> str:
+    """The text with every character that a terminal would obey, and not show, written as its escape; each encoding has the escapes.
+
+    Much of what is shown comes from peers. Raw, it could move the cursor, colour or hide what is there, or reverse the direction
+    of a line, so that a person reads what nobody wrote.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escaped(one) if is_obeyed(one) else one for one in text)
+
+
+def visible_lines(text: str) -> str:
+    """The same of a text of several lines, which stay lines."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
+def is_obeyed(character: str) -> bool:
+    """Whether a terminal does something else with the character than to show it."""
+    return unicodedata.category(character) in _OBEYED
+
+
+_OBEYED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Controls, formats (directions of writing among them), halves of pairs, what is not assigned, separators of lines."""
+
+
+def _escaped(one: str) -> str:
+    number = ord(one)
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def encodable(text: str) -> str:

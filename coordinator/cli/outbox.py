@@ -86,7 +86,7 @@ def list_(dsn: str, waiting: bool, limit: int, as_json: bool) -> None:
 
 @outbox.command(examples="troth outbox show 17 --dsn postgresql://db/bank\ntroth outbox show 17 --body --dsn service=bank > body")
 @_dsn_option
-@click.option("--body", "only_body", is_flag=True, help="Write the body, byte by byte, and nothing else.")
+@click.option("--body", "only_body", is_flag=True, help="Write the body, byte by byte, and nothing else; a terminal gets escapes.")
 @click.argument("position", type=click.IntRange(1, 2**63 - 1))
 @json_option
 def show(dsn: str, only_body: bool, position: int, as_json: bool) -> None:

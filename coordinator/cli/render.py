@@ -1,4 +1,7 @@
-"""What commands print: one JSON document, a table on a terminal, or plain text with tabs in a pipe."""
+"""What commands print: one JSON document, a table on a terminal, or plain text with tabs in a pipe.
+
+Names, keys, causes and ids come from peers, so nothing is printed that a terminal would obey (`visible`).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import csv
 import io
 import json
 import sys
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,25 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-
-def visible(text: str) -> str:
-    """A text with every character that a terminal would obey, and not show, written as its escape.
-
-    Names, keys, causes and ids come from peers. Raw, they could move the cursor, colour or hide what is there, or reverse the
-    direction of a line, so that a person reads what nobody wrote.
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_escaped(one) if unicodedata.category(one) in _OBEYED else one for one in text)
-
-
-_OBEYED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Controls, formats (directions of writing among them), halves of pairs, what is not assigned, separators of lines."""
-
-
-def _escaped(one: str) -> str:
-    number = ord(one)
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+from troth.logs import is_obeyed, visible
 
 
 def json_text(document: Any, indent: int | None = None) -> str:
@@ -43,7 +27,7 @@ def json_text(document: Any, indent: int | None = None) -> str:
     text = json.dumps(document, indent=indent, ensure_ascii=False)
     if text.isprintable():
         return text
-    return "".join(one if one == "\n" or unicodedata.category(one) not in _OBEYED else json.dumps(one)[1:-1] for one in text)
+    return "".join(one if one == "\n" or not is_obeyed(one) else json.dumps(one)[1:-1] for one in text)
 
 
 class ReaderGone(Exception):

@@ -24,7 +24,7 @@ from coordinator.config_checks import LOG_FORMATS
 from coordinator.notify import Notify
 from troth import failpoints
 from troth.errors import TrothError
-from troth.logs import get_logger
+from troth.logs import get_logger, plain_traceback, visible, visible_lines
 
 log = get_logger("troth.serve")
 
@@ -133,11 +133,10 @@ def configure_logging(log_format: str, level: str) -> Voice:
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     last: Any = structlog.processors.JSONRenderer()
     if console:
-        traceback = structlog.dev.plain_traceback  # another shows locals
-        last = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=traceback)
-    after: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
-    if not console:
-        after.append(structlog.processors.format_exc_info)
+        last = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    after: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, _format_traceback]
+    if console:
+        after.append(_show)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -173,6 +172,22 @@ def _say_plainly(what: str) -> None:
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, _: object) -> None:
     log.critical("ended by an error of its own; please report it", exc_info=error)
+
+
+def _format_traceback(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """The exception as a text, without locals."""
+    told = event.pop("exc_info", None)
+    error = told[1] if isinstance(told, tuple) else told
+    return {**event, "exception": plain_traceback(error)} if isinstance(error, BaseException) else event
+
+
+def _show(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """The parts of a line for a terminal; peers have a say in most of them."""
+    lines = ("event", "exception")  # of libraries there may be several
+    return {
+        name: (visible_lines if name in lines else visible)(value) if isinstance(value, str) else value
+        for name, value in event.items()
+    }
 
 
 def _take_fields(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:

@@ -17,7 +17,6 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from coordinator.cli.render import visible
 from coordinator.console import pages
 from coordinator.console.actions import Offer
 from coordinator.console.guarding import BODY_BYTES_MAX, SESSION_COOKIE, TOKEN_COOKIE, Forms, Strict, WebCall
@@ -27,6 +26,7 @@ from coordinator.shell_settings import ShellSettings
 from troth import __version__
 from troth.errors import Reason, RequestError
 from troth.identity.peer import NOBODY, Identity
+from troth.logs import visible
 
 HERE = Path(__file__).parent
 LIVE_MAX = 64

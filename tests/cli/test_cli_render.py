@@ -31,6 +31,16 @@ def test_what_a_terminal_would_obey_is_shown_as_its_escape(capsys: pytest.Captur
     assert len(said.out.splitlines()) == 5 and len(said.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_bytes_are_written_as_they_are_and_escaped_on_a_terminal(
+    terminal: bool, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    data = "Ü\x1b[2J\n".encode() + b"\xff"
+    render.write_bytes(data)
+    assert capfdbinary.readouterr().out == (rb"\xff".join(["Ü\\x1b[2J\\x0a".encode(), b""]) if terminal else data)
+
+
 def test_words_stay_as_they_are() -> None:
     for text in ("Überweisung 7 €", "口座", "naïve 🙂", ""):
         assert render.visible(text) == text

@@ -19,6 +19,7 @@ import grpc
 import pytest
 
 from coordinator.cli.serve import _format_asked, configure_logging
+from troth.logs import get_logger
 from troth.v1 import admin_pb2, admin_pb2_grpc, client_pb2, client_pb2_grpc
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,19 +139,35 @@ def test_wrong_settings_are_told_in_the_format_that_was_asked_for(given: tuple[s
     assert _format_asked(given, environment) == form
 
 
-def test_what_nobody_caught_is_a_line_of_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def logging_as_it_was() -> Iterator[None]:
     root, hook = logging.getLogger(), sys.excepthook
     handlers, levels = root.handlers[:], {name: logging.getLogger(name).level for name in ("", "troth", "troth.serve")}
-    try:
-        configure_logging("json", "error")
-        sys.excepthook(ValueError, ValueError("odd"), None)
-    finally:
-        sys.excepthook, root.handlers = hook, handlers
-        logging.captureWarnings(False)
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+    yield
+    sys.excepthook, root.handlers = hook, handlers
+    logging.captureWarnings(False)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def test_what_nobody_caught_is_a_line_of_json_too(logging_as_it_was: None, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("json", "error")
+    sys.excepthook(ValueError, ValueError("odd"), None)
     (line,) = capsys.readouterr().err.splitlines()
     assert json.loads(line)["exception"] == "ValueError: odd"
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_what_a_peer_has_said_moves_no_cursor_in_the_log(
+    form: str, logging_as_it_was: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = "\x1b[2J\x9b31m\u202e\r"
+    configure_logging(form, "info")
+    get_logger("troth.tried").error("said", exc_info=ValueError(hostile), why=hostile, many=[hostile], forged="a\nb")
+    logging.getLogger("a.library").error("two lines, of\n%s", hostile)
+    said = capsys.readouterr().err
+    assert all(one == "\n" or one.isprintable() for one in said)
+    assert said.count("[2J") == 4 and len(said.splitlines()) == (4 if form == "console" else 2)
 
 
 def test_what_speaks_another_protocol_is_seen_by_grpcs_own_trace_and_harms_nobody(serve: Any) -> None:

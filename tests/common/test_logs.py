@@ -100,6 +100,11 @@ def test_what_no_encoding_takes_is_escaped(written: io.TextIOWrapper) -> None:
     assert rest[-1] == r"ValueError: cut in two: \ud83d"
 
 
+def test_a_traceback_moves_no_cursor(written: io.TextIOWrapper) -> None:
+    logs.get_logger(NAME).error("went wrong", exc_info=ValueError("\x1b[2J of Zoë, 口座 \u202e\nin two lines\U000e0041"))
+    assert text(written).splitlines()[1:] == [r"ValueError: \x1b[2J of Zoë, 口座 \u202e", r"in two lines\U000e0041"]
+
+
 class _Broken(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         raise BrokenPipeError(32, "Broken pipe")

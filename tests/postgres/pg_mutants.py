@@ -58,9 +58,10 @@ COSTLY = (
                  "{int(limits.lock_wait_seconds * 2000)}', false)", OPERATIONS),
     SourceMutant("a StopIteration in a block reaches nobody", "participant_sdk/pins.py",
                  " and not isinstance(error, StopIteration)", "", ("tests/postgres/test_blocks.py",)),
-    SourceMutant("what a delivery raises ends the relay", "participant_sdk/outbox/relay.py", "await finished(self._deliver, message)",
-                 "await self._deliver(message)", OUTBOX),
-    SourceMutant("a text that cannot be stored ends the relay", "participant_sdk/border.py", "encodable(words[:", "(words[:", OUTBOX),
+    SourceMutant("what a delivery raises ends the relay", "participant_sdk/outbox/relay.py",
+                 "await finished(self._deliver, message)", "await self._deliver(message)", OUTBOX),
+    SourceMutant("a text that cannot be stored ends the relay", "participant_sdk/border.py", "encodable(words[:", "(words[:",
+                 OUTBOX),
     SourceMutant("nobody visits", "participant_sdk/slots.py", "if slot.owned:\n", "if True:\n", ("tests/postgres/test_slots.py",)),
 )  # fmt: skip
 """Those whose tests start a server."""
