@@ -98,7 +98,7 @@ class ShellSettings:
     frame_bytes_max: int = 4_194_304
     """Bytes of one message of gRPC, either way."""
     frame_messages_max: int = 16_384
-    """Messages of one frame of a stream, either way; a stream that brings more is ended as FRAME_TOO_LARGE."""
+    """Messages of one frame of a stream, either way, and of one call; a stream that brings more is ended as FRAME_TOO_LARGE."""
     outbox_items_max: int = 50_000
     """Messages that may wait for a peer that does not read; past it the stream is ended and Hello settles the rest."""
     outboxes_bytes_max: int = 536_870_912

@@ -1,7 +1,9 @@
 """The outermost interceptor: what may reach a caller when something goes wrong.
 
-- A message that does not decode, or is larger than `frame_bytes_max`, is refused with a stable reason. gRPC would answer
-  UNKNOWN with the exception's text; so decoding is wrapped, and yields a `Malformed` in place of the message.
+- A message that does not decode, is larger than `frame_bytes_max`, or has more than `frame_messages_max`, is refused with a stable
+  reason. gRPC would answer UNKNOWN with the exception's text; so decoding is wrapped, and yields a `Malformed` in its place.
+- What was said is let go with the call, also when it fails. gRPC leaves circles behind that hold the request, and a full collection
+  comes after hours.
 - Who calls is found out before anything is heard, but for health: whoever shows something that is not accepted is refused. Then
   the policy is asked whether he may make this call, with this request (`identity.gate`).
 - A `TrothError` becomes its status (`status`).
@@ -16,7 +18,7 @@ import asyncio
 import inspect
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Any, NamedTuple, NoReturn
 
 import grpc
@@ -28,7 +30,7 @@ from coordinator.services import status
 from coordinator.services.context import Common
 from troth.errors import Reason, RemoteProtocolError, RequestError, TrothError
 from troth.identity.peer import Identity
-from troth.link import to_wire
+from troth.link import messages_of, to_wire
 from troth.logs import get_logger
 
 log = get_logger("troth.guard")
@@ -52,6 +54,15 @@ class Malformed:
         return []
 
 
+def check_count(message: Message, messages_max: int) -> None:
+    """Raise `RemoteProtocolError` for a message, of a stream or of a unary call, that has more messages than it may have: the
+    smallest take some forty times their bytes once they are decoded."""
+    count = messages_of(message)
+    if count > messages_max:
+        text = f"a frame has {count} messages, frame_messages_max is {messages_max}"
+        raise RemoteProtocolError(text, reason=Reason.FRAME_TOO_LARGE)
+
+
 class Door(NamedTuple):
     """What is special about where a call comes in."""
 
@@ -66,7 +77,10 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def __init__(self, common: Common, door: Door = Door()) -> None:  # noqa: B008 - it is a constant
         self._door = door
-        self._bytes_max, self._answer_seconds = common.shell.frame_bytes_max, common.shell.answer_seconds
+        shell = common.shell
+        self._bytes_max, self._messages_max, self._answer_seconds = (
+            shell.frame_bytes_max, shell.frame_messages_max, shell.answer_seconds,
+        )  # fmt: skip
         self._counters = common.counters
         self._quiet = common.quiet
         self._calls = common.calls
@@ -84,7 +98,7 @@ class Guard(grpc.aio.ServerInterceptor):
         decode, method = self._decoder(handler.request_deserializer), handler_call_details.method
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                self._streaming(method, handler.stream_stream, lambda requests: requests, waits=False), decode, to_wire
+                self._streaming(method, _closing(handler.stream_stream), lambda requests: requests, waits=False), decode, to_wire
             )
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
@@ -104,6 +118,10 @@ class Guard(grpc.aio.ServerInterceptor):
             except DecodeError:
                 text = "a message does not decode: it is not of the type that this method takes"
                 return Malformed(RemoteProtocolError(text, reason=Reason.INVALID_ARGUMENT))
+            try:
+                check_count(message, self._messages_max)
+            except RemoteProtocolError as error:
+                return Malformed(error.with_traceback(None))
             return message
 
         return guarded
@@ -118,6 +136,7 @@ class Guard(grpc.aio.ServerInterceptor):
                     self._gate.call(CALLER.get(), method, self._sound(request))
                     answer = await behaviour(request, context)
             except Exception as error:
+                del request
                 await self._refuse(context, error)
             self._give_up_later()
             return answer
@@ -143,6 +162,8 @@ class Guard(grpc.aio.ServerInterceptor):
                     async for response in behaviour(checked, context):
                         yield response
             except Exception as error:
+                del request
+                checked = None
                 await self._refuse(context, error)
 
         async def coroutine(request: Any, context: Any) -> None:
@@ -153,6 +174,8 @@ class Guard(grpc.aio.ServerInterceptor):
                     await _send_headers(context)
                     await behaviour(checked, context)
             except Exception as error:
+                del request
+                checked = None
                 await self._refuse(context, error)
 
         return generator if inspect.isasyncgenfunction(behaviour) else coroutine
@@ -190,14 +213,44 @@ class Guard(grpc.aio.ServerInterceptor):
         return request
 
     async def _refuse(self, context: Any, error: Exception) -> NoReturn:
+        if not isinstance(error, (grpc.aio.AbortError, TrothError)):
+            self._counters.internal_errors += 1
+            error_id = secrets.token_hex(8)
+            self._quiet.tell(log.error, "internal error", error_id=error_id, exc_info=error)
+        _let_frames_go(error)
         if isinstance(error, grpc.aio.AbortError):
             raise error
         if isinstance(error, TrothError):
             await status.abort_with(context, error)
-        self._counters.internal_errors += 1
-        error_id = secrets.token_hex(8)
-        self._quiet.tell(log.error, "internal error", error_id=error_id, exc_info=error)
         await status.abort(context, status.cause(Reason.INTERNAL, f"internal error {error_id}"))
+
+
+def _let_frames_go(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error, which nobody looks at any more. gRPC keeps the error that ends a call in a circle that only
+    the collector finds, after hours; and the frames in its traceback hold the request."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
+def _closing(behaviour: Behaviour | None) -> Behaviour:
+    """The same handler, which closes what it reads with. gRPC's reader and its generator hold each other, and the frame that came
+    last, until then."""
+    assert behaviour is not None, "the handler's kind says that it is there"
+    if inspect.isasyncgenfunction(behaviour):
+
+        async def answering(requests: Any, context: Any) -> AsyncIterator[Any]:
+            async with aclosing(aiter(requests)) as incoming:
+                async for response in behaviour(incoming, context):
+                    yield response
+
+        return answering
+
+    async def closing(requests: Any, context: Any) -> None:
+        async with aclosing(aiter(requests)) as incoming:
+            await behaviour(incoming, context)
+
+    return closing
 
 
 async def _send_headers(context: Any) -> None:

@@ -24,7 +24,8 @@ log = get_logger("troth.participants")
 
 LOG_ID_CHARACTERS_MAX = 64
 SOFTWARE_CHARACTERS_MAX = 200
-OPERATION_NAMES_MAX = 10_000
+HELLO_ENTRIES_MAX = 10_000
+"""Of each list in a Hello."""
 OPERATION_NAMES_CHARACTERS_MAX = 1_048_576
 """Characters of all names of operations together."""
 
@@ -208,7 +209,8 @@ def check_hello(frame: participant_pb2.SessionRequest) -> int:
     check_participant(hello.participant)
     if not 0 < len(hello.log_id) <= LOG_ID_CHARACTERS_MAX or hello.incarnation == 0:
         raise RemoteProtocolError("Hello needs a log_id and an incarnation above 0", reason=Reason.INVALID_ARGUMENT)
-    if len(hello.software) > SOFTWARE_CHARACTERS_MAX or len(hello.operations) > OPERATION_NAMES_MAX:
+    lists = (hello.operations, hello.capabilities, hello.heard, hello.starts, hello.starts_after)
+    if len(hello.software) > SOFTWARE_CHARACTERS_MAX or max(map(len, lists)) > HELLO_ENTRIES_MAX:
         raise RemoteProtocolError("Hello is too long", reason=Reason.INVALID_ARGUMENT)
     if sum(map(len, hello.operations)) > OPERATION_NAMES_CHARACTERS_MAX:
         message = f"the names of operations have more than {OPERATION_NAMES_CHARACTERS_MAX} characters together"

@@ -12,10 +12,10 @@ from google.protobuf.message import Message
 from coordinator.identity.who import CALLER
 from coordinator.services import status
 from coordinator.services.context import Context
-from coordinator.services.guard import Malformed
+from coordinator.services.guard import Malformed, check_count
 from coordinator.shell_settings import ShellSettings
 from troth.errors import ProtocolError, Reason, RemoteProtocolError, RequestError, TrothError
-from troth.link import Frame, Link, Outbox, Packed, messages_of, paced
+from troth.link import Frame, Link, Outbox, Packed, paced
 from troth.logs import get_logger
 from troth.v1 import common_pb2
 
@@ -202,10 +202,7 @@ def check_frame(frame: Any, messages_max: int) -> None:
     """Raise `RemoteProtocolError` for what is no frame, or has more messages than a frame may have."""
     if isinstance(frame, Malformed):
         raise frame.error
-    count = messages_of(frame)
-    if count > messages_max:
-        text = f"a frame has {count} messages, frame_messages_max is {messages_max}"
-        raise RemoteProtocolError(text, reason=Reason.FRAME_TOO_LARGE)
+    check_count(frame, messages_max)
 
 
 async def write_farewell(write: Callable[[Any], Awaitable[None]], frame: Message, shell: ShellSettings) -> None:
