@@ -46,11 +46,13 @@ class Shard:
         self.config = config
         self.name = config.shell.name
         self._core = core
-        engine = self._engine = Engine("coordinator", core, coordinator_log, self._perform, on_violation=self._violated)
+        common = common or Common(config.shell)
+        engine = self._engine = Engine(
+            "coordinator", core, coordinator_log, self._perform, on_violation=self._violated, keyring=common.keyring
+        )
         self._context = Context(
-            config, core, nonce, engine.submit, engine.submit_all, engine.backlog, lambda: engine.position,
-            common or Common(config.shell),
-        )  # fmt: skip
+            config, core, nonce, engine.submit, engine.submit_all, engine.backlog, lambda: engine.position, common
+        )
         gate = self._context.common.gate
         if gate.policy is not None:
             core.invite_by(gate.invites)

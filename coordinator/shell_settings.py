@@ -61,6 +61,8 @@ class ShellSettings:
     """Whether gRPC's reflection tells what services there are."""
     insecure: bool = False
     """Whether to listen beyond this machine without TLS: whoever reaches the port can do anything then."""
+    payload_keys: str = ""
+    """What seals keys and reasons in logs: a file of `troth keys`, env:VARIABLE or exec:COMMAND; without it they are in clear."""
     data_directory: str = "var/coordinator"
     """The directory of the log; one daemon has it to itself."""
     store: str = ""

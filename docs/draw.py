@@ -31,8 +31,8 @@ from coordinator.core import model, transitions  # noqa: E402 - as above
 from coordinator.core.settings import CoreSettings  # noqa: E402 - as above
 from coordinator.metrics import families  # noqa: E402 - as above
 from coordinator.shell_settings import RANGES, ShellSettings  # noqa: E402 - as above
+from participant_sdk import limits as sdk_limits  # noqa: E402 - as above
 from participant_sdk import metrics as sdk_metrics  # noqa: E402 - as above
-from participant_sdk import participant  # noqa: E402 - as above
 from participant_sdk.core import branches  # noqa: E402 - as above
 from participant_sdk.core import transitions as participant_transitions  # noqa: E402 - as above
 from troth.errors import Reason  # noqa: E402 - as above
@@ -181,8 +181,8 @@ def _plain(value: Any) -> str:
 
 def participant_limits() -> str:
     """The limits of `Participant(limits=Limits(...))`."""
-    said = said_of_members(participant.Limits)
-    rows = ((f"`{one.name}`", f"`{_plain(one.default)}`", said[one.name]) for one in fields(participant.Limits))
+    said = said_of_members(sdk_limits.Limits)
+    rows = ((f"`{one.name}`", f"`{_plain(one.default)}`", said[one.name]) for one in fields(sdk_limits.Limits))
     return table(("limit", "default", "meaning"), rows)
 
 

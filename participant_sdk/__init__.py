@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from participant_sdk.context import Scope, current_scope, entered
     from participant_sdk.embedded.service import Embedded
     from participant_sdk.health import Condition, Health, terminate
+    from participant_sdk.limits import Limits
     from participant_sdk.lock_keys import NO_LOCKS, Read
-    from participant_sdk.participant import Limits, Participant
+    from participant_sdk.participant import Participant
     from participant_sdk.registry import current_caller
     from participant_sdk.resources.log_only import LogBranch, LogResource
     from participant_sdk.resources.mariadb import MariaDB, MariadbLimits, MariadbLog
@@ -75,7 +76,7 @@ _HOMES = {
     "Database": "participant_sdk.resources.sqlite_database",
     "Embedded": "participant_sdk.embedded.service",
     "Health": "participant_sdk.health",
-    "Limits": "participant_sdk.participant",
+    "Limits": "participant_sdk.limits",
     "LogBranch": "participant_sdk.resources.log_only",
     "LogError": "troth.errors",
     "LogResource": "participant_sdk.resources.log_only",

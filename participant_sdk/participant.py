@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, overload
@@ -45,6 +44,7 @@ from participant_sdk.context import (
 from participant_sdk.core.events import Call, LocalWork, SchemaChange
 from participant_sdk.core.work import WHOLE_RESOURCE
 from participant_sdk.health import Condition, Health
+from participant_sdk.limits import Limits
 from participant_sdk.lock_keys import LockKey, Locks, keys_of_local_work
 from participant_sdk.pins import Pins
 from participant_sdk.registry import Registry
@@ -61,41 +61,12 @@ from troth.engine import EngineCounters
 from troth.errors import Aborted, ConfigError, Reason, RequestError, TrothError
 from troth.identity.tls import Tls
 from troth.ids import check_name
+from troth.payload_keys import Source, keyring
 from troth.v1 import common_pb2
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Value = TypeVar("Value")
 Http = TypeVar("Http")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a participant takes on, and how long things wait in it."""
-
-    open_branches_max: int = 100_000
-    """Branches that are not finished; a further one is refused as OVERLOADED."""
-    calls_waiting_max: int = 10_000
-    """Interactive calls that have not been answered; a further one is OVERLOADED."""
-    calls_bytes_max: int = 64 * 1024 * 1024
-    """Bytes of the arguments, results and undo of the interactive calls of all unfinished branches. A further call is OVERLOADED;
-    one that brings more than there is room for ends its branch so."""
-    operations_max: int = 10_000
-    """Calls of one branch."""
-    lock_wait_seconds: float = 2.0
-    """Longest wait of a branch for locks; then it is a CONFLICT, and the client tries again."""
-    local_wait_seconds: float = 10.0
-    """Longest wait of `read` and `local` for locks; then it is a TIMEOUT."""
-    enlist_after_seconds: float = 0.02
-    """How long interactive work may last before the coordinator is told of it; a commit that comes sooner is told of it anyway."""
-    enlist_wait_seconds: float = 5.0
-    """Longest wait of a call for the coordinator's acceptance, where it has to be awaited; then it is COORDINATOR_AWAY."""
-
-    def __post_init__(self) -> None:
-        for one in fields(self):
-            value = getattr(self, one.name)
-            wanted = int if isinstance(one.default, int) else (int, float)
-            if not isinstance(value, wanted) or isinstance(value, bool) or not 0 < value < math.inf:
-                raise ConfigError(f"{one.name} is {value!r}", hint="Limits are numbers above zero; counts and bytes are whole.")
 
 
 IN_THE_WAY = frozenset({Reason.TIMEOUT, Reason.CONFLICT, Reason.GROUP_LOST})
@@ -123,6 +94,8 @@ class Participant:
     `coordinator`     HOST:PORT, or HOST:PORT,HOST:PORT where it has several nodes; or the service's own `Embedded`, which starts
                       and closes this participant.
     `tls`             how the coordinator is believed, and who this participant is; without it nothing is encrypted.
+    `payload_keys`    what seals arguments, results and reasons in the participant's log: a file of `troth keys`, `env:VARIABLE`, or
+                      `exec:COMMAND`. Without it they are there in clear.
     `on_failure`      called once, in the loop, with the error when the participant ends by itself and for good (see `serve`): for a
                       program that does not wait in `serve`. `participant_sdk.terminate` ends the process in an orderly way.
 
@@ -140,6 +113,7 @@ class Participant:
         loosely_coupled: bool = False,
         limits: Limits | None = None,
         tls: Tls | None = None,
+        payload_keys: Source = "",
         on_failure: Callable[[TrothError], object] | None = None,
         wiring: Wiring | None = None,
     ) -> None:
@@ -157,7 +131,7 @@ class Participant:
             wiring = replace(wiring or Wiring(), session=functools.partial(CellSession, tls=tls))
         self._setup = Setup(
             name, resource, Path(data_directory), check_dialled(coordinator), asdict(limits or Limits()), wiring or Wiring(),
-            on_failure, loosely_coupled=loosely_coupled,
+            on_failure, loosely_coupled=loosely_coupled, keyring=keyring(payload_keys),
         )  # fmt: skip
         results_bytes_max = getattr(resource, "results_bytes_max", 0)
         if results_bytes_max > self._setup.limits["calls_bytes_max"]:

@@ -80,15 +80,13 @@ class Runtime:
         self._registry = registry
         self._kind = kind_of(setup.resource)
         atomic = self._kind is ResourceKind.ATOMIC
-        self._core = ParticipantCore(
-            Config(participant=setup.name, resource=self._kind, keeps_identity=not atomic, **setup.limits)
-        )
+        self._core = ParticipantCore(Config(participant=setup.name, resource=self._kind, keeps_identity=not atomic, **setup.limits))
         log = setup.resource if atomic else setup.log() if setup.log is not None else self._file("participant.db")
         self._nonce = secrets.token_hex(8)
         self._identity = IdentityLog(setup.name, self._file("identity.db"), self._nonce) if atomic else None
         self._engine = Engine(
             ROLE, self._core, log, self._perform, on_violation=self._violated,
-            batch_max=getattr(setup.resource, "batch_max", BATCH_MAX),
+            batch_max=getattr(setup.resource, "batch_max", BATCH_MAX), keyring=setup.keyring,
         )  # fmt: skip
         self._driver = self._make_driver()
         self._performers = self._make_performers()

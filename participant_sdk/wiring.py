@@ -15,6 +15,7 @@ from participant_sdk.session import ROLE, Owner
 from troth.errors import TrothError
 from troth.log.contract import Log
 from troth.log.sqlite import SqliteLog
+from troth.payload_keys import Keyring
 
 
 class SessionLike(Protocol):
@@ -66,6 +67,8 @@ class Setup:
     log: Callable[[], Log] | None = None
     """Makes the log, where it is no file in the directory."""
     loosely_coupled: bool = False
+    keyring: Keyring | None = None
+    """What seals the payload in its log."""
 
 
 def kind_of(resource: BoundResource) -> ResourceKind:

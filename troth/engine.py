@@ -24,6 +24,8 @@ from troth.errors import ProtocolError, Reason, TrothError
 from troth.histogram import SECONDS, SIZES, Histogram
 from troth.log.cleaner import Cleaner
 from troth.log.contract import Log, LogIdentity
+from troth.log.sealing import RecordCodec
+from troth.payload_keys import Ring
 from troth.ready import Append, Core, Effect, Event, Instant, Opened
 
 LINGER_SECONDS = 0.02
@@ -67,6 +69,7 @@ class Engine:
     `perform`      carries an effect out; must not block or raise.
     `on_violation` is told of protocol errors; the core has not changed.
     `batch_max`    records of one batch; a batch that cleans the log takes all that is queued.
+    `keyring`      gives the payload keys, where the payload of records is sealed.
     """
 
     def __init__(
@@ -79,10 +82,12 @@ class Engine:
         on_violation: Callable[[Event, ProtocolError], None] = lambda event, error: None,
         clocks: Callable[[], Instant] = read_clocks,
         batch_max: int = 2048,
+        keyring: Callable[[], Ring] | None = None,
     ) -> None:
         self._role = role
         self._core = core
         self._log = log
+        self._codec = RecordCodec(role, keyring)
         self.position = 0
         """The seq of the newest record that is durable: all that peers may be told of how far the log is."""
         self._written = 0
@@ -115,8 +120,11 @@ class Engine:
         try:
             identity, records = await self._log.open()
             self.position = self._written = records[-1].seq if records else 0
-            opened = Opened(identity.log_id, self.position)
-            owners = self._core.recover([record.body for record in records], self._clocks(), opened)
+            bodies = self._codec.opened([record.body for record in records])
+            self._codec.tell()
+            self._log.seal = self._codec.seal
+            opened = Opened(identity.log_id, self.position, bool(self._codec.missing))
+            owners = self._core.recover(bodies, self._clocks(), opened)
             self._cleaner.recovered([record.seq for record in records], owners)
         except BaseException:
             await self._log.close()

@@ -49,9 +49,7 @@ class Reason(Enum):
     INVALID_ARGUMENT = ReasonInfo("INVALID_ARGUMENT", False, "Correct the request; the message names the field.")
     INVALID_TIMEOUT = ReasonInfo("INVALID_ARGUMENT", False, "Use a number of seconds above zero, within timeout_ms_max.")
     INVALID_KEY = ReasonInfo("INVALID_ARGUMENT", False, "Use a text that is not empty, of at most key_bytes_max bytes.")
-    UNKNOWN_PARTICIPANT = ReasonInfo(
-        "NOT_FOUND", False, "Check the name with `troth participants`; has it ever connected?"
-    )
+    UNKNOWN_PARTICIPANT = ReasonInfo("NOT_FOUND", False, "Check the name with `troth participants`; has it ever connected?")
     UNKNOWN_OPERATION = ReasonInfo("NOT_FOUND", False, "Check the operation's name at the participant.")
     BAD_ARGUMENTS = ReasonInfo("INVALID_ARGUMENT", False, "Correct the arguments; the message names them.")
     TOO_MANY_PARTICIPANTS = ReasonInfo("INVALID_ARGUMENT", False, "Use fewer participants, or raise participants_max.")
@@ -59,9 +57,7 @@ class Reason(Enum):
     PAYLOAD_TOO_LARGE = ReasonInfo("INVALID_ARGUMENT", False, "Send less, or raise payload_bytes_max.")
     FRAME_TOO_LARGE = ReasonInfo("RESOURCE_EXHAUSTED", False, "Send less at a time: at most frame_bytes_max, frame_messages_max.")
     KEY_REUSED = ReasonInfo("ALREADY_EXISTS", False, "Use a new key for a new request.")
-    EXPIRED = ReasonInfo(
-        "FAILED_PRECONDITION", False, "It is older than the retention: find out by other means what happened."
-    )
+    EXPIRED = ReasonInfo("FAILED_PRECONDITION", False, "It is older than the retention: find out by other means what happened.")
     CLOCK_SKEW = ReasonInfo("FAILED_PRECONDITION", False, "Compare the clocks of both machines; correct the wrong one.")
     VERSION_MISMATCH = ReasonInfo("FAILED_PRECONDITION", False, "Upgrade the older side.")
     NO_CONTEXT = ReasonInfo("FAILED_PRECONDITION", False, "Call the service inside a transaction.")
@@ -116,6 +112,9 @@ class Reason(Enum):
     FORBIDDEN = ReasonInfo("PERMISSION_DENIED", False, "Ask whoever keeps the policy; `troth policy explain` says why.")
     AWAITS_APPROVAL = ReasonInfo("FAILED_PRECONDITION", False, "Have a second person approve it: `troth review list`.")
     IMPLAUSIBLE = ReasonInfo("FAILED_PRECONDITION", True, "Nobody can have started so often: find out who says so.")
+    PAYLOAD_KEY_MISSING = ReasonInfo(
+        "FAILED_PRECONDITION", True, "Bring back the payload keys that the log names, and start again: how-to/encrypt-payloads."
+    )
     # Overload and life cycle.
     OVERLOADED = ReasonInfo("RESOURCE_EXHAUSTED", True, "Wait as RetryInfo says, then try again.")
     DRAINING = ReasonInfo("UNAVAILABLE", True, "The coordinator is going down: try again elsewhere or later.")
@@ -135,9 +134,7 @@ class Reason(Enum):
     LOG_AWAY = ReasonInfo("UNAVAILABLE", True, "Start the database, or correct how it is reached; the message has its answer.")
     STORE_UNSAFE = ReasonInfo("FAILED_PRECONDITION", False, "Change the setting of the database that the message names.")
     LOG_READ_ONLY = ReasonInfo("UNAVAILABLE", False, "Make the directory writable.")
-    LOG_FILE_OPEN_ELSEWHERE = ReasonInfo(
-        "UNAVAILABLE", False, "Close other users of the file; read through participant.read()."
-    )
+    LOG_FILE_OPEN_ELSEWHERE = ReasonInfo("UNAVAILABLE", False, "Close other users of the file; read through participant.read().")
     SCHEMA_MISMATCH = ReasonInfo("FAILED_PRECONDITION", False, "Undo the schema change made behind the SDK's back.")
     CONFIG = ReasonInfo("FAILED_PRECONDITION", False, "Correct the setting; `troth config show` tells where it comes from.")
     PORT_TAKEN = ReasonInfo("UNAVAILABLE", False, "Stop the other process, or use another address.")
@@ -208,8 +205,15 @@ class TransactionError(TrothError):
     """What a client learns of a transaction that did not commit as asked."""
 
     def __init__(
-        self, reason: Reason, message: str, *, transaction_id: str = "", participant: str = "", code: str = "",
-        retryable: bool | None = None, hint: str = "",
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        transaction_id: str = "",
+        participant: str = "",
+        code: str = "",
+        retryable: bool | None = None,
+        hint: str = "",
     ) -> None:
         super().__init__(reason, message, hint=hint)
         self.transaction_id = transaction_id

@@ -92,6 +92,8 @@ class Opened(NamedTuple):
     """Random at the log's creation."""
     position: int
     """The seq of its newest record; 0 while it is empty."""
+    unreadable: bool = False
+    """Whether payload in it is sealed with a key that is not there: a text or bytes, but not what stood there."""
 
 
 class Core(Protocol):

@@ -35,6 +35,8 @@ DEPTH_MAX = 16
 DECIMAL_CHARACTERS_MAX = 400
 """Length of a decimal number on the wire."""
 
+_SEALED = b"\x12"
+"""The tag of `Results.sealed`; values have another one."""
 _DECIMAL_PATTERN = re.compile(r"-?[0-9]+(\.[0-9]+)?\Z")
 
 
@@ -112,6 +114,11 @@ def add_result(results: common_pb2.Results, value: object, operation: str) -> No
         _encode(value, results.values.add(), 0)
     except _Wrong as wrong:
         raise wrong.error(Reason.BAD_RESULT, f"{operation}()") from None
+
+
+def are_sealed(data: bytes) -> bool:
+    """Whether a serialised Results message is one of a log, sealed: whoever sent it does not have the key."""
+    return data.startswith(_SEALED)
 
 
 def decode_results(data: bytes) -> list[Any]:
@@ -273,7 +280,7 @@ def _decode_map(message: common_pb2.MapValue) -> dict[str, Any]:
 
 def _decode_decimal(text: str) -> Decimal:
     if len(text) > DECIMAL_CHARACTERS_MAX or not _DECIMAL_PATTERN.match(text):
-        raise _Wrong(f"is {text[:40]!r}, which is no decimal number in the usual notation")
+        raise _Wrong("is no decimal number in the usual notation")
     return Decimal(text)
 
 

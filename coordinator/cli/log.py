@@ -53,6 +53,7 @@ def verify(path: Path, as_json: bool) -> int:
     facts: dict[str, Any] = {
         "path": str(found.path), "sound": not problems, **_identity(found.identity), "records": found.records,
         "first_seq": found.first_seq, "last_seq": found.last_seq, "torn_frames": found.torn_frames,
+        "payload_keys": ", ".join(found.keys) if not as_json else list(found.keys),
     }  # fmt: skip
     if as_json:
         render.write_json({**facts, "problems": problems})

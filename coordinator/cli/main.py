@@ -16,6 +16,7 @@ from coordinator.cli import (
     demo,
     doctor,
     drain,
+    keys,
     log,
     outbox,
     participants,
@@ -63,8 +64,8 @@ def troth() -> None:
 
 for command in (
     serve.serve, txn.txn, participants.participants, drain.drain, drain.status, cell.cell, log.log, store.store,
-    backup.backup, backup.restore, reconcile.reconcile, pki.pki, token.token, policy.policy, audit.audit, review.review,
-    config.config,
+    backup.backup, backup.restore, reconcile.reconcile, pki.pki, token.token, keys.keys, policy.policy, audit.audit,
+    review.review, config.config,
     demo.demo, demo.dev, conform.conform, doctor.doctor, outbox.outbox, version.version,
 ):  # fmt: skip
     troth.add_command(command)

@@ -13,7 +13,7 @@ from coordinator.core import effects, events
 from coordinator.core.book import Book, cause_of
 from coordinator.core.checks import check_allowed, check_common, check_key, check_room, check_timeout
 from coordinator.core.deciding import say_enlisted
-from coordinator.core.keys import claim_of, outcome_of_holder, supersede
+from coordinator.core.keys import claim_of, not_known, outcome_of_holder, supersede
 from coordinator.core.model import ACTIVE, KeyEntry, Session, Transaction, scoped
 from coordinator.core.owners import acting
 from coordinator.core.steps import abort
@@ -95,7 +95,7 @@ def _begin(
 ) -> None:  # fmt: skip
     check_key(book, request.number, request)
     claim = claim_of(request.key, owner, None)
-    holder = None if claim is None else outcome_of_holder(book, claim)
+    holder = None if claim is None else not_known(book, request.number, transaction_id) or outcome_of_holder(book, claim)
     if holder is None:
         open_interactive(book, session, request, transaction_id, owner, claim)
     else:

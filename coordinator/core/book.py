@@ -95,9 +95,9 @@ class Book:
         self.participants: dict[str, Participant] = {}
         self.owned: Counter[str] = Counter()  # open transactions of each identity
         self.past_orders: dict[str, int] = {}  # of participants that were forgotten in this life, the next order
+        self.keys_unreadable = False  # whether the log has idempotency keys that are sealed with a payload key that is not there
+        # How far participants' logs were heard since the newest append, which is said by the next one, once for a frame's messages.
         self.heard: dict[str, int] = {}
-        """How far participants' logs were heard since the newest append. The next one says it: so nothing that was heard is written
-        down without how far its log was heard, and of the messages of one frame one record says it."""
         self.slots: dict[str, list[Participant]] = {}  # of each service that has some; see `slots`
         self.sessions: dict[str, Session] = {}
         self.invites: Callable[[str, str], bool] = lambda owner, service: True  # see `owners`

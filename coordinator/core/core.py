@@ -59,7 +59,7 @@ class CoordinatorCore:
         """Rebuild the state; the next epoch begins when those were heard who may know better."""
         book = self._book
         owners = recovery.recover(book, records, now)
-        book.lives.log_id = opened.log_id
+        book.lives.log_id, book.keys_unreadable = opened.log_id, opened.unreadable
         book.epoch = max(book.epoch, hearing.highest_heard(book)) + 1
         hearing.start(book, Life(book.epoch, book.nonce, opened.position))
         self._name_session()

@@ -39,7 +39,15 @@ def holder_of(book: Book, claim: record_pb2.KeyClaim, branches: Sequence[client_
     # A key that an earlier release claimed must not be refused because the hash is another one today.
     if entry.claim.hash_version == 0 and entry.claim.body_hash == first_body_hash(branches):
         return entry
-    raise RequestError(Reason.KEY_REUSED, f"the key {claim.key[:80]!r} belongs to another request, {entry.transaction_id}")
+    raise RequestError(Reason.KEY_REUSED, f"its key belongs to another request, {entry.transaction_id}")
+
+
+def not_known(book: Book, number: int, transaction_id: str) -> client_pb2.Answer | None:
+    """What is told of anything asked under a key while keys of the log cannot be read: any of them may be this one."""
+    if not book.keys_unreadable:
+        return None
+    cause = cause_of(Reason.PAYLOAD_KEY_MISSING, "idempotency keys in the log are sealed, and their payload key is not there")
+    return client_pb2.Answer(number=number, transaction_id=transaction_id, outcome=common_pb2.OUTCOME_IN_DOUBT, cause=cause)
 
 
 def is_told_at_once(txn: Transaction) -> bool:
@@ -83,7 +91,7 @@ def supersede(book: Book, claim: record_pb2.KeyClaim) -> None:
     """An interactive begin never joins: it aborts the undecided holder, if there is one."""
     entry = book.keys.get(scoped(claim))
     if entry is not None and entry.live is not None:
-        abort(book, entry.live, cause_of(Reason.SUPERSEDED, f"another attempt with the key {claim.key[:80]!r} began"))
+        abort(book, entry.live, cause_of(Reason.SUPERSEDED, "another attempt with the same key began"))
 
 
 def _await_settlement(book: Book, txn: Transaction, event: events.Run) -> None:

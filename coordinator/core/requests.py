@@ -27,6 +27,7 @@ from coordinator.core.keys import (
     get_by_key,
     is_told_at_once,
     join,
+    not_known,
     wait_for_settlement,
 )
 from coordinator.core.model import ACTIVE, BranchStep, Session, State, Transaction
@@ -118,6 +119,9 @@ def run(book: Book, event: events.Run) -> None:
         check_key(book, number, request)
         owner = acting(session, event.caller)
         claim = claim_of(request.key, owner, branches)
+        if claim is not None and (unknown := not_known(book, number, transaction_id)) is not None:
+            book.ready.effects.append(effects.Answered(session.name, unknown))
+            return
         # Before anything else is refused: of a key that is committed nobody is told "aborted", whatever is wrong with the retry.
         if claim is not None and join(book, session, event, claim):
             return
@@ -245,6 +249,9 @@ def get(book: Book, event: events.Get) -> None:
     """What is known of a transaction; with participants named, an unknown one is settled."""
     request = event.request
     if request.key and get_by_key(book, event):
+        return
+    if request.key and (unknown := not_known(book, 0, request.transaction_id)) is not None:
+        answer_question(book, event, unknown)
         return
     if (cause := why_not_his(book, request.transaction_id, event.caller)) is not None:
         outcome = common_pb2.OUTCOME_IN_DOUBT

@@ -12,7 +12,7 @@ from coordinator.identity.who import CALLER
 from coordinator.services import fills, status
 from coordinator.services.context import Context
 from coordinator.services.participants import LOG_ID_CHARACTERS_MAX
-from coordinator.services.reviews import Reviews, request_of
+from coordinator.services.reviews import Reviews, is_sealed, request_of
 from coordinator.services.transactions import Ticket
 from troth import __version__
 from troth.errors import Reason, RequestError
@@ -92,10 +92,12 @@ class Admin:
         """List orders that wait for a second person."""
         response = admin_pb2.ListReviewsResponse()
         for one in self._reviews.all():
-            told, order = _audited(_fields(request_of(one))), one.kind.removesuffix("Request")
+            sealed, order = is_sealed(one), one.kind.removesuffix("Request")
+            told = _audited({} if sealed else _fields(request_of(one)))
             response.reviews.add(
                 review=one.review, who=str(named(one.asker)), order=f"{order} {told['order']}".strip(),
-                object=told["object"], why=told["why"], would=one.would, expires_seconds=self._reviews.seconds_left(one),
+                object=told["object"], why=told["why"], would=SEALED if sealed else one.would,
+                expires_seconds=self._reviews.seconds_left(one),
             )  # fmt: skip
         return response
 
@@ -104,15 +106,15 @@ class Admin:
         caller = CALLER.get()
         _check_reason(caller.name or "nobody", request.why)
         one = self._reviews.find(request.review, caller, approve=request.approve)
-        order, asker = request_of(one), named(one.asker)
-        if request.approve:
+        order, asker = request_of(one) if request.approve else None, named(one.asker)
+        if order is not None:
             method = ADMINISTRATION + one.kind.removesuffix("Request")
             self._context.common.gate.call(asker, method, order)  # he may have lost that since
         fields = {"review": one.review, "asked_by": str(asker), "why": request.why}
         decision = "approved" if request.approve else "rejected"
         self._context.common.auditing.asked(caller, "Review", {**fields, "order": decision})
         await self._reviews.take(one.review)
-        if not request.approve:
+        if order is None:
             return admin_pb2.DecideReviewResponse(message=f"{one.review} is rejected; nothing has happened.")
         order.who = f"{asker}, approved by {caller}"
         done = await self._do("done by an operator, and approved by another", order)
@@ -224,6 +226,7 @@ _RESPONSES = {
     admin_pb2.ForgetTransactionRequest: admin_pb2.ForgetTransactionResponse,
     admin_pb2.AcceptLossRequest: admin_pb2.AcceptLossResponse,
 }  # fmt: skip
+SEALED = "nobody knows what: its payload key is not there. It can be rejected, or approved when the key is back."
 _ACTIONS = frozenset(
     {admin_pb2.RESOLVE_ACTION_ABORT, admin_pb2.RESOLVE_ACTION_COMMIT, admin_pb2.RESOLVE_ACTION_ABANDON}
 )

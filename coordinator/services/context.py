@@ -18,6 +18,7 @@ from coordinator.identity.who import Witness
 from coordinator.services.crowd import Calls, Watches
 from coordinator.services.outboxes import Outboxes
 from coordinator.shell_settings import ShellSettings
+from troth import payload_keys
 from troth.quiet import Quiet
 from troth.ready import Core, Event
 from troth.v1 import common_pb2, record_pb2
@@ -101,7 +102,7 @@ class ShellCounters:
 
 class Common:
     """Shared by all shards of one node: its limits hold for all of them together. Making it raises `ConfigError` for files of
-    identities that cannot be used."""
+    identities or payload keys that cannot be used."""
 
     def __init__(self, shell: ShellSettings) -> None:
         self.shell = shell
@@ -111,6 +112,8 @@ class Common:
         """Lines that a peer can cause are told through it."""
         self.gate = Gate(shell, self.witness, self.quiet)
         self.auditing = Auditing(shell, self.gate, self.witness)
+        self.keyring = payload_keys.keyring(shell.payload_keys)
+        """What seals the payload in logs; `None` where it is in clear."""
         self.outboxes = Outboxes(shell.outboxes_bytes_max)
         self.calls, self.watches = Calls(shell), Watches(shell)
         self.directory: common_pb2.Directory | None = None
@@ -127,7 +130,6 @@ class Common:
         """The shard that a key belongs to; `None` where there is only one."""
         self.questions: Questions | None = None
         """Passes questions on to other shards; `None` where there is only one."""
-
 
     def keep_history(self, history: History | None) -> None:
         """Let a history hear of what is over."""

@@ -16,6 +16,7 @@ from coordinator.services.context import CoordinatorCoreView
 from coordinator.shell_settings import ShellSettings
 from troth.errors import Reason, RequestError
 from troth.identity.peer import Identity
+from troth.log.sealing import key_of
 from troth.v1 import admin_pb2, record_pb2
 
 _KIND_OF: dict[Any, str] = {
@@ -46,7 +47,7 @@ class Reviews:
     async def put(self, request: Any, asker: Identity, would: str) -> record_pb2.Review:
         """Let an order wait, durably; one that asks for that itself (`review`) waits once. Raises `RequestError` (OVERLOADED)."""
         for one in self.all() if getattr(request, "review", False) else ():
-            if one.asker == asker.name and _what(request_of(one)) == _what(request):
+            if one.asker == asker.name and not is_sealed(one) and _what(request_of(one)) == _what(request):
                 return one
         waiting = record_pb2.Review(
             review=f"{self._shard}-{secrets.token_hex(4)}", kind=request.DESCRIPTOR.name, request=request.SerializeToString(),
@@ -80,8 +81,15 @@ class Reviews:
             raise _none_waits(number)
 
 
+def is_sealed(waiting: record_pb2.Review) -> bool:
+    """Whether nobody knows what was ordered: it is sealed with a payload key that is not there."""
+    return bool(key_of(waiting.request))
+
+
 def request_of(waiting: record_pb2.Review) -> Any:
-    """The order itself."""
+    """The order itself. Raises `RequestError` (PAYLOAD_KEY_MISSING)."""
+    if is_sealed(waiting):
+        raise RequestError(Reason.PAYLOAD_KEY_MISSING, f"what {waiting.review} orders is sealed, and its payload key is not there")
     return _BY_NAME[waiting.kind].FromString(waiting.request)
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from participant_sdk.causes import error_of
 from troth.errors import Aborted, HeuristicOutcome, OutcomeUnknown, Reason, RequestError, TransactionError, TrothError
 from troth.v1 import client_pb2, common_pb2
-from troth.values import decode_results
+from troth.values import are_sealed, decode_results
 
 WRONG_REQUESTS = frozenset(
     {
@@ -64,13 +64,15 @@ class Committed:
         """Whether some participant has still to acknowledge. It will; nobody can abort any more."""
         self.replayed: bool = answer.replayed
         """Whether the key had been used before, and this is the answer of then."""
-        self.results_available: bool = answer.results_available
-        """Whether `results` is complete. After a restart of the coordinator the results may be gone; the commit is not. Those of
-        an interactive transaction are never here: each call got its own, from the service."""
+        # The bytes are copied out: an answer would keep the whole frame alive in which it came.
+        encoded = [(branch.participant, branch.results) for branch in answer.results[:]]
+        self._encoded = {participant: data for participant, data in encoded if not are_sealed(data)}
+        self.results_available: bool = answer.results_available and len(self._encoded) == len(encoded)
+        """Whether `results` is complete. After a restart of the coordinator the results may be gone, and a participant without the
+        payload key of its log has none; the commit is not gone. Those of an interactive transaction are never here: each call got
+        its own, from the service."""
         self.attempts = 1
         """Which attempt of `Client.run` it was that committed; those before had aborted."""
-        # The bytes are copied out: an answer would keep the whole frame alive in which it came.
-        self._encoded = {branch.participant: branch.results for branch in answer.results[:]}
         self._decoded: dict[str, list[Any]] | None = None
 
     @property
@@ -94,10 +96,10 @@ class AlreadyCommitted(RequestError):
     docs/decisions/0010-keyed-begin.md.
     """
 
-    def __init__(self, key: str, outcome: Committed) -> None:
+    def __init__(self, outcome: Committed) -> None:
         super().__init__(
             Reason.ALREADY_COMMITTED,
-            f"the key {key!r} was used before, by {outcome.transaction_id}, which committed; nothing has run now",
+            f"its key was used before, by {outcome.transaction_id}, which committed; nothing has run now",
             hint="Take it for done: the outcome is in `outcome`. Read from the services what its calls returned then.",
         )
         self.outcome = outcome

@@ -297,7 +297,7 @@ class Transaction:
             raise self._gone(exchange)
         outcome = await self._client.settle(asked, exchange.deadline)
         if outcome.transaction_id != exchange.transaction_id:
-            raise results.AlreadyCommitted(self._terms.key, outcome)
+            raise results.AlreadyCommitted(outcome)
         return outcome
 
     # ---- taking part
@@ -410,7 +410,7 @@ class Transaction:
         if reply.HasField("refusal"):
             refused = client_pb2.Answer(outcome=common_pb2.OUTCOME_ABORTED, cause=reply.refusal)
             raise results.failure(refused, self._asked(exchange))
-        raise results.AlreadyCommitted(self._terms.key, results.conclude(reply.holder, self._asked(exchange)))
+        raise results.AlreadyCommitted(results.conclude(reply.holder, self._asked(exchange)))
 
     def _asked(self, exchange: Exchange) -> results.Asked:
         return self._asked_as(exchange.transaction_id)

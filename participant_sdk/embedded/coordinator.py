@@ -21,6 +21,7 @@ from participant_sdk.causes import error_of
 from troth.engine import Engine
 from troth.errors import Reason, RequestError, TrothError
 from troth.log.contract import Log
+from troth.payload_keys import Keyring
 from troth.ready import Effect
 from troth.v1 import admin_pb2, client_pb2, common_pb2, participant_pb2
 
@@ -67,10 +68,10 @@ class Gone(Exception):
 class InProcessCoordinator:
     """A coordinator in this process. `make_log` makes the log of each life."""
 
-    def __init__(self, name: str, settings: CoreSettings, make_log: Callable[[], Log]) -> None:
+    def __init__(self, name: str, settings: CoreSettings, make_log: Callable[[], Log], keyring: Keyring | None = None) -> None:
         self.name = name
         self._settings = settings
-        self._make_log = make_log
+        self._make_log, self._keyring = make_log, keyring
         self._sessions: dict[int, Attached] = {}
         self._last_stream = 0
         self._last_number = 0
@@ -91,7 +92,7 @@ class InProcessCoordinator:
         self._life += 1
         self._nonce = secrets.token_hex(8)
         self._core = CoordinatorCore(self._settings, self.name, self._nonce, secrets.token_bytes(32))
-        engine = Engine("coordinator", self._core, self._make_log(), self._performer(self._life))
+        engine = Engine("coordinator", self._core, self._make_log(), self._performer(self._life), keyring=self._keyring)
         await engine.start()
         self._engine = engine
         self.up.set()

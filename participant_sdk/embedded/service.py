@@ -46,6 +46,7 @@ from troth.errors import ConfigError, LogError, Reason, RequestError, TrothError
 from troth.ids import check_name
 from troth.log.contract import Log
 from troth.log.sqlite import SqliteLog
+from troth.payload_keys import Source, keyring
 
 if TYPE_CHECKING:
     from participant_sdk.participant import Participant
@@ -62,6 +63,7 @@ class Embedded:
     `name`        of this coordinator, in the ids of its transactions; participants refuse another log under the same name. In
                   processes beyond the first it has a number behind it
     `settings`    limits, as the daemon's
+    `payload_keys` what seals idempotency keys and reasons in its log, as for a `Participant`
     `on_failure`  called once, in the loop, with the error when its log fails: then nothing is promised any more, and the process
                   should end (`participant_sdk.terminate`); the next start recovers
 
@@ -70,7 +72,7 @@ class Embedded:
 
     def __init__(
         self, log: str | Path | OwnedLogs, *, name: str = "embedded", settings: CoreSettings | None = None,
-        on_failure: Callable[[TrothError], object] | None = None,
+        on_failure: Callable[[TrothError], object] | None = None, payload_keys: Source = "",
     ) -> None:
         try:
             check_name("coordinator", name)
@@ -80,6 +82,7 @@ class Embedded:
         self._directory = Path(log) if isinstance(log, str | Path) else None
         self._logs = None if isinstance(log, str | Path) else CoordinatorLogs(log, name)
         self._settings = settings or CoreSettings()
+        self._keyring = keyring(payload_keys)
         self.on_failure = on_failure
         self._participants: list[Participant] = []
         self._number = 0
@@ -180,7 +183,7 @@ class Embedded:
         return coordinator
 
     async def _begun(self, slot: str) -> InProcessCoordinator:
-        coordinator = InProcessCoordinator(slot, self._settings, lambda: self._make_log(slot))
+        coordinator = InProcessCoordinator(slot, self._settings, lambda: self._make_log(slot), self._keyring)
         await coordinator.start()
         self._coordinators[CoordinatorLogs.number(slot) if self._is_shared else 0] = coordinator
         return coordinator

@@ -27,6 +27,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from google.protobuf.message import Message
+
 from participant_sdk.resources.contract import OperationRegistry
 from participant_sdk.resources.sqlite_database import Database
 from participant_sdk.resources.sqlite_log import SqliteLog
@@ -71,6 +73,8 @@ class SqliteResource(UncontestedLog):
         self._participant = ""
         self._operations: OperationRegistry | None = None
         self._log: SqliteLog | None = None
+        self.seal: Callable[[Message], bytes] | None = None
+        """See `Log`."""
 
     @property
     def results_bytes_max(self) -> int:
@@ -99,6 +103,7 @@ class SqliteResource(UncontestedLog):
     async def write(self, batch: Sequence[Append], *, sync: bool, drop_below: int = 0) -> Written:
         """Write one batch and carry out its work; one hop to the thread. See `troth.log.contract.Log.write`."""
         log = self._opened()
+        log.seal = self.seal
         return await self._on_thread(lambda: log.write(batch, sync=sync, drop_below=drop_below))
 
     async def close(self) -> None:

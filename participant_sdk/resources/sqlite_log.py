@@ -7,10 +7,11 @@ again: first what came before the offender, then the rest without it. So no appe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import apsw
+from google.protobuf.message import Message
 
 from participant_sdk.resources.contract import OperationRegistry
 from participant_sdk.resources.sqlite_database import FATAL, Database, log_failed
@@ -53,6 +54,8 @@ class SqliteLog:
             self._unsynced = False
             self._next_seq = 1
             self._failure: TrothError | None = None
+            self.seal: Callable[[Message], bytes] | None = None
+            """See `troth.log.contract.Log`."""
             self.identity: LogIdentity = file.identify(participant)
         except BaseException:
             file.close()
@@ -116,7 +119,7 @@ class SqliteLog:
             if keep:
                 record = written.batch[index].record
                 assert record is not None
-                body = record.SerializeToString()
+                body = record.SerializeToString() if self.seal is None else self.seal(record)
                 rows.append((seq, checksum(seq, body), body))
                 written.seqs[index] = seq
                 seq += 1

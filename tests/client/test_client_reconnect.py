@@ -374,6 +374,6 @@ async def test_get_checks_what_it_is_given(client: Client) -> None:
 
 def test_already_committed_is_a_request_error() -> None:
     answer = client_pb2.Answer(transaction_id="c1.1.9f2c4e1a.9.9", outcome=COMMITTED)
-    error = AlreadyCommitted("k", Committed(answer, ""))
+    error = AlreadyCommitted(Committed(answer, ""))
     assert isinstance(error, RequestError)
     assert error.reason is Reason.ALREADY_COMMITTED

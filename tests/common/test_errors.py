@@ -89,7 +89,7 @@ def _every_kind(kind: type[TrothError] = TrothError) -> Iterator[type[TrothError
 def _one_of(kind: type[TrothError]) -> TrothError:
     if kind is AlreadyCommitted:
         answer = client_pb2.Answer(transaction_id="t", outcome=common_pb2.OUTCOME_COMMITTED, replayed=True)
-        return AlreadyCommitted("k", Committed(answer, ""))
+        return AlreadyCommitted(Committed(answer, ""))
     if issubclass(kind, errors.Refuse):
         return kind("NO_FUNDS", "too little", retryable=True)
     if kind is DamagedAt:

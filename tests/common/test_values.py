@@ -126,7 +126,6 @@ def test_results_name_the_operation() -> None:
     assert caught.value.reason is Reason.BAD_RESULT
     assert "debit().rows[0] is an object" in caught.value.message
 
-
     with pytest.raises(RequestError) as added:
         add_result(common_pb2.Results(), {"rows": [object()]}, "debit")
     assert (added.value.reason, added.value.message) == (caught.value.reason, caught.value.message)
@@ -150,17 +149,17 @@ def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
 @pytest.mark.parametrize("text", ["", "1e5", "NaN", "+1", "1.", "1" * 401, "٣"])
 def test_a_decimal_that_is_none_is_refused(text: str) -> None:
     value = common_pb2.Value(list=common_pb2.ListValue(items=[common_pb2.Value(decimal=text)]))
-    with pytest.raises(RequestError, match=r"value\[0\] is .* no decimal"):
+    with pytest.raises(RequestError, match=r"value\[0\] is no decimal"):
         decode_value(value)
 
 
 def test_a_wrong_argument_is_named() -> None:
     data = common_pb2.Arguments(values={"price": common_pb2.Value(decimal="much")}).SerializeToString()
-    with pytest.raises(RequestError, match="price is 'much'"):
+    with pytest.raises(RequestError, match="price is no decimal"):
         decode_arguments(data)
 
 
 def test_a_wrong_value_in_a_map_is_named() -> None:
     value = common_pb2.Value(map=common_pb2.MapValue(entries={"price": common_pb2.Value(decimal="much")}))
-    with pytest.raises(RequestError, match=r"value\.price is 'much'"):
+    with pytest.raises(RequestError, match=r"value\.price is no decimal"):
         decode_value(value)

@@ -37,6 +37,7 @@ class Driver:
     def __init__(
         self, settings: CoreSettings | None = None, records: list[bytes] | None = None, *, connect: bool = True, at: float = 0.0,
         nonce: str = NONCE, serve: bool = True, hearing: float = 0.0, grace: float = 0.0,
+        unreadable: bool = False,
     ) -> None:  # fmt: skip
         self.now = at
         self.wall_ahead_ms = 0
@@ -49,7 +50,7 @@ class Driver:
         self.out: list[Any] = []
         self.over: list[effects.Over] = []
         """What people were told to be over; apart from what peers hear."""
-        self.owners = list(self.core.recover(self.log, self.instant(), Opened(LOG_ID, len(self.log))))
+        self.owners = list(self.core.recover(self.log, self.instant(), Opened(LOG_ID, len(self.log), unreadable)))
         self.session = self.core.unary_session[:-1] + "1"
         self._take()
         if not serve:

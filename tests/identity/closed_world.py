@@ -51,11 +51,12 @@ def make_notes(directory: Path, daemon: Daemon, tls: Tls) -> Participant:
     return notes
 
 
-async def connected(participant: Participant) -> None:
-    """Until it takes work."""
+async def connected(*participants: Participant) -> None:
+    """Until they take work."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while participant.health.condition is not Condition.CONNECTED:  # noqa: ASYNC110 - there is nothing to wait for
-            await asyncio.sleep(0.01)
+        for one in participants:
+            while one.health.condition is not Condition.CONNECTED:  # noqa: ASYNC110 - there is nothing to wait for
+                await asyncio.sleep(0.01)
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:

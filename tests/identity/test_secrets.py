@@ -13,14 +13,15 @@ from typing import Any
 
 import grpc
 import pytest
-from closed_world import PATIENCE_SECONDS, connected
+from closed_world import PATIENCE_SECONDS, Start, connected
 from private_authority import Pki
 
 from coordinator.cli.main import run
 from coordinator.server import Daemon
-from participant_sdk import Participant, Refuse, SqliteResource
+from participant_sdk import LogResource, Participant, Refuse, SqliteResource
 from participant_sdk.client import Client, call
 from troth.errors import Aborted, TrothError
+from troth.log import offline
 from troth.v1 import admin_pb2, admin_pb2_grpc
 
 ARGUMENT, RESULT, KEY, TOKEN, FAULT = (f"planted-{name}-8f14e45f" for name in ("argument", "result", "key", "token", "fault"))
@@ -77,6 +78,39 @@ async def test_nothing_says_what_it_was_given(
             allowed = {ARGUMENT, RESULT, KEY}
         found = {secret for secret in (ARGUMENT, RESULT, KEY, TOKEN) if secret.encode() in content}
         assert found <= allowed, f"{path} has {found - allowed}"
+
+
+async def test_with_payload_keys_no_file_has_what_it_was_given(start: Start, pki: Pki, tmp_path: Path) -> None:
+    """A service whose branches are in its log alone: that holds arguments and results until the hook has run, and they are sealed.
+    Its keys come by a command, the coordinator's from a file."""
+    ring = tmp_path / "keys.toml"
+    assert run(("keys", "init", "--file", str(ring))) == 0
+    daemon = await start(payload_keys=str(ring))
+    hooked: list[Any] = []
+
+    async def on_commit(transaction_id: str, operations: Any) -> None:
+        hooked.extend(operations)
+
+    service = Participant(
+        "notes", resource=LogResource(on_commit=on_commit), data_directory=tmp_path / "notes", coordinator=daemon.address,
+        tls=pki.tls("notes", NOTES), payload_keys=f"exec:cat {ring}",
+    )  # fmt: skip
+
+    @service.operation
+    def keep(branch: Any, *, text: str) -> str:
+        return RESULT
+
+    async with service, Client(daemon.address, tls=pki.tls("web", WEB)) as web:
+        await connected(service)
+        done = await web.run(call("notes", "keep", text=ARGUMENT), key=KEY, timeout=PATIENCE_SECONDS, wait="complete")
+        assert (await web.run(call("notes", "keep", text=ARGUMENT), key=KEY, timeout=PATIENCE_SECONDS)).replayed
+        assert done.results == {"notes": [RESULT]}
+        assert [one.arguments for one in hooked] == [{"text": ARGUMENT}]
+    await daemon.stop()
+    for secret in (ARGUMENT, RESULT, KEY):
+        assert [path for path, content in _files(tmp_path) if secret.encode() in content] == []
+    for log in (tmp_path / "c1" / "coordinator.db", tmp_path / "notes" / "participant.db"):
+        assert any(record.keys for record in offline.dump(log).records), "something was sealed"
 
 
 async def _told_to_operators(daemon: Daemon, pki: Pki, capsys: pytest.CaptureFixture[str]) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from paper_coordinator import PATIENCE_SECONDS, PaperCoordinator, Stream, operation, transaction
 
 from participant_sdk import LogBranch, LogResource, Participant, Refuse, SqliteResource
-from participant_sdk.participant import Limits
+from participant_sdk.limits import Limits
 from troth.errors import Aborted, ConfigError, LogError, LogFailed, Reason, RequestError
 from troth.log.sqlite import SqliteLog
 from troth.v1 import common_pb2

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from coordinator.config import Config, load
-from participant_sdk.participant import Limits
+from participant_sdk.limits import Limits
 from tests.sim.roles import SETTINGS
 from tests.sim.world import EPOCH_MS
 from troth.errors import ConfigError

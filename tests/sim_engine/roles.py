@@ -15,7 +15,7 @@ from coordinator.server import Daemon
 from participant_sdk import LogResource, Participant
 from participant_sdk.context import entered
 from participant_sdk.core.core import ParticipantCore
-from participant_sdk.participant import Limits
+from participant_sdk.limits import Limits
 from participant_sdk.session import Session
 from participant_sdk.wiring import Wiring
 from tests.sim.bank import Bank, Rows

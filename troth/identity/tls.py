@@ -87,7 +87,7 @@ class Tls:
             check_mode(Path(self.token_file), "token")
             text, source = content_of(self.token_file).decode("utf-8", "replace"), os.fspath(self.token_file)
         else:
-            text, source = _written_by(self.token_command), f"the command {self.token_command[0]}"
+            text, source = written_by(self.token_command), f"the command {self.token_command[0]}"
         if _TOKEN.fullmatch(text.strip()) is None:
             raise ConfigError(f"{source} holds no bearer token", hint="It has to be one line of letters, digits and -._~+/= alone.")
         return text.strip()
@@ -191,13 +191,15 @@ def check_mode(path: Path, what: str = "key") -> None:
         raise ConfigError(text, hint=f"Make the {what} readable for its owner only: chmod 0600.")
 
 
-def _written_by(command: Sequence[str]) -> str:
-    """What a command writes to stdout. What it writes to stderr is ours to show, so nothing of it is kept."""
+def written_by(command: Sequence[str], what: str = "token") -> str:
+    """What a command writes to stdout. Raises `ConfigError`: it gave none of what is wanted.
+
+    What it writes to stderr is ours to show, so nothing of it is kept."""
     try:
         done = subprocess.run(list(command), stdout=subprocess.PIPE, timeout=COMMAND_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         why = f"exit code {error.returncode}" if isinstance(error, subprocess.CalledProcessError) else type(error).__name__
-        text = f"the command {command[0]} gave no token: {why}"
+        text = f"the command {command[0]} gave no {what}: {why}"
         raise ConfigError(text, hint="Run it by hand, and mend what it says.") from error
     return done.stdout.decode("utf-8", "replace")
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from google.protobuf.message import Message
 
 from troth.errors import LogError
 from troth.ready import Append, Event
@@ -22,6 +24,7 @@ class UncontestedLog:
 
     held_until = math.inf
     lost: asyncio.Future[LogError] | None = None
+    seal: Callable[[Message], bytes] | None = None
 
     async def hold(self) -> None:
         """It is ours until it is closed."""
@@ -70,6 +73,9 @@ class Log(Protocol):
     """Monotonic time until which nobody else can have the log; infinite for one that cannot be taken over."""
     lost: asyncio.Future[LogError] | None
     """Done once it is known that the log is somebody else's; `None` where that cannot be."""
+    seal: Callable[[Message], bytes] | None
+    """Serialises records in place of protobuf, with their payload sealed (`troth.log.sealing`); `None` while nothing is sealed. Set
+    by whoever opens the log, before the first `write`."""
 
     async def hold(self) -> None:
         """Make sure that the log is still ours. Raises `LogError` when it is not, or when nobody can tell."""

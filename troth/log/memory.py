@@ -141,7 +141,8 @@ class MemoryLog(UncontestedLog):
                 continue
             self._last_seq += 1
             seqs.append(self._last_seq)
-            records.append(StoredRecord(self._last_seq, append.record.SerializeToString()))
+            body = append.record.SerializeToString() if self.seal is None else self.seal(append.record)
+            records.append(StoredRecord(self._last_seq, body))
         return records, seqs
 
     async def close(self) -> None:

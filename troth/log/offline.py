@@ -14,10 +14,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from troth.errors import LogError, LogForeign, Reason
-from troth.log import files, schema
+from troth.log import files, schema, sealing
 from troth.log.contract import LogIdentity, StoredRecord
 from troth.v1 import record_pb2
 
@@ -37,7 +37,9 @@ class DumpedRecord:
 
     seq: int
     message: Message
-    """A `CoordinatorRecord` or a `ParticipantRecord`."""
+    """A `CoordinatorRecord` or a `ParticipantRecord`, with the name of its key in place of each sealed value."""
+    keys: frozenset[str]
+    """The payload keys that it needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Verified:
     torn_frames: int
     """Frames of an unfinished transaction at the end of the write-ahead log. The next start cuts them; nothing was promised."""
     problems: tuple[Problem, ...]
+    keys: tuple[str, ...] = ()
+    """The payload keys that its records need; nobody has to have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +83,14 @@ def dump(path: Path) -> Dumped:
     if found.identity is None:
         raise schema.DamagedAt(path, found.problems[-1].place, found.problems[-1].what)
     decoded = [(record.seq, decode(found.identity, record)) for record in found.records]
-    records = tuple(DumpedRecord(seq, message) for seq, message in decoded if message is not None)
+    records = tuple(_dumped(seq, message) for seq, message in decoded if message is not None)
     return Dumped(found.identity, records, tuple(found.problems))
+
+
+def _dumped(seq: int, message: Message) -> DumpedRecord:
+    keys = frozenset(sealing.keys_of(message))
+    sealing.show_sealed(message)
+    return DumpedRecord(seq, message, keys)
 
 
 def append_offline(path: Path, body: bytes) -> int:
@@ -116,11 +126,8 @@ def stand_in(path: Path, name: str, log_id: str, body: bytes) -> None:
 
 def decode(identity: LogIdentity, record: StoredRecord) -> Message | None:
     """The record as its message, or `None` when it is none."""
-    message: Message = record_pb2.CoordinatorRecord() if identity.role == "coordinator" else record_pb2.ParticipantRecord()
-    try:
-        message.ParseFromString(record.body)
-    except DecodeError:
-        return None
+    kind = record_pb2.CoordinatorRecord if identity.role == "coordinator" else record_pb2.ParticipantRecord
+    message: Message | None = sealing.parsed(kind, record.body)
     return message
 
 
@@ -135,7 +142,13 @@ class _Found:
 def _verify(path: Path) -> Verified:
     found = _inspect(path)
     first, last = (found.records[0].seq, found.records[-1].seq) if found.records else (0, 0)
-    return Verified(path, found.identity, len(found.records), first, last, found.torn_frames, tuple(found.problems))
+    keys = tuple(sorted(_keys(found)))
+    return Verified(path, found.identity, len(found.records), first, last, found.torn_frames, tuple(found.problems), keys)
+
+
+def _keys(found: _Found) -> set[str]:
+    messages = (decode(found.identity, record) for record in found.records) if found.identity is not None else ()
+    return {key for message in messages if message is not None for key in sealing.keys_of(message)}
 
 
 def _inspect(path: Path) -> _Found:

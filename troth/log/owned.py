@@ -20,9 +20,11 @@ import secrets
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, Protocol
+
+from google.protobuf.message import Message
 
 from troth.errors import LogDamaged, LogError, LogFailed, LogForeign, LogLocked, Reason
 from troth.log import batches
@@ -174,6 +176,8 @@ class OwnedLog(_Connected, ABC):
                      lost what was promised, and is refused
     """
 
+    seal: Callable[[Message], bytes] | None = None
+    """See `Log`."""
     batch_bytes_max = 64 * 1024 * 1024
     """What one row may hold; a larger batch becomes several, in one transaction."""
 
@@ -231,7 +235,8 @@ class OwnedLog(_Connected, ABC):
 
     def _locked(self, owner: str, seconds: float) -> LogLocked:
         return LogLocked(
-            Reason.LOG_LOCKED, f"{self._where} is owned by {owner} for another {seconds:.1f} s",
+            Reason.LOG_LOCKED,
+            f"{self._where} is owned by {owner} for another {seconds:.1f} s",
             hint="Stop that process, or wait until its lease has lapsed.",
         )
 
@@ -312,7 +317,7 @@ class OwnedLog(_Connected, ABC):
             if append.record is None:
                 seqs.append(0)
                 continue
-            self._unsynced.append(append.record.SerializeToString())
+            self._unsynced.append(append.record.SerializeToString() if self.seal is None else self.seal(append.record))
             seqs.append(self.acknowledged + len(self._unsynced))
         return seqs
 

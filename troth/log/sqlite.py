@@ -198,7 +198,7 @@ class SqliteLog(UncontestedLog):
 
     def _number(self, batch: Sequence[Append]) -> list[int]:
         seqs: list[int] = []
-        last, rows = self._last_seq, self._unsynced
+        last, rows, seal = self._last_seq, self._unsynced, self.seal
         for append in batch:
             assert append.apply is None, "this log cannot apply; see participant_sdk.resources.sqlite"
             record = append.record
@@ -207,7 +207,7 @@ class SqliteLog(UncontestedLog):
                 continue
             last += 1
             seqs.append(last)
-            body = record.SerializeToString()
+            body = record.SerializeToString() if seal is None else seal(record)
             rows.append((last, checksum(last, body), bytearray(body)))
         self._last_seq = last
         return seqs

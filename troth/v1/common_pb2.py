@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15troth/v1/common.proto\x12\x08troth.v1\"\xc0\x01\n\x05Value\x12\x11\n\x07\x62oolean\x18\x01 \x01(\x08H\x00\x12\x11\n\x07integer\x18\x02 \x01(\x12H\x00\x12\x0e\n\x04real\x18\x03 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x12\x0e\n\x04\x62lob\x18\x05 \x01(\x0cH\x00\x12\x11\n\x07\x64\x65\x63imal\x18\x06 \x01(\tH\x00\x12#\n\x04list\x18\x07 \x01(\x0b\x32\x13.troth.v1.ListValueH\x00\x12!\n\x03map\x18\x08 \x01(\x0b\x32\x12.troth.v1.MapValueH\x00\x42\x06\n\x04kind\"+\n\tListValue\x12\x1e\n\x05items\x18\x01 \x03(\x0b\x32\x0f.troth.v1.Value\"}\n\x08MapValue\x12\x30\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1f.troth.v1.MapValue.EntriesEntry\x1a?\n\x0c\x45ntriesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1e\n\x05value\x18\x02 \x01(\x0b\x32\x0f.troth.v1.Value:\x02\x38\x01\"|\n\tArguments\x12/\n\x06values\x18\x01 \x03(\x0b\x32\x1f.troth.v1.Arguments.ValuesEntry\x1a>\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1e\n\x05value\x18\x02 \x01(\x0b\x32\x0f.troth.v1.Value:\x02\x38\x01\"*\n\x07Results\x12\x1f\n\x06values\x18\x01 \x03(\x0b\x32\x0f.troth.v1.Value\"<\n\tOperation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\targuments\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63\x61ller\x18\x03 \x01(\t\"0\n\x0cHlcTimestamp\x12\x0f\n\x07wall_ms\x18\x01 \x01(\x03\x12\x0f\n\x07logical\x18\x02 \x01(\r\"7\n\x0cTraceContext\x12\x13\n\x0btraceparent\x18\x01 \x01(\t\x12\x12\n\ntracestate\x18\x02 \x01(\t\"\xa0\x01\n\x12TransactionContext\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x18\n\x10\x66irst_attempt_ms\x18\x02 \x01(\x03\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12%\n\x05trace\x18\x04 \x01(\x0b\x32\x16.troth.v1.TraceContext\x12\x11\n\tlast_call\x18\x05 \x01(\x08\x12\r\n\x05proof\x18\x06 \x01(\x0c\"(\n\nSealedVote\x12\x0c\n\x04vote\x18\x01 \x01(\x0c\x12\x0c\n\x04seal\x18\x02 \x01(\x0c\"^\n\x05\x43\x61use\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x13\n\x0bparticipant\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x11\n\tretryable\x18\x05 \x01(\x08\"\xb9\x01\n\x06Limits\x12\x17\n\x0f\x66rame_bytes_max\x18\x01 \x01(\r\x12\x19\n\x11payload_bytes_max\x18\x02 \x01(\r\x12\x18\n\x10participants_max\x18\x03 \x01(\r\x12\x15\n\rkey_bytes_max\x18\x04 \x01(\r\x12\x16\n\x0eoperations_max\x18\x05 \x01(\r\x12\x16\n\x0etimeout_ms_max\x18\x06 \x01(\r\x12\x1a\n\x12\x66rame_messages_max\x18\x07 \x01(\r\"?\n\tDirectory\x12\x0c\n\x04\x63\x65ll\x18\x01 \x01(\t\x12$\n\x06shards\x18\x02 \x03(\x0b\x32\x14.troth.v1.ShardPlace\"R\n\nShardPlace\x12\x13\n\x0b\x63oordinator\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05\x63laim\x18\x03 \x01(\x04\x12\x0f\n\x07leaving\x18\x04 \x01(\x08\"0\n\rProtocolRange\x12\x0e\n\x06lowest\x18\x01 \x01(\r\x12\x0f\n\x07highest\x18\x02 \x01(\r*\xa0\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMMITTED\x10\x01\x12\x13\n\x0fOUTCOME_ABORTED\x10\x02\x12\x14\n\x10OUTCOME_IN_DOUBT\x10\x03\x12\x11\n\rOUTCOME_MIXED\x10\x04\x12\x12\n\x0eOUTCOME_HAZARD\x10\x05\x12\x13\n\x0fOUTCOME_EXPIRED\x10\x06*@\n\x04Wait\x12\x14\n\x10WAIT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bWAIT_LOGGED\x10\x01\x12\x11\n\rWAIT_COMPLETE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15troth/v1/common.proto\x12\x08troth.v1\"\xc0\x01\n\x05Value\x12\x11\n\x07\x62oolean\x18\x01 \x01(\x08H\x00\x12\x11\n\x07integer\x18\x02 \x01(\x12H\x00\x12\x0e\n\x04real\x18\x03 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x12\x0e\n\x04\x62lob\x18\x05 \x01(\x0cH\x00\x12\x11\n\x07\x64\x65\x63imal\x18\x06 \x01(\tH\x00\x12#\n\x04list\x18\x07 \x01(\x0b\x32\x13.troth.v1.ListValueH\x00\x12!\n\x03map\x18\x08 \x01(\x0b\x32\x12.troth.v1.MapValueH\x00\x42\x06\n\x04kind\"+\n\tListValue\x12\x1e\n\x05items\x18\x01 \x03(\x0b\x32\x0f.troth.v1.Value\"}\n\x08MapValue\x12\x30\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1f.troth.v1.MapValue.EntriesEntry\x1a?\n\x0c\x45ntriesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1e\n\x05value\x18\x02 \x01(\x0b\x32\x0f.troth.v1.Value:\x02\x38\x01\"|\n\tArguments\x12/\n\x06values\x18\x01 \x03(\x0b\x32\x1f.troth.v1.Arguments.ValuesEntry\x1a>\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1e\n\x05value\x18\x02 \x01(\x0b\x32\x0f.troth.v1.Value:\x02\x38\x01\":\n\x07Results\x12\x1f\n\x06values\x18\x01 \x03(\x0b\x32\x0f.troth.v1.Value\x12\x0e\n\x06sealed\x18\x02 \x01(\x0c\"<\n\tOperation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\targuments\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63\x61ller\x18\x03 \x01(\t\"0\n\x0cHlcTimestamp\x12\x0f\n\x07wall_ms\x18\x01 \x01(\x03\x12\x0f\n\x07logical\x18\x02 \x01(\r\"7\n\x0cTraceContext\x12\x13\n\x0btraceparent\x18\x01 \x01(\t\x12\x12\n\ntracestate\x18\x02 \x01(\t\"\xa0\x01\n\x12TransactionContext\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x18\n\x10\x66irst_attempt_ms\x18\x02 \x01(\x03\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12%\n\x05trace\x18\x04 \x01(\x0b\x32\x16.troth.v1.TraceContext\x12\x11\n\tlast_call\x18\x05 \x01(\x08\x12\r\n\x05proof\x18\x06 \x01(\x0c\"(\n\nSealedVote\x12\x0c\n\x04vote\x18\x01 \x01(\x0c\x12\x0c\n\x04seal\x18\x02 \x01(\x0c\"^\n\x05\x43\x61use\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x13\n\x0bparticipant\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x11\n\tretryable\x18\x05 \x01(\x08\"\xb9\x01\n\x06Limits\x12\x17\n\x0f\x66rame_bytes_max\x18\x01 \x01(\r\x12\x19\n\x11payload_bytes_max\x18\x02 \x01(\r\x12\x18\n\x10participants_max\x18\x03 \x01(\r\x12\x15\n\rkey_bytes_max\x18\x04 \x01(\r\x12\x16\n\x0eoperations_max\x18\x05 \x01(\r\x12\x16\n\x0etimeout_ms_max\x18\x06 \x01(\r\x12\x1a\n\x12\x66rame_messages_max\x18\x07 \x01(\r\"?\n\tDirectory\x12\x0c\n\x04\x63\x65ll\x18\x01 \x01(\t\x12$\n\x06shards\x18\x02 \x03(\x0b\x32\x14.troth.v1.ShardPlace\"R\n\nShardPlace\x12\x13\n\x0b\x63oordinator\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05\x63laim\x18\x03 \x01(\x04\x12\x0f\n\x07leaving\x18\x04 \x01(\x08\"0\n\rProtocolRange\x12\x0e\n\x06lowest\x18\x01 \x01(\r\x12\x0f\n\x07highest\x18\x02 \x01(\r*\xa0\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMMITTED\x10\x01\x12\x13\n\x0fOUTCOME_ABORTED\x10\x02\x12\x14\n\x10OUTCOME_IN_DOUBT\x10\x03\x12\x11\n\rOUTCOME_MIXED\x10\x04\x12\x12\n\x0eOUTCOME_HAZARD\x10\x05\x12\x13\n\x0fOUTCOME_EXPIRED\x10\x06*@\n\x04Wait\x12\x14\n\x10WAIT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bWAIT_LOGGED\x10\x01\x12\x11\n\rWAIT_COMPLETE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MAPVALUE_ENTRIESENTRY']._serialized_options = b'8\001'
   _globals['_ARGUMENTS_VALUESENTRY']._loaded_options = None
   _globals['_ARGUMENTS_VALUESENTRY']._serialized_options = b'8\001'
-  _globals['_OUTCOME']._serialized_start=1430
-  _globals['_OUTCOME']._serialized_end=1590
-  _globals['_WAIT']._serialized_start=1592
-  _globals['_WAIT']._serialized_end=1656
+  _globals['_OUTCOME']._serialized_start=1446
+  _globals['_OUTCOME']._serialized_end=1606
+  _globals['_WAIT']._serialized_start=1608
+  _globals['_WAIT']._serialized_end=1672
   _globals['_VALUE']._serialized_start=36
   _globals['_VALUE']._serialized_end=228
   _globals['_LISTVALUE']._serialized_start=230
@@ -52,25 +52,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ARGUMENTS_VALUESENTRY']._serialized_start=464
   _globals['_ARGUMENTS_VALUESENTRY']._serialized_end=526
   _globals['_RESULTS']._serialized_start=528
-  _globals['_RESULTS']._serialized_end=570
-  _globals['_OPERATION']._serialized_start=572
-  _globals['_OPERATION']._serialized_end=632
-  _globals['_HLCTIMESTAMP']._serialized_start=634
-  _globals['_HLCTIMESTAMP']._serialized_end=682
-  _globals['_TRACECONTEXT']._serialized_start=684
-  _globals['_TRACECONTEXT']._serialized_end=739
-  _globals['_TRANSACTIONCONTEXT']._serialized_start=742
-  _globals['_TRANSACTIONCONTEXT']._serialized_end=902
-  _globals['_SEALEDVOTE']._serialized_start=904
-  _globals['_SEALEDVOTE']._serialized_end=944
-  _globals['_CAUSE']._serialized_start=946
-  _globals['_CAUSE']._serialized_end=1040
-  _globals['_LIMITS']._serialized_start=1043
-  _globals['_LIMITS']._serialized_end=1228
-  _globals['_DIRECTORY']._serialized_start=1230
-  _globals['_DIRECTORY']._serialized_end=1293
-  _globals['_SHARDPLACE']._serialized_start=1295
-  _globals['_SHARDPLACE']._serialized_end=1377
-  _globals['_PROTOCOLRANGE']._serialized_start=1379
-  _globals['_PROTOCOLRANGE']._serialized_end=1427
+  _globals['_RESULTS']._serialized_end=586
+  _globals['_OPERATION']._serialized_start=588
+  _globals['_OPERATION']._serialized_end=648
+  _globals['_HLCTIMESTAMP']._serialized_start=650
+  _globals['_HLCTIMESTAMP']._serialized_end=698
+  _globals['_TRACECONTEXT']._serialized_start=700
+  _globals['_TRACECONTEXT']._serialized_end=755
+  _globals['_TRANSACTIONCONTEXT']._serialized_start=758
+  _globals['_TRANSACTIONCONTEXT']._serialized_end=918
+  _globals['_SEALEDVOTE']._serialized_start=920
+  _globals['_SEALEDVOTE']._serialized_end=960
+  _globals['_CAUSE']._serialized_start=962
+  _globals['_CAUSE']._serialized_end=1056
+  _globals['_LIMITS']._serialized_start=1059
+  _globals['_LIMITS']._serialized_end=1244
+  _globals['_DIRECTORY']._serialized_start=1246
+  _globals['_DIRECTORY']._serialized_end=1309
+  _globals['_SHARDPLACE']._serialized_start=1311
+  _globals['_SHARDPLACE']._serialized_end=1393
+  _globals['_PROTOCOLRANGE']._serialized_start=1395
+  _globals['_PROTOCOLRANGE']._serialized_end=1443
 # @@protoc_insertion_point(module_scope)

@@ -38,8 +38,11 @@ class CoordinatorRecord(_message.Message):
     LOSS_FIELD_NUMBER: _builtins.int
     REVIEW_FIELD_NUMBER: _builtins.int
     HEARD_FIELD_NUMBER: _builtins.int
+    SEALED_WITH_FIELD_NUMBER: _builtins.int
     at_ms: _builtins.int
     """Durable clock of the coordinator when the record was made, milliseconds since the Unix epoch."""
+    sealed_with: _builtins.str
+    """The payload key that sealed the payload of this record: keys with their hashes, and reasons. Empty where nothing is sealed."""
     @_builtins.property
     def epoch_started(self) -> Global___EpochStarted:
         """The coordinator started."""
@@ -106,10 +109,11 @@ class CoordinatorRecord(_message.Message):
         loss: Global___Loss | None = ...,
         review: Global___Review | None = ...,
         heard: _abc.Iterable[Global___ParticipantHeard] | None = ...,
+        sealed_with: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided", "ended", b"ended", "epoch_started", b"epoch_started", "forgotten", b"forgotten", "heuristic", b"heuristic", "horizon", b"horizon", "key_closed", b"key_closed", "key_opened", b"key_opened", "kind", b"kind", "loss", b"loss", "participant_bound", b"participant_bound", "review", b"review"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "decided", b"decided", "ended", b"ended", "epoch_started", b"epoch_started", "forgotten", b"forgotten", "heard", b"heard", "heuristic", b"heuristic", "horizon", b"horizon", "key_closed", b"key_closed", "key_opened", b"key_opened", "kind", b"kind", "loss", b"loss", "participant_bound", b"participant_bound", "review", b"review"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "decided", b"decided", "ended", b"ended", "epoch_started", b"epoch_started", "forgotten", b"forgotten", "heard", b"heard", "heuristic", b"heuristic", "horizon", b"horizon", "key_closed", b"key_closed", "key_opened", b"key_opened", "kind", b"kind", "loss", b"loss", "participant_bound", b"participant_bound", "review", b"review", "sealed_with", b"sealed_with"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["epoch_started", "decided", "ended", "key_opened", "participant_bound", "heuristic", "forgotten", "key_closed", "horizon", "loss", "review"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
@@ -773,11 +777,14 @@ class ParticipantRecord(_message.Message):
     SCHEMA_CHANGED_FIELD_NUMBER: _builtins.int
     FORCE_ORDERED_FIELD_NUMBER: _builtins.int
     HEARD_FIELD_NUMBER: _builtins.int
+    SEALED_WITH_FIELD_NUMBER: _builtins.int
     heard: _builtins.int
     """Of a record about a branch: the highest position that the branch's coordinator had told by then, in the life that the newest
     EpochSeen of it names; 0 when it was not the one that was followed. So nothing that was heard is written down without how far
     its log was heard.
     """
+    sealed_with: _builtins.str
+    """The payload key that sealed the payload of this record: arguments, results, reasons and statements. Empty where nothing is sealed."""
     @_builtins.property
     def incarnation_started(self) -> Global___IncarnationStarted:
         """The participant started."""
@@ -827,10 +834,11 @@ class ParticipantRecord(_message.Message):
         schema_changed: Global___SchemaChanged | None = ...,
         force_ordered: Global___ForceOrdered | None = ...,
         heard: _builtins.int = ...,
+        sealed_with: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["branch_active", b"branch_active", "branch_finished", b"branch_finished", "branch_parked", b"branch_parked", "branch_prepared", b"branch_prepared", "epoch_seen", b"epoch_seen", "force_ordered", b"force_ordered", "forgotten_below", b"forgotten_below", "incarnation_started", b"incarnation_started", "kind", b"kind", "schema_changed", b"schema_changed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_active", b"branch_active", "branch_finished", b"branch_finished", "branch_parked", b"branch_parked", "branch_prepared", b"branch_prepared", "epoch_seen", b"epoch_seen", "force_ordered", b"force_ordered", "forgotten_below", b"forgotten_below", "heard", b"heard", "incarnation_started", b"incarnation_started", "kind", b"kind", "schema_changed", b"schema_changed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_active", b"branch_active", "branch_finished", b"branch_finished", "branch_parked", b"branch_parked", "branch_prepared", b"branch_prepared", "epoch_seen", b"epoch_seen", "force_ordered", b"force_ordered", "forgotten_below", b"forgotten_below", "heard", b"heard", "incarnation_started", b"incarnation_started", "kind", b"kind", "schema_changed", b"schema_changed", "sealed_with", b"sealed_with"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["incarnation_started", "epoch_seen", "branch_active", "branch_prepared", "branch_finished", "forgotten_below", "branch_parked", "schema_changed", "force_ordered"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015

@@ -1,0 +1,140 @@
+"""A coordinator and a participant whose payload keys are gone: what is decided is settled all the same."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from closed_world import PATIENCE_SECONDS, connected
+
+from coordinator.cli.main import run
+from coordinator.config import load
+from coordinator.server import Daemon, make_daemon
+from participant_sdk import LogResource, Participant, SqliteResource
+from participant_sdk.client import Client, call
+from troth.errors import ConfigError, OutcomeUnknown, Reason
+
+SCHEMA = "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT)"
+
+
+def make_keys(directory: Path, mode: int = 0o600) -> str:
+    path = directory / "keys.toml"
+    assert run(("keys", "init", "--file", str(path))) == 0
+    path.chmod(mode)
+    return str(path)
+
+
+@asynccontextmanager
+async def started(directory: Path, keys: str) -> AsyncIterator[Daemon]:
+    flags = {"listen": "127.0.0.1:0", "data_directory": str(directory / "c1"), "drain_seconds": 1.0, "payload_keys": keys}
+    daemon = make_daemon(load(environment={}, flags=flags).config)
+    await daemon.start()
+    try:
+        yield daemon
+    finally:
+        await daemon.stop()
+
+
+def make_notes(directory: Path, daemon: Daemon, keys: str) -> Participant:
+    notes = Participant(
+        "notes", resource=SqliteResource(directory / "notes.db", schema=SCHEMA), data_directory=directory / "notes",
+        coordinator=daemon.address, payload_keys=keys,
+    )  # fmt: skip
+
+    @notes.operation
+    def note(db: Any, *, text: str) -> int:
+        db.execute("INSERT INTO notes (text) VALUES (?)", (text,))
+        return int(db.one("SELECT count(*) FROM notes")[0])
+
+    return notes
+
+
+def make_mail(directory: Path, daemon: Daemon, keys: str, sent: list[Any], *, ready: bool = True) -> Participant:
+    async def on_commit(transaction_id: str, operations: Any) -> None:
+        if not ready:
+            raise ConnectionError("the mail server is away")
+        sent.extend(one.arguments for one in operations)
+
+    mail = Participant(
+        "mail", resource=LogResource(on_commit=on_commit), data_directory=directory / "mail", coordinator=daemon.address,
+        payload_keys=keys,
+    )  # fmt: skip
+
+    @mail.operation
+    def send(branch: Any, *, to: str) -> None:
+        return None
+
+    return mail
+
+
+async def test_without_keys_decisions_settle_and_nothing_runs_under_a_key_until_they_are_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = make_keys(tmp_path)
+    sent: list[Any] = []
+    work = (call("notes", "note", text="one"), call("mail", "send", to="ada"))
+    async with started(tmp_path, keys) as daemon:
+        notes, mail = make_notes(tmp_path, daemon, keys), make_mail(tmp_path, daemon, keys, sent, ready=False)
+        async with notes, mail, Client(daemon.address) as client:
+            await connected(notes, mail)
+            done = await client.run(*work, key="k1", timeout=PATIENCE_SECONDS)
+            assert done.pending
+    assert "PAYLOAD_KEY_MISSING" not in caplog.text
+    async with started(tmp_path, "") as daemon:
+        (warning,) = [line for line in caplog.messages if "PAYLOAD_KEY_MISSING" in line]
+        assert Reason.PAYLOAD_KEY_MISSING.hint in warning
+        notes, mail = make_notes(tmp_path, daemon, ""), make_mail(tmp_path, daemon, "", sent)
+        async with notes, mail, Client(daemon.address) as client:
+            await connected(notes, mail)
+            for key in ("k1", "k2"):
+                with pytest.raises(OutcomeUnknown) as caught:
+                    await client.run(*work, key=key, timeout=PATIENCE_SECONDS, first_attempt_ms=done_at(daemon))
+                assert caught.value.reason is Reason.PAYLOAD_KEY_MISSING
+            alone = await client.run(call("notes", "note", text="two"), timeout=PATIENCE_SECONDS)
+            assert alone.results == {"notes": [2]}, "the commit of before is settled here, once"
+            assert sent == [], "the mail cannot be written without its address, and waits"
+    async with started(tmp_path, keys) as daemon:
+        notes, mail = make_notes(tmp_path, daemon, keys), make_mail(tmp_path, daemon, keys, sent)
+        async with notes, mail, Client(daemon.address) as client:
+            await connected(notes, mail)
+            again = await client.run(*work, key="k1", timeout=PATIENCE_SECONDS, wait="complete", first_attempt_ms=done_at(daemon))
+            assert (again.transaction_id, again.replayed) == (done.transaction_id, True)
+            assert sent == [{"to": "ada"}]
+
+
+def done_at(daemon: Daemon) -> int:
+    return daemon.context.now_ms()
+
+
+async def test_after_a_rotation_old_records_are_read_and_the_old_key_is_shown_as_needed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = make_keys(tmp_path)
+    for key, replayed in (("k1", False), ("k1", True), ("k2", False)):
+        async with started(tmp_path, keys) as daemon:
+            notes = make_notes(tmp_path, daemon, keys)
+            async with notes, Client(daemon.address) as client:
+                await connected(notes)
+                done = await client.run(call("notes", "note", text=key), key=key, timeout=PATIENCE_SECONDS)
+                assert done.replayed is replayed
+        if not replayed:
+            assert run(("keys", "rotate", "--file", keys)) == 0
+    capsys.readouterr()
+    log = str(tmp_path / "c1" / "coordinator.db")
+    assert run(("keys", "show", "--file", keys, "--log", log)) == 0
+    newest, used, oldest = (line.split() for line in capsys.readouterr().out.splitlines()[1:])
+    assert (newest[2], newest[-1]) == ("seals", "0")
+    assert (used[2], used[-1] != "0") == ("opens", True)
+    assert (oldest[2], oldest[-1] != "0") == ("opens", True)
+
+
+async def test_a_file_of_keys_that_others_can_read_keeps_either_side_from_starting(tmp_path: Path) -> None:
+    keys = make_keys(tmp_path, mode=0o644)
+    with pytest.raises(ConfigError, match="open to others"):
+        async with started(tmp_path, keys):
+            pass
+    with pytest.raises(ConfigError, match="open to others"):
+        Participant("mail", resource=LogResource(), data_directory=tmp_path / "m", coordinator="127.0.0.1:1", payload_keys=keys)
