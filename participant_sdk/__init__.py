@@ -20,6 +20,7 @@ from troth.packages import what_is_missing
 
 if TYPE_CHECKING:
     from participant_sdk.branch import Branch
+    from participant_sdk.codec import PayloadCodec
     from participant_sdk.context import Scope, current_scope, entered
     from participant_sdk.embedded.service import Embedded
     from participant_sdk.health import Condition, Health, terminate
@@ -51,6 +52,7 @@ __all__ = [
     "MariadbLimits",
     "MariadbLog",
     "Participant",
+    "PayloadCodec",
     "Postgres",
     "PostgresLimits",
     "PostgresLog",
@@ -84,6 +86,7 @@ _HOMES = {
     "MariadbLimits": "participant_sdk.resources.mariadb",
     "MariadbLog": "participant_sdk.resources.mariadb",
     "Participant": "participant_sdk.participant",
+    "PayloadCodec": "participant_sdk.codec",
     "Postgres": "participant_sdk.resources.postgres",
     "PostgresLimits": "participant_sdk.resources.postgres",
     "PostgresLog": "participant_sdk.resources.postgres",

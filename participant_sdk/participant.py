@@ -32,6 +32,7 @@ from participant_sdk.branch import Branch, SyncBranch
 from participant_sdk.carriers import SyncCarrier
 from participant_sdk.cell_session import CellSession
 from participant_sdk.client.transaction import current_transaction
+from participant_sdk.codec import Coded, PayloadCodec
 from participant_sdk.context import (
     Scope,
     SyncTransactionInterceptor,
@@ -96,6 +97,7 @@ class Participant:
     `tls`             how the coordinator is believed, and who this participant is; without it nothing is encrypted.
     `payload_keys`    what seals arguments, results and reasons in the participant's log: a file of `troth keys`, `env:VARIABLE`, or
                       `exec:COMMAND`. Without it they are there in clear.
+    `codec`           what decodes arguments and encodes results, so that the coordinator sees neither; clients need the same.
     `on_failure`      called once, in the loop, with the error when the participant ends by itself and for good (see `serve`): for a
                       program that does not wait in `serve`. `participant_sdk.terminate` ends the process in an orderly way.
 
@@ -114,6 +116,7 @@ class Participant:
         limits: Limits | None = None,
         tls: Tls | None = None,
         payload_keys: Source = "",
+        codec: PayloadCodec | None = None,
         on_failure: Callable[[TrothError], object] | None = None,
         wiring: Wiring | None = None,
     ) -> None:
@@ -125,6 +128,8 @@ class Participant:
             if not hasattr(coordinator, "adopt"):
                 check_dialled(coordinator)  # it is neither, which is told here
             wiring, coordinator = coordinator.adopt(self, wiring or Wiring())
+            if codec is not None:
+                raise ConfigError("a codec keeps payload from the coordinator, which is in this process", hint="Leave it out.")
         self._logs = _checked(log, data_directory, resource)
         if tls is not None:
             tls.check()
@@ -142,6 +147,7 @@ class Participant:
         self._registry = Registry(
             async_reason=resource.async_reason, plain_reason=getattr(resource, "plain_reason", ""),
             undecided_seen=resource.atomic, isolated=getattr(resource, "isolates", False),
+            coded=None if codec is None else Coded(codec), participant=name,
         )  # fmt: skip
         self._pins = _pins_of(resource, self._registry)
         self._runtime: Runtime | Slots | None = None
@@ -365,7 +371,7 @@ class Participant:
         return SyncBranch(self._branch(context, lambda: runtime), runtime.loop)
 
     def _call(self, scope: Scope, call_id: str, name: str, arguments: bytes) -> Awaitable[Any]:
-        operation = common_pb2.Operation(name=name, arguments=arguments, caller=scope.caller)
+        operation = common_pb2.Operation(name=name, arguments=self._registry.on_the_way(name, arguments), caller=scope.caller)
         context = scope.context
         keys = self._registry.keys([operation])
         undeclared = self._registry.undeclared([operation])

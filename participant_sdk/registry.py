@@ -13,6 +13,7 @@ from inspect import Parameter
 from typing import Any
 
 from participant_sdk.border import Raised, called
+from participant_sdk.codec import Coded
 from participant_sdk.context import current_scope
 from participant_sdk.core.work import Keys
 from participant_sdk.lock_keys import UNDECLARED, LockKey, Locks, NoLocks, reads_only, sorted_keys, without_keys, wrong_keys
@@ -21,9 +22,10 @@ from participant_sdk.typed import Check, Mistyped, UnsupportedAnnotation, compil
 from troth import tracing
 from troth.errors import ConfigError, Reason, RequestError
 from troth.ids import check_name
+from troth.log.sealing import key_of
 from troth.logs import get_logger
 from troth.v1 import common_pb2
-from troth.values import decode_arguments
+from troth.values import decode_arguments, decode_value
 
 BOUND_KEPT_MAX = 4096
 """Operations whose arguments are kept from the look at their lock keys to their run."""
@@ -104,6 +106,8 @@ class BoundOperation:
     """Who began the transaction, as the coordinator says."""
     around: AbstractContextManager[Any] | None = None
     """Its span, where it is traced."""
+    encode: Callable[[Any, str], Any] | None = None
+    """Makes of what it returned what goes out, where payload is encoded."""
 
     @property
     def name(self) -> str:
@@ -116,19 +120,22 @@ class BoundOperation:
         return reads_only(self.declared)
 
     def __call__(self, resource: Any) -> Any:
-        """Run it; an `async def` returns its coroutine. Raises whatever the author's function raises."""
-        if not self.caller and self.around is None:
+        """Run it; an `async def` returns its coroutine. Raises whatever the author's function raises, and what `encode` raises."""
+        if not self.caller and self.around is None and self.encode is None:
             return self.spec.function(resource, **self.arguments)
         if self.spec.is_async:
             return self._within(self.spec.function(resource, **self.arguments))
         with self._surrounded():
             result = self.spec.function(resource, **self.arguments)
-        return self._within(result) if inspect.isawaitable(result) else result
+        return self._within(result) if inspect.isawaitable(result) else self._out(result)
 
     async def _within(self, result: Awaitable[Any]) -> Any:
         """The same, of a coroutine: it runs in a task, whose context is its own."""
         with self._surrounded():
-            return await result
+            return self._out(await result)
+
+    def _out(self, result: Any) -> Any:
+        return result if self.encode is None else self.encode(result, self.spec.name)
 
     @contextmanager
     def _surrounded(self) -> Iterator[None]:
@@ -159,6 +166,7 @@ class Registry:
     """The operations of one participant, by name.
 
     `async_reason` refuses `async def`: it says why the resource cannot run them; empty when it can. `plain_reason` refuses `def`.
+    `coded` is where arguments come encoded, and results go so; `participant` is what they are of then.
     """
 
     async_reason: str = ""
@@ -167,6 +175,8 @@ class Registry:
     """Whether the resource shows undecided rows to whoever has no lock against it; then no keys are the whole resource."""
     isolated: bool = False
     """Whether the resource keeps branches apart by itself; then an operation that declares nothing takes no keys."""
+    coded: Coded | None = None
+    participant: str = ""
     _specs: dict[str, OperationSpec] = field(default_factory=dict)
     _names: dict[Callable[..., Any], str] = field(default_factory=dict)
     _hidden: set[str] = field(default_factory=set)
@@ -242,8 +252,36 @@ class Registry:
         spec = self._specs.get(name)
         if spec is None:
             raise _unknown(name, self.names())
-        bound = spec.bind(decode_arguments(arguments))
-        return BoundOperation(spec, bound, arguments, spec.keys(bound))
+        bound = spec.bind(self.arguments(name, arguments))
+        return BoundOperation(spec, bound, arguments, spec.keys(bound), encode=None if self.coded is None else self._encoded)
+
+    # ---- what is on the way
+
+    def arguments(self, operation: str, data: bytes) -> dict[str, Any]:
+        """The arguments of an operation, as they came or stand in the log. Raises `RequestError` (BAD_ARGUMENTS,
+        PAYLOAD_UNREADABLE; PAYLOAD_KEY_MISSING where the log has them sealed)."""
+        if key := key_of(data):
+            text = f"the arguments of {operation} are sealed with the payload key {key}, which is not there"
+            raise RequestError(Reason.PAYLOAD_KEY_MISSING, text)
+        if self.coded is None:
+            return decode_arguments(data)
+        return self.coded.decoded_arguments(self.participant, operation, data)
+
+    def on_the_way(self, operation: str, data: bytes) -> bytes:
+        """Arguments of this service's own calls, as those of a client would come."""
+        return data if self.coded is None else self.coded.encoded_arguments(self.participant, operation, data)
+
+    def result(self, value: common_pb2.Value | None) -> tuple[Any, RequestError | None]:
+        """What an operation returned, for this service's own calls; or why nobody can say."""
+        assert value is not None, "what has not failed has returned something"
+        try:
+            return decode_value(value) if self.coded is None else self.coded.decoded_result(self.participant, value), None
+        except RequestError as error:
+            return None, error
+
+    def _encoded(self, value: Any, operation: str) -> Any:
+        assert self.coded is not None
+        return self.coded.encoded_result(self.participant, value, operation)
 
     def keys(self, operations: Iterable[common_pb2.Operation]) -> Keys:
         """The lock keys of operations. Raises `RequestError` (UNKNOWN_OPERATION, BAD_ARGUMENTS, OPERATION_FAILED)."""

@@ -62,7 +62,6 @@ from troth.quiet import Quiet
 from troth.ready import Effect, Event
 from troth.seals import sealed
 from troth.v1 import common_pb2, participant_pb2, record_pb2
-from troth.values import decode_value
 
 BATCH_MAX = 2048
 """Records of one batch, for a resource that names no number."""
@@ -357,7 +356,7 @@ class Runtime:
         asked = {} if self._driver is None else dict.fromkeys(get_args(Invoked), self._driver.invoke)
         return {
             Send: self._send,
-            Reply: lambda e: _answer(e.ticket, e.result, _error(e.cause, None), decode=True),
+            Reply: self._reply,
             EarlyVoted: lambda e: _answer(e.ticket, (e, self._engine.position), None),
             LocalReply: lambda e: _answer(e.ticket, e.value, _error(e.cause, e.error)),
             ReportsComplete: lambda e: self._session.send_reports_complete(e.stream),
@@ -370,6 +369,10 @@ class Runtime:
         if tracing.spans is not None and (tell := self._spans.going.get(effect.field)) is not None:
             tell(effect.message)
         self._session.send(effect.stream, effect.field, effect.message, patient=effect.patient)
+
+    def _reply(self, effect: Reply) -> None:
+        value, error = self._registry.result(effect.result) if effect.cause is None else (None, error_of(effect.cause))
+        _answer(effect.ticket, value, error)
 
     def _violated(self, event: Event, error: ProtocolError) -> None:
         kind = type(event).__name__
@@ -486,11 +489,11 @@ def _error(cause: common_pb2.Cause | None, error: BaseException | None) -> BaseE
     return error_of(cause) if cause is not None else error
 
 
-def _answer(ticket: asyncio.Future[Any], value: Any, error: BaseException | None, *, decode: bool = False) -> None:
+def _answer(ticket: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
     """Answer a caller, unless it is gone."""
     if ticket.done():
         return
     if error is not None:
         ticket.set_exception(deliverable(error))
     else:
-        ticket.set_result(decode_value(value) if decode else value)
+        ticket.set_result(value)

@@ -115,6 +115,9 @@ class Reason(Enum):
     PAYLOAD_KEY_MISSING = ReasonInfo(
         "FAILED_PRECONDITION", True, "Bring back the payload keys that the log names, and start again: how-to/encrypt-payloads."
     )
+    PAYLOAD_UNREADABLE = ReasonInfo(
+        "INVALID_ARGUMENT", False, "Give client and participant one payload codec with the same keys: how-to/encrypt-payloads."
+    )
     # Overload and life cycle.
     OVERLOADED = ReasonInfo("RESOURCE_EXHAUSTED", True, "Wait as RetryInfo says, then try again.")
     DRAINING = ReasonInfo("UNAVAILABLE", True, "The coordinator is going down: try again elsewhere or later.")

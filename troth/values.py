@@ -19,7 +19,8 @@ nothing is converted silently: an `IntEnum` or a datetime has a meaning that the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -40,16 +41,24 @@ _SEALED = b"\x12"
 _DECIMAL_PATTERN = re.compile(r"-?[0-9]+(\.[0-9]+)?\Z")
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A serialised Value that a payload codec has encoded; stands in place of what an operation returned."""
+
+    data: bytes
+
+
 class _Wrong(Exception):
     """What is wrong with a value; the path to it is collected on the way out."""
 
-    def __init__(self, why: str) -> None:
+    def __init__(self, why: str, reason: Reason | None = None) -> None:
         super().__init__(why)
         self.why = why
+        self.reason = reason
         self.steps: list[str] = []
 
     def error(self, reason: Reason, root: str) -> RequestError:
-        return RequestError(reason, f"{root}{''.join(reversed(self.steps))} {self.why}")
+        return RequestError(self.reason or reason, f"{root}{''.join(reversed(self.steps))} {self.why}")
 
 
 # ---- what the rest of the system uses
@@ -86,13 +95,15 @@ def encode_arguments(arguments: Mapping[str, object]) -> bytes:
 
 
 def decode_arguments(data: bytes) -> dict[str, Any]:
-    """The keyword arguments in a serialised Arguments message. Raises `RequestError` (BAD_ARGUMENTS)."""
+    """The keyword arguments in a serialised Arguments message. Raises `RequestError` (BAD_ARGUMENTS, PAYLOAD_UNREADABLE)."""
     message = common_pb2.Arguments()
     try:
         message.ParseFromString(data)
     except DecodeError:
         raise RequestError(Reason.BAD_ARGUMENTS, "the arguments are no Arguments message") from None
     values = message.values
+    if message.encoded:
+        raise RequestError(Reason.PAYLOAD_UNREADABLE, "the arguments are encoded, and whoever got them has no payload codec")
     arguments: dict[str, Any] = {}
     for name in values:
         try:
@@ -122,13 +133,18 @@ def are_sealed(data: bytes) -> bool:
 
 
 def decode_results(data: bytes) -> list[Any]:
-    """The values in a serialised Results message, one for each operation. Raises `RequestError` (BAD_RESULT)."""
+    """The values in a serialised Results message, one an operation. Raises `RequestError` (BAD_RESULT, PAYLOAD_UNREADABLE)."""
+    return [decode_value(value, f"result[{at}]", Reason.BAD_RESULT) for at, value in enumerate(values_of(data))]
+
+
+def values_of(data: bytes) -> Sequence[common_pb2.Value]:
+    """The same in the wire form. Raises `RequestError` (BAD_RESULT)."""
     message = common_pb2.Results()
     try:
         message.ParseFromString(data)
     except DecodeError:
         raise RequestError(Reason.BAD_RESULT, "the results are no Results message") from None
-    return [decode_value(value, f"result[{at}]", Reason.BAD_RESULT) for at, value in enumerate(message.values)]
+    return message.values
 
 
 # ---- to the wire
@@ -206,6 +222,10 @@ def _encode_dict(value: dict[object, object], out: common_pb2.Value, depth: int)
             raise
 
 
+def _encode_encoded(value: Encoded, out: common_pb2.Value, depth: int) -> None:
+    out.encoded = value.data
+
+
 _ENCODERS: dict[type, Callable[[Any, common_pb2.Value, int], None]] = {
     type(None): _encode_none,
     bool: _encode_bool,
@@ -217,6 +237,7 @@ _ENCODERS: dict[type, Callable[[Any, common_pb2.Value, int], None]] = {
     list: _encode_list,
     tuple: _encode_list,
     dict: _encode_dict,
+    Encoded: _encode_encoded,
 }
 
 
@@ -284,5 +305,11 @@ def _decode_decimal(text: str) -> Decimal:
     return Decimal(text)
 
 
-_DECODERS: dict[str, Callable[[Any], Any]] = {"list": _decode_list, "map": _decode_map, "decimal": _decode_decimal}
+def _decode_encoded(data: bytes) -> Any:
+    raise _Wrong("is encoded, and whoever got it has no payload codec", Reason.PAYLOAD_UNREADABLE)
+
+
+_DECODERS: dict[str, Callable[[Any], Any]] = {
+    "list": _decode_list, "map": _decode_map, "decimal": _decode_decimal, "encoded": _decode_encoded,
+}  # fmt: skip
 """Of the kinds whose content is not yet the value."""

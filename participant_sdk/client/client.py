@@ -19,6 +19,7 @@ from participant_sdk.client.results import Asked, Committed
 from participant_sdk.client.retry import ATTEMPTS, retried
 from participant_sdk.client.session import Session
 from participant_sdk.client.transaction import Terms, Transaction, current_transaction, refuse_nesting, terms_of
+from participant_sdk.codec import Coded, PayloadCodec
 from participant_sdk.frameworks.clients import Http, carry
 from participant_sdk.seat import Seat
 from troth import forks, tracing
@@ -80,6 +81,7 @@ class Client:
     `pending_max`     transactions that may be open at a time; the next one waits until there is room.
 
     `tls`             how the coordinator is believed, and who this client is; without it nothing is encrypted.
+    `codec`           what encodes arguments and decodes results, so that the coordinator sees neither; participants need the same.
 
     Raises `ConfigError` for what is no address, and for files of TLS that cannot be used.
 
@@ -88,12 +90,14 @@ class Client:
     """
 
     def __init__(
-        self, address: str, *, grace_seconds: float = GRACE_SECONDS, pending_max: int = PENDING_MAX, tls: Tls | None = None
-    ) -> None:
+        self, address: str, *, grace_seconds: float = GRACE_SECONDS, pending_max: int = PENDING_MAX, tls: Tls | None = None,
+        codec: PayloadCodec | None = None,
+    ) -> None:  # fmt: skip
         self.address = check_dialled(address)
         if tls is not None:
             tls.check()
         self._tls = tls
+        self._coded = None if codec is None else Coded(codec)
         self.grace_seconds = checks.timeout_ms(grace_seconds) / 1000
         self._pending_max = checks.positive("pending_max", pending_max)
         self._running: Sessions | None = None
@@ -160,8 +164,17 @@ class Client:
         if not calls:
             raise RequestError(Reason.INVALID_ARGUMENT, "there is nothing to run: name at least one call")
         terms = terms_of(timeout, key, wait, first_attempt_ms, hold_read_locks)
-        work = self._attempted(_run_request(calls, terms), terms, attempts)
+        work = self._attempted(_run_request(self._on_the_way(calls, terms), terms), terms, attempts)
         return await (work if tracing.spans is None else traced.one_shot(tracing.spans, work))
+
+    def _on_the_way(self, calls: Sequence[Call], terms: Terms) -> Sequence[Call]:
+        """Calls with arguments that only their participants can read, where there is a codec. Raises `RequestError`."""
+        coded = self._coded
+        if coded is None:
+            return calls
+        if terms.key:
+            coded.check_steady()
+        return [one._replace(arguments=coded.encoded_arguments(*one)) for one in calls]
 
     async def _attempted(self, request: client_pb2.RunRequest, terms: Terms, attempts: int) -> Committed:
         if attempts == 1:
@@ -197,7 +210,7 @@ class Client:
             if reply is not Lost.NEVER_SENT:
                 break
         if isinstance(reply, client_pb2.Answer) and reply.outcome == common_pb2.OUTCOME_COMMITTED:
-            return Committed(reply, exchange.transaction_id)
+            return Committed(reply, exchange.transaction_id, self._coded)
         asked = _asked(exchange.transaction_id, request, terms)
         if isinstance(reply, client_pb2.Answer):
             raise results.failure(reply, asked)
@@ -290,7 +303,7 @@ class Client:
                 raise results.unknown(Reason.IN_DOUBT, f"no answer came in time{session.why_silent()}", asked)
             delay = ASK_AGAIN.delay_seconds(attempt, asked.transaction_id)
             if not _may_change(answer, asked) or loop.time() + delay >= deadline:
-                return results.conclude(answer, asked)
+                return results.conclude(answer, asked, self._coded)
             await asyncio.sleep(delay)
             attempt += 1
 

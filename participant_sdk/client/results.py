@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from participant_sdk.causes import error_of
+from participant_sdk.codec import Coded
 from troth.errors import Aborted, HeuristicOutcome, OutcomeUnknown, Reason, RequestError, TransactionError, TrothError
 from troth.v1 import client_pb2, common_pb2
 from troth.values import are_sealed, decode_results
@@ -55,9 +56,9 @@ class Asked(NamedTuple):
 class Committed:
     """The transaction is committed, everywhere; the decision is durable."""
 
-    __slots__ = ("_decoded", "_encoded", "attempts", "pending", "replayed", "results_available", "transaction_id")
+    __slots__ = ("_coded", "_decoded", "_encoded", "attempts", "pending", "replayed", "results_available", "transaction_id")
 
-    def __init__(self, answer: client_pb2.Answer, transaction_id: str) -> None:
+    def __init__(self, answer: client_pb2.Answer, transaction_id: str, coded: Coded | None = None) -> None:
         self.transaction_id: str = answer.transaction_id or transaction_id
         """The transaction; with a key that was used before, the one that holds the key."""
         self.pending: bool = answer.pending
@@ -73,16 +74,21 @@ class Committed:
         its own, from the service."""
         self.attempts = 1
         """Which attempt of `Client.run` it was that committed; those before had aborted."""
+        self._coded = coded
         self._decoded: dict[str, list[Any]] | None = None
 
     @property
     def results(self) -> dict[str, list[Any]]:
         """What the operations returned: for each participant one value an operation, in the order of the calls.
 
-        Raises `RequestError` (BAD_RESULT) when a participant sent what cannot be decoded; the commit stands.
+        Raises `RequestError` (BAD_RESULT, PAYLOAD_UNREADABLE) when a participant sent what cannot be decoded; the commit stands.
         """
         if self._decoded is None:
-            self._decoded = {name: decode_results(data) for name, data in self._encoded.items()}
+            coded = self._coded
+            self._decoded = {
+                name: decode_results(data) if coded is None else coded.decoded_results(name, data)
+                for name, data in self._encoded.items()
+            }
         return self._decoded
 
     def __repr__(self) -> str:
@@ -105,10 +111,10 @@ class AlreadyCommitted(RequestError):
         self.outcome = outcome
 
 
-def conclude(answer: client_pb2.Answer, asked: Asked) -> Committed:
+def conclude(answer: client_pb2.Answer, asked: Asked, coded: Coded | None = None) -> Committed:
     """Return what committed, or raise what happened instead; see the table above."""
     if answer.outcome == common_pb2.OUTCOME_COMMITTED:
-        return Committed(answer, asked.transaction_id)
+        return Committed(answer, asked.transaction_id, coded)
     raise failure(answer, asked)
 
 

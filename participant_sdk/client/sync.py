@@ -28,6 +28,7 @@ from participant_sdk.client.client import GRACE_SECONDS, PENDING_MAX, TIMEOUT_SE
 from participant_sdk.client.results import Committed
 from participant_sdk.client.retry import ATTEMPTS
 from participant_sdk.client.transaction import Terms, Transaction, current_transaction, refuse_nesting, saying_last_call, terms_of
+from participant_sdk.codec import PayloadCodec
 from participant_sdk.frameworks.clients import Http, carry
 from troth import forks
 from troth.errors import Reason, RequestError, TrothError
@@ -51,10 +52,11 @@ class SyncClient:
     """
 
     def __init__(
-        self, address: str, *, grace_seconds: float = GRACE_SECONDS, pending_max: int = PENDING_MAX, tls: Tls | None = None
-    ) -> None:
+        self, address: str, *, grace_seconds: float = GRACE_SECONDS, pending_max: int = PENDING_MAX, tls: Tls | None = None,
+        codec: PayloadCodec | None = None,
+    ) -> None:  # fmt: skip
         self._make: Callable[[], Client] = functools.partial(
-            Client, address, grace_seconds=grace_seconds, pending_max=pending_max, tls=tls
+            Client, address, grace_seconds=grace_seconds, pending_max=pending_max, tls=tls, codec=codec
         )
         self.address = self._make().address
         self._opened: Opened | None = None

@@ -45,7 +45,7 @@ from participant_sdk.tracing import inside
 from troth import tracing
 from troth.errors import Reason, RequestError
 from troth.v1 import record_pb2
-from troth.values import add_result, decode_arguments
+from troth.values import add_result
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,15 +232,14 @@ class LogResource:
         self._submit(answer)
 
     async def _call_hook(self, hook: Hook, transaction_id: str, works: Sequence[record_pb2.BranchWork]) -> None:
-        operations = [
-            LoggedOperation(operation.name, decode_arguments(operation.arguments))
-            for work in works
-            for operation in work.operations
-        ]
-
-        name = getattr(hook, "__name__", "hook")
+        decoded, name = self._operations.arguments, getattr(hook, "__name__", "hook")
 
         async def attempt() -> str:
+            try:
+                logged = [one for work in works for one in work.operations]
+                operations = [LoggedOperation(one.name, decoded(one.name, one.arguments)) for one in logged]
+            except RequestError as error:
+                return f"{error.reason.name}: {error.message}"
             result = await finished(hook, transaction_id, operations)
             return raised(f"{name} {transaction_id}", result.error) if type(result) is Raised else ""
 

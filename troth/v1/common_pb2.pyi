@@ -97,6 +97,7 @@ class Value(_message.Message):
     DECIMAL_FIELD_NUMBER: _builtins.int
     LIST_FIELD_NUMBER: _builtins.int
     MAP_FIELD_NUMBER: _builtins.int
+    ENCODED_FIELD_NUMBER: _builtins.int
     boolean: _builtins.bool
     """A truth value."""
     integer: _builtins.int
@@ -109,6 +110,8 @@ class Value(_message.Message):
     """Bytes, passed through unchanged."""
     decimal: _builtins.str
     """An exact decimal number in its usual notation, such as "12.50"."""
+    encoded: _builtins.bytes
+    """A serialised Value, encoded by its sender's payload codec: only who has the same codec can read it. Nothing is nested in others so."""
     @_builtins.property
     def list(self) -> Global___ListValue:
         """A list of values."""
@@ -128,12 +131,13 @@ class Value(_message.Message):
         decimal: _builtins.str = ...,
         list: Global___ListValue | None = ...,
         map: Global___MapValue | None = ...,
+        encoded: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "boolean", b"boolean", "decimal", b"decimal", "integer", b"integer", "kind", b"kind", "list", b"list", "map", b"map", "real", b"real", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "boolean", b"boolean", "decimal", b"decimal", "encoded", b"encoded", "integer", b"integer", "kind", b"kind", "list", b"list", "map", b"map", "real", b"real", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "boolean", b"boolean", "decimal", b"decimal", "integer", b"integer", "kind", b"kind", "list", b"list", "map", b"map", "real", b"real", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "boolean", b"boolean", "decimal", b"decimal", "encoded", b"encoded", "integer", b"integer", "kind", b"kind", "list", b"list", "map", b"map", "real", b"real", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["boolean", "integer", "real", "text", "blob", "decimal", "list", "map"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["boolean", "integer", "real", "text", "blob", "decimal", "list", "map", "encoded"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -236,6 +240,9 @@ class Arguments(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     VALUES_FIELD_NUMBER: _builtins.int
+    ENCODED_FIELD_NUMBER: _builtins.int
+    encoded: _builtins.bytes
+    """In place of them: the same message, serialised, and encoded by the client's payload codec."""
     @_builtins.property
     def values(self) -> _containers.MessageMap[_builtins.str, Global___Value]:
         """The arguments by name."""
@@ -244,10 +251,11 @@ class Arguments(_message.Message):
         self,
         *,
         values: _abc.Mapping[_builtins.str, Global___Value] | None = ...,
+        encoded: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoded", b"encoded", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -176,6 +176,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """FAILED_PRECONDITION. Have a second person approve it: `troth review list`."""
     REASON_PAYLOAD_KEY_MISSING: _Reason.ValueType  # 76
     """FAILED_PRECONDITION, retryable. Bring back the payload keys that the log names, and start again: how-to/encrypt-payloads."""
+    REASON_PAYLOAD_UNREADABLE: _Reason.ValueType  # 77
+    """INVALID_ARGUMENT. Give client and participant one payload codec with the same keys: how-to/encrypt-payloads."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Reason names each reason that may stand in Cause.reason and in ErrorInfo.reason. There it travels as its name without the
@@ -337,4 +339,6 @@ REASON_AWAITS_APPROVAL: Reason.ValueType  # 75
 """FAILED_PRECONDITION. Have a second person approve it: `troth review list`."""
 REASON_PAYLOAD_KEY_MISSING: Reason.ValueType  # 76
 """FAILED_PRECONDITION, retryable. Bring back the payload keys that the log names, and start again: how-to/encrypt-payloads."""
+REASON_PAYLOAD_UNREADABLE: Reason.ValueType  # 77
+"""INVALID_ARGUMENT. Give client and participant one payload codec with the same keys: how-to/encrypt-payloads."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
