@@ -123,7 +123,7 @@ class Engine:
             bodies = self._codec.opened([record.body for record in records])
             self._codec.tell()
             self._log.seal = self._codec.seal
-            opened = Opened(identity.log_id, self.position, bool(self._codec.missing))
+            opened = Opened(identity.log_id, self.position, self._codec.unreadable)
             owners = self._core.recover(bodies, self._clocks(), opened)
             self._cleaner.recovered([record.seq for record in records], owners)
         except BaseException:

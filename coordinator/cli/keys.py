@@ -20,6 +20,7 @@ EXAMPLES = """
 troth keys init                                      # var/payload-keys.toml, with a first key
 troth keys show --log var/c1/coordinator.db          # which keys there are, and how many records need each
 troth keys rotate                                    # a new key seals; the old ones still open
+troth keys drop 20261130-4f1c2a --log var/c1/coordinator.db   # one that no record of these logs needs any more
 """
 
 
@@ -46,12 +47,15 @@ def init(file: Path) -> None:
     render.tell("Keep a copy where the logs are not: without it nobody reads what it has sealed.")
 
 
-@keys.command(examples="troth keys show\ntroth keys show --log var/c1/coordinator.db --log var/payments/payments.db --json")
-@_file
-@click.option(
+_logs = click.option(
     "--log", "logs", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A log whose process does not run: how many of its records need which key. May be given several times.",
 )  # fmt: skip
+
+
+@keys.command(examples="troth keys show\ntroth keys show --log var/c1/coordinator.db --log var/payments/payments.db --json")
+@_file
+@_logs
 @json_option
 def show(file: Path, logs: tuple[Path, ...], as_json: bool) -> None:
     """Show which keys there are, and which of them the records of logs need."""
@@ -71,17 +75,38 @@ def show(file: Path, logs: tuple[Path, ...], as_json: bool) -> None:
 @keys.command(examples="troth keys rotate --file /etc/troth/payload-keys.toml")
 @_file
 def rotate(file: Path) -> None:
-    """Put a new key on top: it seals from the next start on, and those below still open what they have sealed."""
+    """Put a new key on top: it seals from then on, and those below still open what they have sealed."""
     ring = _read(file).rotated()
     _write(file, ring)
     old = ", ".join(key.id for key in ring.keys[1:])
     render.say(f"made the key {ring.newest.id}; {file} has it on top")
     render.tell(
-        "Give the file to every process that reads these logs, then start them again, one by one.\n"
-        f"{old} can go when no record needs it: `troth keys show --log PATH` counts those of a process that does not run,\n"
-        "and each start of a process tells its own (`the log needs payload keys`). Records go when their transactions are\n"
-        "older than the retention and the log is cleaned. Then take its [[key]] out of the file."
+        "Processes that read this file seal with it within a second. Give the file to every other one that reads these logs, and\n"
+        "start those again that get their keys from a variable or a command.\n"
+        f"{old} can go when no record needs it: records go when their transactions are older than the retention and the log is\n"
+        "cleaned. `troth keys show --log PATH` counts them, and each start of a process tells its own."
     )
+
+
+@keys.command(examples="troth keys drop 20261130-4f1c2a --log var/c1/coordinator.db --log var/payments/payments.db")
+@click.argument("key")
+@_file
+@_logs
+def drop(key: str, file: Path, logs: tuple[Path, ...]) -> None:
+    """Take a key out of the file. Refused for the one that seals, and for one that a record of the named logs needs.
+
+    Name every log that this file was ever given to, backups too: nobody opens again what only this key has sealed.
+    """
+    ring, needed = _read(file), _needed(logs)
+    if ring.secret_of(key) is None:
+        raise Failure(USAGE, "CONFIG", f"{file} has no key {key}", "`troth keys show` lists those that it has.")
+    if key == ring.newest.id:
+        raise Failure(USAGE, "CONFIG", f"{key} seals", "`troth keys rotate` first.")
+    if not logs or needed[key]:
+        why = f"{needed[key]} records need {key}" if logs else "no log is named, so nobody knows whether it is needed"
+        raise Failure(USAGE, "CONFIG", why, "Name all logs with --log, and wait until none needs it.")
+    _write(file, ring.without(key))
+    render.say(f"{file} has {key} no more")
 
 
 def _needed(logs: tuple[Path, ...]) -> Counter[str]:

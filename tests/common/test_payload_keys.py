@@ -10,7 +10,7 @@ import pytest
 
 from troth import payload_keys
 from troth.errors import ConfigError, Reason
-from troth.payload_keys import Ring, draw, parse, read
+from troth.payload_keys import Keyring, Ring, draw, parse, read
 
 
 def written(path: Path, ring: Ring, mode: int = 0o600) -> Path:
@@ -85,3 +85,76 @@ def test_a_text_that_is_no_ring_is_refused_without_a_word_of_the_secret(text: st
 def test_a_key_may_have_no_day() -> None:
     assert parse(f'[[key]]\nid = "k1"\nsecret = "{SECRET}"', "it").newest.made == ""
     assert payload_keys.ID.fullmatch(draw().id)
+
+
+class Moving:
+    """A clock that the test moves."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def move(self) -> None:
+        self.now += payload_keys.LOOK_SECONDS
+
+
+def test_a_file_is_read_again_once_it_has_changed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    first, clock = Ring((draw(),)), Moving()
+    path = written(tmp_path / "keys.toml", first)
+    keyring = Keyring(path, clock)
+    second = first.rotated()
+    written(path, second)
+    assert keyring() == first, "it is looked at once a second"
+    clock.move()
+    assert keyring() == second
+    clock.move()
+    assert keyring() == second
+    assert caplog.messages == [f"new payload keys are in use sealing={second.newest.id}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "told"),
+    [
+        ("nonsense = [", 0o600, "is no TOML"), (Ring((draw(),)).text(), 0o600, "has not the key"),
+        (Ring((draw(),)).text(), 0o644, "is open to others"), (None, 0, "cannot be read"),
+    ],
+)  # fmt: skip
+def test_new_keys_that_cannot_be_used_are_told_once_and_the_last_good_ones_stay(
+    text: str | None, mode: int, told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, clock = Ring((draw(),)), Moving()
+    path = written(tmp_path / "keys.toml", first)
+    keyring = Keyring(path, clock)
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+        path.chmod(mode)
+    for _ in range(3):
+        clock.move()
+        assert keyring() == first
+    (line,) = caplog.messages
+    assert told in line
+    assert "hint=" in line
+    written(path, first.rotated())
+    clock.move()
+    assert keyring().secret_of(first.newest.id) == first.newest.secret
+
+
+def test_what_a_variable_or_a_command_gives_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, clock = Ring((draw(),)), Moving()
+    monkeypatch.setenv("RING", first.text())
+    keyring = payload_keys.keyring("env:RING")
+    monkeypatch.setenv("RING", first.rotated().text())
+    clock.move()
+    assert keyring is not None
+    assert keyring() == first
+    assert payload_keys.keyring("") is None
+
+
+def test_a_key_goes_and_the_one_that_seals_stays() -> None:
+    ring = Ring((draw(),)).rotated()
+    assert ring.without(ring.keys[1].id).keys == ring.keys[:1]
+    assert ring.without(ring.newest.id) == ring
+    assert ring() == ring

@@ -15,7 +15,10 @@ from coordinator.config import load
 from coordinator.server import Daemon, make_daemon
 from participant_sdk import LogResource, Participant, SqliteResource
 from participant_sdk.client import Client, call
+from troth import payload_keys
 from troth.errors import ConfigError, OutcomeUnknown, Reason
+from troth.log import offline
+from troth.payload_keys import Ring
 
 SCHEMA = "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT)"
 
@@ -129,6 +132,37 @@ async def test_after_a_rotation_old_records_are_read_and_the_old_key_is_shown_as
     assert (newest[2], newest[-1]) == ("seals", "0")
     assert (used[2], used[-1] != "0") == ("opens", True)
     assert (oldest[2], oldest[-1] != "0") == ("opens", True)
+
+
+async def test_a_rotation_while_everything_runs_and_starts_with_the_old_the_new_and_both_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(payload_keys, "LOOK_SECONDS", 0.0)
+    keys = make_keys(tmp_path)
+    old = payload_keys.read(keys).text()
+    async with started(tmp_path, keys) as daemon, make_notes(tmp_path, daemon, keys) as notes, Client(daemon.address) as client:
+        await connected(notes)
+        await client.run(call("notes", "note", text="one"), key="k1", timeout=PATIENCE_SECONDS)
+        assert run(("keys", "rotate", "--file", keys)) == 0
+        await client.run(call("notes", "note", text="two"), key="k2", timeout=PATIENCE_SECONDS)
+    both = payload_keys.read(keys)
+    new, first = both.keys
+    for log in (tmp_path / "c1" / "coordinator.db", tmp_path / "notes.db"):
+        assert {key for record in offline.dump(log).records for key in record.keys} == {new.id, first.id}
+    for name, text, missing in (("old", old, new.id), ("new", Ring((new,)).text(), first.id), ("both", both.text(), "")):
+        alone = tmp_path / f"{name}.toml"
+        alone.touch(0o600)
+        alone.write_text(text)
+        caplog.clear()
+        async with started(tmp_path, str(alone)) as daemon, Client(daemon.address) as client:
+            assert ("PAYLOAD_KEY_MISSING" in caplog.text, missing in caplog.text) == (bool(missing), True)
+            if not missing:
+                notes = make_notes(tmp_path, daemon, keys)
+                async with notes:
+                    await connected(notes)
+                    for key, text in (("k1", "one"), ("k2", "two")):
+                        done = await client.run(call("notes", "note", text=text), key=key, timeout=PATIENCE_SECONDS)
+                        assert done.replayed
 
 
 async def test_a_file_of_keys_that_others_can_read_keeps_either_side_from_starting(tmp_path: Path) -> None:

@@ -185,6 +185,38 @@ async def test_who_has_lost_the_right_meanwhile_has_nothing_done_by_another(star
         assert (await grace.ListReviews(admin_pb2.ListReviewsRequest())).reviews, "it still waits"
 
 
+async def test_an_order_whose_payload_key_is_gone_waits_until_it_is_back_and_can_be_rejected(
+    start: Start, pki: Pki, tmp_path: Path
+) -> None:
+    keys, policy = str(tmp_path / "keys.toml"), str(_with_grace(tmp_path))
+    assert run(("keys", "init", "--file", keys)) == 0
+    daemon = await start(reviews="replace", policy=policy, payload_keys=keys)
+    await _let_notes_be_known(daemon, pki)
+    async with grpc.aio.secure_channel(daemon.address, pki.tls("ada", ADA).channel_credentials()) as of_ada:
+        for _ in range(2):
+            await admin_pb2_grpc.AdminServiceStub(of_ada).ReplaceParticipant(REPLACE)
+    await daemon.stop()
+    daemon = await start(reviews="replace", policy=policy)
+    async with grpc.aio.secure_channel(daemon.address, pki.tls("grace", GRACE).channel_credentials()) as of_grace:
+        grace = admin_pb2_grpc.AdminServiceStub(of_grace)
+        one, other = (await grace.ListReviews(admin_pb2.ListReviewsRequest())).reviews
+        assert (one.who, one.order, one.object, one.why) == (ADA, "ReplaceParticipant", "", "")
+        assert "its payload key is not there" in one.would
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await grace.DecideReview(admin_pb2.DecideReviewRequest(review=one.review, approve=True, why="because"))
+        assert reason_of(caught.value) == "PAYLOAD_KEY_MISSING"
+        await grace.DecideReview(admin_pb2.DecideReviewRequest(review=other.review, approve=False, why="because"))
+    await daemon.stop()
+    daemon = await start(reviews="replace", policy=policy, payload_keys=keys)
+    async with grpc.aio.secure_channel(daemon.address, pki.tls("grace", GRACE).channel_credentials()) as of_grace:
+        grace = admin_pb2_grpc.AdminServiceStub(of_grace)
+        (row,) = (await grace.ListReviews(admin_pb2.ListReviewsRequest())).reviews
+        assert (row.review, row.why) == (one.review, "its disk died")
+        await grace.DecideReview(admin_pb2.DecideReviewRequest(review=row.review, approve=True, why="because"))
+        (known,) = (await grace.ListParticipants(admin_pb2.ListParticipantsRequest())).participants
+        assert known.awaited_log_id == "22" * 16
+
+
 async def test_what_a_peers_log_proves_waits_for_a_second_person(start: Start, pki: Pki, tmp_path: Path) -> None:
     """`troth reconcile --apply`: `notes` is in doubt about what this log has never begun, and a peer has committed it."""
     daemon, transaction = await start(), "c1.7.9f2c4e1a.3.42"

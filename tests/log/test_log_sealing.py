@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +13,13 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
+from hypothesis import given
+from hypothesis import strategies as st
+from log_samples import PostgresStore
+from mariadb_samples import MariadbStore
 
+from participant_sdk.testing.mariadb import MariadbServer
+from participant_sdk.testing.postgres import PostgresServer
 from troth.log import offline, sealing
 from troth.log.contract import Log
 from troth.log.memory import Disk, MemoryLog
@@ -162,7 +169,7 @@ def test_another_secret_of_the_same_name_opens_nothing_and_loses_nothing(ring: R
     body = sealed_by(RecordCodec("coordinator", ring), COORDINATORS[0])
     codec = RecordCodec("coordinator", Ring((replace(draw(), id=ring.newest.id),)))
     (left,) = codec.opened([body])
-    assert codec.missing == [ring.newest.id]
+    assert (codec.missing, codec.unopened, codec.unreadable) == ([], [ring.newest.id], True)
     copied = sealed_by(codec, record_pb2.CoordinatorRecord.FromString(left))
     assert RecordCodec("coordinator", ring).opened([copied]) == [COORDINATORS[0].SerializeToString()]
 
@@ -178,7 +185,7 @@ def test_a_value_that_was_changed_cut_or_moved_to_another_field_does_not_open(ri
         record.decided.claim.body_hash = wrong
         codec = RecordCodec("coordinator", ring)
         (opened,) = codec.opened([record.SerializeToString()])
-        assert codec.missing == [ring.newest.id]
+        assert (codec.missing, codec.unopened) == ([], [ring.newest.id])
         assert record_pb2.CoordinatorRecord.FromString(opened).decided.claim.key == PLANTED, "the others open"
 
 
@@ -204,6 +211,68 @@ def test_a_value_in_clear_beside_sealed_ones_is_left_alone(ring: Ring) -> None:
     copied = sealed_by(codec, record_pb2.CoordinatorRecord.FromString(left))
     opened = record_pb2.CoordinatorRecord.FromString(RecordCodec("coordinator", ring).opened([copied])[0])
     assert (opened.ended.why, opened.ended.claim.key) == ("in clear", PLANTED)
+
+
+def test_what_a_log_needs_and_what_is_not_there_is_told(ring: Ring, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    body = sealed_by(RecordCodec("coordinator", ring), COORDINATORS[0])
+    for keys, told in (
+        (ring, []), (None, ["PAYLOAD_KEY_MISSING"]), (Ring((draw(),)), ["PAYLOAD_KEY_MISSING"]),
+        (Ring((replace(draw(), id=ring.newest.id),)), ["PAYLOAD_UNREADABLE"]),
+    ):  # fmt: skip
+        codec = RecordCodec("coordinator", keys)
+        codec.opened([body, body])
+        caplog.clear()
+        codec.tell()
+        assert f"{{'{ring.newest.id}': 2}}" in caplog.text
+        assert re.findall("reason=([A-Z_]+)", caplog.text) == told
+        assert PLANTED not in caplog.text
+    caplog.clear()
+    RecordCodec("coordinator", ring).tell()
+    assert not caplog.messages
+
+
+class Changing:
+    """A ring that is replaced while a log is written."""
+
+    def __init__(self, ring: Ring) -> None:
+        self.ring = ring
+
+    def __call__(self) -> Ring:
+        return self.ring
+
+
+def test_a_rotation_while_it_runs_seals_with_the_new_key_from_then_on(ring: Ring) -> None:
+    keyring = Changing(ring)
+    codec = RecordCodec("coordinator", keyring)
+    before = sealed_by(codec, COORDINATORS[0])
+    keyring.ring = ring.rotated()
+    after = sealed_by(codec, COORDINATORS[0])
+    sealed_with = [record_pb2.CoordinatorRecord.FromString(body).sealed_with for body in (before, after)]
+    assert sealed_with == [ring.newest.id, keyring.ring.newest.id]
+    again = RecordCodec("coordinator", keyring.ring)
+    assert again.opened([before, after]) == [COORDINATORS[0].SerializeToString()] * 2
+    old = RecordCodec("coordinator", ring)
+    assert old.opened([before, after])[0] == COORDINATORS[0].SerializeToString()
+    assert old.missing == [keyring.ring.newest.id]
+
+
+TEXTS = st.text(max_size=50)
+CLAIMED = st.builds(
+    lambda kind, key, body, why: record_pb2.CoordinatorRecord(**{kind: {"claim": {"key": key, "body_hash": body}, **why}}),
+    st.sampled_from(["ended", "forgotten"]), TEXTS, st.binary(max_size=40), TEXTS.map(lambda why: {"why": why}),
+)  # fmt: skip
+
+
+@given(CLAIMED | st.builds(lambda why: record_pb2.CoordinatorRecord(loss=record_pb2.Loss(participant="a", why=why)), TEXTS))
+def test_whatever_is_sealed_comes_back(record: Any) -> None:
+    ring = Ring((draw(),))
+    body = sealed_by(RecordCodec("coordinator", ring), record)
+    assert RecordCodec("coordinator", ring).opened([body]) == [record.SerializeToString()]
+    poor = RecordCodec("coordinator")
+    (left,) = poor.opened([body])
+    copied = left if poor.seal is None else poor.seal(record_pb2.CoordinatorRecord.FromString(left))
+    assert RecordCodec("coordinator", ring).opened([copied]) == [record.SerializeToString()]
 
 
 def test_data_keys_are_replaced_in_time_and_only_some_are_remembered(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,21 +313,39 @@ async def test_a_log_writes_what_seals_gives(kind: str, ring: Ring, tmp_path: Pa
     assert codec.opened([one.body for one in records]) == [one.SerializeToString() for one in COORDINATORS]
 
 
+@pytest.mark.parametrize("kind", ["PostgreSQL", "MariaDB"])
+async def test_a_log_in_a_database_has_nothing_in_clear_either(
+    kind: str, ring: Ring, postgres: PostgresServer, mariadb: MariadbServer
+) -> None:
+    store = PostgresStore(postgres) if kind == "PostgreSQL" else MariadbStore(mariadb)
+    await store.create()
+    codec, first = RecordCodec("coordinator", ring), store.log()
+    await first.open()
+    first.seal = codec.seal
+    await first.write([Append(one) for one in COORDINATORS], sync=True)
+    await first.close()
+    second = store.log()
+    _, records = await second.open()
+    await second.close()
+    assert not [one for one in records if PLANTED.encode() in one.body]
+    assert codec.opened([one.body for one in records]) == [one.SerializeToString() for one in COORDINATORS]
+
+
 async def test_a_log_is_verified_and_dumped_without_the_key(ring: Ring, tmp_path: Path) -> None:
-    for role, given in (("coordinator", COORDINATORS), ("participant", PARTICIPANTS)):
+    for role, records in (("coordinator", COORDINATORS), ("participant", PARTICIPANTS)):
         path = tmp_path / f"{role}.db"
         log = SqliteLog(path, role=role, name="c1")
         await log.open()
         log.seal = RecordCodec(role, ring).seal
-        await log.write([Append(one) for one in given], sync=True)
+        await log.write([Append(one) for one in records], sync=True)
         log.seal = None
-        await log.write([Append(given[0])], sync=True)
+        await log.write([Append(records[0])], sync=True)
         await log.close()
         verified, dumped = offline.verify(path), offline.dump(path)
         assert (verified.problems, verified.keys) == ((), (ring.newest.id,))
         *sealed, clear = dumped.records
         assert {one.keys for one in sealed} == {frozenset({ring.newest.id})}
-        assert (clear.keys, clear.message) == (frozenset(), given[0])
+        assert (clear.keys, clear.message) == (frozenset(), records[0])
         for record in sealed:
             shown = str(record.message)
             assert f"(sealed with {ring.newest.id})" in shown

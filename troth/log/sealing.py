@@ -74,8 +74,18 @@ class RecordCodec:
 
     @property
     def missing(self) -> list[str]:
-        """Keys that are not there, or are not the ones that they are called."""
-        return sorted(set(self._left.values()))
+        """Keys that are not there."""
+        return sorted({key_id for key_id in self._left.values() if self._box is None or not self._box.has(key_id)})
+
+    @property
+    def unopened(self) -> list[str]:
+        """Keys that are there, and have not opened what bears their name: it was changed, or the key is another one."""
+        return sorted(set(self._left.values()).difference(self.missing))
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether anything was left sealed."""
+        return bool(self._left)
 
     @property
     def seal(self) -> Callable[[Message], bytes] | None:
@@ -95,6 +105,12 @@ class RecordCodec:
             log.warning(
                 "payload keys are missing: what they have sealed stays sealed, and everything else goes on",
                 role=self._role, reason=told.name, keys=self.missing, hint=told.hint,
+            )  # fmt: skip
+        if self.unopened:
+            log.error(
+                "sealed payload does not open: it was changed, or a payload key is not the one that had its name; it is left so",
+                role=self._role, reason=Reason.PAYLOAD_UNREADABLE.name, keys=self.unopened,
+                hint="Bring back the key, if it is another one; otherwise find out who has written to the log: `troth log verify`.",
             )  # fmt: skip
 
     def _sealed(self, record: Message) -> bytes:
@@ -238,6 +254,10 @@ class Box:
         self._head = b""
         self._sealed = 0
         self._opened: dict[bytes, AESGCM | None] = {}
+
+    def has(self, key_id: str) -> bool:
+        """Whether there is a key of this name."""
+        return self._keyring().secret_of(key_id) is not None
 
     @property
     def key_id(self) -> str:
