@@ -22,7 +22,8 @@ from coordinator.cli.failure import LOG, USAGE, Failure
 from coordinator.cli.remote import who_am_i
 from coordinator.drift import evidence
 from troth.ids import NAME_PATTERN
-from troth.log import offline
+from troth.log import offline, sealing
+from troth.payload_keys import keyring
 from troth.v1 import record_pb2
 
 LOG_ID = re.compile(r"[0-9a-f]{32}\Z")
@@ -139,6 +140,18 @@ def _write_problems(problems: tuple[offline.Problem, ...]) -> None:
         render.tell(f"damaged: {problem.place}: {problem.what}")
 
 
+_sealed_with = click.option(
+    "--payload-keys", default="", envvar="TROTH_PAYLOAD_KEYS", metavar="SOURCE",
+    help="What seals the reason in the log, as in the process's own settings. Default: $TROTH_PAYLOAD_KEYS.",
+)  # fmt: skip
+
+
+def _body(role: str, record: Any, source: str) -> bytes:
+    """A record as the log's own process would write it."""
+    seal = sealing.RecordCodec(role, keyring(source)).seal
+    return bytes(record.SerializeToString()) if seal is None else seal(record)
+
+
 @log.command(
     examples='troth log resolve var/payments/payments.db ID commit --why "told by phone"\n'
     'troth log resolve var/c1/coordinator.db ID abandon --why "payments was scrapped"'
@@ -147,14 +160,17 @@ def _write_problems(problems: tuple[offline.Problem, ...]) -> None:
 @click.argument("transaction_id")
 @click.argument("action", type=click.Choice(("commit", "abort", "abandon")))
 @why_options
+@_sealed_with
 @json_option
 def resolve(
-    path: Path, transaction_id: str, action: str, why: str, who: str | None, yes: bool, as_json: bool
+    path: Path, transaction_id: str, action: str, why: str, who: str | None, yes: bool, payload_keys: str, as_json: bool
 ) -> None:
     """Force an outcome in a log, without its process. It takes effect at the next start, and is recorded."""
-    plan = offline_resolve.make_plan(offline.dump(path), transaction_id, action, who or who_am_i(), why)
+    dumped = offline.dump(path)
+    plan = offline_resolve.make_plan(dumped, transaction_id, action, who or who_am_i(), why)
+    bodies = [_body(dumped.identity.role, record, payload_keys) for record in plan.records]
     confirm(f"{action} {transaction_id} in {path}:", plan.consequences, yes)
-    seqs = [offline.append_offline(path, record.SerializeToString()) for record in plan.records]
+    seqs = [offline.append_offline(path, body) for body in bodies]
     if as_json:
         render.write_json({"transaction_id": transaction_id, "action": action, "seqs": seqs})
     else:
@@ -166,8 +182,11 @@ def resolve(
 @click.option("--name", required=True, help="The coordinator's name.")
 @click.option("--log-id", required=True, metavar="ID", help="The lost log's: `epoch_seen` in a participant's log has it.")
 @why_options
+@_sealed_with
 @json_option
-def stand_in(path: Path, name: str, log_id: str, why: str, who: str | None, yes: bool, as_json: bool) -> None:
+def stand_in(
+    path: Path, name: str, log_id: str, why: str, who: str | None, yes: bool, payload_keys: str, as_json: bool
+) -> None:
     """Make a log that stands in for a coordinator's log that is lost, under its old name."""
     if not (LOG_ID.match(log_id) and NAME_PATTERN.match(name)):
         raise Failure(USAGE, "INVALID_ARGUMENT", "a log's id is 32 hexadecimal digits, and a name is a name",
@@ -183,7 +202,7 @@ def stand_in(path: Path, name: str, log_id: str, why: str, who: str | None, yes:
     )
     loss = record_pb2.Loss(why=f"stands in for a lost log, by {who or who_am_i()}: {why}")
     record = record_pb2.CoordinatorRecord(at_ms=time.time_ns() // 1_000_000, loss=loss)
-    offline.stand_in(path, name, log_id, record.SerializeToString())
+    offline.stand_in(path, name, log_id, _body("coordinator", record, payload_keys))
     if as_json:
         render.write_json({"path": str(path), "name": name, "log_id": log_id})
     else:

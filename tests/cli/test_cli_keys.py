@@ -16,6 +16,8 @@ from troth.payload_keys import Ring
 from troth.ready import Append
 from troth.v1 import record_pb2
 
+TRANSACTION = "c1.1.0123abcd.1.1"
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
@@ -95,6 +97,38 @@ def test_a_key_is_dropped_when_no_log_needs_it(file: Path, tmp_path: Path, capsy
     assert "can go, as far as these logs tell" in " ".join(shown(capsys, "--log", clear, *named)[1])
     assert run(("keys", "drop", old.newest.id, "--log", clear, *named)) == 0
     assert payload_keys.read(file) == Ring((both.newest,))
+
+
+@pytest.mark.parametrize("role", ["participant", "resource", "coordinator"])
+def test_a_reason_that_is_written_offline_is_sealed_as_the_process_would(
+    role: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "log.db"
+    decided = record_pb2.Decided(transaction_id=TRANSACTION, participants=["a"], owing=[0])
+    prepared = record_pb2.BranchPrepared(transaction_id=TRANSACTION)
+
+    async def write() -> None:
+        log = SqliteLog(path, role=role, name="c1")
+        await log.open()
+        record = record_pb2.CoordinatorRecord(decided=decided) if role == "coordinator" else None
+        await log.write([Append(record or record_pb2.ParticipantRecord(branch_prepared=prepared))], sync=True)
+        await log.close()
+
+    asyncio.run(write())
+    monkeypatch.setenv("TROTH_PAYLOAD_KEYS", str(file))
+    action = "abandon" if role == "coordinator" else "commit"
+    assert run(("log", "resolve", str(path), TRANSACTION, action, "--why", "planted-why", "--yes")) == 0
+    assert b"planted-why" not in path.read_bytes()
+    capsys.readouterr()
+    assert run(("log", "dump", str(path))) == 0
+    assert f"(sealed with {payload_keys.read(file).newest.id})" in capsys.readouterr().out
+
+
+def test_a_log_that_stands_in_has_its_reason_sealed(file: Path, tmp_path: Path) -> None:
+    path, keys = tmp_path / "log.db", str(file)
+    named = ("--name", "c1", "--log-id", "22" * 16, "--why", "planted-why", "--yes", "--payload-keys", keys)
+    assert run(("log", "stand-in", str(path), *named)) == 0
+    assert b"planted-why" not in path.read_bytes()
 
 
 def test_a_file_that_others_can_read_is_refused(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

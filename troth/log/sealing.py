@@ -58,14 +58,14 @@ _WORKS = frozenset({"branch_active", "branch_prepared"})
 
 _MARKED = b"\x92\x01"
 """The tag of `sealed_with`."""
-_KINDS: dict[str, type[Message]] = {"coordinator": record_pb2.CoordinatorRecord, "participant": record_pb2.ParticipantRecord}
 
 
 class RecordCodec:
     """Seals what the log of a role serialises, and opens what was read from it. Without a ring nothing is sealed."""
 
     def __init__(self, role: str, keyring: Callable[[], Ring] | None = None) -> None:
-        self._role, self._kind = role, _KINDS[role]
+        self._role = role
+        self._kind = record_pb2.CoordinatorRecord if role == "coordinator" else record_pb2.ParticipantRecord
         self._box = Box(keyring) if keyring is not None else None
         self._left: dict[bytes, str] = {}
         """Values that were left sealed, and the key of each."""
