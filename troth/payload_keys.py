@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import importlib.util
 import os
 import re
 import secrets
@@ -132,7 +133,11 @@ class Keyring:
 
 def keyring(source: Source) -> Keyring | None:
     """The keys of a source; `None` where none is named, and nothing is to be sealed. Raises `ConfigError`."""
-    return Keyring(source) if os.fspath(source) else None
+    if not os.fspath(source):
+        return None
+    if importlib.util.find_spec("cryptography") is None:
+        raise ConfigError("payload keys need the extra 'pki'", hint="Install it: pip install 'troth[pki]'.")
+    return Keyring(source)
 
 
 def draw() -> PayloadKey:

@@ -153,6 +153,12 @@ def test_what_a_variable_or_a_command_gives_is_taken_once(monkeypatch: pytest.Mo
     assert payload_keys.keyring("") is None
 
 
+def test_what_encrypts_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(ConfigError, match="extra 'pki'"):
+        payload_keys.keyring("env:RING")
+
+
 def test_a_key_goes_and_the_one_that_seals_stays() -> None:
     ring = Ring((draw(),)).rotated()
     assert ring.without(ring.keys[1].id).keys == ring.keys[:1]

@@ -87,7 +87,8 @@ class Broken(PayloadCodec):
         self.count += 1
         if isinstance(self.made, Exception):
             raise self.made
-        return self.made if self.made != b"random" else bytes((self.count,))  # type: ignore[no-any-return]
+        made: bytes = self.made
+        return made if made != b"random" else bytes((self.count,))
 
     def decode(self, payload: bytes, what: str) -> bytes:
         return b"\xff"
