@@ -54,7 +54,7 @@ def write_part(text: str) -> None:
 
 def write_bytes(content: bytes) -> None:
     """Print bytes as they are, for a file or another program; for a terminal, in a form that it does not obey."""
-    _print(visible(content.decode(errors="backslashreplace")) if sys.stdout.isatty() else content, newline=sys.stdout.isatty())
+    _print(visible(content.decode(errors="backslashreplace")) if sys.stdout.isatty() else content, newline=False)
 
 
 def answer(response: Message, as_json: bool, *words: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -52,16 +51,6 @@ def test_json_says_the_same_and_nothing_that_is_obeyed(indent: int | None) -> No
     text = render.json_text(document, indent)
     assert json.loads(text) == document
     assert _obeyed(text) == [] and "Ü" in text
-
-
-@pytest.mark.parametrize(("terminal", "printed"), [(True, b"a\\x1b[2J\\xff\n"), (False, b"a\x1b[2J\xff")])
-def test_bytes_are_obeyed_by_no_terminal(
-    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes], terminal: bool, printed: bytes
-) -> None:
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
-    render.write_bytes(b"a\x1b[2J\xff")
-    sys.stdout.flush()
-    assert capfdbinary.readouterr().out == printed
 
 
 def test_all_that_is_printed_goes_through_render() -> None:
