@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -298,3 +299,18 @@ async def test_an_upgrade_waits_for_nobody_and_disturbs_nobody(store: str, node:
         connection.execute("UPDATE troth.store SET format_version = 1")
     ran = await troth("store", "upgrade", "--store", store)
     assert (ran.code, "in use" in ran.err) == (3, True)
+
+
+async def test_the_service_manager_hears_that_a_node_has_its_place(
+    store: str, node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """One that stands by is as ready as one that serves: whoever starts the nodes one after the other goes on."""
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"{directory}/notify")
+        manager.settimeout(SECONDS)
+        monkeypatch.setenv("NOTIFY_SOCKET", manager.getsockname())
+        for place in ("serving on", "standing by on"):
+            one = node(store)
+            one.says(place)
+            while not manager.recv(65_536).decode().startswith(f"READY=1\nSTATUS={place} {one.address}"):
+                pass
