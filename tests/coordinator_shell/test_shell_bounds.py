@@ -95,7 +95,8 @@ async def test_watches_are_bounded(scripted: Any, limit: str) -> None:
     reading = [asyncio.ensure_future(watch.read()) for watch in watches]
     await eventually(lambda: sum(isinstance(event, events.Watch) for event in core.events) == 3)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await transactions(channel).Watch(client_pb2.WatchRequest(transaction_id=WATCHED)).read()
+        async with asyncio.timeout(SECONDS):
+            await transactions(channel).Watch(client_pb2.WatchRequest(transaction_id=WATCHED)).read()
     assert reason_of(caught.value) == "OVERLOADED"
     assert limit in caught.value.details()
     watches[0].cancel()

@@ -197,16 +197,18 @@ async def test_a_caller_that_gives_up_cancels_nothing(scripted: Any) -> None:
     assert not [event for event in core.events if isinstance(event, events.Abort)]
 
 
-async def test_the_text_of_an_exception_stays_here(scripted: Any) -> None:
+async def test_the_text_of_an_exception_stays_here(daemons: Any) -> None:
     def react(event: Any) -> list[Any]:
         return [effects.Got(event.ticket, object())] if isinstance(event, events.Get) else []
 
-    channel = await scripted(ScriptedCore(react))
+    daemon, channel = await daemons(ScriptedCore(react))
     error = await failure(transactions(channel).Get(client_pb2.GetRequest(transaction_id="c1.7.0badcafe.0.1")))
     assert error.code() is grpc.StatusCode.INTERNAL
     assert reason_of(error) == "INTERNAL"
     assert "object" not in error.details()
     assert "internal error " in error.details()
+    counters = daemon.counters()
+    assert (counters["internal_errors"], counters["unary_calls"]) == (1, 1), "they are counted, so that 0 means none"
 
 
 async def test_an_illegal_event_answers_its_caller(scripted: Any) -> None:
