@@ -230,6 +230,8 @@ def _events_of(node: ast.AST, package: str) -> Iterable[tuple[int, str, str]]:
     of_log = isinstance(says, ast.Attribute) and isinstance(says.value, ast.Name) and says.value.id in ("log", "_log")
     if isinstance(says, ast.Attribute) and of_log and says.attr in LEVELS and isinstance(event, ast.Constant):
         yield LEVELS.index(says.attr), str(event.value), package
+    if isinstance(says, ast.Attribute) and says.attr in ("_force", "_do") and isinstance(event, ast.Constant):
+        yield LEVELS.index("warning"), str(event.value), package  # what an operator orders: `coordinator/services/admin.py`
 
 
 # ---- metrics

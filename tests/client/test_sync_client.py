@@ -26,6 +26,7 @@ from participant_sdk.client import (
     current_transaction,
     transactional,
 )
+from participant_sdk.context import entered
 from troth.backoff import Backoff
 from troth.errors import ConfigError, Reason, TrothError
 from troth.v1 import client_pb2, common_pb2
@@ -223,6 +224,17 @@ async def test_transactions_do_not_nest(client: SyncClient) -> None:
                 client.run(ADD)
 
     await in_thread(work)
+
+
+async def test_a_blocking_service_inside_a_transaction_begins_no_other(client: SyncClient) -> None:
+    def handler() -> None:
+        with entered(common_pb2.TransactionContext(transaction_id="c1.1.9f2c4e1a.3.4", call_id="1")):
+            with pytest.raises(RequestError, match="is open here"):
+                client.run(ADD)
+            with pytest.raises(RequestError, match="is open here"), client.transaction():
+                raise AssertionError("it was entered")
+
+    await in_thread(handler)
 
 
 async def test_blocking_calls_take_part_from_any_thread_that_has_the_context(
