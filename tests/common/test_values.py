@@ -15,6 +15,7 @@ from troth.errors import Reason, RequestError
 from troth.v1 import common_pb2
 from troth.values import (
     DEPTH_MAX,
+    Encoded,
     add_result,
     decode_arguments,
     decode_results,
@@ -163,3 +164,14 @@ def test_a_wrong_value_in_a_map_is_named() -> None:
     value = common_pb2.Value(map=common_pb2.MapValue(entries={"price": common_pb2.Value(decimal="much")}))
     with pytest.raises(RequestError, match=r"value\.price is no decimal"):
         decode_value(value)
+
+
+def test_what_a_codec_has_encoded_is_told_as_such() -> None:
+    with pytest.raises(RequestError, match="no payload codec") as caught:
+        decode_arguments(common_pb2.Arguments(encoded=b"x").SerializeToString())
+    assert caught.value.reason is Reason.PAYLOAD_UNREADABLE
+    results = common_pb2.Results()
+    add_result(results, Encoded(b"x"), "keep")
+    with pytest.raises(RequestError, match=r"result\[0\] is encoded") as caught:
+        decode_results(results.SerializeToString())
+    assert caught.value.reason is Reason.PAYLOAD_UNREADABLE

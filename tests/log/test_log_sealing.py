@@ -206,6 +206,9 @@ def test_a_value_in_clear_beside_sealed_ones_is_left_alone(ring: Ring) -> None:
     """A process without any key adds to what it could not open."""
     record = record_pb2.CoordinatorRecord.FromString(sealed_by(RecordCodec("coordinator", ring), COORDINATORS[1]))
     record.ended.why = "in clear"
+    shown = record_pb2.CoordinatorRecord.FromString(record.SerializeToString())
+    sealing.show_sealed(shown)
+    assert (shown.ended.why, shown.ended.claim.key) == ("in clear", f"(sealed with {ring.newest.id})")
     codec = RecordCodec("coordinator")
     (left,) = codec.opened([record.SerializeToString()])
     copied = sealed_by(codec, record_pb2.CoordinatorRecord.FromString(left))
