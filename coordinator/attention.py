@@ -12,6 +12,7 @@ from typing import Any
 from coordinator.core.model import outcome_name
 from coordinator.inside import Inside
 from coordinator.services.fills import WARN_PERCENT, percent
+from troth.moments import utc
 from troth.v1 import admin_pb2
 
 ROWS_MAX = 50
@@ -111,6 +112,9 @@ def _of_participant(row: admin_pb2.ParticipantSummary) -> list[Item]:
         found.append(Item("loss", name, f"{name}: {row.loss}", command=command))
     if row.lacking_total:
         text = f"the log of {name} does not have {row.lacking_total} commits that were made under this name: compare, and repair"
+        found.append(Item("loss", name, text, command=command))
+    if row.unlisted_ended_ms:
+        text = f"the log of {name} may lack commits until {utc(row.unlisted_ended_ms)}, which cannot be listed any more: compare"
         found.append(Item("loss", name, text, command=command))
     if row.stranded_total:
         text = f"{name} is in doubt about {row.stranded_total} branches of which this log knows nothing: {row.stranded[0]} …"

@@ -108,6 +108,9 @@ def _participant(rows: Sequence[admin_pb2.ParticipantSummary]) -> admin_pb2.Part
     newest.lacking_total = sum(row.lacking_total for row in rows)
     newest.to_recall = sum(row.to_recall for row in rows)
     newest.recalling = any(row.recalling for row in rows)
+    unlisted = max(rows, key=lambda row: row.unlisted_ended_ms)  # of the latest; the orders are those of that shard
+    newest.unlisted_ended_ms = unlisted.unlisted_ended_ms
+    newest.unlisted_epoch, newest.unlisted_order = unlisted.unlisted_epoch, unlisted.unlisted_order
     newest.loss = next((row.loss for row in rows if row.loss), "")
     return newest
 

@@ -13,6 +13,7 @@ from coordinator.cli import render
 from coordinator.cli.asking import confirm
 from coordinator.cli.command import Group, coordinator_option, json_option, paging_options, tell_of_more, why_options
 from coordinator.cli.remote import connected, who_am_i
+from troth.moments import utc
 from troth.v1 import admin_pb2
 
 EXAMPLES = """
@@ -72,6 +73,13 @@ def _list(limit: int, page_token: str, coordinator: str | None, timeout: float, 
         if p.lacking_total > len(p.lacking):
             more = p.lacking_total - len(p.lacking)
             render.say(f"... and {more} more: troth txn list --state HEURISTIC --participant {p.participant}")
+        if p.unlisted_ended_ms:
+            render.say(
+                f"{p.participant} may have lost commits that ended until {utc(p.unlisted_ended_ms)} (of epochs before "
+                f"{p.unlisted_epoch}, and of that one with orders below {p.unlisted_order}), which are behind the retention and "
+                f"cannot be listed: if its copy is older than that, compare by hand; then: "
+                f"troth participants accept-loss {p.participant} --why ..."
+            )
         if p.recalling:
             left = f", {p.to_recall} are left" if p.connected else "; that goes on when it is connected"
             render.say(f"{p.participant} is asked which commits its log has, since that took the name over{left}")
@@ -92,24 +100,38 @@ def _list(limit: int, page_token: str, coordinator: str | None, timeout: float, 
     tell_of_more(len(response.participants), response.total, response.next_page_token)
 
 
-@participants.command("accept-loss", examples='troth participants accept-loss --why "the disk died, restored from last night"')
+_ACCEPTING = """
+troth participants accept-loss --why "the disk died, restored from last night"
+troth participants accept-loss payments --why "compared with the statements of yesterday: nothing is missing"
+"""
+
+
+@participants.command("accept-loss", examples=_ACCEPTING)
+@click.argument("name", required=False, default="")
 @why_options
 @coordinator_option
 @json_option
-def accept_loss(why: str, who: str | None, yes: bool, coordinator: str | None, timeout: float, as_json: bool) -> None:
-    """Let the coordinator go on although its log has lost what participants have heard."""
-    confirm(
-        "go on without what the log has lost:",
-        (
+def accept_loss(name: str, why: str, who: str | None, yes: bool, coordinator: str | None, timeout: float, as_json: bool) -> None:
+    """Let the coordinator go on although its log has lost what participants have heard.
+
+    With NAME: somebody has compared which commits the log of this participant may lack that cannot be listed; nothing else changes.
+    """
+    if name:
+        what = f"{name} was compared, and repaired:"
+        lines = ["commits of it that are behind the retention, and that its log may lack, are not told of any more."]
+    else:
+        what = "go on without what the log has lost:"
+        lines = [
             "participants that have heard more than it says are welcome again, and new work begins;",
             "of transactions that began before, no abort is presumed: what is in doubt stays so until it is settled by hand;",
             "keys of requests that began before are EXPIRED: their clients have to find out what happened.",
-        ),
-        yes,
-    )
+        ]
+    confirm(what, lines, yes)
     with connected(coordinator, timeout) as remote:
-        response = remote.call(remote.admin.AcceptLoss, admin_pb2.AcceptLossRequest(who=who or who_am_i(), why=why))
-    render.answer(response, as_json, f"Accepted. Welcome again: {', '.join(response.participants)}.")
+        request = admin_pb2.AcceptLossRequest(who=who or who_am_i(), why=why, participant=name)
+        response = remote.call(remote.admin.AcceptLoss, request)
+    accepted = ", ".join(response.participants)
+    render.answer(response, as_json, f"Accepted of {accepted}." if name else f"Accepted. Welcome again: {accepted}.")
 
 
 @participants.command(examples='troth participants forget payments --why "it was renamed"')
@@ -169,7 +191,8 @@ def replace(
         (
             f"the log {log_id} is accepted under this name, and every other one is refused from then on;",
             "what the old log had prepared is not in the new one: commits that it owes will be HAZARD;",
-            "it is asked which commits it has; those that it lacks are listed by their ids, until each is forgotten.",
+            "it is asked which commits it has; those that it lacks are listed by their ids, until each is forgotten;",
+            "commits that are behind the retention cannot be listed: `troth participants` tells until when they ended.",
         ),
         yes,
     )

@@ -19,6 +19,7 @@ from coordinator.drift.comparing import STRANDED, Drift, Kind, Known, compare
 from coordinator.drift.evidence import Evidence, coordinator_of, read_file
 from troth.errors import Reason
 from troth.mariadb.address import is_address
+from troth.moments import utc
 from troth.v1 import admin_pb2, common_pb2
 
 EXAMPLES = """
@@ -191,6 +192,10 @@ def _of_participant(row: admin_pb2.ParticipantSummary) -> Iterator[Drift]:
     for transaction in row.lacking:
         what = "it had committed it, and its log does not have it any more"
         yield Drift(Kind.GAP, name, transaction, what, f"do it again by hand; then: troth txn forget {transaction} --why ...")
+    if row.unlisted_ended_ms:
+        what = f"it may lack commits that ended until {utc(row.unlisted_ended_ms)}: behind the retention, and in no list"
+        fix = f"compare by hand, if its copy is older than that; then: troth participants accept-loss {name} --why ..."
+        yield Drift(Kind.GAP, name, "", what, fix)
     if row.recalling:
         what = f"it is still asked which commits it has; {row.to_recall} are left"
         yield Drift(Kind.GAP, name, "", what, "wait, while it is connected")

@@ -405,8 +405,9 @@ def presume(book: Book, participant: Participant, transaction_id: str, order: in
     if done is not None and committed and participant.name in done.participants:
         book.send_decision(participant, transaction_id, order, COMMIT)
         return
-    # Of a commit that it is not part of it has prepared early what nobody has named.
-    proven = committed or (done is not None and done.outcome == common_pb2.OUTCOME_ABORTED)
+    # Of a commit that it is not part of it has prepared early what nobody has named. Of one that was dropped, and half of whose
+    # records the cleaner has taken, a restart knows the outcome, and not whose it is.
+    proven = done is not None and (done.outcome == common_pb2.OUTCOME_ABORTED or (committed and all(done.participants)))
     if not proven and not _may_presume(book, participant, parsed := _parse(participant, transaction_id), order):
         if len(participant.stranded) < book.settings.reports_max:
             participant.stranded[transaction_id] = peers or participant.stranded.get(transaction_id, b"")

@@ -214,6 +214,8 @@ class CoordinatorCore:
             elif participant.recalling:
                 if participant.ready:
                     recalling.go_on(book, participant)
+            elif participant.recall_unsaid:
+                continue
             elif book.may_forget and participant.ready and not participant.recovered and below > participant.watermark_sent:
                 participant.watermark_sent = below
                 watermark = participant_pb2.Watermark(epoch=book.epoch, below=below)
@@ -243,6 +245,10 @@ def _narrowed(book: Book, event: events.Durable) -> None:
 
 def _bound(book: Book, event: events.Durable) -> None:
     hello.bound(book, event.subject, *event.detail)
+
+
+def _recalled(book: Book, event: events.Durable) -> None:
+    recalling.ended(book, event.subject)
 
 
 def _evicted(book: Book, event: events.Durable) -> None:
@@ -288,6 +294,7 @@ _DURABLE: dict[str, Callable[[Book, events.Durable], None]] = {
     "heuristic": _heuristic,
     "forgotten": _forgotten,
     "horizon": _evicted,
+    "recalled": _recalled,
 }
 
 

@@ -183,7 +183,8 @@ class Durable:
     """Made by the core itself and given back by the engine: what hung on an append is now durable."""
 
     what: str
-    """`epoch`, `decided`, `narrowed`, `opened`, `ended`, `bound`, `heuristic`, `forgotten`, `horizon`."""
+    """`epoch`, `decided`, `narrowed`, `opened`, `ended`, `bound`, `heuristic`, `forgotten`, `horizon`,
+    `recalled`."""
     subject: str
     """The transaction, or the participant."""
     detail: Any = None

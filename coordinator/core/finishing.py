@@ -30,6 +30,7 @@ from coordinator.core.model import (
 )
 from coordinator.core.timeline import moments_of
 from troth.errors import Reason
+from troth.ids import TransactionId
 from troth.v1 import client_pb2, common_pb2, record_pb2
 
 RESULT_BYTES_MAX = 64 * 1024 * 1024
@@ -229,7 +230,22 @@ def evict(book: Book) -> None:
         horizon.dropped_through_ms = book.dropping_through_ms
         book.keys_through_ms = max(1, book.keys_through_ms, *(done.first_attempt_ms for done in over if _holds_key(done)))
         horizon.keys_through_ms = book.keys_through_ms
+        horizon.MergeFrom(book.dropped.branches(_drop_branches(book, names)))
         book.append("horizon", book.record_of(horizon=horizon), force=False, event=Durable("horizon", "horizon", names))
+
+
+def _drop_branches(book: Book, names: Sequence[str]) -> set[str]:
+    """Note whose commits are about to be dropped; returns the participants."""
+    touched: set[str] = set()
+    for name in names:
+        done = book.finished[name]
+        if _may_stand(done):
+            epoch = TransactionId.parse(name).epoch
+            for participant, order in zip(done.participants, done.orders, strict=False):  # of what was not recorded there are none
+                if order and participant in book.participants:
+                    book.dropped.add_branch(participant, epoch, order, done.at_ms)
+                    touched.add(participant)
+    return touched
 
 
 _MAY_STAND = frozenset({common_pb2.OUTCOME_COMMITTED, common_pb2.OUTCOME_EXPIRED})

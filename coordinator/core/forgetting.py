@@ -47,6 +47,7 @@ def _why_not(book: Book, participant: Participant | None, request: admin_pb2.For
 def drop(book: Book, participant: Participant) -> None:
     """It is not known any more."""
     del book.participants[participant.name]
+    book.dropped.forget(participant.name)
     slots = book.slots.get(service_of(participant.name))
     if slots is not None and participant in slots:
         slots.remove(participant)

@@ -194,6 +194,7 @@ def _participant(book: Book, name: str, lacking: Sequence[str]) -> admin_pb2.Par
     participant, loss = book.participants[name], book.losses.get(name)
     held = [(txn, txn.branches[name].step) for txn in (*participant.unended.values(), *participant.recovered.values())]
     steps = [step for _, step in held]
+    epoch, order, ended_ms = recalling.unlisted(book, participant)
     oldest_ms = min((txn.first_attempt_ms for txn, step in held if step in OWED), default=book.clock_ms)
     return admin_pb2.ParticipantSummary(
         participant=name,
@@ -214,6 +215,9 @@ def _participant(book: Book, name: str, lacking: Sequence[str]) -> admin_pb2.Par
         lacking_total=len(lacking),
         recalling=participant.recalling,
         to_recall=len(participant.to_recall) + len(participant.recalled),
+        unlisted_ended_ms=ended_ms,
+        unlisted_epoch=epoch,
+        unlisted_order=order,
         loss=participant.went_back or (what_was_lost(book, loss) if loss is not None and not loss.accepted_in else ""),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple
 
+from coordinator.core.dropped import Behind
 from coordinator.core.events import Get, Run
 from troth.v1 import client_pb2, common_pb2, participant_pb2, record_pb2
 
@@ -306,10 +307,16 @@ class Participant:
     """The epoch and order behind the last branch of the log that had the name before the present one; see `recalling`."""
     recalling: bool = False
     """Whether the log that took the name over is still to be asked which commits before that it has. Until then no watermark."""
+    recall_unsaid: bool = False
+    """Whether it has been asked, and the log does not say so yet: until then no watermark, for a restart asks once more."""
     to_recall: deque[tuple[str, int]] = field(default_factory=deque)
     """Commits that it is to be asked about, with the orders of its branches, while a stream speaks for it."""
     recalled: dict[str, int] = field(default_factory=dict)
     """Those that it has been asked about, and has not answered yet."""
+    forgotten_below: tuple[int, int] = (0, 0)
+    """The epoch and order behind the newest commit that it has had and forgotten, by its answers: it had all that were before."""
+    unlisted: Behind = (0, 0, 0)
+    """How far commits were dropped before it could be asked about them, when nothing showed that it has them; zeros for none."""
     reports: dict[str, participant_pb2.BranchReport] = field(default_factory=dict)
     """What an incomplete Hello has listed so far."""
     report_bytes: int = 0
@@ -329,7 +336,7 @@ class Participant:
         self.operations, self.names_bytes = frozenset(), 0
         self.ordered, self.told_abort = set(), set()
         self.stranded, self.undeclared = {}, {}
-        self.to_recall, self.recalled = deque(), {}
+        self.to_recall, self.recalled, self.forgotten_below = deque(), {}, (0, 0)
 
     def was_before(self, epoch: int, order: int) -> bool:
         """Whether a branch is of the log that had the name before the present one: of it the present one may have lost anything."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from coordinator.core import effects, events, explaining, hearing, listing, waiting, words
+from coordinator.core import effects, events, explaining, hearing, listing, recalling, waiting, words
 from coordinator.core.book import Book, cause_of
 from coordinator.core.finishing import orders_of, retain_dealt_with, tell_over
 from coordinator.core.forgetting import forget_participant
@@ -279,6 +279,7 @@ def _replace(book: Book, request: admin_pb2.ReplaceParticipantRequest) -> Messag
     participant.log_id = participant.nonce = participant.went_back = ""
     participant.incarnation = participant.heard = participant.watermark_sent = 0
     participant.before, participant.recalling = (book.epoch, participant.next_order), True
+    participant.unlisted = (0, 0, 0)
     book.heard.pop(participant.name, None)
     participant.bound = None
     record = bound_record(participant)
@@ -303,6 +304,9 @@ def _accept_loss(book: Book, request: admin_pb2.AcceptLossRequest) -> Message:
     """Go on without what the log has lost. Of what began before nobody is told anything from absence: keys expire, branches in
     doubt stay so until they are settled by hand."""
     refusal = _check_reason(request.who, request.why)
+    if refusal is None and request.participant:
+        refusal = recalling.accept(book, book.participants.get(request.participant), request)
+        return admin_pb2.AcceptLossResponse(refusal=refusal, participants=[request.participant] if refusal is None else [])
     if refusal is None and not book.has_lost:
         refusal = cause_of(Reason.NOT_ACTIVE, "nothing is known to be lost", hint="There is nothing to accept.")
     refusal = refusal or _of_a_life_too_low(book)
@@ -311,7 +315,9 @@ def _accept_loss(book: Book, request: admin_pb2.AcceptLossRequest) -> Message:
     if book.beginning is Beginning.REFUSED:
         hearing.begin(book)
     book.dropped_through_ms = book.dropping_through_ms = max(book.dropped_through_ms, book.dropping_through_ms, book.clock_ms)
+    book.dropped.count_branches_before(book.epoch, book.clock_ms)  # what the log has lost is in no list either
     horizon = record_pb2.Horizon(dropped_through_ms=book.dropped_through_ms)
+    horizon.MergeFrom(book.dropped.branches(()))
     book.append("horizon", book.record_of(horizon=horizon), force=True)
     accepted = [loss for loss in book.losses.values() if not loss.accepted_in]
     for loss in accepted:

@@ -10,24 +10,30 @@ before was to have, by rollback-if-unseen, with the order of its branch:
     PREPARED        it is in doubt, and is told COMMIT once more; then it is asked again
     ROLLED_BACK     it does not have it, and never will: a heuristic end, recorded and listed by its id until an operator forgets it
 
-What the answers rest on is the participant's own watermark, and so it is told none until all is asked. That it is being asked is in
-the log, in the record that binds the name: a restart of either side begins to ask anew, and what is recorded is passed over.
+What the answers rest on is the participant's own watermark, and so it is told none until all is asked, and the log says so. That it
+is being asked is in the log, in the record that binds the name: a restart of either side begins to ask anew, and what is recorded
+is passed over.
 
-Not everything is known here. A commit that the retention has dropped cannot be named. A branch of the log before that comes back
-*in doubt*, and may be one of those, is told nothing from absence (`arrivals.presume`); and of such a branch a rollback proves
-nothing to others (`proving`).
+Not everything is known here. A commit that the retention has dropped cannot be named. But how far commits of this participant were
+dropped is known (`Dropped.behind`), and EXPIRED, of a branch behind all of those, shows that the log has them: a watermark covers
+what is below. When nothing shows it, people are told until when commits ended that it may lack (`unlisted`), until somebody has
+compared, and accepts it (`troth participants accept-loss NAME`). A branch of the log before that comes back *in doubt*, and may be
+one of those, is told nothing from absence (`arrivals.presume`); and a rollback of such a branch proves nothing to others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from coordinator.core.book import COMMIT, Book
+from coordinator.core.book import COMMIT, Book, cause_of
+from coordinator.core.dropped import Behind
+from coordinator.core.events import Durable
 from coordinator.core.model import BranchStep, Finished, Participant, State, last_reports
 from coordinator.core.phase_two import append_heuristic, commit_was_decided, late_heuristic
 from coordinator.core.recovery import bound_record
+from troth.errors import Reason
 from troth.ids import TransactionId
-from troth.v1 import common_pb2, participant_pb2, record_pb2
+from troth.v1 import admin_pb2, common_pb2, participant_pb2, record_pb2
 
 BATCH = 100
 """Questions that one participant has not answered yet, at most."""
@@ -82,9 +88,40 @@ def go_on(book: Book, participant: Participant) -> None:
         question = participant_pb2.RollbackIfUnseen(transaction_id=transaction_id, order=order)
         book.counters.settlements += book.send(participant, "settles", question)
     if not participant.recalled and not participant.to_recall:
-        participant.recalling = False
+        participant.unlisted, participant.recalling = unlisted(book, participant), False
+        participant.recall_unsaid = True
         record = book.record_of(participant_bound=bound_record(participant))
-        book.append(f"participant/{participant.name}", record, force=False, patient=True)
+        event = Durable("recalled", participant.name)
+        book.append(f"participant/{participant.name}", record, force=False, event=event, patient=True)
+
+
+def ended(book: Book, name: str) -> None:
+    """That it has been asked is durable: a restart asks it no more, so it may be told what to forget."""
+    if name in book.participants:
+        book.participants[name].recall_unsaid = False
+
+
+def unlisted(book: Book, participant: Participant) -> Behind:
+    """How far commits of the log before were dropped that this one may lack; zeros for none."""
+    if not participant.recalling:
+        return participant.unlisted
+    epoch, order, ended_ms = book.dropped.behind(participant.name)
+    behind = min((epoch, order), participant.before)
+    return (*behind, ended_ms) if behind > participant.forgotten_below else (0, 0, 0)
+
+
+def accept(book: Book, participant: Participant | None, request: admin_pb2.AcceptLossRequest) -> common_pb2.Cause | None:
+    """Somebody has compared by other means what a participant may lack: tell of it no more."""
+    if participant is None:
+        return cause_of(Reason.UNKNOWN_PARTICIPANT, f"no participant {request.participant[:80]!r} is known")
+    if participant.recalling or not participant.unlisted[0]:
+        hint = "It is still asked what it has." if participant.recalling else "There is nothing to accept."
+        return cause_of(Reason.NOT_ACTIVE, f"nothing is known that {participant.name} may lack and cannot be listed", hint=hint)
+    participant.unlisted = (0, 0, 0)
+    record = bound_record(participant)
+    record.who, record.why = request.who, request.why
+    book.append(f"participant/{participant.name}", book.record_of(participant_bound=record), force=True)
+    return None
 
 
 def answered(book: Book, participant: Participant, what: participant_pb2.Settlement) -> None:
@@ -93,7 +130,9 @@ def answered(book: Book, participant: Participant, what: participant_pb2.Settlem
     if what.kind == participant_pb2.SETTLEMENT_KIND_PREPARED:
         book.send_decision(participant, what.transaction_id, order, COMMIT)
         return
-    if what.kind == participant_pb2.SETTLEMENT_KIND_ROLLED_BACK:
+    if what.kind == participant_pb2.SETTLEMENT_KIND_EXPIRED:
+        participant.forgotten_below = max(participant.forgotten_below, (_epoch(what.transaction_id), order + 1))
+    elif what.kind == participant_pb2.SETTLEMENT_KIND_ROLLED_BACK:
         _lacks(book, participant, what.transaction_id)
     heard(book, participant, what.transaction_id)
 

@@ -48,6 +48,7 @@ class Replay:
         self.book = book
         self.last_ms = 0
         self._nameless_horizon = False
+        self._branches_before_ms = 0
         self._decided: dict[str, record_pb2.Decided] = {}
         self._opened: dict[str, record_pb2.KeyOpened] = {}
         self._heuristic: dict[str, list[record_pb2.Heuristic]] = {}
@@ -106,6 +107,7 @@ class Replay:
         participant.awaited = bound.awaited_log_id
         participant.heard = bound.heard
         participant.before, participant.recalling = (bound.before_epoch, bound.before_order), bound.recalling
+        participant.unlisted = (bound.unlisted_epoch, bound.unlisted_order, bound.unlisted_ended_ms)
         participant.bound = participant.identity if bound.log_id else None
         return f"participant/{bound.participant}"
 
@@ -149,6 +151,8 @@ class Replay:
         self.book.keys_through_ms = max(self.book.keys_through_ms, keys_through_ms)
         self.book.dropped.replay(horizon)
         self._nameless_horizon |= not horizon.names_sessions
+        if not horizon.names_branches and horizon.dropped_through_ms:
+            self._branches_before_ms = max(self._branches_before_ms, at_ms)
         return "horizon"
 
     # ---- what it comes to
@@ -161,6 +165,8 @@ class Replay:
         book.clock_ms = book.clock.read(now)
         if self._nameless_horizon:
             book.dropped.count_all_before(book.epoch + 1)
+        if self._branches_before_ms:
+            book.dropped.count_branches_before(book.epoch + 1, self._branches_before_ms)
         # In the order in which they ended, which is that of eviction; the cleaner writes old ones behind new ones.
         over_at = {name: at_ms for name, (_, at_ms) in self._ended.items()}
         over_at = {name: forgotten.over_at_ms for name, (forgotten, _) in self._dealt_with.items()} | over_at
@@ -336,7 +342,8 @@ def bound_record(participant: Participant) -> record_pb2.ParticipantBound:
     return record_pb2.ParticipantBound(
         participant=participant.name, log_id=log_id, incarnation=incarnation, nonce=nonce, awaited_log_id=participant.awaited,
         heard=participant.heard, before_epoch=participant.before[0], before_order=participant.before[1],
-        recalling=participant.recalling,
+        recalling=participant.recalling, unlisted_epoch=participant.unlisted[0], unlisted_order=participant.unlisted[1],
+        unlisted_ended_ms=participant.unlisted[2],
     )  # fmt: skip
 
 

@@ -48,14 +48,17 @@ def test_a_participant_is_told_once_with_what_all_shards_know_of_it() -> None:
         total=2,
         participants=[row(participant="a", connected=True, votes_owed=1, stranded=["x"], stranded_total=1), row(participant="b")],
     )
+    one.participants[0].MergeFrom(row(unlisted_ended_ms=9, unlisted_epoch=1, unlisted_order=4))
     other = admin_pb2.ListParticipantsResponse(
         total=1,
         participants=[row(participant="a", incarnation=3, votes_owed=2, stranded=["x", "y"], stranded_total=2, loss="lost")],
     )
+    other.participants[0].MergeFrom(row(unlisted_ended_ms=7, unlisted_epoch=2, unlisted_order=8))
     merged = merging.participants(admin_pb2.ListParticipantsRequest(), [one, other])
     assert [p.participant for p in merged.participants] == ["a", "b"] and merged.total == 2
     a = merged.participants[0]
     assert (a.connected, a.incarnation, a.votes_owed, list(a.stranded), a.loss) == (True, 3, 3, ["x", "y"], "lost")
+    assert (a.unlisted_ended_ms, a.unlisted_epoch, a.unlisted_order) == (9, 1, 4)
     assert merging.participants(admin_pb2.ListParticipantsRequest(limit=1), [one, other]).next_page_token == "a"
     assert merging.participants(admin_pb2.ListParticipantsRequest(), [one]) is one
 

@@ -46,13 +46,15 @@ def remember(level: Level, caught: Iterable[Caught]) -> None:
 
 def assert_caught(mutant: Mutant, run: Callable[[int], tuple[list[str], Any]], seeds_max: int) -> None:
     """Hunt a mutant in a scene that is no level: some seed must show it, by a violation or by an exception."""
-    with mutant.applied():
-        for seed in range(1, seeds_max + 1):
+    for seed in range(1, seeds_max + 1):
+        with mutant.applied():
             violations = _tried(lambda at: run(at)[0], seed)
-            unfit = [violation for violation in violations if FITS_NO_MORE.search(violation)]
-            assert not unfit, f"{mutant.name!r}: {unfit}"
-            if violations:
-                return
+        unfit = [violation for violation in violations if FITS_NO_MORE.search(violation)]
+        assert not unfit, f"{mutant.name!r}: {unfit}"
+        if violations:
+            without = _tried(lambda at: run(at)[0], seed)
+            assert not without, f"seed {seed} fails without {mutant.name!r}: {without}"
+            return
     raise AssertionError(f"{seeds_max} seeds did not catch {mutant.name!r}")
 
 

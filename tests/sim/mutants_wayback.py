@@ -7,13 +7,14 @@ from typing import Any
 from coordinator.core import arrivals, finishing, hello, operator, recalling
 from coordinator.core.book import Book
 from coordinator.core.model import State
+from coordinator.core.recovery import _READERS
 from coordinator.core.transitions import TABLE as C
 from coordinator.core.transitions import Input
 from participant_sdk.core.branches import Kind
 from participant_sdk.core.branches import State as P
 from participant_sdk.core.transitions import TABLE as T
 from tests.sim.mutant import Mutant, adder, nothing, to
-from troth.v1 import participant_pb2
+from troth.v1 import participant_pb2, record_pb2
 
 WAYBACK: list[Mutant] = []
 
@@ -126,6 +127,33 @@ def _of_what_began(original: Any) -> Any:
     return may_presume
 
 
+def _without_branches(original: Any) -> Any:
+    def horizon(self: Any, record: Any, at_ms: int) -> str:
+        silent = record_pb2.Horizon()
+        silent.CopyFrom(record)
+        del silent.branches[:]
+        told: str = original(self, silent, at_ms)
+        return told
+
+    return horizon
+
+
+def _watermark_unsaid(original: Any) -> Any:
+    def go_on(book: Book, participant: Any) -> None:
+        original(book, participant)
+        participant.recall_unsaid = False
+
+    return go_on
+
+
+def _any_commit_shows_all(original: Any) -> Any:
+    def answered(book: Book, participant: Any, what: Any) -> None:
+        participant.forgotten_below = participant.before
+        original(book, participant, what)
+
+    return answered
+
+
 _of_recalls("a log that took a name over is asked nothing", (recalling, "_commits_before", to(lambda book, participant: ())))
 _of_recalls("it is asked without the orders of its branches", (recalling, "_commits_before", _without_order))
 _of_recalls("it is asked about what it has only read", (finishing, "orders_of", _whoever_voted))
@@ -133,3 +161,7 @@ _of_recalls("it is told a watermark before it was asked", (arrivals, "_say_heard
 _of_recalls("that it is asked is forgotten with the process", (hello, "bound_record", _in_memory_alone))
 _of_recalls("what it lacks is recorded nowhere", (recalling, "_lacks", to(nothing)))
 _of_recalls("of what the retention has dropped abort is presumed", (arrivals, "_may_presume", _of_what_began))
+_of_recalls("what cannot be listed is passed over", (recalling, "unlisted", to(lambda book, participant: (0, 0, 0))))
+_of_recalls("whose commits are dropped is forgotten with the process", (_READERS, "horizon", _without_branches))
+_of_recalls("whoever has one commit has all that were before", (recalling, "answered", _any_commit_shows_all))
+_of_recalls("it is told a watermark before the log says that all is asked", (recalling, "go_on", _watermark_unsaid))

@@ -1,6 +1,7 @@
 """Runs in which a participant's log goes back, an operator lets it have its name again, and it is asked what it has of its commits.
 
-What must hold then: every commit that it has lost and that the coordinator still knows is listed by its id, and no other; what it
+What must hold then: every commit that it has lost and that the coordinator still knows is listed by its id, and no other; what the
+retention has dropped is told of as such; what it
 holds in doubt, and the coordinator had committed, is never rolled back, be it behind the retention or not; and in the end it is a
 participant like any other. The judge looks at what the participant wrote before and after, and at what the coordinator decided.
 """
@@ -43,6 +44,8 @@ class Restored(Run):
         self.cut = 0
         self.reached = 0
         self.lost: set[str] = set()
+        self.unnamed: set[str] = set()
+        """What it has lost of which no list can tell."""
         self.victim.disk.write = self._listening(self.victim.disk.write)  # type: ignore[method-assign]  # an ear
         self.coordinator.disk.write = self._deciding(self.coordinator.disk.write)  # type: ignore[method-assign]  # an ear
 
@@ -133,6 +136,9 @@ class Restored(Run):
             found.append(f"recalled: {name} is {'still asked' if row.ready else 'away'}: {row.recalled} {row.to_recall}")
         lacking = {*recalling.lacking(book).get(name, [])}
         back = {one for one, outcome in self.ended.items() if outcome == COMMITTED}
+        self.unnamed = {one for one in self.lost - back if one not in book.finished and one not in book.live}
+        if self.unnamed and not recalling.unlisted(book, row)[0]:
+            found.append(f"that some cannot be listed is said: nothing is, of {sorted(self.unnamed)}")
         # What was behind the retention when it was asked may be back since: a restart reads what the cleaner has not taken.
         for one in sorted(one for one in self.lost - back if not book.dropped.covers(TransactionId.parse(one))):
             told = book.live[one].outcome if one in book.live else book.finished[one].told if one in book.finished else None

@@ -772,6 +772,9 @@ class ParticipantSummary(_message.Message):
     RECALLING_FIELD_NUMBER: _builtins.int
     OLDEST_OWED_SECONDS_FIELD_NUMBER: _builtins.int
     OPERATIONS_FIELD_NUMBER: _builtins.int
+    UNLISTED_ENDED_MS_FIELD_NUMBER: _builtins.int
+    UNLISTED_EPOCH_FIELD_NUMBER: _builtins.int
+    UNLISTED_ORDER_FIELD_NUMBER: _builtins.int
     participant: _builtins.str
     """The name."""
     connected: _builtins.bool
@@ -806,6 +809,15 @@ class ParticipantSummary(_message.Message):
     """Whether it has not been asked about all of them yet."""
     oldest_owed_seconds: _builtins.float
     """Seconds since the first attempt of the oldest transaction in which it owes a vote, an acknowledgement or an answer; 0 for none."""
+    unlisted_ended_ms: _builtins.int
+    """Until when commits ended that cannot be listed in `lacking`, in milliseconds since the Unix epoch: the coordinator had dropped them
+    (retention) before it could ask the log that took the name over, and nothing shows that this log has them. 0 when there are none;
+    otherwise until an operator accepts it (AcceptLoss).
+    """
+    unlisted_epoch: _builtins.int
+    """Those are of branches of earlier epochs than this,"""
+    unlisted_order: _builtins.int
+    """and of that epoch with a lower order than this."""
     @_builtins.property
     def stranded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Transactions in which it is in doubt, and about which this coordinator's log can say nothing: the first hundred of them."""
@@ -848,10 +860,13 @@ class ParticipantSummary(_message.Message):
         recalling: _builtins.bool = ...,
         oldest_owed_seconds: _builtins.float = ...,
         operations: _abc.Iterable[_builtins.str] | None = ...,
+        unlisted_ended_ms: _builtins.int = ...,
+        unlisted_epoch: _builtins.int = ...,
+        unlisted_order: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements_owed", b"acknowledgements_owed", "awaited_log_id", b"awaited_log_id", "connected", b"connected", "incarnation", b"incarnation", "lacking", b"lacking", "lacking_total", b"lacking_total", "log_id", b"log_id", "loss", b"loss", "oldest_owed_seconds", b"oldest_owed_seconds", "operations", b"operations", "participant", b"participant", "recalling", b"recalling", "refused_log_id", b"refused_log_id", "software", b"software", "stranded", b"stranded", "stranded_total", b"stranded_total", "to_recall", b"to_recall", "undeclared", b"undeclared", "votes_owed", b"votes_owed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements_owed", b"acknowledgements_owed", "awaited_log_id", b"awaited_log_id", "connected", b"connected", "incarnation", b"incarnation", "lacking", b"lacking", "lacking_total", b"lacking_total", "log_id", b"log_id", "loss", b"loss", "oldest_owed_seconds", b"oldest_owed_seconds", "operations", b"operations", "participant", b"participant", "recalling", b"recalling", "refused_log_id", b"refused_log_id", "software", b"software", "stranded", b"stranded", "stranded_total", b"stranded_total", "to_recall", b"to_recall", "undeclared", b"undeclared", "unlisted_ended_ms", b"unlisted_ended_ms", "unlisted_epoch", b"unlisted_epoch", "unlisted_order", b"unlisted_order", "votes_owed", b"votes_owed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1150,25 +1165,31 @@ Global___DecideReviewResponse: _TypeAlias = DecideReviewResponse  # noqa: Y015
 
 @_typing.final
 class AcceptLossRequest(_message.Message):
-    """AcceptLossRequest lets the coordinator go on without what its log has lost."""
+    """AcceptLossRequest lets the coordinator go on without what its log has lost, or without what a participant's may have."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WHO_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    PARTICIPANT_FIELD_NUMBER: _builtins.int
     who: _builtins.str
     """Who asks."""
     why: _builtins.str
     """Why; must not be empty."""
+    participant: _builtins.str
+    """Empty: it is the coordinator's log. Otherwise that of this participant, which may lack commits that cannot be listed
+    (`unlisted_ended_ms`): somebody has compared, and from now on it is not told any more. Nothing else changes.
+    """
     def __init__(
         self,
         *,
         who: _builtins.str = ...,
         why: _builtins.str = ...,
+        participant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["who", b"who", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["participant", b"participant", "who", b"who", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

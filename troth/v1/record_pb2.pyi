@@ -471,6 +471,9 @@ class ParticipantBound(_message.Message):
     BEFORE_ORDER_FIELD_NUMBER: _builtins.int
     RECALLING_FIELD_NUMBER: _builtins.int
     FORGOTTEN_FIELD_NUMBER: _builtins.int
+    UNLISTED_EPOCH_FIELD_NUMBER: _builtins.int
+    UNLISTED_ORDER_FIELD_NUMBER: _builtins.int
+    UNLISTED_ENDED_MS_FIELD_NUMBER: _builtins.int
     participant: _builtins.str
     """The participant."""
     log_id: _builtins.str
@@ -495,6 +498,12 @@ class ParticipantBound(_message.Message):
     """Whether the log that took the name over has not been asked yet which of the commits before that it has."""
     forgotten: _builtins.bool
     """Whether an operator has had the name forgotten: nothing is bound, and nothing before this counts."""
+    unlisted_epoch: _builtins.int
+    """Commits before this epoch that the log which took the name over may lack, and that could not be asked about; 0 for none."""
+    unlisted_order: _builtins.int
+    """So may it those of that epoch with a lower order."""
+    unlisted_ended_ms: _builtins.int
+    """When the last of those may have ended, in milliseconds since the Unix epoch."""
     def __init__(
         self,
         *,
@@ -510,10 +519,13 @@ class ParticipantBound(_message.Message):
         before_order: _builtins.int = ...,
         recalling: _builtins.bool = ...,
         forgotten: _builtins.bool = ...,
+        unlisted_epoch: _builtins.int = ...,
+        unlisted_order: _builtins.int = ...,
+        unlisted_ended_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_log_id", b"awaited_log_id", "before_epoch", b"before_epoch", "before_order", b"before_order", "forgotten", b"forgotten", "heard", b"heard", "incarnation", b"incarnation", "log_id", b"log_id", "nonce", b"nonce", "participant", b"participant", "recalling", b"recalling", "who", b"who", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_log_id", b"awaited_log_id", "before_epoch", b"before_epoch", "before_order", b"before_order", "forgotten", b"forgotten", "heard", b"heard", "incarnation", b"incarnation", "log_id", b"log_id", "nonce", b"nonce", "participant", b"participant", "recalling", b"recalling", "unlisted_ended_ms", b"unlisted_ended_ms", "unlisted_epoch", b"unlisted_epoch", "unlisted_order", b"unlisted_order", "who", b"who", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -644,6 +656,10 @@ class Horizon(_message.Message):
     THROUGH_SESSION_FIELD_NUMBER: _builtins.int
     KEYS_THROUGH_MS_FIELD_NUMBER: _builtins.int
     CLOCK_SET_FIELD_NUMBER: _builtins.int
+    BRANCHES_FIELD_NUMBER: _builtins.int
+    NAMES_BRANCHES_FIELD_NUMBER: _builtins.int
+    ALL_BEFORE_EPOCH_FIELD_NUMBER: _builtins.int
+    ALL_ENDED_MS_FIELD_NUMBER: _builtins.int
     dropped_through_ms: _builtins.int
     """Milliseconds since the Unix epoch."""
     names_sessions: _builtins.bool
@@ -658,9 +674,19 @@ class Horizon(_message.Message):
     """
     clock_set: _builtins.bool
     """Whether the times of all records before this one mean nothing: the clock was still the wall clock's, which may have been set since."""
+    names_branches: _builtins.bool
+    """Whether `branches` is meant: otherwise commits of anybody may have been dropped."""
+    all_before_epoch: _builtins.int
+    """Commits of anybody in epochs before this one may have been dropped; 0 for none."""
+    all_ended_ms: _builtins.int
+    """When the last of those may have ended, in milliseconds since the Unix epoch."""
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___DroppedSession]:
         """Sessions of which commits were dropped since the record before this one; all of them in a record that the cleaner has written."""
+
+    @_builtins.property
+    def branches(self) -> _containers.RepeatedCompositeFieldContainer[Global___DroppedBranches]:
+        """Participants of which commits were dropped since the record before this one; all of them in a record that the cleaner has written."""
 
     def __init__(
         self,
@@ -672,14 +698,52 @@ class Horizon(_message.Message):
         through_session: _builtins.int = ...,
         keys_through_ms: _builtins.int = ...,
         clock_set: _builtins.bool = ...,
+        branches: _abc.Iterable[Global___DroppedBranches] | None = ...,
+        names_branches: _builtins.bool = ...,
+        all_before_epoch: _builtins.int = ...,
+        all_ended_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_set", b"clock_set", "dropped_through_ms", b"dropped_through_ms", "keys_through_ms", b"keys_through_ms", "names_sessions", b"names_sessions", "sessions", b"sessions", "through_epoch", b"through_epoch", "through_session", b"through_session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_before_epoch", b"all_before_epoch", "all_ended_ms", b"all_ended_ms", "branches", b"branches", "clock_set", b"clock_set", "dropped_through_ms", b"dropped_through_ms", "keys_through_ms", b"keys_through_ms", "names_branches", b"names_branches", "names_sessions", b"names_sessions", "sessions", b"sessions", "through_epoch", b"through_epoch", "through_session", b"through_session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Horizon: _TypeAlias = Horizon  # noqa: Y015
+
+@_typing.final
+class DroppedBranches(_message.Message):
+    """DroppedBranches says how far commits of one participant were dropped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTICIPANT_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    ENDED_MS_FIELD_NUMBER: _builtins.int
+    participant: _builtins.str
+    """The participant."""
+    epoch: _builtins.int
+    """The epoch of the newest branch."""
+    order: _builtins.int
+    """The order behind that of the newest branch."""
+    ended_ms: _builtins.int
+    """When the last of them ended, in milliseconds since the Unix epoch."""
+    def __init__(
+        self,
+        *,
+        participant: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        order: _builtins.int = ...,
+        ended_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_ms", b"ended_ms", "epoch", b"epoch", "order", b"order", "participant", b"participant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DroppedBranches: _TypeAlias = DroppedBranches  # noqa: Y015
 
 @_typing.final
 class DroppedSession(_message.Message):
