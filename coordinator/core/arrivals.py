@@ -266,7 +266,7 @@ def _vote(book: Book, participant: Participant, what: participant_pb2.Vote) -> N
     elif what.kind == participant_pb2.VOTE_KIND_YES:
         presume(book, participant, transaction_id, what.order)
     elif what.kind == participant_pb2.VOTE_KIND_COMMITTED:
-        _committed_late(book, participant, transaction_id)
+        _committed_late(book, participant, what)
 
 
 def _acknowledgement(book: Book, participant: Participant, what: participant_pb2.Acknowledgement) -> None:
@@ -462,13 +462,18 @@ def _acknowledged_late(
     late_heuristic(book, participant, what.transaction_id, done, report)
 
 
-def _committed_late(book: Book, participant: Participant, transaction_id: str) -> None:
-    """A one-phase commit, or what somebody takes for one, of a transaction that is over: a repeat, or it was aborted."""
+def _committed_late(book: Book, participant: Participant, what: participant_pb2.Vote) -> None:
+    """A one-phase commit, or what somebody takes for one, of a transaction that is over: a repeat, or it was aborted. Of one that
+    nobody knows it counts as if Hello had listed it: what never began, or was refused, was not its to commit."""
+    transaction_id = what.transaction_id
     done = book.finished.get(transaction_id)
-    if done is not None and done.outcome == common_pb2.OUTCOME_ABORTED:
+    if done is None:
+        report = participant_pb2.BranchReport(transaction_id=transaction_id, order=what.order, results=what.results)
+        _record_one_phase(book, participant, report)
+    elif done.outcome == common_pb2.OUTCOME_ABORTED:
         _check_late(book, participant, transaction_id, done)
-        report = record_pb2.Heuristic(branch_outcome=common_pb2.OUTCOME_COMMITTED, why="the participant committed it")
-        late_heuristic(book, participant, transaction_id, done, report)
+        heuristic = record_pb2.Heuristic(branch_outcome=common_pb2.OUTCOME_COMMITTED, why="the participant committed it")
+        late_heuristic(book, participant, transaction_id, done, heuristic)
 
 
 def _check_late(

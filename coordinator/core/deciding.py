@@ -215,10 +215,11 @@ def vote(book: Book, txn: Transaction, argument: tuple[Participant, participant_
     branch = txn.branches.get(participant.name)
     if branch is None:
         raise no_branch(txn, participant)
-    if branch.step is not VOTE_OWED:
-        return  # a repeat
     kind = vote.kind
-    if kind == participant_pb2.VOTE_KIND_YES:
+    if branch.step is not VOTE_OWED:
+        if kind != _VOTED.get(branch.step):  # otherwise it is a repeat
+            _voted_otherwise(book, txn, branch, vote)
+    elif kind == participant_pb2.VOTE_KIND_YES:
         _voted(book, txn, branch, YES, vote.results)
     elif kind == participant_pb2.VOTE_KIND_READ_ONLY:
         # Its order is freed only with the transaction: a watermark past a live transaction's branch would make a repeated
@@ -230,6 +231,22 @@ def vote(book: Book, txn: Transaction, argument: tuple[Participant, participant_
         abort(book, txn, no_cause(participant, vote))
     else:
         _ended_by_itself(book, txn, branch, vote)
+
+
+_VOTED: dict[BranchStep, int] = {YES: participant_pb2.VOTE_KIND_YES, OVER: participant_pb2.VOTE_KIND_READ_ONLY}
+"""What a branch has voted that owes no vote any more, while votes are counted."""
+_ASKED_FOR = frozenset({participant_pb2.VOTE_KIND_YES, participant_pb2.VOTE_KIND_READ_ONLY, participant_pb2.VOTE_KIND_NO})
+
+
+def _voted_otherwise(book: Book, txn: Transaction, branch: Branch, vote: participant_pb2.Vote) -> None:
+    """A vote that takes back another one. Nothing is decided yet, so the transaction aborts; unless the branch may stand."""
+    if vote.kind not in _ASKED_FOR:
+        _ended_by_itself(book, txn, branch, vote)
+        return
+    name = branch.participant.name
+    message = f"{name} voted {vote_name(vote)} on {txn.id}, and had voted otherwise: a vote stands"
+    broke_protocol(book, branch.participant, message)
+    abort(book, txn, cause_of(Reason.PROTOCOL_ERROR, message, participant=name))
 
 
 def _ended_by_itself(book: Book, txn: Transaction, branch: Branch, vote: participant_pb2.Vote) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from coordinator.core import effects, words
@@ -234,9 +234,9 @@ def evict(book: Book) -> None:
         book.append("horizon", book.record_of(horizon=horizon), force=False, event=Durable("horizon", "horizon", names))
 
 
-def _drop_branches(book: Book, names: Sequence[str]) -> set[str]:
-    """Note whose commits are about to be dropped; returns the participants."""
-    touched: set[str] = set()
+def _drop_branches(book: Book, names: Sequence[str]) -> Iterable[str]:
+    """Note whose commits are about to be dropped; returns the participants, in one order."""
+    touched: dict[str, None] = {}
     for name in names:
         done = book.finished[name]
         if _may_stand(done):
@@ -244,7 +244,7 @@ def _drop_branches(book: Book, names: Sequence[str]) -> set[str]:
             for participant, order in zip(done.participants, done.orders, strict=False):  # of what was not recorded there are none
                 if order and participant in book.participants:
                     book.dropped.add_branch(participant, epoch, order, done.at_ms)
-                    touched.add(participant)
+                    touched[participant] = None
     return touched
 
 

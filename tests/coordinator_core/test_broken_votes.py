@@ -6,6 +6,7 @@ import pytest
 
 from coordinator.core import effects
 from tests.coordinator_core.driver import WALL_MS, Driver
+from troth.errors import RemoteProtocolError
 from troth.v1 import participant_pb2
 
 COMMITTED = participant_pb2.VOTE_KIND_COMMITTED
@@ -74,11 +75,48 @@ def test_committed_against_an_abort_is_recorded() -> None:
     assert driver.got() == ["0 MIXED"]
 
 
-def test_committed_of_what_is_committed_or_unknown_is_a_repeat() -> None:
+@pytest.mark.parametrize("first", ["YES", "READ_ONLY"])
+@pytest.mark.parametrize("kind, outcome", [(COMMITTED, "MIXED"), (99, "HAZARD")])
+def test_what_is_no_vote_is_recorded_behind_a_vote_as_well(first: str, kind: int, outcome: str) -> None:
+    """Who commits by himself behind his YES stands against an ABORT of which nobody would have told."""
+    driver = Driver()
+    driver.run(1, "ab")
+    driver.vote("a", 1, first)
+    assert cast(driver, "a", 1, kind) == ["PROTOCOL_ERROR"] and driver.outcomes() == []
+    driver.vote("b", 1, "NO")
+    driver.sync()
+    assert driver.outcomes() == [f"1 {outcome}"] and driver.kinds()[-1] == "heuristic"
+
+
+@pytest.mark.parametrize("first, then", [("YES", "NO"), ("YES", "READ_ONLY"), ("READ_ONLY", "YES"), ("READ_ONLY", "NO")])
+def test_a_vote_that_takes_another_back_aborts_what_is_not_decided(first: str, then: str) -> None:
+    driver = Driver()
+    driver.run(1, "ab")
+    driver.vote("a", 1, first)
+    driver.vote("a", 1, first)
+    assert not driver.take(effects.Rejected), "a repeat is none"
+    assert cast(driver, "a", 1, participant_pb2.VoteKind.Value(f"VOTE_KIND_{then}")) == ["PROTOCOL_ERROR"]
+    assert driver.outcomes() == ["1 ABORTED PROTOCOL_ERROR"]
+
+
+def test_committed_of_what_is_committed_is_a_repeat() -> None:
     driver = Driver()
     driver.run(1, "a")
     driver.vote("a", 1, "COMMITTED")
     driver.sync()
     driver.vote("a", 1, "COMMITTED")
-    driver.vote("a", 9, "COMMITTED")
     assert not driver.waiting and not driver.book.live
+
+
+def test_committed_of_what_nobody_knows_counts_as_if_hello_had_listed_it() -> None:
+    driver = Driver()
+    driver.run(1, "az")
+    assert driver.outcomes() == ["1 ABORTED UNKNOWN_PARTICIPANT"]
+    for number in (1, 9):
+        with pytest.raises(RemoteProtocolError, match="not its to commit"):
+            driver.vote("a", number, "COMMITTED")
+    again = Driver(records=driver.log, nonce="0123abce")
+    again.say("a", participant_pb2.Vote(transaction_id=driver.id(3), kind=COMMITTED, order=7))
+    again.sync()
+    again.get(driver.id(3))
+    assert again.got() == ["0 COMMITTED"], "handed over in an earlier life, perhaps: the log has to know"

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from coordinator.core import arrivals, book, checks, dropped, events, finishing, one_phase, operator, recovery, requests
+from coordinator.core import arrivals, book, checks, deciding, dropped, events, finishing, one_phase, operator, recovery, requests
 from coordinator.core import core as coordinator_core
 from coordinator.core.book import Book
 from coordinator.core.model import Participant, Transaction
@@ -98,6 +98,12 @@ def _by_the_durable_clock(original: Any) -> Any:
 _scripted("a new log holds to the first reading of its clock", "12", (recovery, "is_new", to(lambda replay: False)))
 _scripted("a dropped key is new when two clocks agree", "12", (checks, "_check_age", _by_age_alone))
 _scripted("the durable clock alone tells an age", "12", (checks, "is_old", _by_the_durable_clock))
+
+# ---- votes that the protocol does not have there: every participant of the runs keeps to it, so these are left to their transcript
+
+_scripted("what is no vote is dropped without a word", "2", (deciding, "_ended_by_itself", to(nothing)))
+_scripted("a vote that takes another one back is a repeat", "2", (deciding, "_voted_otherwise", to(nothing)))
+_scripted("a commit of what nobody knows is dropped without a word", "2", (arrivals, "_committed_late", to(nothing)))
 
 # ---- what the retention has dropped, and what was never there
 
