@@ -6,13 +6,28 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from coordinator.core import arrivals, book, checks, deciding, dropped, events, finishing, one_phase, operator, recovery, requests
+from coordinator.core import (
+    arrivals,
+    beginning,
+    book,
+    checks,
+    deciding,
+    dropped,
+    events,
+    finishing,
+    keys,
+    one_phase,
+    operator,
+    recovery,
+    requests,
+)
 from coordinator.core import core as coordinator_core
 from coordinator.core.book import Book
 from coordinator.core.model import Participant, Transaction
 from tests.sim.mutant import SCRIPTED, Mutant, adder, nothing, to
 from troth import clock
 from troth.errors import Reason, RequestError
+from troth.keys import first_body_hash
 
 KEPT: list[Mutant] = []
 
@@ -51,6 +66,19 @@ def _frees_any(original: Any) -> Any:
     return evicted
 
 
+
+
+def _ageless(original: Any) -> Any:
+    def check_key(b: Book, number: int, request: Any) -> None:
+        if request.first_attempt_ms:
+            original(b, number, request)
+
+    return check_key
+
+
+# Clients of the runs say when they began, and send a request as they sent it before: left to their transcript.
+_scripted("a key needs no first attempt", "10", (beginning, "check_key", _ageless), (requests, "check_key", _ageless))
+_scripted("the order of its branches is part of a request", "10", (keys, "body_hash", to(first_body_hash)))
 _mutant("what is dropped frees a key that another holds by now", "10", (finishing, "evicted", _frees_any))
 _scripted(
     "a key is kept by the end of its transaction alone", "12",
