@@ -48,7 +48,10 @@ def log() -> None:
 @click.argument("path", type=PATH)
 @json_option
 def verify(path: Path, as_json: bool) -> int:
-    """Check a log: its pages, its identity, every checksum, every record. Exit 3 when it is damaged."""
+    """Check a log: its pages, its identity, every checksum, every record. Exit 3 when it is damaged.
+
+    A log that is sound may still be an older copy: a file cannot tell that. Whoever has heard more of it does, at the start.
+    """
     found = offline.verify(path)
     problems = [{"place": problem.place, "what": problem.what} for problem in found.problems]
     facts: dict[str, Any] = {

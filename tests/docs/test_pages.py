@@ -217,3 +217,26 @@ def test_decisions_are_numbered_and_shaped() -> None:
         assert text.startswith(f"# {number}. "), page.name
         for part in ("## Context", "## Choice", "## Consequences"):
             assert part in text, f"{page.name} lacks {part}"
+
+
+# ---- what strangers found
+
+
+STRANGERS = sorted((ROOT / "docs" / "explanation").glob("found-by-strangers*.md"))
+DEFINED = re.compile(r"^(?:async )?def (test_\w+)", re.MULTILINE)
+ADDED = re.compile(r'^_?\w+\(\s*"([^"]+)"|^    Mutant\(\s*"([^"]+)"', re.MULTILINE)
+
+
+def test_tests_and_mutants_that_strangers_are_answered_with_are_there() -> None:
+    tests = {test for path in (ROOT / "tests").rglob("test_*.py") for test in DEFINED.findall(path.read_text(encoding="utf-8"))}
+    files = [path for path in (ROOT / "tests").rglob("*.py") if "mutants" in path.name]
+    mutants = {one or other for path in files for one, other in ADDED.findall(path.read_text(encoding="utf-8"))}
+    assert STRANGERS and len(mutants) > 100
+    for page in STRANGERS:
+        text = " ".join(page.read_text(encoding="utf-8").split())
+        named = set(re.findall(r"`(test_\w+)`", text))
+        assert named - tests == set(), f"{page.name} names tests that are not there"
+        told = set(re.findall(r'mutants? "([^"]+)"', text))
+        assert told - mutants == set(), f"{page.name} names mutants that are not there"
+        for path in re.findall(r"`((?:tests|tla|scripts)/[\w/.]+)`", text):
+            assert (ROOT / path).exists(), f"{page.name} names {path}"
