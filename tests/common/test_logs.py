@@ -105,6 +105,10 @@ def test_a_traceback_moves_no_cursor(written: io.TextIOWrapper) -> None:
     assert text(written).splitlines()[1:] == [r"ValueError: \x1b[2J of Zoë, 口座 \u202e", r"in two lines\U000e0041"]
 
 
+def test_a_text_that_no_encoding_takes_can_be_made_one() -> None:
+    assert logs.encodable(SURROGATE) == r"cut in two: \ud83d" and logs.encodable("Zoë\n") == "Zoë\n"
+
+
 class _Broken(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         raise BrokenPipeError(32, "Broken pipe")

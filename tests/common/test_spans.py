@@ -83,6 +83,15 @@ def test_what_is_no_trace_context_is_no_parent(rig: Rig, traceparent: str) -> No
     assert rig.spans.parent(None) is None
 
 
+def test_of_a_trace_that_nobody_keeps_nothing_is_made(rig: Rig) -> None:
+    unsampled = f"{PARENT[:-1]}0"
+    assert [rig.spans.sampled(one) for one in (None, NONE, common_pb2.TraceContext(traceparent=unsampled))] == [None] * 3
+    assert rig.spans.sampled(common_pb2.TraceContext(traceparent=PARENT)) is not None
+    assert not rig.spans.is_recording()
+    with rig.provider.get_tracer("test").start_as_current_span("kept"):
+        assert rig.spans.is_recording()
+
+
 def test_a_trace_goes_into_a_message_and_out_of_it(rig: Rig) -> None:
     message = common_pb2.TraceContext()
     rig.spans.carry(message)
