@@ -22,7 +22,7 @@ from participant_sdk.typed import Check, Mistyped, UnsupportedAnnotation, compil
 from troth import tracing
 from troth.errors import ConfigError, Reason, RequestError
 from troth.ids import check_name
-from troth.log.sealing import key_of
+from troth.log.sealing import MAGIC, key_of
 from troth.logs import get_logger
 from troth.v1 import common_pb2
 from troth.values import decode_arguments, decode_value
@@ -260,7 +260,7 @@ class Registry:
     def arguments(self, operation: str, data: bytes) -> dict[str, Any]:
         """The arguments of an operation, as they came or stand in the log. Raises `RequestError` (BAD_ARGUMENTS,
         PAYLOAD_UNREADABLE; PAYLOAD_KEY_MISSING where the log has them sealed)."""
-        if key := key_of(data):
+        if data.startswith(MAGIC) and (key := key_of(data)):
             text = f"the arguments of {operation} are sealed with the payload key {key}, which is not there"
             raise RequestError(Reason.PAYLOAD_KEY_MISSING, text)
         if self.coded is None:

@@ -126,6 +126,13 @@ SCENES: dict[tuple[str, str], Scene | str] = {
         "test_cli_reconcile.py::test_what_is_decided_is_finished_in_the_database_and_nothing_else",
     ("reconcile", "a file that is no participant's log, or a database that cannot be reached"):
         "test_cli_reconcile.py::test_a_file_that_knows_more_than_the_coordinator",
+    ("keys init", "made"): "test_cli_keys.py::test_a_rotation_puts_a_key_on_top_and_no_secret_is_shown",
+    ("keys init", "there is a file already"): "test_cli_keys.py::test_a_file_is_made_for_its_owner_and_never_replaced",
+    ("keys show", "done"): "test_cli_keys.py::test_a_rotation_puts_a_key_on_top_and_no_secret_is_shown",
+    ("keys rotate", "made"): "test_cli_keys.py::test_a_rotation_puts_a_key_on_top_and_no_secret_is_shown",
+    ("keys rotate", "others can read the file"): "test_cli_keys.py::test_a_file_that_others_can_read_is_refused",
+    ("keys drop", "no log needs it"): "test_cli_keys.py::test_a_key_is_dropped_when_no_log_needs_it",
+    ("keys drop", "it seals, a log needs it, or no log is named"): "test_cli_keys.py::test_a_key_is_dropped_when_no_log_needs_it",
     ("review list", "done, also when there are none"): "../identity/test_reviews.py::test_from_the_order_to_its_approval",
     ("review show", "done"): "../identity/test_reviews.py::test_from_the_order_to_its_approval",
     ("review approve", "approved, and done"): "../identity/test_reviews.py::test_from_the_order_to_its_approval",
@@ -459,5 +466,5 @@ def test_what_is_tried_elsewhere_is_there() -> None:
 
 def test_every_line_is_tried_and_every_command_has_one() -> None:
     assert {row[:2] for row in ROWS} == set(SCENES)
-    groups = {"", "txn", "log", "config", "store", "pki", "policy", "audit", "token", "review", "outbox", "participants list"}
+    groups = {"", "txn", "log", "config", "store", "pki", "policy", "audit", "token", "review", "outbox", "keys", "participants list"}
     assert {" ".join(words) for words in commands(tree)} - groups <= {who for who, _, _ in ROWS}

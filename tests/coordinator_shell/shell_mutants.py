@@ -78,7 +78,7 @@ _mutants(
     ("an internal error on a stream is not counted", "            self._context.counters.internal_errors += 1", "            pass"),
     ("malformed frames are not counted", "        self._context.counters.malformed_frames += 1", "        pass"),
     ("who broke a rule may not come back", "        cause.retryable = True\n        self.end(cause)\n\n\ndef", "        self.end(cause)\n\n\ndef"),
-    ("a frame of any number of messages is taken", "    if count > messages_max:", "    if False:"),
+    ("a frame of any number of messages is taken", "    check_count(frame, messages_max)", "    pass"),
     ("silence instead of Hello may last", "        async with asyncio.timeout(seconds):\n            async for", "        async with asyncio.timeout(None):\n            async for"),
     ("any version is spoken", "    if offered.lowest <= PROTOCOL_VERSION <= offered.highest:", "    if True:"),
     ("a frame that the transport has not taken is not counted", "        return self.outbox.held_bytes + self._moving_bytes", "        return self.outbox.held_bytes"),
@@ -113,7 +113,7 @@ _mutants(
     "guard", UNARY,
     ("a message of any size is decoded", "            if len(raw) > self._bytes_max:", "            if False:"),
     ("the text of an exception is told", 'f"internal error {error_id}"', 'f"internal error {error}"'),
-    ("internal errors are not counted", "        self._counters.internal_errors += 1\n        error_id", "        error_id"),
+    ("internal errors are not counted", "            self._counters.internal_errors += 1\n            error_id", "            error_id"),
     ("unary calls are not counted", "                self._counters.unary_calls += 1\n", ""),
 )  # fmt: skip
 _mutants(
