@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from shell_harness import FakeParticipant, ScriptedCore, details, reason_of
+from shell_harness import SECONDS, FakeParticipant, ScriptedCore, details, reason_of
 
 from coordinator.core import effects, events
 from troth.errors import Reason, RemoteProtocolError
@@ -27,7 +27,8 @@ def run_request(*participants: str, **fields: Any) -> client_pb2.RunRequest:
 
 async def failure(call: Any) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
+        async with asyncio.timeout(SECONDS):
+            await call
     return caught.value
 
 
@@ -113,6 +114,38 @@ async def test_commit_after_abort_says_aborted(channel: grpc.aio.Channel) -> Non
     error = await failure(stub.Commit(client_pb2.CommitRequest(transaction_id=begun.transaction_id)))
     assert error.code() is grpc.StatusCode.ABORTED
     assert reason_of(error) == "CLIENT_ABORT"
+
+
+async def test_a_begin_that_is_refused_is_no_success(scripted: Any) -> None:
+    def react(event: Any) -> list[Any]:
+        if not isinstance(event, events.Begin):
+            return []
+        refusal = common_pb2.Cause(reason="OVERLOADED", retryable=True)
+        return [effects.Begun(event.session, client_pb2.BeginResponse(number=event.request.number, refusal=refusal))]
+
+    channel = await scripted(ScriptedCore(react))
+    error = await failure(transactions(channel).Begin(client_pb2.BeginRequest(timeout_ms=5000)))
+    assert reason_of(error) == "OVERLOADED"
+
+
+async def test_two_callers_who_wait_for_one_commit_are_both_answered(scripted: Any) -> None:
+    def react(event: Any) -> list[Any]:
+        if isinstance(event, events.Begin):
+            number = event.request.number
+            told = client_pb2.BeginResponse(number=number, transaction_id=f"{event.session}.{number}")
+            return [effects.Begun(event.session, told)]
+        if sum(isinstance(one, events.Commit) for one in core.events) < 2:
+            return []
+        answer = client_pb2.Answer(number=event.request.number, outcome=common_pb2.OUTCOME_COMMITTED)
+        return [effects.Answered(event.session, answer)]
+
+    core = ScriptedCore(react)
+    stub = transactions(await scripted(core))
+    begun = await stub.Begin(client_pb2.BeginRequest(timeout_ms=5000))
+    commit = client_pb2.CommitRequest(transaction_id=begun.transaction_id)
+    async with asyncio.timeout(SECONDS):
+        both = await asyncio.gather(stub.Commit(commit), stub.Commit(commit))
+    assert [one.answer.outcome for one in both] == [common_pb2.OUTCOME_COMMITTED] * 2
 
 
 async def test_two_callers_of_one_commit_are_both_answered(channel: grpc.aio.Channel) -> None:
