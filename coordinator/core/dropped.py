@@ -85,9 +85,8 @@ class Dropped:
             names_branches=True, all_before_epoch=self._all_behind[0], all_ended_ms=self._all_behind[2]
         )
         for name in participants:
-            if name in self._behind:
-                epoch, order, ended_ms = self._behind[name]
-                horizon.branches.add(participant=name, epoch=epoch, order=order, ended_ms=ended_ms)
+            epoch, order, ended_ms = self._behind[name]
+            horizon.branches.add(participant=name, epoch=epoch, order=order, ended_ms=ended_ms)
         return horizon
 
     def record(self, *, clock_set: bool = False) -> record_pb2.Horizon:

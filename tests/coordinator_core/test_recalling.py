@@ -115,6 +115,17 @@ def test_no_watermark_is_told_before_it_is_durable_that_all_is_asked() -> None:
     assert watermarks(driver) == [2] and listed(driver) == [driver.id(1)]
 
 
+def test_it_may_be_forgotten_before_that_is_durable() -> None:
+    driver = Driver()
+    driver.lose("b")
+    ask(driver, admin_pb2.ReplaceParticipantRequest(participant="b", who="ann", why="restored", log_id="log-b"))
+    driver.connect("b", 20)
+    assert driver.waiting, "there is nothing to ask, and that is being written down"
+    driver.lose("b")
+    assert not ask(driver, admin_pb2.ForgetParticipantRequest(participant="b", who="ann", why="gone")).HasField("refusal")
+    assert "b" not in driver.book.participants
+
+
 def test_who_has_only_read_is_not_asked() -> None:
     driver = Driver()
     driver.run(1, "abc")
