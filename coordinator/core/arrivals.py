@@ -463,13 +463,14 @@ def _acknowledged_late(
 
 
 def _committed_late(book: Book, participant: Participant, what: participant_pb2.Vote) -> None:
-    """A one-phase commit, or what somebody takes for one, of a transaction that is over: a repeat, or it was aborted. Of one that
-    nobody knows it counts as if Hello had listed it: what never began, or was refused, was not its to commit."""
+    """A one-phase commit, or what somebody takes for one, of a transaction that is over: a repeat, or it was aborted. Of this life
+    everything that was handed over is live, or retained, or dropped: the rest was refused, or never began. Commits of earlier lives
+    are listed by Hello, and not voted."""
     transaction_id = what.transaction_id
     done = book.finished.get(transaction_id)
     if done is None:
-        report = participant_pb2.BranchReport(transaction_id=transaction_id, order=what.order, results=what.results)
-        _record_one_phase(book, participant, report)
+        if transaction_id.startswith(book.life) and not book.dropped.covers(_parse(participant, transaction_id)):
+            raise RemoteProtocolError(f"{participant.name} voted COMMITTED on {transaction_id}, which was not its to commit")
     elif done.outcome == common_pb2.OUTCOME_ABORTED:
         _check_late(book, participant, transaction_id, done)
         heuristic = record_pb2.Heuristic(branch_outcome=common_pb2.OUTCOME_COMMITTED, why="the participant committed it")

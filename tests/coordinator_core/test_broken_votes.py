@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coordinator.core import effects
+from coordinator.core.settings import CoreSettings
 from tests.coordinator_core.driver import WALL_MS, Driver
 from troth.errors import RemoteProtocolError
 from troth.v1 import participant_pb2
@@ -108,7 +109,7 @@ def test_committed_of_what_is_committed_is_a_repeat() -> None:
     assert not driver.waiting and not driver.book.live
 
 
-def test_committed_of_what_nobody_knows_counts_as_if_hello_had_listed_it() -> None:
+def test_committed_of_what_was_refused_or_never_began_is_told_to_be_wrong() -> None:
     driver = Driver()
     driver.run(1, "az")
     assert driver.outcomes() == ["1 ABORTED UNKNOWN_PARTICIPANT"]
@@ -116,7 +117,17 @@ def test_committed_of_what_nobody_knows_counts_as_if_hello_had_listed_it() -> No
         with pytest.raises(RemoteProtocolError, match="not its to commit"):
             driver.vote("a", number, "COMMITTED")
     again = Driver(records=driver.log, nonce="0123abce")
-    again.say("a", participant_pb2.Vote(transaction_id=driver.id(3), kind=COMMITTED, order=7))
-    again.sync()
-    again.get(driver.id(3))
-    assert again.got() == ["0 COMMITTED"], "handed over in an earlier life, perhaps: the log has to know"
+    again.say("a", participant_pb2.Vote(transaction_id=driver.id(3), kind=COMMITTED))
+    assert not again.waiting and not again.book.live, "what was committed in an earlier life Hello lists, and no vote"
+
+
+def test_committed_of_what_the_retention_has_dropped_is_a_repeat() -> None:
+    driver = Driver(CoreSettings(retained_transactions_max=0))
+    driver.run(1, "a")
+    driver.vote("a", 1, "COMMITTED")
+    driver.sync()
+    driver.wait(1.1)
+    driver.sync()
+    assert driver.id(1) not in driver.book.finished
+    driver.vote("a", 1, "COMMITTED")
+    assert not driver.book.live
