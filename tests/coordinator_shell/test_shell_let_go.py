@@ -69,6 +69,8 @@ def _large_messages() -> list[Message]:
 async def test_what_a_peer_has_said_is_let_go_without_the_collector(daemon: Daemon, what: str) -> None:
     """A full collection comes after hours, and a frame of the smallest messages takes forty times its bytes."""
     method, make = SAID[what]
+    gc.collect()
+    others = _large_messages()  # what other tests of this process keep; held here, so that no new one gets its place
     raw = [message.SerializeToString() for message in make()]
     gc.disable()
     try:
@@ -84,7 +86,7 @@ async def test_what_a_peer_has_said_is_let_go_without_the_collector(daemon: Daem
             else:
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     await channel.unary_unary(method)(raw[0], timeout=SECONDS)
-        await eventually(lambda: not _large_messages())
+        await eventually(lambda: not [one for one in _large_messages() if not any(one is other for other in others)])
     finally:
         gc.enable()
 
@@ -96,7 +98,8 @@ MUTANTS = [
     SourceMutant("the error of a call keeps its frames", GUARD, "        error.__traceback__ = None\n", "", HERE),
     SourceMutant("the end of a call keeps its request", GUARD, "                del request\n                await",
                  "                await", HERE),
-    SourceMutant("messages of a call are not counted", GUARD, "check_count(message, self._messages_max)\n", "pass\n", HERE),
+    SourceMutant("messages of a call are not counted", GUARD, "check_count(message, self._messages_max)\n", "pass\n",
+                 ("tests/coordinator_shell/test_shell_bounds.py::test_a_call_has_as_few_messages_as_a_frame",)),
 ]  # fmt: skip
 
 
