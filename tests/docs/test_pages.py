@@ -229,8 +229,9 @@ ADDED = re.compile(r'^_?\w+\(\s*"([^"]+)"|^    (?:SourceMutant|Mutant|Found)\(\s
 
 def test_tests_and_mutants_that_strangers_are_answered_with_are_there() -> None:
     tests = {test for path in (ROOT / "tests").rglob("test_*.py") for test in DEFINED.findall(path.read_text(encoding="utf-8"))}
-    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")]
-    mutants = {name for text in texts if "mutant" in text.lower() for found in ADDED.findall(text) for name in found}
+    files = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")}
+    texts = [text for path, text in files.items() if "mutants" in path.name or "Mutant(" in text]
+    mutants = {name for text in texts for found in ADDED.findall(text) for name in found}
     assert STRANGERS and len(mutants) > 100
     for page in STRANGERS:
         text = " ".join(page.read_text(encoding="utf-8").split())
