@@ -62,7 +62,8 @@ IN_CLEAR = re.findall(
     BranchActive.call_id BranchActive.transaction_id BranchFinished.resource_branch BranchFinished.transaction_id
     BranchFinished.who BranchParked.transaction_id BranchPrepared.peers BranchPrepared.transaction_id BranchWork.keys
     BranchWork.resource_branch BranchWork.rows BranchWork.shared_keys BranchWork.undo CoordinatorRecord.sealed_with
-    Decided.owner Decided.participants Decided.traceparent Decided.transaction_id DroppedSession.nonce Ended.owner
+    Decided.owner Decided.participants Decided.traceparent Decided.transaction_id DroppedBranches.participant
+    DroppedSession.nonce Ended.owner
     Ended.participant Ended.transaction_id Ended.who EpochSeen.coordinator EpochSeen.log_id EpochSeen.nonce
     EpochStarted.coordinator EpochStarted.nonce ForceOrdered.transaction_id ForceOrdered.who Forgotten.owner
     Forgotten.participants Forgotten.transaction_id Forgotten.who ForgottenBelow.coordinator Heuristic.participant

@@ -50,8 +50,19 @@ class Session:
             self.connection.close()
 
 
+def ended(session: Session, *others: int) -> None:
+    """Wait until the server has no session of these numbers. Whoever finishes a branch while its session is just ending is answered
+    OK, and the branch is lost sight of until the next start (docs/decisions/0048): its name stays taken."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    numbers = ", ".join(map(str, others))
+    while session.ask(f"SELECT 1 FROM information_schema.processlist WHERE id IN ({numbers}) AND id <> CONNECTION_ID()"):
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    time.sleep(0.01)  # it is out of the list a little before it has let go
+
+
 def finished(session: Session, verb: str = "COMMIT") -> None:
-    """Finish a branch whose session has just ended: the server notices that in its own time."""
+    """Finish a branch whose session has ended: the server notices that in its own time."""
     while session.ask(f"XA {verb} {XID}") == NOT_KNOWN:
         assert session.ask("XA RECOVER"), "it is not there at all"
 
@@ -62,10 +73,12 @@ def sessions(breakable_mariadb: MariadbServer) -> Iterator[tuple[Session, Sessio
     first, second = Session(breakable_mariadb), Session(breakable_mariadb)
     first.ask("DROP TABLE IF EXISTS item", "CREATE TABLE item (name VARCHAR(20) PRIMARY KEY, value INT) ENGINE = InnoDB")
     first.ask("INSERT INTO item VALUES ('a', 1), ('m', 1)")
+    numbers = first.connection.thread_id(), second.connection.thread_id()
     yield first, second
     for session in (first, second):
         session.close()
     with closing(Session(breakable_mariadb)) as last:
+        ended(last, *numbers)
         if last.ask("XA RECOVER"):
             last.ask(f"XA ROLLBACK {XID}")
 
@@ -84,7 +97,9 @@ def test_a_prepared_branch_is_unknown_to_others_while_its_session_is_attached(se
     assert first.prepare() == []
     assert second.ask(f"XA COMMIT {XID}") == NOT_KNOWN
     assert len(second.ask("XA RECOVER")) == 1
+    number = first.connection.thread_id()
     first.close()
+    ended(second, number)
     finished(second)
     assert second.ask("XA RECOVER") == []
     assert second.ask("SELECT value FROM item WHERE name = 'a'") == [(2,)]
@@ -96,7 +111,9 @@ def test_a_killed_session_keeps_what_it_has_prepared(sessions: tuple[Session, Se
     first.begin()
     first.ask("UPDATE item SET value = value + 1")
     first.prepare()
-    second.ask(f"KILL {first.connection.thread_id()}")
+    number = first.connection.thread_id()
+    second.ask(f"KILL {number}")
+    ended(second, number)
     finished(second)
     assert second.ask("SELECT value FROM item WHERE name = 'a'") == [(2,)]
 
@@ -159,7 +176,9 @@ def test_any_login_finishes_anybodys_branch_but_not_on_a_server_that_was_demoted
     first.begin()
     first.ask("UPDATE item SET value = value + 1")
     first.prepare()
+    number = first.connection.thread_id()
     first.close()
+    ended(second, number)
     with closing(Session(breakable_mariadb, user="app")) as app:
         second.ask("SET GLOBAL read_only = 1")
         try:
