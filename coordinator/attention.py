@@ -112,13 +112,16 @@ def _of_participant(row: admin_pb2.ParticipantSummary) -> list[Item]:
         found.append(Item("loss", name, f"{name}: {row.loss}", command=command))
     if row.lacking_total:
         text = f"the log of {name} does not have {row.lacking_total} commits that were made under this name: compare, and repair"
-        found.append(Item("loss", name, text, command=command))
+        found.append(Item("loss", name, text, command=f"troth participants affected {name} --lacking"))
     if row.unlisted_ended_ms:
         text = f"the log of {name} may lack commits until {utc(row.unlisted_ended_ms)}, which cannot be listed any more: compare"
         found.append(Item("loss", name, text, command=command))
     if row.stranded_total:
         text = f"{name} is in doubt about {row.stranded_total} branches of which this log knows nothing: {row.stranded[0]} …"
-        found.append(Item("stranded", name, text, command=f"troth txn explain {row.stranded[0]}"))
+        command_of_it = f"troth txn explain {row.stranded[0]}"
+        if row.stranded_total > 1:
+            command_of_it = f"troth participants affected {name} --stranded"
+        found.append(Item("stranded", name, text, command=command_of_it))
     owed = row.votes_owed + row.acknowledgements_owed
     if not row.connected and owed:
         text = f"{name} is not connected and owes {row.votes_owed} votes and {row.acknowledgements_owed} acknowledgements: start it"

@@ -17,7 +17,9 @@ from coordinator.services.status import STATUS_METADATA_KEY, reason_named
 from troth.errors import Reason, RequestError
 
 SERVICE = "/troth.v1.AdminService/"
-READS = frozenset({"ListTransactions", "Explain", "ListParticipants", "GetStatus", "GetCell", "ListReviews"})
+READS = frozenset({
+    "ListTransactions", "Explain", "ListParticipants", "ListParticipantDetails", "GetStatus", "GetCell", "ListReviews",
+})  # fmt: skip
 
 
 class Asker(Protocol):

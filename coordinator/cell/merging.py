@@ -91,6 +91,26 @@ def participants(request: Any, pages: Sequence[admin_pb2.ListParticipantsRespons
     return response
 
 
+def details(
+    request: admin_pb2.ListParticipantDetailsRequest, answers: Sequence[admin_pb2.ListParticipantDetailsResponse]
+) -> admin_pb2.ListParticipantDetailsResponse:
+    """The first names of all pages, each once; refused if all shards have refused it."""
+    pages = [answer for answer in answers if not answer.HasField("refusal")]
+    if len(pages) < 2:
+        return (pages or answers)[0]
+    names = sorted({row.name for page in pages for row in page.rows})
+    cut = [page.rows[-1].name for page in pages if page.next_page_token]
+    kept = _kept(names, cut, request.limit)
+    # Each shard lists the commits that it decided; what is in doubt, and the operations, several of them may list.
+    totals = [page.total for page in pages]
+    total = sum(totals) if request.detail == admin_pb2.PARTICIPANT_DETAIL_LACKING else max(len(names), *totals)
+    response = admin_pb2.ListParticipantDetailsResponse(total=total)
+    response.rows.extend(admin_pb2.ParticipantDetailRow(name=name) for name in names[:kept])
+    if kept < len(names) or cut:
+        response.next_page_token = names[kept - 1]
+    return response
+
+
 def _participant(rows: Sequence[admin_pb2.ParticipantSummary]) -> admin_pb2.ParticipantSummary:
     """What the shards know of one participant."""
     newest: admin_pb2.ParticipantSummary = copy_of(max(rows, key=lambda row: (row.incarnation, row.connected)))

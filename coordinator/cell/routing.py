@@ -286,6 +286,11 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         listing.check_participants(request)
         return merging.participants(request, await self._routes.all("ListParticipants", request, context))
 
+    async def ListParticipantDetails(self, request: admin_pb2.ListParticipantDetailsRequest, context: Any) -> Any:
+        """List what a participant has many of."""
+        listing.check_details(request)
+        return merging.details(request, await self._routes.all("ListParticipantDetails", request, context))
+
     async def Explain(self, request: admin_pb2.ExplainRequest, context: Any) -> Any:
         """Tell why a transaction is where it is, or how it ended."""
         known = await self._of_transaction("Explain", request, context)

@@ -38,7 +38,7 @@ _SHOWN = (
     "SELECT position, id::text, topic, key, attempts, extract(epoch FROM clock_timestamp() - made)::float8,"
     " extract(epoch FROM clock_timestamp() - aside)::float8, error, octet_length(body) FROM troth.outbox"
 )
-LIST = f"{_SHOWN} WHERE (aside IS NOT NULL OR %s) ORDER BY aside IS NULL, position LIMIT %s"
+LIST = f"{_SHOWN} WHERE (aside IS NOT NULL OR %s) AND position > %s ORDER BY position LIMIT %s"
 COUNT = (
     "SELECT count(aside)::int, (count(*) - count(aside))::int, coalesce(extract(epoch FROM clock_timestamp()"
     " - min(made) FILTER (WHERE aside IS NULL)), 0)::float8 FROM troth.outbox"
@@ -70,18 +70,29 @@ def outbox() -> None:
 @_dsn_option
 @click.option("--waiting", is_flag=True, help="Also what waits to be delivered.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="The most messages.")
+@click.option(
+    "--after", type=click.IntRange(0, 2**63 - 1), default=0, metavar="POSITION", help="Go on where a listing that was cut ended."
+)
 @json_option
-def list_(dsn: str, waiting: bool, limit: int, as_json: bool) -> None:
-    """List the messages that are set aside, each with its error."""
-    rows, counts = _run(dsn, _rows(LIST, waiting, limit), _rows(COUNT))
+def list_(dsn: str, waiting: bool, limit: int, after: int, as_json: bool) -> None:
+    """List the messages that are set aside, each with its error, by position.
+
+    What is delivered or dropped between two pages makes no other message come twice or go missing.
+    """
+    rows, counts = _run(dsn, _rows(LIST, waiting, after, limit + 1), _rows(COUNT))
+    more, rows = len(rows) > limit, rows[:limit]
+    following = rows[-1][0] if more else None
     aside, waits, oldest = counts[0]
     if as_json:
         messages = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
-        render.write_json({"aside": aside, "waiting": waits, "oldest_waiting_seconds": oldest, "messages": messages})
+        told = {"aside": aside, "waiting": waits, "oldest_waiting_seconds": oldest, "next_after": following}
+        render.write_json({**told, "messages": messages})
         return
     shown = ((row[0], row[2], row[3], row[4], _ago(row[6]), row[7]) for row in rows)
     render.write_table(("POSITION", "TOPIC", "KEY", "ATTEMPTS", "SET ASIDE", "ERROR"), shown)
     render.tell(f"{aside} set aside; {waits} wait" + (f", the oldest for {oldest:.0f} s" if waits else ""))
+    if more:
+        render.tell(f"that is not all: --after {following} goes on")
 
 
 @outbox.command(examples="troth outbox show 17 --dsn postgresql://db/bank\ntroth outbox show 17 --body --dsn service=bank > body")

@@ -19,6 +19,7 @@ from troth.v1 import admin_pb2
 EXAMPLES = """
 troth participants                                   # who is connected, who owes what
 troth participants list --json
+troth participants affected payments                 # every branch that is in doubt there, every commit that its log lacks
 troth participants replace payments --log-id 5f0c... --why "its disk died, restored from backup"
 troth participants accept-loss --why "the coordinator's log is from last night"
 troth participants reconcile payments --dsn postgresql://db/bank   # does it hold what the coordinator says?
@@ -68,11 +69,14 @@ def _list(limit: int, page_token: str, coordinator: str | None, timeout: float, 
     for p in response.participants:
         for name in p.stranded:
             render.say(f"{p.participant} is in doubt about {name}, which this log did not begin, or has lost: settle it by hand")
+        if p.stranded_total > len(p.stranded):
+            more = p.stranded_total - len(p.stranded)
+            render.say(f"... and about {more} more: troth participants affected {p.participant} --stranded")
         for name in p.lacking:
             render.say(f"{p.participant} has lost {name}, which was committed there: `troth txn explain {name}`")
         if p.lacking_total > len(p.lacking):
             more = p.lacking_total - len(p.lacking)
-            render.say(f"... and {more} more: troth txn list --state HEURISTIC --participant {p.participant}")
+            render.say(f"... and {more} more: troth participants affected {p.participant} --lacking")
         if p.unlisted_ended_ms:
             render.say(
                 f"{p.participant} may have lost commits that ended until {utc(p.unlisted_ended_ms)} (of epochs before "
@@ -98,6 +102,41 @@ def _list(limit: int, page_token: str, coordinator: str | None, timeout: float, 
         if p.loss:
             render.say(f"{p.loss}; see how-to/operate-a-coordinator, 'a lost or old log'")
     tell_of_more(len(response.participants), response.total, response.next_page_token)
+
+
+_AFFECTED = """
+troth participants affected payments                 # what is in doubt there and unknown here, and what its log lacks
+troth participants affected payments --lacking --json
+troth participants affected payments --operations    # what it offers
+"""
+
+
+@participants.command(examples=_AFFECTED)
+@click.argument("name")
+@click.option("--stranded", is_flag=True, help="What it is in doubt about, and the coordinator's log can say nothing of.")
+@click.option("--lacking", is_flag=True, help="Commits that its log does not have any more.")
+@click.option("--operations", is_flag=True, help="Its operations, while it is connected.")
+@coordinator_option
+@json_option
+def affected(name: str, coordinator: str | None, timeout: float, as_json: bool, **wanted: bool) -> None:
+    """List all that is affected at the participant NAME, by id, however much it is. Without an option: STRANDED and LACKING.
+
+    NAME is as `troth participants` has it: of a service in slots that of one slot.
+    """
+    kinds = [kind for kind, is_wanted in wanted.items() if is_wanted] or ["stranded", "lacking"]
+    with connected(coordinator, timeout) as remote:
+        found = {kind: remote.details(name, _DETAILS[kind]) for kind in kinds}
+    if as_json:
+        render.write_json({"participant": name, **found})
+        return
+    render.write_table(("KIND", "NAME"), ((kind.upper(), one) for kind in kinds for one in found[kind]))
+    render.tell(", ".join(f"{len(found[kind])} {kind}" for kind in kinds))
+
+
+_DETAILS = {
+    "stranded": admin_pb2.PARTICIPANT_DETAIL_STRANDED, "lacking": admin_pb2.PARTICIPANT_DETAIL_LACKING,
+    "operations": admin_pb2.PARTICIPANT_DETAIL_OPERATIONS,
+}  # fmt: skip
 
 
 _ACCEPTING = """

@@ -162,7 +162,7 @@ def _compare(remote: Remote, asked: Asked) -> list[Drift]:
 
     drifts = [one for one in compare(found, ask, connected_now) if asked.wants(one.participant)]
     told = {(one.participant, one.transaction) for one in drifts}
-    known = (one for row in rows if asked.wants(row.participant) for one in _of_participant(row))
+    known = (one for row in rows if asked.wants(row.participant) for one in _of_participant(_whole(remote, row)))
     drifts += [one for one in known if (one.participant, one.transaction) not in told]
     return drifts if asked.participant else [*drifts, *_broken(remote, told)]
 
@@ -176,6 +176,16 @@ def _ask(remote: Remote, transaction: str) -> Known:
         return Known(STRANDED if stranded else "", words=told.explanation)
     outcome = common_pb2.Outcome.Name(row.outcome).removeprefix("OUTCOME_")
     return Known(row.state, outcome, tuple(row.participants), tuple(row.owing), told.explanation)
+
+
+def _whole(remote: Remote, row: admin_pb2.ParticipantSummary) -> admin_pb2.ParticipantSummary:
+    """A row with all that is affected, where it has the first of it only."""
+    for field, detail in (
+        ("stranded", admin_pb2.PARTICIPANT_DETAIL_STRANDED), ("lacking", admin_pb2.PARTICIPANT_DETAIL_LACKING),
+    ):  # fmt: skip
+        if getattr(row, f"{field}_total") > len(getattr(row, field)):
+            getattr(row, field)[:] = remote.details(row.participant, detail)
+    return row
 
 
 def _of_participant(row: admin_pb2.ParticipantSummary) -> Iterator[Drift]:

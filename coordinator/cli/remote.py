@@ -24,7 +24,7 @@ from coordinator.shell_settings import ShellSettings
 from troth.address import addresses_of, check_dialled, split_address
 from troth.identity.tls import Tls
 from troth.link import DIRECT
-from troth.v1 import admin_pb2_grpc, client_pb2_grpc, common_pb2
+from troth.v1 import admin_pb2, admin_pb2_grpc, client_pb2_grpc, common_pb2
 
 CONNECT_SECONDS = 2.0
 """How long one of several nodes may take to be found away."""
@@ -68,6 +68,11 @@ class Remote:
             if not page.next_page_token or (limit and len(getattr(response, rows)) >= limit):
                 return response
             request.page_token = page.next_page_token
+
+    def details(self, participant: str, detail: admin_pb2.ParticipantDetail.ValueType) -> list[str]:
+        """All of what a participant has many of, page by page. Raises `Failure` when nobody has that name."""
+        request = admin_pb2.ListParticipantDetailsRequest(participant=participant, detail=detail)
+        return [row.name for row in self.pages(self.admin.ListParticipantDetails, request, "rows", 0).rows]
 
 
 @contextmanager

@@ -171,6 +171,7 @@ class Administer:
         | admin_pb2.ResolveRequest
         | admin_pb2.ForgetTransactionRequest
         | admin_pb2.ListParticipantsRequest
+        | admin_pb2.ListParticipantDetailsRequest
         | admin_pb2.ReplaceParticipantRequest
         | admin_pb2.AcceptLossRequest
         | admin_pb2.ForgetParticipantRequest

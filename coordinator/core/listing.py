@@ -7,7 +7,7 @@ pages makes no other row come twice or go missing, also when a transaction moves
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from heapq import nlargest, nsmallest
 from itertools import islice
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 from google.protobuf.message import Message
 
 from coordinator.core import recalling
-from coordinator.core.book import Book
+from coordinator.core.book import Book, cause_of
 from coordinator.core.hello import what_was_lost
-from coordinator.core.model import BranchStep, Finished, State, Transaction, outcome_name
+from coordinator.core.model import BranchStep, Finished, Participant, State, Transaction, outcome_name
 from troth.errors import Reason, RequestError
+from troth.ids import check_participant
 from troth.v1 import admin_pb2, common_pb2
 
 ROWS_DEFAULT = 100
@@ -29,9 +30,9 @@ PAGE_BYTES_MAX = 1_048_576
 """Bytes of a page, but for its last row: a quarter of what a gRPC client takes by default."""
 TOKEN_CHARACTERS_MAX = 400
 STRANDED_MAX = 100
-"""Ids of branches in doubt in one participant's row."""
+"""Ids of transactions of one kind in one participant's row; `details` has all."""
 OPERATIONS_MAX = 100
-"""Operations in one participant's row."""
+"""Operations in one participant's row; `details` has all."""
 OWED = frozenset({BranchStep.VOTE_OWED, BranchStep.COMMIT_OWED, BranchStep.SETTLE_OWED})
 
 FINISHED_NAMES = frozenset({"COMMITTED", "ABORTED", "EXPIRED", "MIXED", "HAZARD"})
@@ -220,6 +221,39 @@ def _participant(book: Book, name: str, lacking: Sequence[str]) -> admin_pb2.Par
         unlisted_order=order,
         loss=participant.went_back or (what_was_lost(book, loss) if loss is not None and not loss.accepted_in else ""),
     )
+
+
+# ---- what a participant has many of
+
+
+def check_details(request: admin_pb2.ListParticipantDetailsRequest) -> None:
+    """Raise `RequestError` for a listing that cannot be made. A token is a name, and every text may be one."""
+    check_participant(request.participant)
+    if request.detail not in _DETAILS:
+        raise RequestError(Reason.INVALID_ARGUMENT, "detail must be STRANDED, LACKING or OPERATIONS")
+
+
+def details(book: Book, request: admin_pb2.ListParticipantDetailsRequest) -> Message:
+    """One page of what a participant has many of, by name, and how many there are in all."""
+    participant = book.participants.get(request.participant)
+    if participant is None:
+        refusal = cause_of(Reason.UNKNOWN_PARTICIPANT, f"no participant {request.participant[:80]!r} is known")
+        return admin_pb2.ListParticipantDetailsResponse(refusal=refusal)
+    everything = _DETAILS[request.detail](book, participant)
+    response = admin_pb2.ListParticipantDetailsResponse(total=len(everything))
+    names = nsmallest(rows_of(request.limit) + 1, (name for name in everything if name > request.page_token))
+    count = fill_page(response.rows, (admin_pb2.ParticipantDetailRow(name=name) for name in names), request.limit)
+    if count < len(names):
+        response.next_page_token = names[count - 1]
+    return response
+
+
+_DETAILS: dict[int, Callable[[Book, Participant], Collection[str]]] = {
+    admin_pb2.PARTICIPANT_DETAIL_STRANDED: lambda _, participant: participant.stranded,
+    admin_pb2.PARTICIPANT_DETAIL_LACKING: lambda book, participant: recalling.lacking(book).get(participant.name, ()),
+    admin_pb2.PARTICIPANT_DETAIL_OPERATIONS: lambda _, participant: participant.operations,
+}
+"""Where each kind of details is."""
 
 
 # ---- pages

@@ -365,6 +365,7 @@ _HANDLERS: dict[type, Callable[[Book, Any], Message]] = {
     admin_pb2.ResolveRequest: _resolve,
     admin_pb2.ForgetTransactionRequest: _forget,
     admin_pb2.ListParticipantsRequest: listing.participants,
+    admin_pb2.ListParticipantDetailsRequest: listing.details,
     admin_pb2.ReplaceParticipantRequest: _replace,
     admin_pb2.AcceptLossRequest: _accept_loss,
     admin_pb2.ForgetParticipantRequest: forget_participant,

@@ -92,6 +92,7 @@ CALLS: Mapping[str, Ask] = {
     ADMINISTRATION + "Resolve": resolves,
     ADMINISTRATION + "ForgetTransaction": always("forget", EVERYTHING),
     ADMINISTRATION + "ListParticipants": always("read", EVERYTHING),
+    ADMINISTRATION + "ListParticipantDetails": always("read", EVERYTHING),
     ADMINISTRATION + "ReplaceParticipant": administers,
     ADMINISTRATION + "ForgetParticipant": administers,
     ADMINISTRATION + "ListReviews": always("read", EVERYTHING),

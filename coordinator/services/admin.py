@@ -167,6 +167,11 @@ class Admin:
         listing.check_participants(request)
         return await self.ask(request)
 
+    async def ListParticipantDetails(self, request: admin_pb2.ListParticipantDetailsRequest, context: Any) -> Any:
+        """List what a participant has many of."""
+        listing.check_details(request)
+        return await self.ask(request)
+
     async def ReplaceParticipant(self, request: admin_pb2.ReplaceParticipantRequest, context: Any) -> Any:
         """Let a named log take over a participant's name."""
         check_participant(request.participant)

@@ -48,6 +48,34 @@ RESOLVE_ACTION_ABANDON: ResolveAction.ValueType  # 3
 """Stop waiting for participants that will never acknowledge; recorded as HAZARD."""
 Global___ResolveAction: _TypeAlias = ResolveAction  # noqa: Y015
 
+class _ParticipantDetail:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ParticipantDetailEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ParticipantDetail.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PARTICIPANT_DETAIL_UNSPECIFIED: _ParticipantDetail.ValueType  # 0
+    """Not a legal value on the wire."""
+    PARTICIPANT_DETAIL_STRANDED: _ParticipantDetail.ValueType  # 1
+    """Transactions in which it is in doubt, and about which this coordinator's log can say nothing."""
+    PARTICIPANT_DETAIL_LACKING: _ParticipantDetail.ValueType  # 2
+    """Commits that its log does not have, until an operator forgets them."""
+    PARTICIPANT_DETAIL_OPERATIONS: _ParticipantDetail.ValueType  # 3
+    """Its operations, while it is connected."""
+
+class ParticipantDetail(_ParticipantDetail, metaclass=_ParticipantDetailEnumTypeWrapper):
+    """ParticipantDetail is something that a participant may have many of."""
+
+PARTICIPANT_DETAIL_UNSPECIFIED: ParticipantDetail.ValueType  # 0
+"""Not a legal value on the wire."""
+PARTICIPANT_DETAIL_STRANDED: ParticipantDetail.ValueType  # 1
+"""Transactions in which it is in doubt, and about which this coordinator's log can say nothing."""
+PARTICIPANT_DETAIL_LACKING: ParticipantDetail.ValueType  # 2
+"""Commits that its log does not have, until an operator forgets them."""
+PARTICIPANT_DETAIL_OPERATIONS: ParticipantDetail.ValueType  # 3
+"""Its operations, while it is connected."""
+Global___ParticipantDetail: _TypeAlias = ParticipantDetail  # noqa: Y015
+
 @_typing.final
 class GetCellRequest(_message.Message):
     """GetCellRequest asks for the cell."""
@@ -820,7 +848,9 @@ class ParticipantSummary(_message.Message):
     """and of that epoch with a lower order than this."""
     @_builtins.property
     def stranded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Transactions in which it is in doubt, and about which this coordinator's log can say nothing: the first hundred of them."""
+        """Transactions in which it is in doubt, and about which this coordinator's log can say nothing: a hundred of them; ListParticipantDetails has
+        all.
+        """
 
     @_builtins.property
     def undeclared(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -830,13 +860,13 @@ class ParticipantSummary(_message.Message):
 
     @_builtins.property
     def lacking(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Commits that its log does not have, since another log or an older copy took the name over: the first hundred of them, until an
-        operator forgets them.
+        """Commits that its log does not have, since another log or an older copy took the name over: a hundred of them, until an operator
+        forgets them; ListParticipantDetails has all.
         """
 
     @_builtins.property
     def operations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Its operations, while it is connected: the first hundred of them by name."""
+        """Its operations, while it is connected: the first hundred of them by name; ListParticipantDetails has all."""
 
     def __init__(
         self,
@@ -903,6 +933,100 @@ class ListParticipantsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListParticipantsResponse: _TypeAlias = ListParticipantsResponse  # noqa: Y015
+
+@_typing.final
+class ListParticipantDetailsRequest(_message.Message):
+    """ListParticipantDetailsRequest asks for one kind of details of one participant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTICIPANT_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    participant: _builtins.str
+    """The participant; of a service in slots the name of one slot."""
+    detail: Global___ParticipantDetail.ValueType
+    """Which details."""
+    limit: _builtins.int
+    """At most so many in this page; 0 for 100, and more than 1000 counts as 1000. A page has fewer when their bytes fill it."""
+    page_token: _builtins.str
+    """Where this page begins: `next_page_token` of the one before, of the same details; empty for the first."""
+    def __init__(
+        self,
+        *,
+        participant: _builtins.str = ...,
+        detail: Global___ParticipantDetail.ValueType = ...,
+        limit: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "limit", b"limit", "page_token", b"page_token", "participant", b"participant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListParticipantDetailsRequest: _TypeAlias = ListParticipantDetailsRequest  # noqa: Y015
+
+@_typing.final
+class ParticipantDetailRow(_message.Message):
+    """ParticipantDetailRow is one row of details."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The id of the transaction, or the name of the operation."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParticipantDetailRow: _TypeAlias = ParticipantDetailRow  # noqa: Y015
+
+@_typing.final
+class ListParticipantDetailsResponse(_message.Message):
+    """ListParticipantDetailsResponse is a listing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    """How many there are in all, on whatever page; of several shards at least so many."""
+    next_page_token: _builtins.str
+    """Where the next page begins; empty after the last."""
+    @_builtins.property
+    def refusal(self) -> _common_pb2.Cause:
+        """Why there is none: nobody has that name. Absent otherwise."""
+
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParticipantDetailRow]:
+        """The rows, in the order of their names' bytes."""
+
+    def __init__(
+        self,
+        *,
+        refusal: _common_pb2.Cause | None = ...,
+        rows: _abc.Iterable[Global___ParticipantDetailRow] | None = ...,
+        total: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "refusal", b"refusal", "rows", b"rows", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListParticipantDetailsResponse: _TypeAlias = ListParticipantDetailsResponse  # noqa: Y015
 
 @_typing.final
 class ReplaceParticipantRequest(_message.Message):

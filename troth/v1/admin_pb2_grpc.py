@@ -60,6 +60,11 @@ class AdminServiceStub(object):
                 request_serializer=troth_dot_v1_dot_admin__pb2.ListParticipantsRequest.SerializeToString,
                 response_deserializer=troth_dot_v1_dot_admin__pb2.ListParticipantsResponse.FromString,
                 _registered_method=True)
+        self.ListParticipantDetails = channel.unary_unary(
+                '/troth.v1.AdminService/ListParticipantDetails',
+                request_serializer=troth_dot_v1_dot_admin__pb2.ListParticipantDetailsRequest.SerializeToString,
+                response_deserializer=troth_dot_v1_dot_admin__pb2.ListParticipantDetailsResponse.FromString,
+                _registered_method=True)
         self.ReplaceParticipant = channel.unary_unary(
                 '/troth.v1.AdminService/ReplaceParticipant',
                 request_serializer=troth_dot_v1_dot_admin__pb2.ReplaceParticipantRequest.SerializeToString,
@@ -138,6 +143,14 @@ class AdminServiceServicer(object):
 
     def ListParticipants(self, request, context):
         """ListParticipants lists every participant that the coordinator knows, by name, in pages.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListParticipantDetails(self, request, context):
+        """ListParticipantDetails lists all of what a row of ListParticipants has the first hundred of, by name, in pages. A page begins behind
+        a name: what is settled between two pages makes no other row come twice or go missing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -226,6 +239,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListParticipants,
                     request_deserializer=troth_dot_v1_dot_admin__pb2.ListParticipantsRequest.FromString,
                     response_serializer=troth_dot_v1_dot_admin__pb2.ListParticipantsResponse.SerializeToString,
+            ),
+            'ListParticipantDetails': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListParticipantDetails,
+                    request_deserializer=troth_dot_v1_dot_admin__pb2.ListParticipantDetailsRequest.FromString,
+                    response_serializer=troth_dot_v1_dot_admin__pb2.ListParticipantDetailsResponse.SerializeToString,
             ),
             'ReplaceParticipant': grpc.unary_unary_rpc_method_handler(
                     servicer.ReplaceParticipant,
@@ -404,6 +422,33 @@ class AdminService(object):
             '/troth.v1.AdminService/ListParticipants',
             troth_dot_v1_dot_admin__pb2.ListParticipantsRequest.SerializeToString,
             troth_dot_v1_dot_admin__pb2.ListParticipantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListParticipantDetails(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/troth.v1.AdminService/ListParticipantDetails',
+            troth_dot_v1_dot_admin__pb2.ListParticipantDetailsRequest.SerializeToString,
+            troth_dot_v1_dot_admin__pb2.ListParticipantDetailsResponse.FromString,
             options,
             channel_credentials,
             insecure,

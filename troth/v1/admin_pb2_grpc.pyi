@@ -46,6 +46,10 @@ class AdminServiceStub:
     """ForgetTransaction forgets a heuristic outcome that an operator has dealt with."""
     ListParticipants: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListParticipantsRequest, _admin_pb2.ListParticipantsResponse]
     """ListParticipants lists every participant that the coordinator knows, by name, in pages."""
+    ListParticipantDetails: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListParticipantDetailsRequest, _admin_pb2.ListParticipantDetailsResponse]
+    """ListParticipantDetails lists all of what a row of ListParticipants has the first hundred of, by name, in pages. A page begins behind
+    a name: what is settled between two pages makes no other row come twice or go missing.
+    """
     ReplaceParticipant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReplaceParticipantRequest, _admin_pb2.ReplaceParticipantResponse]
     """ReplaceParticipant lets one named log take over a participant's name."""
     ForgetParticipant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ForgetParticipantRequest, _admin_pb2.ForgetParticipantResponse]
@@ -81,6 +85,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """ForgetTransaction forgets a heuristic outcome that an operator has dealt with."""
     ListParticipants: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListParticipantsRequest, _admin_pb2.ListParticipantsResponse]  # type: ignore[assignment]
     """ListParticipants lists every participant that the coordinator knows, by name, in pages."""
+    ListParticipantDetails: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListParticipantDetailsRequest, _admin_pb2.ListParticipantDetailsResponse]  # type: ignore[assignment]
+    """ListParticipantDetails lists all of what a row of ListParticipants has the first hundred of, by name, in pages. A page begins behind
+    a name: what is settled between two pages makes no other row come twice or go missing.
+    """
     ReplaceParticipant: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReplaceParticipantRequest, _admin_pb2.ReplaceParticipantResponse]  # type: ignore[assignment]
     """ReplaceParticipant lets one named log take over a participant's name."""
     ForgetParticipant: _aio.UnaryUnaryMultiCallable[_admin_pb2.ForgetParticipantRequest, _admin_pb2.ForgetParticipantResponse]  # type: ignore[assignment]
@@ -143,6 +151,16 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListParticipantsResponse, _abc.Awaitable[_admin_pb2.ListParticipantsResponse]]:
         """ListParticipants lists every participant that the coordinator knows, by name, in pages."""
+
+    @_abc_1.abstractmethod
+    def ListParticipantDetails(
+        self,
+        request: _admin_pb2.ListParticipantDetailsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListParticipantDetailsResponse, _abc.Awaitable[_admin_pb2.ListParticipantDetailsResponse]]:
+        """ListParticipantDetails lists all of what a row of ListParticipants has the first hundred of, by name, in pages. A page begins behind
+        a name: what is settled between two pages makes no other row come twice or go missing.
+        """
 
     @_abc_1.abstractmethod
     def ReplaceParticipant(
