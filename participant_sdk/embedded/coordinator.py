@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 
 from coordinator.core import effects, events
 from coordinator.core.core import CoordinatorCore
+from coordinator.core.listing import ROWS_MAX
 from coordinator.core.settings import CoreSettings
 from participant_sdk.causes import error_of
 from troth.engine import Engine
@@ -225,11 +226,19 @@ class InProcessCoordinator:
 
     async def owing(self) -> set[str]:
         """The participants, slots of theirs, that owe a vote or an acknowledgement. Raises `Gone`."""
+        owing, token = set[str](), ""
+        while True:
+            page = await self._participants(admin_pb2.ListParticipantsRequest(limit=ROWS_MAX, page_token=token))
+            owing |= {one.participant for one in page.participants if one.votes_owed or one.acknowledgements_owed}
+            token = page.next_page_token
+            if not token:
+                return owing
+
+    async def _participants(self, request: admin_pb2.ListParticipantsRequest) -> admin_pb2.ListParticipantsResponse:
         self._last_number += 1
         number = self._last_number
-        request = admin_pb2.ListParticipantsRequest()
-        answer = await self.ask(number, lambda session: events.Administer(number, request))
-        return {one.participant for one in answer.participants if one.votes_owed or one.acknowledgements_owed}
+        page: admin_pb2.ListParticipantsResponse = await self.ask(number, lambda session: events.Administer(number, request))
+        return page
 
     # ---- effects
 

@@ -63,6 +63,47 @@ def test_a_participant_is_told_once_with_what_all_shards_know_of_it() -> None:
     assert merging.participants(admin_pb2.ListParticipantsRequest(), [one]) is one
 
 
+Names = list[str]
+Details = admin_pb2.ListParticipantDetailsRequest
+
+
+def details_of(names: Names, request: Details, most: int) -> admin_pb2.ListParticipantDetailsResponse:
+    """What a shard with these names answers, whose pages have at most so many rows."""
+    behind = sorted(name for name in names if name > request.page_token)
+    shown = behind[: min(most, request.limit)]
+    page = admin_pb2.ListParticipantDetailsResponse(total=len(names))
+    page.rows.extend(admin_pb2.ParticipantDetailRow(name=name) for name in shown)
+    if len(shown) < len(behind):
+        page.next_page_token = shown[-1]
+    return page
+
+
+def test_details_of_all_shards_together_tell_each_name_once_in_order() -> None:
+    """Several shards may be told of the same branch in doubt, and one may know nobody of that name."""
+    refused = admin_pb2.ListParticipantDetailsResponse(refusal=common_pb2.Cause(reason="UNKNOWN_PARTICIPANT"))
+    for seed in range(100):
+        chance = Random(seed)
+        shards = [[f"c1-{n:02}" for n in chance.sample(range(30), chance.randint(0, 20))] for _ in range(4)]
+        request, told = Details(limit=chance.randint(1, 9), detail=admin_pb2.PARTICIPANT_DETAIL_STRANDED), Names()
+        while True:
+            page = merging.details(request, [*(details_of(one, request, chance.randint(1, 9)) for one in shards), refused])
+            told += [row.name for row in page.rows]
+            assert len(page.rows) <= request.limit and max(map(len, shards)) <= page.total <= sum(map(len, shards))
+            if not page.next_page_token:
+                break
+            request.page_token = page.next_page_token
+        assert told == sorted({name for one in shards for name in one}), f"seed {seed}"
+    assert merging.details(Details(), [refused, refused]) is refused
+
+
+def test_commits_that_are_lacking_are_each_of_one_shard_and_added_up() -> None:
+    request = Details(limit=2, detail=admin_pb2.PARTICIPANT_DETAIL_LACKING)
+    pages = [details_of(names, request, 2) for names in (["a", "c", "e"], ["b", "d"])]
+    page = merging.details(request, pages)
+    assert ([row.name for row in page.rows], page.total, page.next_page_token) == (["a", "b"], 5, "b")
+    assert merging.details(request, pages[:1]) is pages[0]
+
+
 def test_an_order_is_refused_when_all_shards_refuse_it() -> None:
     refusal = admin_pb2.AcceptLossResponse(refusal=common_pb2.Cause(reason="NOT_ACTIVE"))
     assert merging.orders([refusal, refusal]).refusal.reason == "NOT_ACTIVE"
