@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from coordinator.core.model import outcome_name
-from coordinator.inside import Inside
+from coordinator.inside import Inside, everybody
 from coordinator.services.fills import WARN_PERCENT, percent
 from troth.moments import utc
 from troth.v1 import admin_pb2
@@ -71,8 +72,7 @@ async def _all(inside: Inside) -> AsyncIterator[Item]:
     for review in (await inside.look("ListReviews", admin_pb2.ListReviewsRequest())).reviews:
         text = f"{review.who} asks for {review.order} of {review.object} ({review.why}): {review.would}"
         yield Item("review", review.review, text, command="troth review list")
-    request = admin_pb2.ListParticipantsRequest(limit=1_000)
-    for row in (await inside.look("ListParticipants", request)).participants:
+    async for row in everybody(partial(inside.look, "ListParticipants")):
         for item in _of_participant(row):
             yield item
     status = await inside.look("GetStatus", admin_pb2.GetStatusRequest())

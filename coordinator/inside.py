@@ -6,15 +6,18 @@ same service. There is no second way to do anything, and none past the checks.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, Protocol
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # it has stubs but no py.typed
 
 from coordinator.cell.routing import AdminService, Routes
+from coordinator.core.listing import ROWS_MAX
 from coordinator.services.guard import Guard
 from coordinator.services.status import STATUS_METADATA_KEY, reason_named
 from troth.errors import Reason, RequestError
+from troth.v1 import admin_pb2
 
 SERVICE = "/troth.v1.AdminService/"
 READS = frozenset({
@@ -90,6 +93,21 @@ class Inside:
         """One question of the daemon's own; it changes nothing, and nobody is answered but itself."""
         assert method in READS, f"{method} is not for reading"
         return await getattr(self._service, method)(request, InsideCall(Itself()))
+
+
+Ask = Callable[[admin_pb2.ListParticipantsRequest], Awaitable[Any]]
+
+
+async def everybody(ask: Ask) -> AsyncIterator[admin_pb2.ParticipantSummary]:
+    """All participants, page by page; `ask` asks for one."""
+    request = admin_pb2.ListParticipantsRequest(limit=ROWS_MAX)
+    while True:
+        page = await ask(request)
+        for row in page.participants:
+            yield row
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
 
 
 class _Details(grpc.HandlerCallDetails):

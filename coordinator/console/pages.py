@@ -11,10 +11,10 @@ from urllib.parse import urlencode
 from coordinator.attention import attention
 from coordinator.cli.durations import duration_ms
 from coordinator.console import actions, waterfall
-from coordinator.core.listing import FINISHED_NAMES, STATE_NAMES
+from coordinator.core.listing import FINISHED_NAMES, OPERATIONS_MAX, STATE_NAMES
 from coordinator.core.model import outcome_name
 from coordinator.core.words import cause_words
-from coordinator.inside import Asker, Inside
+from coordinator.inside import Asker, Inside, everybody
 from coordinator.services.fills import percent
 from troth.errors import Reason, RequestError
 from troth.identity.peer import Identity
@@ -40,12 +40,12 @@ async def home(inside: Inside, asker: Asker) -> Page:
     """What needs people first; then how the coordinator is."""
     status = await inside.ask("GetStatus", admin_pb2.GetStatusRequest(), asker)
     cell = await inside.ask("GetCell", admin_pb2.GetCellRequest(), asker)
-    people = await inside.ask("ListParticipants", admin_pb2.ListParticipantsRequest(limit=1_000), asker)
+    people = [row.connected async for row in everybody(lambda request: inside.ask("ListParticipants", request, asker))]
     history = inside.common.history
     return Page("home.html", "What needs you", {
         "items": await attention(inside), "status": status, "cell": cell, "history": history,
         "fills": [(fill, percent(fill)) for fill in status.fills[:LIMITS_SHOWN]],
-        "connected": sum(row.connected for row in people.participants), "participants": people.total,
+        "connected": sum(people), "participants": len(people),
     })  # fmt: skip
 
 
@@ -166,7 +166,7 @@ async def participant(inside: Inside, asker: Asker, name: str) -> Page:
     response = await inside.ask("ListParticipants", admin_pb2.ListParticipantsRequest(limit=1_000, page_token=before), asker)
     row = next((row for row in response.participants if row.participant == name), None)
     held = await inside.ask("ListTransactions", admin_pb2.ListTransactionsRequest(participant=name, limit=PAGE_ROWS), asker)
-    values = {"name": name, "row": row, "held": held.transactions, "total": held.total}
+    values = {"name": name, "row": row, "held": held.transactions, "total": held.total, "operations_max": OPERATIONS_MAX}
     return Page("participant.html", name, values, 200 if row is not None else 404)
 
 

@@ -1,4 +1,4 @@
-"""`troth participants affected`: hundreds of branches in doubt and of commits that are lost, each listed by its id at a real daemon."""
+"""`troth participants affected`: hundreds of branches in doubt and of lost commits, each listed by its id at a real daemon."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ LOST = [f"c1.1.0badcafe.3.{number}" for number in range(1, MANY + 1)]
 """Commits that the log of `payments` does not have."""
 FOREIGN = [f"c9.1.0badcafe.3.{number}" for number in range(1, MANY + 1)]
 """Of another coordinator: `payments` is in doubt about each."""
+FORCED = participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_ABORT
 
 
 def _lacking(transaction_id: str) -> record_pb2.CoordinatorRecord:
@@ -52,7 +53,8 @@ async def at(restored: Daemon) -> AsyncIterator[tuple[str, str]]:
     """The option that names the daemon, once it has heard of all that is in doubt. What it orders is done."""
     async with grpc.aio.insecure_channel(restored.address) as channel:
         stream = participant_pb2_grpc.ParticipantServiceStub(channel).Session()
-        hello = participant_pb2.Hello(participant="payments", log_id="11" * 16, incarnation=2, operations=map(_operation, range(MANY)))
+        hello = participant_pb2.Hello(participant="payments", log_id="11" * 16, incarnation=2)
+        hello.operations.extend(map(_operation, range(MANY)))
         hello.protocol.lowest = hello.protocol.highest = 1
         await stream.write(participant_pb2.SessionRequest(hello=hello))
         assert (await stream.read()).HasField("welcome")
@@ -62,7 +64,7 @@ async def at(restored: Daemon) -> AsyncIterator[tuple[str, str]]:
         obeying = asyncio.create_task(_obey(stream))
         inside = Inside(restored._routes)
         async with asyncio.timeout(60):
-            while (await _row(inside)).stranded_total < MANY:
+            while (await _row(inside)).stranded_total < MANY:  # noqa: ASYNC110 - it is looked at from outside
                 await asyncio.sleep(0.01)
         yield ("--coordinator", restored.address)
         obeying.cancel()
@@ -76,7 +78,7 @@ def _operation(number: int) -> str:
 async def _obey(stream: Any) -> None:
     while frame := await stream.read():
         done = [
-            participant_pb2.Acknowledgement(transaction_id=one.transaction_id, kind=participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_ABORT)
+            participant_pb2.Acknowledgement(transaction_id=one.transaction_id, kind=FORCED)
             for one in frame.forces
         ]
         if done:
@@ -137,7 +139,8 @@ async def test_pages_are_in_order_and_whole_while_an_operator_settles_one_after_
                 break
             token = page.next_page_token
             name, *rest = settling
-            for one in (token, sorted(set(ids) - set(seen) - settled)[1]):  # the one that the token names, and one that was not seen yet
+            not_seen = sorted(set(ids) - set(seen) - settled)
+            for one in (token, not_seen[1]):
                 assert (await troth("txn", name, one, *rest, "--why", "test", "--yes", *at)).code == 0
                 settled.add(one)
             await _until(inside, detail, MANY - len(settled))
@@ -152,5 +155,5 @@ async def _until(inside: Inside, detail: Any, count: int) -> None:
         (lambda row: row.stranded_total) if detail == admin_pb2.PARTICIPANT_DETAIL_STRANDED else (lambda row: row.lacking_total)
     )
     async with asyncio.timeout(60):
-        while number(await _row(inside)) != count:
+        while number(await _row(inside)) != count:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.01)

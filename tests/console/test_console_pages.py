@@ -15,6 +15,7 @@ import pytest
 from coordinator.config import load
 from coordinator.console import waterfall
 from coordinator.console.actions import offers
+from coordinator.core.model import Participant as Known
 from troth.errors import ConfigError
 from troth.v1 import admin_pb2
 
@@ -71,6 +72,25 @@ async def test_every_page_is_shown_and_nothing_of_peers_is_markup(shown: Any) ->
     assert (await browser.get("/participants/nobody"))[0] == 404
     assert (await browser.get("/transactions/nonsense"))[0] == 400
     assert (await browser.get("/static/console.css"))[0] == 200
+
+
+async def test_a_participant_of_whom_much_is_wrong_is_shown_with_the_command_that_lists_all(shown: Any) -> None:
+    book = shown.daemon._core._book
+    bank = book.participants["bank"]
+    bank.stranded = {f"c9.1.0badcafe.3.{number}": b"" for number in range(350)}
+    bank.operations |= {f"operation-{number}" for number in range(350)}
+    for number in range(1_100):  # more than a page of participants, and one of the last has something to say
+        book.participants[f"other-{number:04}"] = Known(f"other-{number:04}")
+    book.participants["other-1099"].stranded = {"c9.1.0badcafe.4.1": b""}
+    browser = Browser(shown.url)
+    _, text = await browser.get("/participants/bank")
+    assert "In doubt, and unknown here: 350" in text and text.count("c9.1.0badcafe.3.") >= 100
+    for kind in ("stranded", "operations"):
+        assert f"troth participants affected bank --{kind}" in text
+    _, text = await browser.get("/participants/stock")
+    assert "troth participants affected" not in text
+    _, text = await browser.get("/")
+    assert "other-1099 is in doubt about 1 branches" in text and "1102" in text
 
 
 async def test_a_listing_is_narrowed_by_its_address_and_goes_on(shown: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,7 +106,8 @@ def test_all_commits_that_a_log_lacks_are_listed_until_each_is_forgotten() -> No
 
 def test_all_operations_are_listed_while_it_is_connected() -> None:
     driver, names = Driver(), sorted(f"operation-{number}" for number in range(MANY))
-    driver.step(events.HelloReceived("a", 9, participant_pb2.Hello(participant="a", log_id="log-a", incarnation=1, operations=names)))
+    said = participant_pb2.Hello(participant="a", log_id="log-a", incarnation=1, operations=names)
+    driver.step(events.HelloReceived("a", 9, said))
     driver.sync()
     assert pages(driver, lambda _: None, participant="a", detail=OPERATIONS) == names
     driver.lose("a")
