@@ -40,7 +40,7 @@ NAMES_ONE = (("show",), ("explain",), ("watch",), ("resolve", "abort"), ("forget
 def asking() -> Iterator[tuple[str, ...]]:
     """Every command that asks a coordinator, with arguments that are in order."""
     arguments = {f"txn {name}": (ABSENT, *rest) for name, *rest in NAMES_ONE} | {"participants replace": REPLACES}
-    arguments |= {f"participants {name}": ("north",) for name in ("forget", "repair", "reconcile")}
+    arguments |= {f"participants {name}": ("north",) for name in ("forget", "repair", "reconcile", "affected")}
     arguments |= {f"review {name}": ("c1-00000000",) for name in ("approve", "reject")} | {"review show": ("c1-00000000",)}
     for words in commands(tree):
         found: Any = tree
@@ -176,6 +176,8 @@ OUTBOX = "test_cli_outbox.py::test_what_is_set_aside_is_tried_again_or_dropped"
 NO_OUTBOX = "test_cli_outbox.py::test_where_there_is_no_outbox_it_says_so"
 SCENES.update({
     ("outbox list", "done, also when nothing is set aside"): OUTBOX,
+    ("participants affected", "done, also when nothing is"):
+        "test_cli_affected.py::test_everything_is_listed_by_its_id_and_the_short_list_says_by_which_command",
     ("outbox list", "there is no outbox, or what is no connection string"): NO_OUTBOX,
     ("outbox list", "the database cannot be reached"): NO_OUTBOX,
     ("outbox show", "done"): OUTBOX,
@@ -203,6 +205,7 @@ for _name, _what, *_words in (
     ("cell", "done, also of a coordinator that is alone"), ("participants", "done, also when there are none"),
     ("txn list", "done, also when there are none"), ("txn list", "a state that is none", "--state", "BOGUS"),
     ("txn list", "a page token that is none", "--page-token", "x"),
+    ("participants affected", "nobody has that name", "north"),
     ("participants replace", "nobody has that name", *REPLACES, *WHY), ("participants accept-loss", "nothing is lost", *WHY),
     ("participants reconcile", "nothing is wrong with it", "north"),
 ):  # fmt: skip

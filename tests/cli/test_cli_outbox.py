@@ -73,6 +73,36 @@ async def test_what_is_set_aside_is_tried_again_or_dropped(
     assert got == [b"one", b"three", b"waits"]
 
 
+async def test_a_listing_that_is_cut_goes_on_behind_a_position(server: PostgresServer, troth: Any) -> None:
+    """Every third is set aside; what is dropped between two pages makes no other come twice or go missing."""
+    async with await psycopg.AsyncConnection.connect(server.dsn(), autocommit=True) as db:
+        await db.execute("CREATE DATABASE long")
+    dsn = ("--dsn", server.dsn("long"))
+    await troth("store", "init", "--store", server.dsn("long"), "--participant", "pay")
+    async with await psycopg.AsyncConnection.connect(server.dsn("long"), autocommit=True) as db:
+        for number in range(350):
+            await put(db, "mail", f"{number}", key="ada")
+        await db.execute("UPDATE troth.outbox SET aside = clock_timestamp(), error = 'no such host' WHERE position % 3 = 0")
+        rows = await (await db.execute("SELECT position, aside IS NOT NULL FROM troth.outbox ORDER BY position")).fetchall()
+        aside, everything = [row[0] for row in rows if row[1]], [row[0] for row in rows]
+        cut = await troth("outbox", "list", "--limit", "50", *dsn)
+        assert f"that is not all: --after {aside[49]} goes on" in cut.err and len(cut.out.splitlines()) == 51
+        seen, after = list[int](), 0
+        while True:
+            listed = (await troth("outbox", "list", "--limit", "50", "--after", str(after), "--json", *dsn)).json()
+            seen += [message["position"] for message in listed["messages"]]
+            after = listed["next_after"]
+            if after is None:
+                break
+            assert (await troth("outbox", "drop", str(after), "--yes", *dsn)).code == 0
+        assert seen == aside and listed["aside"] == len(aside) - 2
+        whole = await troth("outbox", "list", "--waiting", "--limit", "10000", "--json", *dsn)
+        positions = [message["position"] for message in whole.json()["messages"]]
+        assert positions == sorted(set(everything) - {aside[49], aside[99]}) and whole.json()["next_after"] is None
+        full = await troth("outbox", "list", "--limit", str(len(aside) - 2), *dsn)
+        assert "not all" not in full.err, "what is just full is not cut"
+
+
 async def test_where_there_is_no_outbox_it_says_so(server: PostgresServer, troth: Any) -> None:
     async with await psycopg.AsyncConnection.connect(server.dsn(), autocommit=True) as db:
         await db.execute("CREATE DATABASE bare")

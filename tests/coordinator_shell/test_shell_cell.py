@@ -13,9 +13,10 @@ from test_shell_streams import FakeClient
 from coordinator.cell import questions
 from coordinator.cell.forwarding import Forward
 from coordinator.cell.questions import Questions
+from coordinator.core.model import Participant as Known
 from coordinator.server import Daemon, make_daemon
 from troth.cell import shard_of_key
-from troth.v1 import client_pb2, common_pb2, participant_pb2
+from troth.v1 import admin_pb2, admin_pb2_grpc, client_pb2, common_pb2, participant_pb2
 
 SHARDS = ("c1", "c2")
 DIRECTORY = common_pb2.Directory(
@@ -101,15 +102,45 @@ async def test_nothing_comes_before_welcome_also_when_shards_move_meanwhile(shar
 
 
 @pytest.fixture
-async def passing_on(shard: Daemon, tmp_path: Path) -> AsyncIterator[Daemon]:
+async def nodes(shard: Daemon, tmp_path: Path) -> AsyncIterator[tuple[Daemon, Daemon]]:
     """The shard c1, and a second daemon as the shard c2 at another node."""
     other = make_daemon(make_config(tmp_path / "c2", name="c2"))
     await other.start()
     forward = shard._routes._forward = Forward(lambda name: other.address)
     shard.context.common.questions = Questions(shard._routes.of_question, shard._routes._ask_ourselves)
-    yield shard
+    yield shard, other
     await forward.close()
     await other.stop()
+
+
+@pytest.fixture
+def passing_on(nodes: tuple[Daemon, Daemon]) -> Daemon:
+    """The first of them."""
+    return nodes[0]
+
+
+async def test_what_is_affected_at_a_participant_is_listed_from_all_nodes(
+    nodes: tuple[Daemon, Daemon], channel: grpc.aio.Channel
+) -> None:
+    """Half of it is known to one node, half to the other, and some to both."""
+    ids = [f"c9.1.0badcafe.3.{number}" for number in range(350)]
+    for daemon, known in zip(nodes, (ids[:200], ids[150:]), strict=True):
+        bank = daemon._core._book.participants["bank"] = Known("bank")  # type: ignore[attr-defined]  # as its reports would make it
+        bank.stranded = dict.fromkeys(known, b"")
+    stub, seen = admin_pb2_grpc.AdminServiceStub(channel), list[str]()
+    request = admin_pb2.ListParticipantDetailsRequest(participant="bank", detail=admin_pb2.PARTICIPANT_DETAIL_STRANDED)
+    while True:
+        page = await stub.ListParticipantDetails(request)
+        seen += [row.name for row in page.rows]
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    assert seen == sorted(ids) and len(page.rows) == 50
+    del nodes[1]._core._book.participants["bank"]  # type: ignore[attr-defined]  # as before: only one node knows it
+    request.page_token = ""
+    assert (await stub.ListParticipantDetails(request)).total == 200
+    request.participant = "nobody"
+    assert (await stub.ListParticipantDetails(request)).refusal.reason == "UNKNOWN_PARTICIPANT"
 
 
 async def test_a_question_about_another_shard_is_answered_by_that_one(passing_on: Daemon, channel: grpc.aio.Channel) -> None:

@@ -11,10 +11,15 @@ from pathlib import Path
 import pytest
 from embedded_shop import shop, total
 
+from coordinator.core.settings import CoreSettings
 from participant_sdk import Embedded, RequestError
 from participant_sdk.client import Aborted, SyncTransaction, call, transactional
+from participant_sdk.embedded.coordinator import InProcessCoordinator
 from troth import failpoints
 from troth.errors import ConfigError, LogFailed, LogLocked, Reason, TrothError
+from troth.log.sqlite import SqliteLog
+from troth.ready import Append
+from troth.v1 import record_pb2
 
 HERE = Path(__file__).parent
 
@@ -68,6 +73,23 @@ async def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
         async with troth:
             assert await total(left) == 1 - life
             await troth.run(call("left", "add", amount=-1), call("right", "add", amount=1))
+
+
+async def test_whoever_is_awaited_is_found_behind_any_number_of_others(tmp_path: Path) -> None:
+    """A service ends its work when nobody owes anything: it looked at the first hundred names alone."""
+    names = [f"p-{number:04}" for number in range(2_100)]
+    record, log = record_pb2.CoordinatorRecord, SqliteLog(tmp_path / "c.db", role="coordinator", name="c1")
+    decided = record_pb2.Decided(transaction_id="c1.1.0badcafe.3.4", participants=names[-2:], owing=[0, 1], orders=[1, 1])
+    records = [record(participant_bound=record_pb2.ParticipantBound(participant=name, log_id="1", incarnation=1)) for name in names]
+    await log.open()
+    started = record_pb2.EpochStarted(coordinator="c1", epoch=1, nonce="0badcafe", kept=True)
+    await log.write([Append(one) for one in (record(epoch_started=started), *records, record(decided=decided))], sync=True)
+    await log.close()
+    settings = CoreSettings(hearing_seconds=0.0)
+    coordinator = InProcessCoordinator("c1", settings, lambda: SqliteLog(tmp_path / "c.db", role="coordinator", name="c1"))
+    await coordinator.start()
+    assert await coordinator.owing() == set(names[-2:])
+    await coordinator.stop()
 
 
 async def test_one_process_at_a_time_has_its_log(tmp_path: Path) -> None:
