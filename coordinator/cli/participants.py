@@ -66,42 +66,47 @@ def _list(limit: int, page_token: str, coordinator: str | None, timeout: float, 
             for p in response.participants
         ),
     )  # fmt: skip
-    for p in response.participants:
-        for name in p.stranded:
-            render.say(f"{p.participant} is in doubt about {name}, which this log did not begin, or has lost: settle it by hand")
-        if p.stranded_total > len(p.stranded):
-            more = p.stranded_total - len(p.stranded)
-            render.say(f"... and about {more} more: troth participants affected {p.participant} --stranded")
-        for name in p.lacking:
-            render.say(f"{p.participant} has lost {name}, which was committed there: `troth txn explain {name}`")
-        if p.lacking_total > len(p.lacking):
-            more = p.lacking_total - len(p.lacking)
-            render.say(f"... and {more} more: troth participants affected {p.participant} --lacking")
-        if p.unlisted_ended_ms:
-            render.say(
-                f"{p.participant} may have lost commits that ended until {utc(p.unlisted_ended_ms)} (of epochs before "
-                f"{p.unlisted_epoch}, and of that one with orders below {p.unlisted_order}), which are behind the retention and "
-                f"cannot be listed: if its copy is older than that, compare by hand; then: "
-                f"troth participants accept-loss {p.participant} --why ..."
-            )
-        if p.recalling:
-            left = f", {p.to_recall} are left" if p.connected else "; that goes on when it is connected"
-            render.say(f"{p.participant} is asked which commits its log has, since that took the name over{left}")
-        if p.undeclared:
-            render.say(
-                f"{p.participant} has operations that lock everything, for want of lock keys, and for which others have waited: "
-                f"{', '.join(p.undeclared)}"
-            )
-        if p.awaited_log_id:
-            render.say(f"{p.participant} waits for the log {p.awaited_log_id}, which an operator has named")
-        if p.refused_log_id:
-            render.say(
-                f"{p.participant} was refused with the log {p.refused_log_id}; if it is to take the name over: "
-                f"troth participants replace {p.participant} --log-id {p.refused_log_id} --why ..."
-            )
-        if p.loss:
-            render.say(f"{p.loss}; see how-to/operate-a-coordinator, 'a lost or old log'")
+    for row in response.participants:
+        _tell(row)
     tell_of_more(len(response.participants), response.total, response.next_page_token)
+
+
+def _tell(p: admin_pb2.ParticipantSummary) -> None:
+    """What a row has no room for."""
+    for name in p.stranded:
+        render.say(f"{p.participant} is in doubt about {name}, which this log did not begin, or has lost: settle it by hand")
+    if p.stranded_total > len(p.stranded):
+        more = p.stranded_total - len(p.stranded)
+        render.say(f"... and about {more} more: troth participants affected {p.participant} --stranded")
+    for name in p.lacking:
+        render.say(f"{p.participant} has lost {name}, which was committed there: `troth txn explain {name}`")
+    if p.lacking_total > len(p.lacking):
+        more = p.lacking_total - len(p.lacking)
+        render.say(f"... and {more} more: troth participants affected {p.participant} --lacking")
+    if p.unlisted_ended_ms:
+        render.say(
+            f"{p.participant} may have lost commits that ended until {utc(p.unlisted_ended_ms)} (of epochs before "
+            f"{p.unlisted_epoch}, and of that one with orders below {p.unlisted_order}), which are behind the retention and "
+            f"cannot be listed: if its copy is older than that, compare by hand; then: "
+            f"troth participants accept-loss {p.participant} --why ..."
+        )
+    if p.recalling:
+        left = f", {p.to_recall} are left" if p.connected else "; that goes on when it is connected"
+        render.say(f"{p.participant} is asked which commits its log has, since that took the name over{left}")
+    if p.undeclared:
+        render.say(
+            f"{p.participant} has operations that lock everything, for want of lock keys, and for which others have waited: "
+            f"{', '.join(p.undeclared)}"
+        )
+    if p.awaited_log_id:
+        render.say(f"{p.participant} waits for the log {p.awaited_log_id}, which an operator has named")
+    if p.refused_log_id:
+        render.say(
+            f"{p.participant} was refused with the log {p.refused_log_id}; if it is to take the name over: "
+            f"troth participants replace {p.participant} --log-id {p.refused_log_id} --why ..."
+        )
+    if p.loss:
+        render.say(f"{p.loss}; see how-to/operate-a-coordinator, 'a lost or old log'")
 
 
 _AFFECTED = """
