@@ -74,5 +74,5 @@ troth_environment() {
 }
 
 # The environment of everything that developers do; scripts/floors makes the same one of the oldest versions.
-TEST_EXTRAS="sqlite,coordinator,postgres,mariadb,sqlalchemy,redis,pki,oidc,metrics,otlp,console,fast"
+TEST_EXTRAS="sqlite,coordinator,postgres,asyncpg,mariadb,sqlalchemy,redis,pki,oidc,metrics,otlp,console,fast"
 troth_test_environment() { troth_environment test "$TEST_EXTRAS" dev; }

@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parents[1]
 """The directory that holds our packages, side by side."""
 
 EXTRAS = {
-    "apsw": "sqlite", "psycopg": "postgres", "psycopg_pool": "postgres", "sqlalchemy": "sqlalchemy",
+    "apsw": "sqlite", "psycopg": "postgres", "psycopg_pool": "postgres", "asyncpg": "asyncpg", "sqlalchemy": "sqlalchemy",
     "aiomysql": "mariadb", "pymysql": "mariadb",
     "click": "coordinator", "rich": "coordinator", "structlog": "coordinator",
     "grpc_health": "coordinator", "grpc_reflection": "coordinator", "grpc_status": "coordinator", "google.rpc": "coordinator",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import asyncpg
 import psycopg
 
 from participant_sdk.registry import Registry
@@ -89,7 +90,22 @@ def refuse_blocking(db: psycopg.Connection[Any], *, name: str, value: int) -> No
     raise Refuse("NO", "it refuses")
 
 
+async def put_asyncpg(db: asyncpg.Connection[Any], *, name: str, value: int) -> None:
+    await db.execute(PUT.replace("%s, %s", "$1, $2"), name, value)
+
+
+async def get_asyncpg(db: asyncpg.Connection[Any], *, name: str) -> int | None:
+    value: int | None = await db.fetchval(GET.replace("%s", "$1"), name)
+    return value
+
+
+async def refuse_asyncpg(db: asyncpg.Connection[Any], *, name: str, value: int) -> None:
+    await put_asyncpg(db, name=name, value=value)
+    raise Refuse("NO", "it refuses")
+
+
 ASYNC = {"put": put, "get": get, "refuse": refuse}
+ASYNCPG = {"put": put_asyncpg, "get": get_asyncpg, "refuse": refuse_asyncpg}
 BLOCKING = {"put": put_blocking, "get": get_blocking, "refuse": refuse_blocking}
 
 
@@ -112,7 +128,7 @@ class PostgresWorkbench:
         """Its sockets close without a word."""
         assert isinstance(resource, Postgres)
         for branch in list(resource._branches.values()):
-            branch._connection.pgconn.finish()
+            branch._cut()
         await resource.close()
 
     async def visible(self, name: str) -> int | None:

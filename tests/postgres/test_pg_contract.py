@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
+import asyncpg
 import pytest
-from pg_bench import ASYNC, BLOCKING, LIMITS, Database, PostgresWorkbench, from_dsn
+from pg_bench import ASYNC, ASYNCPG, BLOCKING, LIMITS, Database, PostgresWorkbench, from_dsn
+from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from participant_sdk.resources.postgres import Postgres
@@ -66,3 +68,25 @@ class TestServicesBlockingPool(ResourceContract):
         with ConnectionPool(database.dsn, min_size=1, max_size=6, open=True) as pool:
             mixed = {**BLOCKING, "refuse": ASYNC["refuse"]}
             yield PostgresWorkbench(database, mixed, lambda dsn: Postgres(pool, limits=LIMITS))
+
+
+class TestAsyncpg(ResourceContract):
+    """On the service's own pool of asyncpg."""
+
+    @pytest.fixture
+    async def workbench(self, database: Database) -> AsyncIterator[Workbench]:
+        where = {"host": str(database.server.directory), "user": "troth", "database": database.name}
+        async with asyncpg.create_pool(min_size=0, max_size=6, **where) as pool:
+            yield PostgresWorkbench(database, ASYNCPG, lambda dsn: Postgres(pool, limits=LIMITS))
+
+
+class TestAsyncpgPooledByTransaction(ResourceContract):
+    """Through a proxy that gives each transaction another backend; asyncpg keeps no statements then."""
+
+    @pytest.fixture
+    async def workbench(self, database: Database, bouncer: PgBouncer) -> AsyncIterator[Workbench]:
+        where = conninfo_to_dict(bouncer.dsn(database.name))
+        names = {"dbname": "database"}
+        options = {names.get(name, name): value for name, value in where.items()}
+        async with asyncpg.create_pool(min_size=0, max_size=6, statement_cache_size=0, **options) as pool:
+            yield PostgresWorkbench(database, ASYNCPG, lambda dsn: Postgres(pool, limits=LIMITS))

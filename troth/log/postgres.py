@@ -63,7 +63,7 @@ class PostgresLog(owned.OwnedLog):
             raise LogFailed(Reason.LOG_FAILED, f"{self._where} was {doing}, but {NOT_REPLICATED}", hint=hint)
 
     def _noticed(self, notice: Diagnostic) -> None:
-        self._replicated = self._replicated and not gave_up_waiting(notice)
+        self._replicated = self._replicated and not gave_up_waiting(notice.source_function)
 
     # ---- opening
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.errors import Diagnostic
 from psycopg.rows import TupleRow
 
 from troth.errors import LogError, LogFailed, LogForeign, LogLocked, Reason
@@ -57,10 +56,10 @@ async def connect(dsn: str, application: str) -> Connection:
         raise LogError(Reason.LOG_AWAY, f"the store cannot be reached: {_words(error)}", hint=hint) from None
 
 
-def gave_up_waiting(notice: Diagnostic) -> bool:
-    """Whether a notice says that a commit took effect here, and that the replicas for which it waited need not have it: somebody
+def gave_up_waiting(source_function: str | None) -> bool:
+    """Whether a notice, by the function of the server that it comes from, says that a commit took effect here, and that the replicas for which it waited need not have it: somebody
     cancelled the wait (`pg_cancel_backend`). The server calls that a success, with a warning."""
-    return notice.source_function == _WAITS_FOR_REPLICAS
+    return source_function == _WAITS_FOR_REPLICAS
 
 
 def place(connection: Connection) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from participant_sdk.resources.mariadb.guard import Guard
-from participant_sdk.resources.mariadb.pool import Pool, PoolBusy
+from participant_sdk.resources.relational.pool import Pool, PoolBusy
 from participant_sdk.resources.relational.finishing import LOCK_WAIT_SECONDS
 from troth.log import mariadb_schema
 from troth.mariadb.address import Address
@@ -62,7 +62,7 @@ def reasons_of(driver: Driver) -> tuple[str, str]:
     return f"{driver.name} blocks: write a plain `def`, or use mysql+aiomysql://", ""
 
 
-def finisher_pool(source: Source) -> Pool:
+def finisher_pool(source: Source) -> Pool[Connection]:
     """Connections that finish branches: what they wait for, they wait for a short time."""
 
     async def connect() -> Connection:
@@ -90,7 +90,7 @@ class DsnSource(GivesConnections):
         self._address = address
         self._connections_max = connections_max
         self.reasons = reasons_of(driver_of(address.driver))
-        self._pool: Pool | None = None
+        self._pool: Pool[Connection] | None = None
         self._users = 0
         """Slots that use it."""
 

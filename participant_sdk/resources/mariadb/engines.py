@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from participant_sdk.resources.mariadb.causes import database_error
 from participant_sdk.resources.mariadb.connections import Source
-from participant_sdk.resources.mariadb.pool import PoolBusy
+from participant_sdk.resources.relational.pool import PoolBusy
 from participant_sdk.resources.relational import engines
 from participant_sdk.resources.relational.guard import BranchGuard
 from troth.mariadb.address import DRIVERS

@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Sequence
 
 from participant_sdk.resources.mariadb.connections import Source, finisher_pool
-from participant_sdk.resources.mariadb.pool import PoolBusy
+from participant_sdk.resources.relational.pool import PoolBusy
 from participant_sdk.resources.mariadb.sessions import end_branch, session_of
 from participant_sdk.resources.relational import finishing
 from participant_sdk.resources.relational.finishing import BranchFinishers, Fate

@@ -211,7 +211,7 @@ def waits_for_replicas(connection: Working) -> Iterator[None]:
     gave_up: list[bool] = []
 
     def noticed(notice: Diagnostic) -> None:
-        gave_up.append(gave_up_waiting(notice))  # now: what a notice says is gone when its handler has returned
+        gave_up.append(gave_up_waiting(notice.source_function))  # now: what a notice says is gone when its handler has returned
 
     connection.add_notice_handler(noticed)
     try:

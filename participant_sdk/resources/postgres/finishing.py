@@ -54,10 +54,14 @@ class Finishers(BranchFinishers):
                 cursor = await connection.execute(statement, parameters, prepare=False)
                 return await cursor.fetchall() if cursor.description else []
 
+    async def do(self, statement: str) -> None:
+        """A statement that gives no rows."""
+        await self.ask(statement)
+
     async def finish(self, name: str, *, commit: bool) -> bool:
         """See `BranchFinishers`."""
         try:
-            await self.ask(f"{'COMMIT' if commit else 'ROLLBACK'} PREPARED '{name}'")
+            await self.do(f"{'COMMIT' if commit else 'ROLLBACK'} PREPARED '{name}'")
         except psycopg.Error as error:
             if error.sqlstate != UNDEFINED_GID:
                 raise

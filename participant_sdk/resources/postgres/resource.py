@@ -15,11 +15,13 @@ database is in `resources/relational/`; here is how PostgreSQL says it:
     connections.py   where connections come from
     guard.py         what operations may not do; statements.py reads their SQL
     sqlstates.py     what the server's errors mean
+    asyncpg_*.py     the same with asyncpg instead of psycopg
     backends.py      which backend works for which branch
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -34,6 +36,7 @@ from participant_sdk.resources.postgres.branch import PostgresBranch
 from participant_sdk.resources.postgres.connections import BlockingPoolSource, DsnSource, PoolSource, Source
 from participant_sdk.resources.postgres.finishing import Finishers
 from participant_sdk.resources.postgres.sqlstates import cause_of_error, is_lost, why
+from participant_sdk.resources.relational.branch import RelationalBranch
 from participant_sdk.resources.relational.resource import DatabaseLimits, RelationalResource
 from troth.errors import ConfigError
 from troth.gids import gid_of, gid_prefix
@@ -44,7 +47,8 @@ from troth.v1 import common_pb2
 class Postgres(RelationalResource):
     """The resource (`resources.contract.Resource`).
 
-    `database`   a connection string of libpq, or the service's own `psycopg_pool.AsyncConnectionPool` or `ConnectionPool`
+    `database`   a connection string of libpq, or the service's own pool: a `psycopg_pool.AsyncConnectionPool` or `ConnectionPool`,
+                 or an `asyncpg.Pool`, or a function (`async` or not) that gives one when the participant starts
     `engine`     instead of it: a SQLAlchemy `AsyncEngine` or `Engine` on `postgresql+psycopg`; then operations get an
                  `AsyncSession` or a `Session` that is bound to the branch (`async def` on the one, plain `def` on the other)
     `session`    makes these: a class, or an `async_sessionmaker` or `sessionmaker`
@@ -59,7 +63,7 @@ class Postgres(RelationalResource):
 
     def __init__(
         self,
-        database: str | AsyncConnectionPool[Any] | ConnectionPool[Any] | Source | None = None,
+        database: str | AsyncConnectionPool[Any] | ConnectionPool[Any] | Source | Any | None = None,
         *,
         engine: Any = None,
         session: Callable[..., Any] | None = None,
@@ -69,6 +73,7 @@ class Postgres(RelationalResource):
     ) -> None:
         limits = limits or DatabaseLimits()
         super().__init__(_source_of(database, engine, session, django, limits), isolation, limits)
+        self._branch_class, self._finishers_class = getattr(self._source, "kinds", (PostgresBranch, Finishers))
         self.around: Callable[[Any], AbstractContextManager[None]] = getattr(self._source, "around", nullcontext)
         """What is around a block in a thread; see `pins`."""
 
@@ -94,7 +99,8 @@ class Postgres(RelationalResource):
         return gid_of(self._participant, transaction_id)
 
     def _new_finishers(self) -> Finishers:
-        return Finishers(self._source.finishers())
+        finishers: Finishers = self._finishers_class(self._source.finishers())
+        return finishers
 
     # ---- life
 
@@ -121,8 +127,8 @@ class Postgres(RelationalResource):
 
     # ---- work
 
-    async def _begun(self, name: str) -> PostgresBranch:
-        branch = PostgresBranch(name, await self._source.take(self._limits.connect_wait_seconds), self._source)
+    async def _begun(self, name: str) -> RelationalBranch:
+        branch: Any = self._branch_class(name, await self._source.take(self._limits.connect_wait_seconds), self._source)
         limits = self._limits
         try:
             await branch.begin(
@@ -135,7 +141,8 @@ class Postgres(RelationalResource):
         except BaseException:
             await branch.end()
             raise
-        return branch
+        begun: RelationalBranch = branch
+        return begun
 
 
 def _source_of(
@@ -163,8 +170,18 @@ def _source(database: Any, limits: DatabaseLimits) -> Source:
         return PoolSource(database)
     if isinstance(database, ConnectionPool):
         return BlockingPoolSource(database)
+    if callable(database) or _is_asyncpg_pool(database):
+        from participant_sdk.resources.postgres.asyncpg_source import AsyncpgSource
+
+        return AsyncpgSource(database)
     try:
         conninfo_to_dict(database)
     except (psycopg.Error, AttributeError) as error:
-        raise ConfigError(f"the database is no connection string and no psycopg_pool pool: {error}") from None
+        raise ConfigError(f"the database is no connection string, and no pool of psycopg_pool or asyncpg: {error}") from None
     return DsnSource(database, limits.connections_max)
+
+
+def _is_asyncpg_pool(database: Any) -> bool:
+    """Who has made one has imported asyncpg; nobody else needs it."""
+    asyncpg = sys.modules.get("asyncpg")
+    return asyncpg is not None and isinstance(database, asyncpg.Pool)

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 
 import psycopg
 
@@ -36,11 +37,22 @@ def database_error(error: BaseException) -> psycopg.Error | None:
     for _ in range(10):
         if isinstance(seen, psycopg.Error):
             return seen
+        if (told := _of_asyncpg(seen)) is not None:
+            return told
         if seen is None:
             return None
         inner = getattr(seen, "orig", None)
         seen = inner if isinstance(inner, BaseException) else seen.__cause__
     return None
+
+
+def _of_asyncpg(error: BaseException | None) -> psycopg.Error | None:
+    asyncpg = sys.modules.get("asyncpg")
+    if asyncpg is None or not isinstance(error, asyncpg.PostgresError):
+        return None
+    from participant_sdk.resources.postgres.asyncpg_driver import server_error
+
+    return server_error(error)
 
 
 def is_lost(error: psycopg.Error) -> bool:

@@ -1,19 +1,35 @@
-"""A pool of our own, for any driver: a prepared branch takes its connection along, so most are used once."""
+"""A pool of our own, for any driver: in MariaDB a prepared branch takes its connection along, so most are used once."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Generic, Protocol, TypeVar
 
-from troth.mariadb.connection import Connection
+
+class Pooled(Protocol):
+    """What a pool asks of a connection."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is known to be gone."""
+
+    def cut(self) -> None:
+        """Close the socket without a word."""
+
+    async def close(self) -> None:
+        """Say goodbye; raises nothing."""
+
+
+Connection = TypeVar("Connection", bound=Pooled)
 
 
 class PoolBusy(Exception):
     """All connections are taken."""
 
 
-class Pool:
+class Pool(Generic[Connection]):
     """At most `size` connections, which `connect` makes."""
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]], size: int) -> None:
