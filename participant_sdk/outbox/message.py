@@ -6,6 +6,8 @@ no message with a lower one can appear later.
 
 from __future__ import annotations
 
+import itertools
+import re
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +46,7 @@ class Message:
 def put(db: Any, topic: str, body: bytes | str, *, key: str | None = None) -> Any:
     """Leave a message in the branch; returns its id, or something to await that returns it, as `db` is.
 
-    `db`     what an operation or a block gets: psycopg's connection, SQLAlchemy's session, or Django's connection
+    `db`     what an operation or a block gets: psycopg's or asyncpg's connection, SQLAlchemy's session, or Django's connection
     `topic`  where it goes: the stream at the broker
     `key`    messages of one key come in the order of commits; the branch holds the key until its outcome, and others wait for it
 
@@ -63,6 +65,9 @@ def put(db: Any, topic: str, body: bytes | str, *, key: str | None = None) -> An
 
 def _executed(db: Any, statement: str, parameters: tuple[Any, ...]) -> Any:
     """The first value of its row, in the way of whatever `db` is."""
+    if hasattr(db, "copy_records_to_table"):  # asyncpg
+        numbers = itertools.count(1)
+        return db.fetchval(re.sub("%s", lambda _: f"${next(numbers)}", statement), *parameters)
     if hasattr(db, "pgconn"):  # psycopg
         cursor = db.execute(statement, parameters)
         return _awaited(cursor) if hasattr(cursor, "__await__") else cursor.fetchone()[0]

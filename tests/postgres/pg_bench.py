@@ -109,6 +109,12 @@ ASYNCPG = {"put": put_asyncpg, "get": get_asyncpg, "refuse": refuse_asyncpg}
 BLOCKING = {"put": put_blocking, "get": get_blocking, "refuse": refuse_blocking}
 
 
+def asyncpg_pool(database: Database, **options: Any) -> Any:
+    """A pool of a service, not opened."""
+    where = {"host": str(database.server.directory), "user": "troth", "database": database.name}
+    return asyncpg.create_pool(**{"min_size": 0, "max_size": 6, **where, **options})
+
+
 class PostgresWorkbench:
     """The suite's workbench on one database. `make` makes a resource for a DSN."""
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
-import asyncpg
 import pytest
-from pg_bench import ASYNC, ASYNCPG, BLOCKING, LIMITS, Database, PostgresWorkbench, from_dsn
+from pg_bench import ASYNC, ASYNCPG, BLOCKING, LIMITS, Database, PostgresWorkbench, asyncpg_pool, from_dsn
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
@@ -75,8 +74,7 @@ class TestAsyncpg(ResourceContract):
 
     @pytest.fixture
     async def workbench(self, database: Database) -> AsyncIterator[Workbench]:
-        where = {"host": str(database.server.directory), "user": "troth", "database": database.name}
-        async with asyncpg.create_pool(min_size=0, max_size=6, **where) as pool:
+        async with asyncpg_pool(database) as pool:
             yield PostgresWorkbench(database, ASYNCPG, lambda dsn: Postgres(pool, limits=LIMITS))
 
 
@@ -86,7 +84,5 @@ class TestAsyncpgPooledByTransaction(ResourceContract):
     @pytest.fixture
     async def workbench(self, database: Database, bouncer: PgBouncer) -> AsyncIterator[Workbench]:
         where = conninfo_to_dict(bouncer.dsn(database.name))
-        names = {"dbname": "database"}
-        options = {names.get(name, name): value for name, value in where.items()}
-        async with asyncpg.create_pool(min_size=0, max_size=6, statement_cache_size=0, **options) as pool:
+        async with asyncpg_pool(database, statement_cache_size=0, host=where["host"], port=where["port"]) as pool:
             yield PostgresWorkbench(database, ASYNCPG, lambda dsn: Postgres(pool, limits=LIMITS))

@@ -36,7 +36,7 @@ def bare(connection: Any) -> Any:
 def server_error(error: asyncpg.PostgresError) -> psycopg.Error:
     """psycopg's error that says the same."""
     told = {field: getattr(error, name, None) for field, name in _FIELDS.items()}
-    info = {int(field): str(value).encode() for field, value in told.items() if value is not None}
+    info: dict[int, bytes | None] = {int(field): str(value).encode() for field, value in told.items() if value is not None}
     try:
         kind = psycopg.errors.lookup(error.sqlstate or "")
     except KeyError:

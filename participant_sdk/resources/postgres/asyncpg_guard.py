@@ -48,7 +48,7 @@ class AsyncpgGuard(BranchGuard):
     def on(self, connection: Any) -> Iterator[None]:
         """See `BranchGuard`. To asyncpg the branch is an outer transaction, so `transaction()` is a savepoint, and cursors work."""
         raw = bare(connection)
-        kind = type(raw)
+        kind: Any = type(raw)
         _guards[id(raw)], raw.__class__, raw._top_xact = self, _guarded(kind), Transaction(raw, None, False, False)
         self.over = False
         try:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -73,7 +73,8 @@ class Postgres(RelationalResource):
     ) -> None:
         limits = limits or DatabaseLimits()
         super().__init__(_source_of(database, engine, session, django, limits), isolation, limits)
-        self._branch_class, self._finishers_class = getattr(self._source, "kinds", (PostgresBranch, Finishers))
+        kinds: tuple[Any, Any] = getattr(self._source, "kinds", (PostgresBranch, Finishers))
+        self._branch_class, self._finishers_class = kinds
         self.around: Callable[[Any], AbstractContextManager[None]] = getattr(self._source, "around", nullcontext)
         """What is around a block in a thread; see `pins`."""
 
@@ -173,7 +174,8 @@ def _source(database: Any, limits: DatabaseLimits) -> Source:
     if callable(database) or _is_asyncpg_pool(database):
         from participant_sdk.resources.postgres.asyncpg_source import AsyncpgSource
 
-        return AsyncpgSource(database)
+        asyncpg_source: Any = AsyncpgSource(database)
+        return cast(Source, asyncpg_source)
     try:
         conninfo_to_dict(database)
     except (psycopg.Error, AttributeError) as error:
