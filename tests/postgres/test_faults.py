@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from pg_bench import ASYNC, LIMITS, PUT, Database, PostgresWorkbench, from_dsn
+from pg_bench import ASYNC, ASYNCPG, LIMITS, PUT, Database, PostgresWorkbench, asyncpg_pool, from_dsn
 
 from participant_sdk.registry import Registry
 from participant_sdk.resources.contract import Begun, BranchOutcome, Broken, Done, Known, Refused, Unreachable
@@ -33,12 +33,23 @@ def bench_of(database: Database) -> Bench:
     return Bench(PostgresWorkbench(database, ASYNC, from_dsn))
 
 
-@pytest.fixture
-async def bench(database: Database) -> AsyncIterator[Bench]:
-    bench = bench_of(database)
+async def with_driver(driver: str, database: Database) -> AsyncIterator[Bench]:
+    """On connections of either driver. What finishes branches beside it is psycopg's."""
+    limits = PostgresLimits(connections_max=2, connect_wait_seconds=0.3, lock_wait_seconds=0.5)
+    pool: Any = None if driver == "psycopg" else await asyncpg_pool(database, max_size=2)
+    operations = ASYNC if pool is None else ASYNCPG
+    bench = Bench(PostgresWorkbench(database, operations, lambda dsn: Postgres(pool or dsn, limits=limits)))
     await bench.open()
     yield bench
     await bench.resource.close()
+    if pool is not None:
+        await asyncio.wait_for(pool.close(), 10)
+
+
+@pytest.fixture(params=["psycopg", "asyncpg"])
+async def bench(request: pytest.FixtureRequest, database: Database) -> AsyncIterator[Bench]:
+    async for bench in with_driver(request.param, database):
+        yield bench
 
 
 async def raw(database: Database, *statements: str) -> psycopg.AsyncConnection[Any]:
@@ -187,13 +198,17 @@ async def own(breakable: PostgresServer) -> Database:
     return own
 
 
+@pytest.fixture(params=["psycopg", "asyncpg"])
+async def bench_on_own(request: pytest.FixtureRequest, own: Database) -> AsyncIterator[Bench]:
+    async for bench in with_driver(request.param, own):
+        yield bench
+
+
 async def test_a_server_that_is_killed_between_the_phases_has_lost_nothing(
-    own: Database, monkeypatch: pytest.MonkeyPatch
+    own: Database, bench_on_own: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    bench = bench_on_own
     monkeypatch.setattr(finishing, "WAIT_SECONDS", 0.3)
-    limits = PostgresLimits(connections_max=2, connect_wait_seconds=0.3)
-    bench = Bench(PostgresWorkbench(own, ASYNC, lambda dsn: Postgres(dsn, limits=limits)))
-    await bench.open()
     branch, work = await bench.prepared()
     own.server.stop(signal.SIGQUIT)
     assert isinstance(await bench.resource.commit(branch, work, one_phase=False), Unreachable)
@@ -208,7 +223,6 @@ async def test_a_server_that_is_killed_between_the_phases_has_lost_nothing(
             break
         assert isinstance(begun, Refused) and begun.cause.retryable
     assert isinstance(begun, Begun)
-    await bench.resource.close()
 
 
 async def test_no_room_for_prepared_transactions_is_a_no_that_may_pass(own: Database) -> None:

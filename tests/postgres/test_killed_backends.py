@@ -1,7 +1,7 @@
 """Backends killed in the middle of PREPARE TRANSACTION and of COMMIT PREPARED, with each driver.
 
-Where a replica is waited for, both commands have taken effect when they wait: to be killed there is the latest moment. A trigger of a
-deferred constraint is inside of PREPARE, too, and is the earliest.
+Where a replica is waited for, both commands have taken effect when they wait: to be killed there is the latest moment. A trigger of
+a deferred constraint is inside of PREPARE, too, and is the earliest.
 """
 
 from __future__ import annotations
@@ -86,22 +86,24 @@ async def ended(database: Database, how: str, waiting: list[Any]) -> None:
     await database.sql(f"SELECT pg_{how}_backend(%s)", waiting[0][0])
 
 
+@pytest.mark.parametrize("commit", [False, True])
 @pytest.mark.parametrize("how", ["terminate", "cancel"])
-async def test_a_prepare_that_has_taken_effect_is_unknown_and_settled_either_way(bench: Bench, primary: Database, how: str) -> None:
-    for number, commit in enumerate((False, True)):
-        branch = await bench.begin(f"c1.1.0011223344556677.1.{number + 5}")
-        await bench.put(branch, "a", 1)
-        await waits(primary, True)
-        voting = asyncio.create_task(bench.resource.prepare(branch))
-        await ended(primary, how, await waiting(primary, "%PREPARE TRANSACTION"))
-        assert isinstance(await voting, Unreachable)
-        await waits(primary, False)
-        assert await primary.prepared() == [branch]
-        if commit:
-            assert isinstance(await until(lambda: bench.resource.commit(branch, NOTHING, one_phase=False)), Done)
-        else:
-            assert isinstance(await until(lambda: bench.resource.rollback(branch, NOTHING)), Done)
-        assert (await primary.prepared(), await bench.visible("a")) == ([], 1 if commit else None)
+async def test_a_prepare_that_has_taken_effect_is_unknown_and_settled_either_way(
+    bench: Bench, primary: Database, how: str, commit: bool
+) -> None:
+    branch = await bench.begin()
+    await bench.put(branch, "a", 1)
+    await waits(primary, True)
+    voting = asyncio.create_task(bench.resource.prepare(branch))
+    await ended(primary, how, await waiting(primary, "%PREPARE TRANSACTION"))
+    assert isinstance(await voting, Unreachable)
+    await waits(primary, False)
+    assert await primary.prepared() == [branch]
+    if commit:
+        assert isinstance(await until(lambda: bench.resource.commit(branch, NOTHING, one_phase=False)), Done)
+    else:
+        assert isinstance(await until(lambda: bench.resource.rollback(branch, NOTHING)), Done)
+    assert (await primary.prepared(), await bench.visible("a")) == ([], 1 if commit else None)
 
 
 @pytest.mark.parametrize("how", ["terminate", "cancel"])

@@ -14,7 +14,8 @@ import participant_sdk
 from troth import packages
 
 MODULES = {
-    "apsw": ["apsw"], "psycopg": ["psycopg"], "psycopg-pool": ["psycopg_pool"], "asyncpg": ["asyncpg"], "sqlalchemy": ["sqlalchemy"],
+    "apsw": ["apsw"], "psycopg": ["psycopg"], "psycopg-pool": ["psycopg_pool"], "asyncpg": ["asyncpg"],
+    "sqlalchemy": ["sqlalchemy"],
     "aiomysql": ["aiomysql"], "PyMySQL": ["pymysql"],
     "click": ["click"], "rich": ["rich"], "structlog": ["structlog"],
     "grpcio-health-checking": ["grpc_health"], "grpcio-reflection": ["grpc_reflection"],
@@ -44,7 +45,10 @@ def hide(directory: Path, module: str) -> None:
 def test_every_module_of_an_extra_is_known_with_its_extra() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     known = {}
-    told = ("sqlite", "postgres", "asyncpg", "mariadb", "sqlalchemy", "coordinator", "pki", "oidc", "metrics", "otlp", "otel", "console")
+    told = (
+        "sqlite", "postgres", "asyncpg", "mariadb", "sqlalchemy", "coordinator", "pki", "oidc", "metrics", "otlp", "otel",
+        "console",
+    )  # fmt: skip
     for extra in told:
         for requirement in extras[extra]:
             name = requirement.split(">")[0].split("[")[0]

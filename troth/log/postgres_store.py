@@ -57,8 +57,9 @@ async def connect(dsn: str, application: str) -> Connection:
 
 
 def gave_up_waiting(source_function: str | None) -> bool:
-    """Whether a notice, by the function of the server that it comes from, says that a commit took effect here, and that the replicas for which it waited need not have it: somebody
-    cancelled the wait (`pg_cancel_backend`). The server calls that a success, with a warning."""
+    """Whether a notice, told by the function of the server that it comes from, says that a commit took effect here, and that the
+    replicas for which it waited need not have it: somebody cancelled the wait (`pg_cancel_backend`). The server calls that a
+    success, with a warning."""
     return source_function == _WAITS_FOR_REPLICAS
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from participant_sdk.resources.mariadb.guard import Guard
-from participant_sdk.resources.relational.pool import Pool, PoolBusy
 from participant_sdk.resources.relational.finishing import LOCK_WAIT_SECONDS
+from participant_sdk.resources.relational.pool import Pool, PoolBusy
 from troth.log import mariadb_schema
 from troth.mariadb.address import Address
 from troth.mariadb.connection import Connection

@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from participant_sdk.resources.mariadb.causes import database_error
 from participant_sdk.resources.mariadb.connections import Source
-from participant_sdk.resources.relational.pool import PoolBusy
 from participant_sdk.resources.relational import engines
 from participant_sdk.resources.relational.guard import BranchGuard
+from participant_sdk.resources.relational.pool import PoolBusy
 from troth.mariadb.address import DRIVERS
 from troth.mariadb.connection import Connection
 from troth.mariadb.drivers import Driver, driver_of

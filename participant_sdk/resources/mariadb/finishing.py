@@ -15,10 +15,10 @@ import asyncio
 from collections.abc import Sequence
 
 from participant_sdk.resources.mariadb.connections import Source, finisher_pool
-from participant_sdk.resources.relational.pool import PoolBusy
 from participant_sdk.resources.mariadb.sessions import end_branch, session_of
 from participant_sdk.resources.relational import finishing
 from participant_sdk.resources.relational.finishing import BranchFinishers, Fate
+from participant_sdk.resources.relational.pool import PoolBusy
 from troth.log import mariadb_branches as branches
 from troth.mariadb import errors
 from troth.mariadb.connection import Connection

@@ -31,8 +31,8 @@ from participant_sdk.resources.mariadb.causes import cause_of_error
 from participant_sdk.resources.mariadb.connections import DsnSource, Source, pool_source
 from participant_sdk.resources.mariadb.finishing import Finishers
 from participant_sdk.resources.mariadb.guard import Guard
-from participant_sdk.resources.relational.pool import PoolBusy
 from participant_sdk.resources.relational import finishing
+from participant_sdk.resources.relational.pool import PoolBusy
 from participant_sdk.resources.relational.resource import DatabaseLimits, RelationalResource
 from troth.errors import ConfigError
 from troth.gids import gid_prefix

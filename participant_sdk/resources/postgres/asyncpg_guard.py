@@ -1,4 +1,4 @@
-"""What an operation gets of its branch's connection with asyncpg: the connection itself, which reads each statement before it is sent.
+"""What an operation gets of its branch's connection with asyncpg: the connection itself, which reads statements first.
 
 asyncpg's connections have no room for attributes of ours. So for the time of an operation the connection is of a class that is made
 from its own, whether that is asyncpg's or one that the service has given to its pool.
@@ -61,7 +61,8 @@ class AsyncpgGuard(BranchGuard):
 @cache
 def _guarded(kind: Any) -> Any:
     """A class of connections that read what they send; with the same layout, so that a connection can be of either."""
-    methods: dict[str, Any] = {"__slots__": (), "__module__": kind.__module__, "cursor": _cursor(kind), "terminate": _terminate(kind)}
+    methods: dict[str, Any] = {"__slots__": (), "__module__": kind.__module__}
+    methods.update(cursor=_cursor(kind), terminate=_terminate(kind))
     methods.update({name: _watched(kind, name, reads=True) for name in _READ if hasattr(kind, name)})
     methods.update({name: _watched(kind, name, reads=False) for name in _WATCHED})
     methods.update({name: _refused(name, ENDS) for name in _ENDS})
