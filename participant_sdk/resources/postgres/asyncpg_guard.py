@@ -36,7 +36,7 @@ class AsyncpgGuard(BranchGuard):
         """Whether a statement has failed: then the transaction may have, unless a savepoint kept it."""
 
     def failed(self) -> bool:
-        """See `BranchGuard`. Nobody but SQLAlchemy asks, and that asks the server (`asyncpg_engines.py`)."""
+        """See `BranchGuard`. Only what rolls back by itself asks, and asyncpg's connection has no `rollback`."""
         return False
 
     def check(self, query: Any) -> None:
