@@ -88,8 +88,10 @@ async def test_whoever_is_awaited_is_found_behind_any_number_of_others(tmp_path:
     settings = CoreSettings(hearing_seconds=0.0)
     coordinator = InProcessCoordinator("c1", settings, lambda: SqliteLog(tmp_path / "c.db", role="coordinator", name="c1"))
     await coordinator.start()
-    assert await coordinator.owing() == set(names[-2:])
-    await coordinator.stop()
+    try:
+        assert await coordinator.owing() == set(names[-2:])
+    finally:
+        await coordinator.stop()
 
 
 async def test_one_process_at_a_time_has_its_log(tmp_path: Path) -> None:
