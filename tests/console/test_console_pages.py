@@ -15,6 +15,7 @@ import pytest
 from coordinator.config import load
 from coordinator.console import waterfall
 from coordinator.console.actions import offers
+from coordinator.core import recalling
 from coordinator.core.model import Participant as Known
 from troth.errors import ConfigError
 from troth.v1 import admin_pb2
@@ -74,7 +75,10 @@ async def test_every_page_is_shown_and_nothing_of_peers_is_markup(shown: Any) ->
     assert (await browser.get("/static/console.css"))[0] == 200
 
 
-async def test_a_participant_of_whom_much_is_wrong_is_shown_with_the_command_that_lists_all(shown: Any) -> None:
+async def test_a_participant_of_whom_much_is_wrong_is_shown_with_the_command_that_lists_all(
+    shown: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recalling, "lacking", lambda _: {"bank": [f"c1.1.0badcafe.5.{number}" for number in range(350)]})
     book = shown.daemon._core._book
     bank = book.participants["bank"]
     bank.stranded = {f"c9.1.0badcafe.3.{number}": b"" for number in range(350)}
@@ -85,7 +89,8 @@ async def test_a_participant_of_whom_much_is_wrong_is_shown_with_the_command_tha
     browser = Browser(shown.url)
     _, text = await browser.get("/participants/bank")
     assert "In doubt, and unknown here: 350" in text and text.count("c9.1.0badcafe.3.") >= 100
-    for kind in ("stranded", "operations"):
+    assert "Commits that its log does not have: 350" in text and text.count("c1.1.0badcafe.5.") >= 100
+    for kind in ("stranded", "lacking", "operations"):
         assert f"troth participants affected bank --{kind}" in text
     _, text = await browser.get("/participants/stock")
     assert "troth participants affected" not in text
