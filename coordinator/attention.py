@@ -25,10 +25,12 @@ KINDS = {
     "loss": "the coordinator's log, or a participant's, has lost what it had said",
     "heuristic": "transactions that did not end in one way, or may not have",
     "stranded": "branches in doubt about which the coordinator's log can say nothing",
+    "invariant": "invariants of services that do not hold in what is committed",
     "in_doubt": f"transactions that are decided or handed over and not over for more than {OLD_SECONDS:.0f} seconds",
     "review": "orders of operators that wait for a second person",
     "away": "participants that are not connected and owe something",
     "refused": "logs that were refused under a participant's name",
+    "unchecked": "invariants of services that these could not check",
     "limit": f"limits that are {WARN_PERCENT} % full",
     "history": "transactions that are missing in the history",
     "draining": "coordinators that take no new work",
@@ -129,4 +131,13 @@ def _of_participant(row: admin_pb2.ParticipantSummary) -> list[Item]:
     if row.refused_log_id and not row.connected:
         text = f"another log ({row.refused_log_id}) was refused under the name {name}"
         found.append(Item("refused", name, text, command=command))
-    return found
+    return found + [_of_invariant(name, one) for one in row.invariants if one.state in _INVARIANTS]
+
+
+_INVARIANTS = {"VIOLATED": ("invariant", "does not hold"), "UNCHECKED": ("unchecked", "cannot be checked")}
+
+
+def _of_invariant(participant: str, one: admin_pb2.InvariantSummary) -> Item:
+    kind, what = _INVARIANTS[one.state]
+    text = f"the invariant {one.name} of {participant} {what}: {one.detail}"
+    return Item(kind, f"{participant} {one.name}", text, one.for_seconds, "troth participants")

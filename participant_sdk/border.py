@@ -69,6 +69,16 @@ def words_of(error: BaseException, characters_max: int) -> str:
     return encodable(words[:characters_max])
 
 
+def answer(ticket: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+    """Answer a caller who waits for the ticket, unless he is gone."""
+    if ticket.done():
+        return
+    if error is not None:
+        ticket.set_exception(deliverable(error))
+    else:
+        ticket.set_result(value)
+
+
 async def _caught(work: Awaitable[Any]) -> Any:
     # Caught inside of the task: a SystemExit that leaves a task leaves the loop as well.
     try:

@@ -93,3 +93,13 @@ def _text(value: object, characters_max: int) -> str:
     """The value as the wire takes it: an author may have given whatever he likes. A subclass of str counts by its content."""
     text = str.__str__(value) if isinstance(value, str) else str(value)
     return encodable(text[:characters_max])
+
+
+def not_running(name: str) -> RequestError:
+    """The participant has not started, or has stopped."""
+    return RequestError(Reason.SHUTTING_DOWN, f"participant {name} does not run")
+
+
+def error_in(cause: common_pb2.Cause | None, error: BaseException | None) -> BaseException | None:
+    """The error that an answer has, if any: of a cause, or as a function raised it."""
+    return error_of(cause) if cause is not None else error

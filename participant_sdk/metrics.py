@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from participant_sdk.health import Condition
+from participant_sdk.invariants import Standing
 from participant_sdk.participant import Participant
 from troth import __version__
 
@@ -41,10 +42,14 @@ FAMILIES = (
     Family("troth_sdk_forced_records_total", "counter", "of these, records that a promise hangs on"),
     Family("troth_sdk_syncs_total", "counter", "syncs of its log"),
     Family("troth_sdk_protocol_errors_total", "counter", "events that its core refused"),
+    Family("troth_sdk_invariant_violated", "gauge", "1 while an invariant does not hold, 0 while it does; of each by name"),
+    Family("troth_sdk_invariant_unchecked", "gauge", "1 while an invariant cannot be checked; of each by name"),
+    Family("troth_sdk_invariant_age_seconds", "gauge", "how long ago an invariant was checked last; of each by name"),
     Family("troth_sdk_sync_seconds", "histogram", "how long a write to its log with its sync took"),
     Family("troth_sdk_batch_records", "histogram", "records of one write to its log"),
 )
-"""Each has the label `participant`; `build_info` also `version`. Those of the engine are absent before the start."""
+"""Each has the label `participant`; `build_info` also `version`, and those of invariants `invariant`.
+Those of the engine are absent before the start, and those of an invariant before it was checked."""
 
 
 class ParticipantCollector(Collector):
@@ -61,16 +66,27 @@ class ParticipantCollector(Collector):
         """Everything, as it is now."""
         made = {family.name: _made(family) for family in FAMILIES}
         for participant in self._participants:
-            for name, value in _samples(participant):
-                made[name].add_metric((participant.name,), **value)
+            for name, values in _samples(participant):
+                made[name].add_metric((participant.name,), **values)
+            for name, invariant, value in _of_invariants(participant):
+                made[name].add_metric((participant.name, invariant), value=value)
             made["troth_sdk_build_info"].add_metric((participant.name, __version__), value=1)
         return made.values()
 
 
 def _made(family: Family) -> Any:
-    labels = ("participant", "version") if family.name.endswith("_info") else ("participant",)
+    more = "version" if family.name.endswith("_info") else "invariant" if "_invariant_" in family.name else ""
+    labels = ("participant", more) if more else ("participant",)
     kinds = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily, "histogram": HistogramMetricFamily}
     return kinds[family.kind](family.name, family.says, labels=labels)
+
+
+def _of_invariants(participant: Participant) -> Iterator[tuple[str, str, float]]:
+    for invariant, finding in participant.findings.items():
+        yield "troth_sdk_invariant_violated", invariant, int(finding.standing is Standing.VIOLATED)
+        yield "troth_sdk_invariant_unchecked", invariant, int(finding.standing is Standing.UNCHECKED)
+    for invariant, age in participant.ages.items():
+        yield "troth_sdk_invariant_age_seconds", invariant, age
 
 
 def _samples(participant: Participant) -> Iterator[tuple[str, dict[str, Any]]]:

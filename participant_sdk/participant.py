@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import nullcontext
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -30,8 +29,9 @@ from participant_sdk import background, program
 from participant_sdk.background import refuse_in_loop
 from participant_sdk.branch import Branch, SyncBranch
 from participant_sdk.carriers import SyncCarrier
+from participant_sdk.causes import not_running
 from participant_sdk.cell_session import CellSession
-from participant_sdk.client.transaction import current_transaction
+from participant_sdk.client.transaction import transaction_here
 from participant_sdk.codec import Coded, PayloadCodec
 from participant_sdk.context import (
     Scope,
@@ -45,15 +45,17 @@ from participant_sdk.context import (
 from participant_sdk.core.events import Call, LocalWork, SchemaChange
 from participant_sdk.core.work import WHOLE_RESOURCE
 from participant_sdk.health import Condition, Health
+from participant_sdk.invariants import Finding, Invariants
 from participant_sdk.limits import Limits
 from participant_sdk.lock_keys import LockKey, Locks, keys_of_local_work
-from participant_sdk.pins import Pins
+from participant_sdk.pins import pins_of
 from participant_sdk.registry import Registry
 from participant_sdk.resources.contract import AtomicResource, Resource
 from participant_sdk.resources.log_only import LogResource
-from participant_sdk.runtime import Runtime, not_running
-from participant_sdk.slots import SlotLogs, Slots, check_slotted
+from participant_sdk.runtime import Runtime
+from participant_sdk.slots import SlotLogs, Slots, checked_log
 from participant_sdk.tracing import call_under_way
+from participant_sdk.watch import Watch
 from participant_sdk.wiring import Setup, Wiring
 from troth import tracing
 from troth.address import check_dialled
@@ -68,7 +70,6 @@ from troth.v1 import common_pb2
 Function = TypeVar("Function", bound=Callable[..., Any])
 Value = TypeVar("Value")
 Http = TypeVar("Http")
-
 
 IN_THE_WAY = frozenset({Reason.TIMEOUT, Reason.CONFLICT, Reason.GROUP_LOST})
 """Why local work was not done that may be done later."""
@@ -130,7 +131,7 @@ class Participant:
             wiring, coordinator = coordinator.adopt(self, wiring or Wiring())
             if codec is not None:
                 raise ConfigError("a codec keeps payload from the coordinator, which is in this process", hint="Leave it out.")
-        self._logs = _checked(log, data_directory, resource)
+        self._logs = checked_log(log, data_directory, resource)
         if tls is not None:
             tls.check()
             wiring = replace(wiring or Wiring(), session=functools.partial(CellSession, tls=tls))
@@ -149,8 +150,10 @@ class Participant:
             undecided_seen=resource.atomic, isolated=getattr(resource, "isolates", False),
             coded=None if codec is None else Coded(codec), participant=name,
         )  # fmt: skip
-        self._pins = _pins_of(resource, self._registry)
+        self._pins = pins_of(resource, self._registry)
+        self._invariants = Invariants(resource)
         self._runtime: Runtime | Slots | None = None
+        self._watch: Watch | None = None
         resource.bind(name, self._registry)
 
     @property
@@ -195,6 +198,34 @@ class Participant:
 
         return register
 
+    def invariant(
+        self, *, every_seconds: float = 60.0, seconds_max: float = 5.0, locks: Sequence[LockKey] | None = None, name: str = ""
+    ) -> Callable[[Function], Function]:
+        """Declare what must be true of the committed data; looked at now and then, and told when it is not (see `invariants.py`).
+
+            @stock.invariant(every_seconds=60, locks=["stock"])
+            def never_negative(db: Database) -> str | None:
+                "No stock is below zero."
+                row = db.one("SELECT item, left_over FROM stock WHERE left_over < 0")
+                return f"{row[0]} has {row[1]}" if row else None
+
+        The function returns `None`, `True` or an empty text when it holds; `False`, or what is wrong (300 characters), when not. It
+        gets what operations get, to read; or, without a parameter, looks for itself: `async def` in the loop, `def` in a thread.
+
+        `every_seconds`  between two checks; the first one is made at the start.
+        `seconds_max`    of one check; then it is given up. So long a `SqliteResource` may do nothing else.
+        `locks`          of a `SqliteResource`: what it looks at, in the words of the operations' keys; by default everything.
+        `name`           as operators read it; the function's own by default.
+
+        Raises `ConfigError` when the function cannot be one, or there are too many (50).
+        """
+
+        def declare(function: Function) -> Function:
+            self._invariants.add(function, name, every_seconds, seconds_max, locks)
+            return function
+
+        return declare
+
     # ---- life
 
     async def start(self) -> None:
@@ -205,6 +236,8 @@ class Participant:
         runtime = Runtime(self._setup, self._registry) if self._logs is None else Slots(self._setup, self._registry, self._logs)
         await runtime.start()
         self._runtime = runtime
+        self._watch = Watch(self.name, self._invariants.close(), runtime, self.read)
+        self._watch.start()
 
     def start_in_background(self) -> None:
         """Start in the process's background loop, for a service that is not asynchronous. Once in each process, after the fork; a
@@ -228,7 +261,12 @@ class Participant:
     async def close(self) -> None:
         """Refuse new work, make durable what is under way, disconnect. What is in doubt is taken up at the next start."""
         if self._runtime is not None:
+            await self._unwatched()
             await self._runtime.stop()
+
+    async def _unwatched(self) -> None:
+        if self._watch is not None:
+            await self._watch.close()
 
     def rewire(self, wiring: Wiring) -> None:
         """Reach files and the coordinator in another way; before the start. For `participant_sdk.testing`."""
@@ -248,6 +286,7 @@ class Participant:
     async def crash(self) -> None:
         """End as a killed process does: nothing is said any more. For tests; see `participant_sdk.testing.cluster`."""
         if self._runtime is not None:
+            await self._unwatched()
             await self._runtime.crash()
 
     async def __aenter__(self) -> Self:
@@ -302,6 +341,16 @@ class Participant:
     def health(self) -> Health:
         """How it is now, for probes; also before the start and after the end."""
         return Health(Condition.NEW) if self._runtime is None else self._runtime.health
+
+    @property
+    def findings(self) -> Mapping[str, Finding]:
+        """What the invariants were found to be, by name; of those that this process has looked at."""
+        return {} if self._watch is None else self._watch.findings
+
+    @property
+    def ages(self) -> Mapping[str, float]:
+        """How many seconds ago each of them was found out last."""
+        return {} if self._watch is None else self._watch.ages
 
     # ---- transactions
 
@@ -418,7 +467,7 @@ class Participant:
 
     async def _patiently(self, function: Callable[[Any], Any], write: bool, locks: Sequence[LockKey], wait_seconds: float) -> Any:
         runtime = self._running()
-        keys, inside = keys_of_local_work(locks, reads=not write), _transaction_here()
+        keys, inside = keys_of_local_work(locks, reads=not write), transaction_here()
         clock = asyncio.get_running_loop().time
         deadline = clock() + wait_seconds
         attempt = 0
@@ -441,7 +490,7 @@ class Participant:
 
         if not isinstance(self._setup.resource, SqliteResource):
             raise RequestError(Reason.INVALID_ARGUMENT, f"the resource of {self.name} has no schema to change")
-        inside = _transaction_here()
+        inside = transaction_here()
         await self._running().ask(lambda ticket: SchemaChange(ticket, schema_change(statement), statement, inside))
 
     def _running(self) -> Runtime | Slots:
@@ -449,30 +498,3 @@ class Participant:
             raise not_running(self.name)
         self._runtime.check_place()
         return self._runtime
-
-
-def _checked(log: SlotLogs | None, data_directory: str | Path, resource: Any) -> SlotLogs | None:
-    """Where the log is to be. Raises `ConfigError` when it is nowhere, or in two places."""
-    if (log is None) == (not str(data_directory)):
-        hint = "A directory of its own, or PostgresLog(dsn) for several processes."
-        raise ConfigError("a participant needs either data_directory or log", hint=hint)
-    if log is not None:
-        check_slotted(resource)
-    return log
-
-
-def _pins_of(resource: Any, registry: Registry) -> Pins | None:
-    """The blocks of a resource whose operations work on a connection."""
-    if not hasattr(resource, "pinned_max"):
-        return None
-    pins = Pins(resource.pinned_max, resource.pinned_seconds_max, getattr(resource, "around", nullcontext))
-    pins.register(registry, resource.async_reason, resource.plain_reason)
-    return pins
-
-
-def _transaction_here() -> str:
-    """The transaction in which the caller works: one that he was called in, or has begun; empty when there is none."""
-    scope, block = current_scope(), current_transaction()
-    if scope is not None:
-        return scope.context.transaction_id
-    return block.transaction_id if block is not None else ""

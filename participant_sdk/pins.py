@@ -175,3 +175,12 @@ def _noted(left: asyncio.Future[None]) -> None:
 def _repeated() -> Aborted:
     message = "the call was repeated, and what its block did stands: a block cannot be run again within its transaction"
     return Aborted(Reason.OPERATION_COUNT, message)
+
+
+def pins_of(resource: Any, registry: Registry) -> Pins | None:
+    """The blocks of a resource whose operations work on a connection."""
+    if not hasattr(resource, "pinned_max"):
+        return None
+    pins = Pins(resource.pinned_max, resource.pinned_seconds_max, getattr(resource, "around", nullcontext))
+    pins.register(registry, resource.async_reason, resource.plain_reason)
+    return pins

@@ -23,9 +23,9 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any, get_args
 
-from participant_sdk.border import Raised, called, deliverable
+from participant_sdk.border import Raised, answer, called
 from participant_sdk.callers import Callers
-from participant_sdk.causes import cause_of, error_of
+from participant_sdk.causes import cause_of, error_in, error_of, not_running
 from participant_sdk.core.branches import Config, State
 from participant_sdk.core.core import ParticipantCore
 from participant_sdk.core.effects import EarlyVoted, LocalReply, Reply, ReportsComplete, Send, Started, UndeclaredWait
@@ -297,6 +297,24 @@ class Runtime:
         in_doubt = sum(state is State.PREPARED for state in states)
         return Health(condition, error, len(states), in_doubt, *self._core.lock_counts())
 
+    @property
+    def resource(self) -> Any:
+        """What it changes."""
+        return self._setup.resource
+
+    @property
+    def heard_out(self) -> frozenset[int]:
+        """The streams whose Hello was heard to its end."""
+        return frozenset(self._heard_out)
+
+    def tell(self, stream: int, field: str, message: Any) -> None:
+        """Tell a coordinator something that only people read."""
+        self._session.send(stream, field, message, patient=True)
+
+    async def is_first(self) -> bool:
+        """See `Slots`; without slots it is the only one."""
+        return True
+
     def check_place(self) -> None:
         """Raise `RequestError` outside of the process and the event loop in which the participant was started."""
         name = self._setup.name
@@ -357,8 +375,8 @@ class Runtime:
         return {
             Send: self._send,
             Reply: self._reply,
-            EarlyVoted: lambda e: _answer(e.ticket, (e, self._engine.position), None),
-            LocalReply: lambda e: _answer(e.ticket, e.value, _error(e.cause, e.error)),
+            EarlyVoted: lambda e: answer(e.ticket, (e, self._engine.position), None),
+            LocalReply: lambda e: answer(e.ticket, e.value, error_in(e.cause, e.error)),
             ReportsComplete: lambda e: self._session.send_reports_complete(e.stream),
             UndeclaredWait: lambda e: tell_undeclared(self._setup.name, e.operation),
             Started: lambda e: self._started.set_result(e.incarnation),
@@ -372,7 +390,7 @@ class Runtime:
 
     def _reply(self, effect: Reply) -> None:
         value, error = self._registry.result(effect.result) if effect.cause is None else (None, error_of(effect.cause))
-        _answer(effect.ticket, value, error)
+        answer(effect.ticket, value, error)
 
     def _violated(self, event: Event, error: ProtocolError) -> None:
         kind = type(event).__name__
@@ -380,7 +398,7 @@ class Runtime:
         if isinstance(event, Connected):
             self._session.drop(event.stream, error)
         elif isinstance(event, Call | LastCall | LocalWork | SchemaChange):
-            _answer(event.ticket, None, error)
+            answer(event.ticket, None, error)
 
     # ---- what the session calls
 
@@ -467,8 +485,8 @@ class Runtime:
                 self.connected.set()
         events += [FromCoordinator(stream, message, position) for message in frame.forces[:]]
         self._engine.submit_all(events)
-        for answer in frame.callers[:]:
-            self._callers.heard(answer)
+        for told in frame.callers[:]:
+            self._callers.heard(told)
 
     def _prepare_received(self, stream: int, message: participant_pb2.Prepare, position: int) -> PrepareReceived:
         operations = message.operations[:]
@@ -478,22 +496,3 @@ class Runtime:
             return PrepareReceived(stream, message, operations, keys, position=position, undeclared=undeclared)
         except RequestError as error:
             return PrepareReceived(stream, message, operations, refusal=cause_of(error, self._setup.name), position=position)
-
-
-def not_running(name: str) -> RequestError:
-    """The participant has not started, or has stopped."""
-    return RequestError(Reason.SHUTTING_DOWN, f"participant {name} does not run")
-
-
-def _error(cause: common_pb2.Cause | None, error: BaseException | None) -> BaseException | None:
-    return error_of(cause) if cause is not None else error
-
-
-def _answer(ticket: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
-    """Answer a caller, unless it is gone."""
-    if ticket.done():
-        return
-    if error is not None:
-        ticket.set_exception(deliverable(error))
-    else:
-        ticket.set_result(value)

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Container, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from participant_sdk.border import Raised, called
@@ -206,6 +207,26 @@ class Slots:
         """As in `Runtime`."""
         return await self.own.ask(make_event)
 
+    @property
+    def resource(self) -> Any:
+        """Of its own slot."""
+        return self.own.resource
+
+    @property
+    def heard_out(self) -> frozenset[int]:
+        """Of its own slot."""
+        return self.own.heard_out
+
+    def tell(self, stream: int, field: str, message: Any) -> None:
+        """As in `Runtime`."""
+        self.own.tell(stream, field, message)
+
+    async def is_first(self) -> bool:
+        """Whether its own slot is the lowest that a process has: it does what the service does once. Raises `LogError`."""
+        slots = await self._logs.slots(self._setup.name)
+        owned = [slot.name for slot in slots if slot.owned and slot.name not in self._visits.names]
+        return not owned or owned[0] == self.name
+
     async def caller(self, context: common_pb2.TransactionContext) -> str:
         """See `Runtime`."""
         return await self.own.caller(context)
@@ -335,3 +356,13 @@ def check_slotted(resource: Any) -> None:
             f"{type(resource).__name__} keeps its own log, and belongs to one process",
             hint="log= is for Postgres and LogResource; leave it out.",
         )
+
+
+def checked_log(log: SlotLogs | None, data_directory: str | Path, resource: Any) -> SlotLogs | None:
+    """Where the log is to be. Raises `ConfigError` when it is nowhere, or in two places."""
+    if (log is None) == (not str(data_directory)):
+        hint = "A directory of its own, or PostgresLog(dsn) for several processes."
+        raise ConfigError("a participant needs either data_directory or log", hint=hint)
+    if log is not None:
+        check_slotted(resource)
+    return log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,12 @@ def _tell(p: admin_pb2.ParticipantSummary) -> None:
             f"{p.participant} has operations that lock everything, for want of lock keys, and for which others have waited: "
             f"{', '.join(p.undeclared)}"
         )
+    for one in p.invariants:
+        if one.state != "HOLDS":
+            what = "does not hold" if one.state == "VIOLATED" else "cannot be checked"
+            since = utc(int((time.time() - one.for_seconds) * 1000))
+            last = "" if p.connected else ", as it said last"
+            render.say(f"the invariant {one.name} of {p.participant} {what}, since {since}{last}: {one.detail}")
     if p.awaited_log_id:
         render.say(f"{p.participant} waits for the log {p.awaited_log_id}, which an operator has named")
     if p.refused_log_id:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from coordinator.core import effects, events, recalling
+from coordinator.core import effects, events, invariants, recalling
 from coordinator.core.beginning import announced
 from coordinator.core.book import ABORT, COMMIT, Book, cause_of
 from coordinator.core.deciding import enlist_prepared, refuse_enlist
@@ -346,8 +346,13 @@ def _undeclared(book: Book, participant: Participant, what: common_pb2.Operation
         participant.undeclared[what.name[:TEXT_CHARACTERS_MAX]] = None
 
 
+def _invariant(book: Book, participant: Participant, what: participant_pb2.InvariantReport) -> None:
+    invariants.told(participant, what)
+
+
 _HEARD: dict[type, Callable[[Book, Participant, Any], None]] = {
     common_pb2.Operation: _undeclared,
+    participant_pb2.InvariantReport: _invariant,
     participant_pb2.Enlist: _enlist,
     participant_pb2.Vote: _vote,
     participant_pb2.Acknowledgement: _acknowledgement,

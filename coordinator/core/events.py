@@ -144,7 +144,8 @@ class ParticipantLost:
 
 @frozen
 class FromParticipant:
-    """One message of a participant: Enlist, Vote, Acknowledgement, Inquiry, Settlement, or an Operation without lock keys."""
+    """One message of a participant: Enlist, Vote, Acknowledgement, Inquiry, Settlement, an Operation without lock keys, or what an
+    invariant was found to be."""
 
     participant: str
     stream: int
@@ -155,6 +156,7 @@ class FromParticipant:
         | participant_pb2.Inquiry
         | participant_pb2.Settlement
         | common_pb2.Operation
+        | participant_pb2.InvariantReport
     )
     position: int = 0
     """Of the participant's log, as the message's frame told it; 0 where it had not grown."""

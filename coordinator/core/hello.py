@@ -44,7 +44,7 @@ def hello(book: Book, event: events.HelloReceived) -> None:
         message = f"a newer stream of {event.participant!r} took over"
         book.ready.effects.append(effects.Rejected(event.participant, participant.stream, cause_of(reason, message)))
     participant.hang_up()
-    participant.stream = event.stream
+    participant.stream, participant.invariants = event.stream, {}
     participant.went_back = participant.refused_log_id = participant.awaited = ""
     participant.log_id, participant.incarnation, participant.nonce = said.log_id, said.incarnation, said.nonce
     if event.position > participant.heard:

@@ -14,7 +14,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from coordinator.core import recalling
+from coordinator.core import invariants, recalling
 from coordinator.core.book import Book, cause_of
 from coordinator.core.hello import what_was_lost
 from coordinator.core.model import BranchStep, Finished, Participant, State, Transaction, outcome_name
@@ -208,6 +208,7 @@ def _participant(book: Book, name: str, lacking: Sequence[str]) -> admin_pb2.Par
         stranded=islice(participant.stranded, STRANDED_MAX),
         stranded_total=len(participant.stranded),
         undeclared=participant.undeclared,
+        invariants=invariants.listed(participant, book.clock_ms),
         oldest_owed_seconds=max(0.0, (book.clock_ms - oldest_ms) / 1000),
         operations=sorted(participant.operations)[:OPERATIONS_MAX],
         refused_log_id=participant.refused_log_id,

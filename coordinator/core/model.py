@@ -284,6 +284,8 @@ class Participant:
     """How much that is."""
     undeclared: dict[str, None] = field(default_factory=dict)
     """Its operations without lock keys for which somebody has waited, while a stream speaks for it."""
+    invariants: dict[str, participant_pb2.InvariantReport] = field(default_factory=dict)
+    """What it has told last of its own invariants (`invariants`), also while it is away."""
     next_order: int = 1
     unended: dict[int, Transaction] = field(default_factory=dict)
     """Unfinished branches of this epoch by order. Insertion order is numeric order: the first one is the watermark."""

@@ -125,7 +125,8 @@ CONNECT: Mapping[str, Ask] = {
 SESSION: Mapping[str, str] = {
     "hello": "participate", "reports": "participate", "reports_complete": "participate", "enlists": "participate",
     "votes": "participate", "acknowledgements": "participate", "inquiries": "participate", "settlements": "participate",
-    "undeclared": "participate", "callers": "participate", "position": "participate", "timestamp": "participate",
+    "undeclared": "participate", "callers": "participate", "invariants": "participate", "position": "participate",
+    "timestamp": "participate",
 }  # fmt: skip
 """The action that a field of a participant's frame needs, on the name that its Hello gave. Whether an Enlist is welcome is a
 question about the transaction's owner: may it have this participant work?"""

@@ -68,6 +68,7 @@ class ParticipantStream:
             batch.append(events.ReportsReceived(name, number, frame.reports, frame.reports_complete))
         for field in (
             frame.enlists, frame.votes, frame.acknowledgements, frame.inquiries, frame.settlements, frame.undeclared,
+            frame.invariants,
         ):  # fmt: skip
             if field:
                 batch += [events.FromParticipant(name, number, message, position) for message in field[:]]

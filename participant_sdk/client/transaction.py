@@ -56,6 +56,14 @@ def current_transaction() -> Transaction | None:
     return None if tx is None or tx.left else tx
 
 
+def transaction_here() -> str:
+    """The transaction in which the caller works: one that he was called in, or has begun; empty when there is none."""
+    scope, block = current_scope(), current_transaction()
+    if scope is not None:
+        return scope.context.transaction_id
+    return block.transaction_id if block is not None else ""
+
+
 def refuse_nesting() -> None:
     """Raise `RequestError` (INVALID_ARGUMENT) inside the block of a transaction that is not over, and in a service that was called
     in one."""

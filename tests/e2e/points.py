@@ -29,8 +29,8 @@ NOT_REACHED = {
     "force_ordered": "written offline",
 }
 
-ONLY_BANKS = {"callers"}
-"""What the shop's services do not ask, and the banks of tests/crash do."""
+ONLY_BANKS = {"callers", "invariants"}
+"""What the shop's services do not ask or tell, and the banks of tests/crash do."""
 
 UNSEEN = {
     # It is put into the frame of the last reports while that is written; `reports` is killed at the same places.

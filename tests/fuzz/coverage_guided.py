@@ -49,7 +49,9 @@ def from_participant(number: int, frame: participant_pb2.SessionRequest) -> Iter
     name, stream = ("h", 8) if number == 0 else ("i", 9)
     if frame.reports or frame.reports_complete:
         yield events.ReportsReceived(name, stream, frame.reports, frame.reports_complete)
-    for field in (frame.enlists, frame.votes, frame.acknowledgements, frame.inquiries, frame.settlements, frame.undeclared):
+    for field in (
+        frame.enlists, frame.votes, frame.acknowledgements, frame.inquiries, frame.settlements, frame.undeclared, frame.invariants,
+    ):  # fmt: skip
         yield from (events.FromParticipant(name, stream, message) for message in field)
 
 
@@ -130,6 +132,7 @@ def corpus() -> Iterator[bytes]:
         said.inquiries.add(transaction_id=name)
         said.settlements.add(transaction_id=name, kind=participant_pb2.SETTLEMENT_KIND_ROLLED_BACK)
         said.undeclared.add(name=name)
+        said.invariants.add(name="sums", state=participant_pb2.INVARIANT_STATE_VIOLATED, detail=name)
         asked = client_pb2.ConnectRequest(answered_below=2)
         asked.gets.add(transaction_id=name, participants=["h"], first_attempt_ms=1_800_000_000_000)
         run = asked.runs.add(number=7, timeout_ms=50, key="k", first_attempt_ms=1_800_000_000_000)

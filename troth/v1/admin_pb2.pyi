@@ -803,6 +803,7 @@ class ParticipantSummary(_message.Message):
     UNLISTED_ENDED_MS_FIELD_NUMBER: _builtins.int
     UNLISTED_EPOCH_FIELD_NUMBER: _builtins.int
     UNLISTED_ORDER_FIELD_NUMBER: _builtins.int
+    INVARIANTS_FIELD_NUMBER: _builtins.int
     participant: _builtins.str
     """The name."""
     connected: _builtins.bool
@@ -868,6 +869,10 @@ class ParticipantSummary(_message.Message):
     def operations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Its operations, while it is connected: the first hundred of them by name; ListParticipantDetails has all."""
 
+    @_builtins.property
+    def invariants(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvariantSummary]:
+        """Its invariants, as it has told of them last, by name."""
+
     def __init__(
         self,
         *,
@@ -893,14 +898,49 @@ class ParticipantSummary(_message.Message):
         unlisted_ended_ms: _builtins.int = ...,
         unlisted_epoch: _builtins.int = ...,
         unlisted_order: _builtins.int = ...,
+        invariants: _abc.Iterable[Global___InvariantSummary] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements_owed", b"acknowledgements_owed", "awaited_log_id", b"awaited_log_id", "connected", b"connected", "incarnation", b"incarnation", "lacking", b"lacking", "lacking_total", b"lacking_total", "log_id", b"log_id", "loss", b"loss", "oldest_owed_seconds", b"oldest_owed_seconds", "operations", b"operations", "participant", b"participant", "recalling", b"recalling", "refused_log_id", b"refused_log_id", "software", b"software", "stranded", b"stranded", "stranded_total", b"stranded_total", "to_recall", b"to_recall", "undeclared", b"undeclared", "unlisted_ended_ms", b"unlisted_ended_ms", "unlisted_epoch", b"unlisted_epoch", "unlisted_order", b"unlisted_order", "votes_owed", b"votes_owed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements_owed", b"acknowledgements_owed", "awaited_log_id", b"awaited_log_id", "connected", b"connected", "incarnation", b"incarnation", "invariants", b"invariants", "lacking", b"lacking", "lacking_total", b"lacking_total", "log_id", b"log_id", "loss", b"loss", "oldest_owed_seconds", b"oldest_owed_seconds", "operations", b"operations", "participant", b"participant", "recalling", b"recalling", "refused_log_id", b"refused_log_id", "software", b"software", "stranded", b"stranded", "stranded_total", b"stranded_total", "to_recall", b"to_recall", "undeclared", b"undeclared", "unlisted_ended_ms", b"unlisted_ended_ms", "unlisted_epoch", b"unlisted_epoch", "unlisted_order", b"unlisted_order", "votes_owed", b"votes_owed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ParticipantSummary: _TypeAlias = ParticipantSummary  # noqa: Y015
+
+@_typing.final
+class InvariantSummary(_message.Message):
+    """InvariantSummary is one invariant of a participant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    FOR_SECONDS_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name."""
+    state: _builtins.str
+    """HOLDS, VIOLATED, or UNCHECKED when the participant could not find out."""
+    for_seconds: _builtins.float
+    """For how long, in seconds."""
+    detail: _builtins.str
+    """What is wrong, in the participant's own words."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: _builtins.str = ...,
+        for_seconds: _builtins.float = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "for_seconds", b"for_seconds", "name", b"name", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InvariantSummary: _TypeAlias = InvariantSummary  # noqa: Y015
 
 @_typing.final
 class ListParticipantsResponse(_message.Message):

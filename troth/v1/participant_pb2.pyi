@@ -22,6 +22,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _InvariantState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InvariantStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InvariantState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INVARIANT_STATE_UNSPECIFIED: _InvariantState.ValueType  # 0
+    """Not a legal value on the wire."""
+    INVARIANT_STATE_HOLDS: _InvariantState.ValueType  # 1
+    """It holds."""
+    INVARIANT_STATE_VIOLATED: _InvariantState.ValueType  # 2
+    """It does not."""
+    INVARIANT_STATE_UNCHECKED: _InvariantState.ValueType  # 3
+    """It could not be found out, several times in a row."""
+    INVARIANT_STATE_ELSEWHERE: _InvariantState.ValueType  # 4
+    """It is checked by another process of the service, and not by this one any more."""
+
+class InvariantState(_InvariantState, metaclass=_InvariantStateEnumTypeWrapper):
+    """InvariantState is what an invariant was found to be."""
+
+INVARIANT_STATE_UNSPECIFIED: InvariantState.ValueType  # 0
+"""Not a legal value on the wire."""
+INVARIANT_STATE_HOLDS: InvariantState.ValueType  # 1
+"""It holds."""
+INVARIANT_STATE_VIOLATED: InvariantState.ValueType  # 2
+"""It does not."""
+INVARIANT_STATE_UNCHECKED: InvariantState.ValueType  # 3
+"""It could not be found out, several times in a row."""
+INVARIANT_STATE_ELSEWHERE: InvariantState.ValueType  # 4
+"""It is checked by another process of the service, and not by this one any more."""
+Global___InvariantState: _TypeAlias = InvariantState  # noqa: Y015
+
 class _BranchState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -230,6 +262,7 @@ class SessionRequest(_message.Message):
     SETTLEMENTS_FIELD_NUMBER: _builtins.int
     UNDECLARED_FIELD_NUMBER: _builtins.int
     CALLERS_FIELD_NUMBER: _builtins.int
+    INVARIANTS_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     TIMESTAMP_FIELD_NUMBER: _builtins.int
     reports_complete: _builtins.bool
@@ -277,6 +310,10 @@ class SessionRequest(_message.Message):
         """Questions about who began a transaction."""
 
     @_builtins.property
+    def invariants(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvariantReport]:
+        """What the service's own invariants were found to be, for people. Nothing hangs on it."""
+
+    @_builtins.property
     def timestamp(self) -> _common_pb2.HlcTimestamp:
         """The participant's clock, when it keeps one."""
 
@@ -293,12 +330,13 @@ class SessionRequest(_message.Message):
         settlements: _abc.Iterable[Global___Settlement] | None = ...,
         undeclared: _abc.Iterable[_common_pb2.Operation] | None = ...,
         callers: _abc.Iterable[Global___CallerQuestion] | None = ...,
+        invariants: _abc.Iterable[Global___InvariantReport] | None = ...,
         position: _builtins.int = ...,
         timestamp: _common_pb2.HlcTimestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "timestamp", b"timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements", b"acknowledgements", "callers", b"callers", "enlists", b"enlists", "hello", b"hello", "inquiries", b"inquiries", "position", b"position", "reports", b"reports", "reports_complete", b"reports_complete", "settlements", b"settlements", "timestamp", b"timestamp", "undeclared", b"undeclared", "votes", b"votes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements", b"acknowledgements", "callers", b"callers", "enlists", b"enlists", "hello", b"hello", "inquiries", b"inquiries", "invariants", b"invariants", "position", b"position", "reports", b"reports", "reports_complete", b"reports_complete", "settlements", b"settlements", "timestamp", b"timestamp", "undeclared", b"undeclared", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -459,6 +497,42 @@ class CallerAnswer(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CallerAnswer: _TypeAlias = CallerAnswer  # noqa: Y015
+
+@_typing.final
+class InvariantReport(_message.Message):
+    """InvariantReport tells what one invariant of the service was found to be in committed data alone: each once its Hello is complete,
+    and again when it has changed. The coordinator keeps what was told last until the next Hello, for operators.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The invariant, [a-z0-9][a-z0-9_-]{0,62}."""
+    state: Global___InvariantState.ValueType
+    """What it is."""
+    since_ms: _builtins.int
+    """Since when, as far as this process knows: milliseconds since the Unix epoch, by the participant's clock."""
+    detail: _builtins.str
+    """What is wrong, in the service's own words; at most 300 characters."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: Global___InvariantState.ValueType = ...,
+        since_ms: _builtins.int = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "name", b"name", "since_ms", b"since_ms", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InvariantReport: _TypeAlias = InvariantReport  # noqa: Y015
 
 @_typing.final
 class Hello(_message.Message):

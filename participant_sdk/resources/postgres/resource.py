@@ -128,12 +128,12 @@ class Postgres(RelationalResource):
 
     # ---- work
 
-    async def _begun(self, name: str) -> RelationalBranch:
+    async def _begun(self, name: str, *, looks: bool = False) -> RelationalBranch:
         branch: Any = self._branch_class(name, await self._source.take(self._limits.connect_wait_seconds), self._source)
-        limits = self._limits
+        limits, isolation = self._limits, "REPEATABLE READ READ ONLY" if looks else self._isolation.upper()
         try:
             await branch.begin(
-                f"BEGIN ISOLATION LEVEL {self._isolation.upper()};"
+                f"BEGIN ISOLATION LEVEL {isolation};"
                 f" SELECT set_config('application_name', '{application_name(self._participant, self._nonce, name)}', true),"
                 f" set_config('lock_timeout', '{int(limits.lock_wait_seconds * 1000)}', true),"
                 f" set_config('statement_timeout', '{int(limits.statement_seconds_max * 1000)}', true),"

@@ -13,16 +13,17 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
 
 from participant_sdk.border import Raised
 from participant_sdk.causes import cause_of
-from participant_sdk.registry import Registry
+from participant_sdk.registry import BoundOperation, OperationSpec, Registry
 from participant_sdk.resources.contract import (
     Begun,
     BranchOutcome,
@@ -126,8 +127,8 @@ class RelationalResource(ABC):
         """What the branch of a transaction is called."""
 
     @abstractmethod
-    async def _begun(self, name: str) -> RelationalBranch:
-        """A branch on a connection of its own, begun."""
+    async def _begun(self, name: str, *, looks: bool = False) -> RelationalBranch:
+        """A branch on a connection of its own, begun; one that `looks` only reads, and sees one state."""
 
     @abstractmethod
     def _again(self) -> Self:
@@ -234,6 +235,21 @@ class RelationalResource(ABC):
 
     def _no_branch(self, name: str) -> Refused:
         return Refused(cause_of(Aborted(Reason.ROLLED_BACK, f"the branch {name} is not at work here"), self._participant))
+
+    async def look(self, function: Callable[[Any], Any], executor: Executor) -> Any:
+        """Run a function that only reads (a plain one in `executor`) on what is committed, and return what it returned, or
+        `Raised`. All of it sees one state; whatever it does is undone. Raises what the driver raises, and `Aborted`."""
+        spec = OperationSpec("look", function, inspect.iscoroutinefunction(function), {}, {}, lambda bound: ())
+        try:
+            branch = await self._begun(self._name("look"), looks=True)
+        except self._kinds() as error:
+            if self._is_lost(error) and not isinstance(error, self.busy):
+                await self._source.refresh()
+            raise
+        try:
+            return await branch.run(BoundOperation(spec, {}, b"", ()), executor)
+        finally:
+            await branch.end()
 
     # ---- outcomes
 
