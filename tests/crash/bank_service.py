@@ -57,8 +57,9 @@ def look(db: Database, *, account: str) -> int:
 @bank.invariant(every_seconds=0.5, seconds_max=1.0)
 def balances_are_what_was_moved(db: Database) -> str | None:
     """Each balance is the opening one and what its entries say: of what is committed, at any moment, whoever was killed."""
-    sums = "SELECT account, balance, (SELECT coalesce(sum(amount), 0) FROM entries WHERE entries.account = accounts.account) AS moved"
-    row = db.one(f"SELECT * FROM ({sums} FROM accounts) WHERE balance != ? + moved", (OPENING,))
+    moved = "SELECT account, sum(amount) AS amount FROM entries GROUP BY account"
+    found = f"SELECT account, balance, coalesce(amount, 0) AS moved FROM accounts LEFT JOIN ({moved}) USING (account)"
+    row = db.one(f"SELECT * FROM ({found}) WHERE balance != ? + moved", (OPENING,))
     return f"{row[0]} has {row[1]}, and {row[2]} was moved" if row else None
 
 

@@ -168,6 +168,8 @@ class Ordeal:
     def judge(self) -> None:
         """Check everything that must hold."""
         verdict = check(self.directory)
+        for bank in BANKS:
+            assert "invariant violated" not in (self.directory / f"{bank}.log").read_text(errors="replace"), bank
         assert not verdict.wrong, "\n".join(verdict.wrong[:20])
         assert verdict.committed > 0
         assert not self.missed, f"not come by within the time: {[point for _, _, point in self.missed]}"

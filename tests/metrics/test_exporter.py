@@ -64,6 +64,10 @@ def participant(daemon: Daemon, directory: Path, name: str) -> Participant:
             raise Refuse("NO")
         return text
 
+    @made.invariant(every_seconds=0.05)
+    def holds() -> bool:
+        return True
+
     return made
 
 

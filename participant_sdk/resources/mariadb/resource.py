@@ -157,7 +157,7 @@ class MariaDB(RelationalResource):
 
     # ---- work
 
-    async def _begun(self, name: str, *, looks: bool = False) -> MariadbBranch:
+    async def _begun(self, name: str, *, look_seconds: float = 0.0) -> MariadbBranch:
         connection = await self._source.take(self._limits.connect_wait_seconds)
         place = self._places.pop(0)
         self._places.append(place)
@@ -165,18 +165,19 @@ class MariaDB(RelationalResource):
         guard = Guard(asynchronous=connection.driver.asynchronous, tables=self._tables)
         branch = MariadbBranch(name, branches.xid_of(name, self._database), connection, self._source, guard, locks)
         try:
-            await branch.begin(self._database, self._settings("repeatable read" if looks else self._isolation))
+            await branch.begin(self._database, self._settings(look_seconds))
         except BaseException:
             await branch.end()
             raise
         return branch
 
-    def _settings(self, isolation: str) -> tuple[Any, ...]:
+    def _settings(self, look_seconds: float) -> tuple[Any, ...]:
         """See `branch`: what a branch's session is set to."""
         limits = self._limits
         lock_seconds = max(1, math.ceil(limits.lock_wait_seconds))
-        level = isolation.upper().replace(" ", "-")
-        return level, 1, lock_seconds, lock_seconds, float(limits.statement_seconds_max), math.ceil(limits.idle_seconds_max)
+        level = "REPEATABLE-READ" if look_seconds else self._isolation.upper().replace(" ", "-")
+        statement_seconds = float(min(limits.statement_seconds_max, look_seconds or math.inf))
+        return level, 1, lock_seconds, lock_seconds, statement_seconds, math.ceil(limits.idle_seconds_max)
 
 
 def _engine_source(database: Any, engine: Any, session: Callable[..., Any] | None) -> Source:

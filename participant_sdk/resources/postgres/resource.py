@@ -21,6 +21,7 @@ database is in `resources/relational/`; here is how PostgreSQL says it:
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -128,15 +129,16 @@ class Postgres(RelationalResource):
 
     # ---- work
 
-    async def _begun(self, name: str, *, looks: bool = False) -> RelationalBranch:
+    async def _begun(self, name: str, *, look_seconds: float = 0.0) -> RelationalBranch:
         branch: Any = self._branch_class(name, await self._source.take(self._limits.connect_wait_seconds), self._source)
-        limits, isolation = self._limits, "REPEATABLE READ READ ONLY" if looks else self._isolation.upper()
+        limits, isolation = self._limits, "REPEATABLE READ READ ONLY" if look_seconds else self._isolation.upper()
+        statement_ms = int(min(limits.statement_seconds_max, look_seconds or math.inf) * 1000)
         try:
             await branch.begin(
                 f"BEGIN ISOLATION LEVEL {isolation};"
                 f" SELECT set_config('application_name', '{application_name(self._participant, self._nonce, name)}', true),"
                 f" set_config('lock_timeout', '{int(limits.lock_wait_seconds * 1000)}', true),"
-                f" set_config('statement_timeout', '{int(limits.statement_seconds_max * 1000)}', true),"
+                f" set_config('statement_timeout', '{statement_ms}', true),"
                 f" set_config('idle_in_transaction_session_timeout', '{int(limits.idle_seconds_max * 1000)}', true)"
             )
         except BaseException:

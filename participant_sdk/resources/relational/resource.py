@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -87,6 +88,8 @@ class RelationalResource(ABC):
         self._branches: dict[str, Any] = {}
         self._gone: set[str] = set()
         """Branches of which the server said that it holds nothing: not even asked to roll them back."""
+        self._looks = itertools.count(1)
+        """Of `look`: one that hangs keeps its name."""
         self._finishers: Any = None
         self._executor: ThreadPoolExecutor | None = None
         self._forgetting: list[str] = []
@@ -127,8 +130,9 @@ class RelationalResource(ABC):
         """What the branch of a transaction is called."""
 
     @abstractmethod
-    async def _begun(self, name: str, *, looks: bool = False) -> RelationalBranch:
-        """A branch on a connection of its own, begun; one that `looks` only reads, and sees one state."""
+    async def _begun(self, name: str, *, look_seconds: float = 0.0) -> RelationalBranch:
+        """A branch on a connection of its own, begun; with `look_seconds` it only reads, sees one state, and no statement may take
+        longer than that."""
 
     @abstractmethod
     def _again(self) -> Self:
@@ -236,12 +240,13 @@ class RelationalResource(ABC):
     def _no_branch(self, name: str) -> Refused:
         return Refused(cause_of(Aborted(Reason.ROLLED_BACK, f"the branch {name} is not at work here"), self._participant))
 
-    async def look(self, function: Callable[[Any], Any], executor: Executor) -> Any:
+    async def look(self, function: Callable[[Any], Any], executor: Executor, seconds_max: float) -> Any:
         """Run a function that only reads (a plain one in `executor`) on what is committed, and return what it returned, or
-        `Raised`. All of it sees one state; whatever it does is undone. Raises what the driver raises, and `Aborted`."""
+        `Raised`. All of it sees one state; whatever it does is undone, and a statement that takes longer than `seconds_max` fails.
+        Raises what the driver raises, and `Aborted`."""
         spec = OperationSpec("look", function, inspect.iscoroutinefunction(function), {}, {}, lambda bound: ())
         try:
-            branch = await self._begun(self._name("look"), looks=True)
+            branch = await self._begun(self._name(f"look-{next(self._looks)}"), look_seconds=seconds_max)
         except self._kinds() as error:
             if self._is_lost(error) and not isinstance(error, self.busy):
                 await self._source.refresh()
