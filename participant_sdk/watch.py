@@ -183,7 +183,9 @@ class Watch:
 
     async def _in_thread(self, seen: _Seen) -> Any:
         running = self._threads.submit(seen.invariant.function)
-        await asyncio.wait((asyncio.wrap_future(running),), timeout=seen.invariant.seconds_max)
+        ended = asyncio.wrap_future(running)
+        ended.add_done_callback(_quietly)
+        await asyncio.wait((ended,), timeout=seen.invariant.seconds_max)
         return self._returned(seen, running)
 
     def _returned(self, seen: _Seen, running: Future[Any]) -> Any:

@@ -1,7 +1,9 @@
 """What runbooks are rehearsed with: two banks, transfers between them, and a clock that is wrong. It is the command `rehearse`.
 
     rehearse bank NAME               serves var/NAME until it is told to end
+    rehearse watched NAME            the same, with an invariant: no account is below what var/lowest says
     rehearse transfer KEY ...        one unit from north to south for each key, all at once; says what came of each
+    rehearse refund KEY ...          the same, back from south
     rehearse stranger                breaks a rule of the protocol
     rehearse clock SECONDS ...       `troth ...` under a wall clock that is so far ahead, or behind
 """
@@ -9,6 +11,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import sqlite3
 import sys
@@ -16,6 +19,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import datetime, timedelta, tzinfo
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -45,7 +49,7 @@ def place() -> dict[str, Any]:
     return {"coordinator": os.environ["TROTH_LISTEN"], "tls": Tls(AUTHORITY) if os.path.exists(AUTHORITY) else None}
 
 
-def bank(name: str) -> int:
+def bank(name: str, *, watched: bool = False) -> int:
     """Serve one bank. It may be told to die (`TROTH_FAILPOINTS`)."""
     failpoints.arm_from_environment()
     os.makedirs(f"var/{name}", exist_ok=True)
@@ -56,6 +60,14 @@ def bank(name: str) -> int:
     def add(db: Any, *, account: str, amount: int) -> None:
         db.execute(ADD, (account, amount))
 
+    def no_account_is_too_low(db: Any) -> str | None:
+        lowest = int(Path("var/lowest").read_text())
+        row = db.one("SELECT name, amount FROM account WHERE amount < ?", (lowest,))
+        return f"{row[0]} has {row[1]}" if row else None
+
+    if watched:
+        made.invariant(every_seconds=0.2)(no_account_is_too_low)
+
     async def told() -> None:
         await made.wait_connected()
         say(f"{name} is connected")
@@ -63,19 +75,19 @@ def bank(name: str) -> int:
     return made.run(told)
 
 
-async def transfer(*keys: str) -> int:
+async def transfer(*keys: str, amount: int = 1) -> int:
     """Move one unit for each key."""
     where = place()
     async with Client(where["coordinator"], tls=where["tls"]) as client:
-        await asyncio.gather(*(one_transfer(client, key) for key in keys))
+        await asyncio.gather(*(one_transfer(client, key, amount) for key in keys))
     return 0
 
 
-async def one_transfer(client: Client, key: str) -> None:
+async def one_transfer(client: Client, key: str, amount: int) -> None:
     """Say how it ended, or why it did not."""
-    work = (call("north", "add", account=key, amount=-1), call("south", "add", account=key, amount=1))
+    work = (call("north", "add", account=key, amount=-amount), call("south", "add", account=key, amount=amount))
     try:
-        done = await client.run(*work, key=key, timeout=PATIENCE_SECONDS)
+        done = await client.run(*work, key=key if amount > 0 else f"{key}-refund", timeout=PATIENCE_SECONDS)
     except TrothError as error:
         say(f"{key}: {type(error).__name__} {error.reason.name}")
     else:
@@ -132,6 +144,7 @@ def sqlite(arguments: Sequence[str]) -> int:
 def run(arguments: Sequence[str]) -> int:
     """The command; returns its status."""
     what, *rest = arguments
-    if what in ("transfer", "stranger"):
-        return asyncio.run({"transfer": transfer, "stranger": stranger}[what](*rest))
-    return {"bank": bank, "clock": clock}[what](*rest)
+    refund, watched = functools.partial(transfer, amount=-1), functools.partial(bank, watched=True)
+    if what in ("transfer", "refund", "stranger"):
+        return asyncio.run({"transfer": transfer, "refund": refund, "stranger": stranger}[what](*rest))
+    return {"bank": bank, "watched": watched, "clock": clock}[what](*rest)
