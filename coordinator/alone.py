@@ -9,17 +9,25 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from coordinator.config import Config
+from coordinator.reloading import Read
 from coordinator.server import Daemon, make_daemon
-from troth.errors import TrothError
+from coordinator.services.context import Common
+from troth.errors import LogFailed, TrothError
+from troth.identity.peer import NOBODY
+from troth.logs import get_logger
+
+log = get_logger("troth.config")
 
 Tell = Callable[[str], None]
 
 
 class Alone:
-    """Runs the daemon of one process. `tell` says to people what it does, `serving` that it serves."""
+    """Runs the daemon of one process. `tell` says to people what it does, `serving` that it serves; `read` reads its settings
+    again."""
 
-    def __init__(self, config: Config, tell: Tell, serving: Tell) -> None:
+    def __init__(self, config: Config, tell: Tell, serving: Tell, read: Read | None = None) -> None:
         self._config = config
+        self._read = read
         self._tell, self._serving = tell, serving
         self._stopping = asyncio.Event()
         self._daemon: Daemon | None = None
@@ -30,14 +38,19 @@ class Alone:
             self._daemon.hurry.set()
         self._stopping.set()
 
+    def reload(self) -> None:
+        """Read the settings again, because a signal asks for it; the log tells what came of it."""
+        if self._daemon is not None:
+            on_signal(self._daemon.context.common)
+
     async def run(self) -> TrothError | None:
         """Serve until `stop`; returns the error that ended it before. Raises `TrothError` when it cannot begin."""
-        daemon = self._daemon = make_daemon(self._config)
+        daemon = self._daemon = make_daemon(self._config, self._read)
         await _start(daemon)
         self._serving(f"serving on {daemon.address} (coordinator {daemon.name}, epoch {daemon.epoch})")
         self._tell(what_is_allowed(self._config))
         if not await failed_before(self._stopping.wait(), daemon):
-            self._tell(f"draining: {daemon.undecided} undecided, waiting up to {self._config.shell.drain_seconds:g} s for them")
+            self._tell(f"draining: {daemon.undecided} undecided, waiting up to {daemon.config.shell.drain_seconds:g} s for them")
             if not await failed_before(daemon.drain(), daemon):
                 await daemon.stop()
         if not daemon.failed.done():
@@ -45,6 +58,15 @@ class Alone:
         with contextlib.suppress(TrothError):
             await daemon.abandon()
         return daemon.failed.result()
+
+
+def on_signal(common: Common) -> None:
+    """Have a node read its settings again. Nobody is known to have asked: whoever may send signals here."""
+    if common.reloading is not None:
+        try:
+            common.reloading.order(NOBODY, how="SIGHUP")
+        except LogFailed as error:
+            log.error("the settings were not read again: that could not be recorded", error=error.message)
 
 
 def what_is_allowed(config: Config) -> str:

@@ -21,6 +21,7 @@ from coordinator.history.history import History, bounds_of
 from coordinator.history.sqlite import SqliteHistory
 from coordinator.observing import Observing
 from coordinator.port import Port
+from coordinator.reloading import Read, Reloading
 from coordinator.services import fills
 from coordinator.services.context import CoordinatorCoreView
 from coordinator.shard import Shard
@@ -35,11 +36,14 @@ class Daemon(Shard):
 
     def __init__(
         self, config: Config, core: CoordinatorCoreView, coordinator_log: Log, directory: DataDirectory, nonce: str,
-        history: History | None = None,
+        history: History | None = None, read: Read | None = None,
     ) -> None:  # fmt: skip
         super().__init__(config, core, coordinator_log, nonce)
         self._context.common.keep_history(history)
         self._directory = directory
+        if read is not None:
+            common = self._context.common
+            common.reloading = Reloading(config, read, self._use_everywhere, common.auditing)
         self._routes = Routes(self.name, (self.name,), self._context.common)
         self._port = Port(config, self._routes)
         self._observing = Observing(config, self._routes)
@@ -100,6 +104,10 @@ class Daemon(Shard):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def _use_everywhere(self, config: Config) -> None:
+        self._context.common.use(config)
+        self.use(config)
+
     async def stop(self) -> None:
         """Say Goodbye to every stream, stop the server, make durable what is queued, release the directory."""
         await self.say_goodbye()
@@ -126,11 +134,12 @@ class Daemon(Shard):
         self._directory.unlock()
 
 
-def make_daemon(config: Config) -> Daemon:
-    """A daemon on the real core, and on a log in the data directory. Call it inside the running loop."""
+def make_daemon(config: Config, read: Read | None = None) -> Daemon:
+    """A daemon on the real core, and on a log in the data directory. `read` reads its settings again. Call it inside
+    the running loop."""
     nonce = secrets.token_hex(4)
     core = CoordinatorCore(config.core, config.shell.name, nonce, secrets.token_bytes(SECRET_BYTES))
     directory = DataDirectory(Path(config.shell.data_directory))
     file_log = SqliteLog(directory.log_file, role="coordinator", name=config.shell.name)
     history = History(SqliteHistory(directory.path), bounds_of(config)) if config.shell.history_seconds else None
-    return Daemon(config, core, file_log, directory, nonce, history)
+    return Daemon(config, core, file_log, directory, nonce, history, read)

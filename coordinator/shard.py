@@ -144,6 +144,11 @@ class Shard:
             "undecided": self._core.undecided(),
         }
 
+    def use(self, config: Config) -> None:
+        """Have other settings from now on."""
+        self.config = self._context.config = config
+        self._core.use(config.core)
+
     def tell_directory(self) -> None:
         """Tell every peer where the shards of the cell are."""
         self._participants.tell_directory()

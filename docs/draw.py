@@ -30,6 +30,7 @@ from coordinator.config import SETTING_NAMES  # noqa: E402 - as above
 from coordinator.core import model, transitions  # noqa: E402 - as above
 from coordinator.core.settings import CoreSettings  # noqa: E402 - as above
 from coordinator.metrics import families  # noqa: E402 - as above
+from coordinator.reloading import RELOADABLE  # noqa: E402 - as above
 from coordinator.shell_settings import RANGES, ShellSettings  # noqa: E402 - as above
 from participant_sdk import limits as sdk_limits  # noqa: E402 - as above
 from participant_sdk import metrics as sdk_metrics  # noqa: E402 - as above
@@ -161,9 +162,13 @@ def configuration() -> str:
     said = said_of_members(ShellSettings) | said_of_members(CoreSettings)
     defaults = {one.name: one.default for owner in (ShellSettings, CoreSettings) for one in fields(owner)}
     return table(
-        ("setting", "default", "unit", "range", "meaning"),
-        ((f"`{name}`", _default(name, defaults[name]), *_range(name), said[name]) for name in SETTING_NAMES),
+        ("setting", "default", "unit", "range", "change", "meaning"),
+        ((f"`{name}`", _default(name, defaults[name]), *_range(name), _change(name), said[name]) for name in SETTING_NAMES),
     )
+
+
+def _change(name: str) -> str:
+    return "reload" if name in RELOADABLE else "restart"
 
 
 def _default(name: str, value: Any) -> str:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 
 from coordinator import descriptors
+from coordinator.alone import on_signal
 from coordinator.cell import sharing
 from coordinator.cell.forwarding import Forward
 from coordinator.cell.routing import Routes
@@ -27,6 +28,7 @@ from coordinator.history.history import History, bounds_of
 from coordinator.history.postgres import PostgresHistory
 from coordinator.observing import Observing
 from coordinator.port import SHARD_HEALTH, Port
+from coordinator.reloading import Read, Reloading
 from coordinator.services import fills, status
 from coordinator.services.context import Common
 from coordinator.shard import Shard
@@ -67,13 +69,16 @@ class Tenure:
 
 
 class CellNode:
-    """A node of the cell in the store of `config`. `tell` says to people what it does, `serving` that it has its place."""
+    """A node of the cell in the store of `config`. `tell` says to people what it does, `serving` that it has its place; `read`
+    reads its settings again."""
 
-    def __init__(self, config: Config, tell: Tell, serving: Tell) -> None:
+    def __init__(self, config: Config, tell: Tell, serving: Tell, read: Read | None = None) -> None:
         shell = config.shell
         self._config = config
         self._tell, self._serving = tell, serving
         self._common = Common(shell)
+        if read is not None:
+            self._common.reloading = Reloading(config, read, self._use, self._common.auditing)
         self._leases = Leases(shell.store, shell.lease_seconds, shell.node or shell.name)
         self._store = CellStore(shell.store, shell.name, self._leases)
         if shell.history_seconds:
@@ -105,6 +110,16 @@ class CellNode:
                     tenure.shard.hurry.set()
         self._stopping.set()
         self._wake.set()
+
+    def reload(self) -> None:
+        """Read the settings again, because a signal asks for it; the log tells what came of it."""
+        on_signal(self._common)
+
+    def _use(self, config: Config) -> None:
+        self._config = config
+        self._common.use(config)
+        for shard in self._routes.here if self._routes is not None else ():
+            shard.use(config.of_shard(shard.name, len(self._store.shards)))
 
     async def run(self) -> TrothError | None:
         """Serve until `stop`; a lost shard ends nothing, so no error ends it. Raises `TrothError` for what is wrong for good."""
@@ -299,6 +314,7 @@ class CellNode:
         try:
             # Participants are heard before the epoch begins, so they have to find it now; clients wait until then.
             self._routes.add(shard)
+            shard.use(self._config.of_shard(name, len(self._store.shards)))  # it may be another than when it began
             self._news()
             await shard.epoch_durable()
             shard.on_readiness = lambda: self._show(shard)

@@ -23,6 +23,7 @@ from coordinator.core import listing
 from coordinator.history.entry import explained
 from coordinator.history.history import History
 from coordinator.identity.gate import SHARD_METADATA
+from coordinator.identity.who import CALLER
 from coordinator.services import status
 from coordinator.services.context import Common
 from coordinator.services.participants import check_hello
@@ -339,6 +340,13 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         if self._routes.drain is not None:
             await self._routes.drain()
         return merging.drains(answers)
+
+    async def ReloadConfig(self, request: admin_pb2.ReloadConfigRequest, context: Any) -> Any:
+        """Have this node read its settings again."""
+        reloading = self._routes.common.reloading
+        if reloading is None:
+            raise RequestError(Reason.CONFIG, "this coordinator runs inside a program, which gave it its settings")
+        return reloading.order(CALLER.get(), dry_run=request.dry_run)
 
     async def GetStatus(self, request: admin_pb2.GetStatusRequest, context: Any) -> Any:
         """Tell the node's identity, counters and limits."""

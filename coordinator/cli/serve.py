@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import logging
 import os
@@ -22,6 +23,7 @@ from coordinator.cli.failure import LOG, OK, failure_of
 from coordinator.config import Config
 from coordinator.config_checks import LOG_FORMATS
 from coordinator.notify import Notify
+from coordinator.reloading import Read
 from troth import failpoints
 from troth.errors import TrothError
 from troth.logs import get_logger, plain_traceback, visible, visible_lines
@@ -35,6 +37,7 @@ EXAMPLES = """
 troth serve                                          # 127.0.0.1:7420, data in var/coordinator
 troth serve --config troth.toml
 troth serve --name c1 --data-directory var/c1 --listen 127.0.0.1:0
+kill -HUP PID                                        # have it read its settings again; see `troth config reload`
 troth serve --store postgresql://db/troth            # one of several nodes; see `troth store`
 """
 
@@ -49,27 +52,29 @@ Python's defaults that is often, under load and above all in recovery.
 @click.command(cls=Command, examples=EXAMPLES)
 @config_options
 def serve(**options: Any) -> int:
-    """Run the coordinator until SIGTERM or SIGINT. A second signal does not wait for undecided transactions."""
+    """Run the coordinator until SIGTERM or SIGINT. A second signal does not wait for undecided transactions. SIGHUP has it read its
+    settings again, as `troth config reload` does."""
     voice = configure_logging(_format_asked(options["assignments"], os.environ), "info")
     try:
         failpoints.arm_from_environment()
         config = load_options(**options).config
         voice = configure_logging(config.shell.log_format, config.shell.log_level)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(run(config, voice))
+            return runner.run(run(config, voice, functools.partial(load_options, **options)))
     except TrothError as error:
         failure = failure_of(error)
         voice.fail(failure.text())
         return failure.exit_code
 
 
-async def run(config: Config, voice: Voice) -> int:
+async def run(config: Config, voice: Voice, read: Read | None = None) -> int:
     """Run one node and return the exit code. Raises `TrothError` when it cannot start."""
     gc.set_threshold(GC_ALLOCATIONS, 20, 100)
     notify = Notify()
-    node = _node(config, _both(voice.tell, notify.status), _both(voice.tell, notify.ready))
+    node = _node(config, _both(voice.tell, notify.status), _both(voice.tell, notify.ready), read)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _end, node, notify)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, node.reload)
     beating = asyncio.create_task(notify.beat(), name="troth-watchdog")
     try:
         error = await node.run()
@@ -103,13 +108,13 @@ def _end(node: Alone | CellNode, notify: Notify) -> None:
     node.stop()
 
 
-def _node(config: Config, tell: Tell, serving: Tell) -> Alone | CellNode:
+def _node(config: Config, tell: Tell, serving: Tell, read: Read | None) -> Alone | CellNode:
     """What runs: a coordinator on a file, or a node of a cell on a store. (The latter needs the extra `postgres`.)"""
     if not config.shell.store:
-        return Alone(config, tell, serving)
+        return Alone(config, tell, serving, read)
     from coordinator.cell.node import CellNode
 
-    return CellNode(config, tell, serving)
+    return CellNode(config, tell, serving, read)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -73,6 +73,12 @@ class CoordinatorCore:
         if self.unary_session not in book.sessions:
             book.sessions[self.unary_session] = Session(self.unary_session, keeps_answers=False)
 
+    def use(self, settings: CoreSettings) -> None:
+        """Have other limits and times from now on, between two steps. Each is looked at when it is needed, and nothing that is
+        kept depends on an older one: what is above a lower limit stays, and nothing is added. `coordinator.reloading` names those
+        of which this is so."""
+        self._book.settings = settings
+
     def step(self, event: Event, now: Instant) -> None:
         """Take one event; see `coordinator.core.events`."""
         book = self._book

@@ -47,7 +47,8 @@ class History:
 
     def __init__(self, store: HistoryStore, bounds: Bounds, clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
         self._store = store
-        self._bounds = bounds
+        self.bounds = bounds
+        """How much it keeps; another one is in use with the next look."""
         self._clock = clock
         self._quiet = Quiet()
         self._queue: deque[Over] = deque()
@@ -123,7 +124,7 @@ class History:
     async def _prune_for_ever(self) -> None:
         while True:
             try:
-                while await self._store.prune(self._bounds, self._clock()) >= PRUNED_MAX:
+                while await self._store.prune(self.bounds, self._clock()) >= PRUNED_MAX:
                     pass
             except HistoryError as error:
                 self._quiet.tell(log.warning, "the history cannot be pruned", why=str(error))

@@ -99,6 +99,7 @@ CALLS: Mapping[str, Ask] = {
     ADMINISTRATION + "DecideReview": always("review", EVERYTHING),
     ADMINISTRATION + "AcceptLoss": always("administer", "loss"),
     ADMINISTRATION + "Drain": always("drain", EVERYTHING),
+    ADMINISTRATION + "ReloadConfig": always("administer", "config"),
     ADMINISTRATION + "GetStatus": always("status", EVERYTHING),
     ADMINISTRATION + "GetCell": always("status", EVERYTHING),
     "/grpc.health.v1.Health/Check": nothing,

@@ -48,7 +48,8 @@ class Gate:
         self, shell: ShellSettings, witness: Witness, quiet: Quiet,
         judge: Callable[[Policy, str, str, str], Decision] = decide, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        self._begins_per_second, self._clock = shell.identity_begins_per_second, clock
+        self.use(shell)
+        self._clock = clock
         self._begun: dict[str, int] = {}
         """What each identity has begun in the present second."""
         self._second = 0
@@ -62,6 +63,10 @@ class Gate:
         """What was refused, or in a dry run would have been, since the start."""
         self.on_refusal: Callable[[Identity, str, str, str], None] = lambda identity, action, object_name, why: None
         """Hears of each, with who, what, on which object, and why."""
+
+    def use(self, shell: ShellSettings) -> None:
+        """Have another limit from now on."""
+        self._begins_per_second = shell.identity_begins_per_second
 
     @property
     def mode(self) -> Mode:

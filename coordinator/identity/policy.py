@@ -51,7 +51,7 @@ ACTIONS: Mapping[str, str] = {
     "forget": "forget heuristic outcomes (`*`)",
     "review": "approve or reject what another has asked for, where that needs a second person (`*`)",
     "drain": "drain the coordinator (`*`)",
-    "administer": "replace, forget or repair this participant; accept the loss of records (`loss`)",
+    "administer": "replace, forget or repair this participant; accept the loss of records (`loss`); reload the settings (`config`)",
     "forward": "be another node of the cell, and pass on the calls of others, as theirs (`*`)",
 }
 """Every action, and what its object is. This is the whole vocabulary of a policy."""

@@ -4,6 +4,7 @@ the engine."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from coordinator.config import Config
 from coordinator.core import effects
-from coordinator.history.history import History
+from coordinator.core.settings import CoreSettings
+from coordinator.history.history import History, bounds_of
 from coordinator.identity.auditing import Auditing
 from coordinator.identity.gate import Gate
 from coordinator.identity.who import Witness
@@ -25,6 +27,7 @@ from troth.v1 import common_pb2, record_pb2
 
 if TYPE_CHECKING:
     from coordinator.cell.questions import Questions
+    from coordinator.reloading import Reloading
 
 
 class CoreCounters(Protocol):
@@ -73,6 +76,9 @@ class CoordinatorCoreView(Core, Protocol):
 
     def reviews(self) -> Sequence[record_pb2.Review]:
         """Orders that wait for a second person, and have not expired."""
+
+    def use(self, settings: CoreSettings) -> None:
+        """Have other settings from now on, of those that can change while it runs."""
 
     def undecided(self) -> int:
         """Transactions without a decision."""
@@ -130,6 +136,19 @@ class Common:
         """The shard that a key belongs to; `None` where there is only one."""
         self.questions: Questions | None = None
         """Passes questions on to other shards; `None` where there is only one."""
+        self.reloading: Reloading | None = None
+        """Reads the settings again; `None` in a process that has not read any."""
+
+    def use(self, config: Config) -> None:
+        """Have other settings from now on; of those that can change while it runs (`coordinator.reloading`)."""
+        shell = self.shell = config.shell
+        logging.getLogger("troth").setLevel(shell.log_level.upper())
+        self.calls.use(shell)
+        self.watches.use(shell)
+        self.gate.use(shell)
+        self.outboxes.use(shell.outboxes_bytes_max)
+        if self.history is not None:
+            self.history.bounds = bounds_of(config)
 
     def keep_history(self, history: History | None) -> None:
         """Let a history hear of what is over."""

@@ -78,6 +78,10 @@ class Calls:
         self._connections: dict[str, Counter[str]] = {}
         """Of each identity, the calls over each of its connections."""
 
+    def use(self, settings: ShellSettings) -> None:
+        """Have other limits from now on; who is inside stays."""
+        self._settings = settings
+
     def one(self, method: str, *, waits: bool) -> AbstractContextManager[None]:
         """One call of a method, from its first moment to its last; `waits` unless it is a stream of many transactions."""
         settings = self._settings
@@ -135,6 +139,10 @@ class Watches:
     def __init__(self, settings: ShellSettings) -> None:
         self._settings = settings
         self.crowd = Crowd()
+
+    def use(self, settings: ShellSettings) -> None:
+        """Have other limits from now on; who watches goes on."""
+        self._settings = settings
 
     def one(self, peer: str, transaction_id: str) -> AbstractContextManager[None]:
         """One watch, from its first moment to its last."""

@@ -77,10 +77,8 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def __init__(self, common: Common, door: Door = Door()) -> None:  # noqa: B008 - it is a constant
         self._door = door
-        shell = common.shell
-        self._bytes_max, self._messages_max, self._answer_seconds = (
-            shell.frame_bytes_max, shell.frame_messages_max, shell.answer_seconds,
-        )  # fmt: skip
+        self._common = common
+        self._bytes_max, self._messages_max = common.shell.frame_bytes_max, common.shell.frame_messages_max
         self._counters = common.counters
         self._quiet = common.quiet
         self._calls = common.calls
@@ -147,7 +145,7 @@ class Guard(grpc.aio.ServerInterceptor):
         """Have the call end in time, whether or not its caller reads the answer, which gRPC sends in this same task."""
         task = asyncio.current_task()
         assert task is not None, "gRPC handles each call in a task"
-        timer = asyncio.get_running_loop().call_later(self._answer_seconds, task.cancel)
+        timer = asyncio.get_running_loop().call_later(self._common.shell.answer_seconds, task.cancel)
         task.add_done_callback(lambda _: timer.cancel())
 
     def _streaming(self, method: str, behaviour: Behaviour | None, check: Callable[[Any], Any], *, waits: bool) -> Behaviour:

@@ -32,11 +32,15 @@ class Outboxes:
     """The outboxes of all streams. Nothing is counted twice or kept in step: now and then all are summed up."""
 
     def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._look_after = max(1, bytes_max // LOOKS)
+        self.use(bytes_max)
         self._queued = 0
         """Bytes that were queued since the last look."""
         self._holders: set[Holder] = set()
+
+    def use(self, bytes_max: int) -> None:
+        """Have this limit from now on."""
+        self._bytes_max = bytes_max
+        self._look_after = max(1, bytes_max // LOOKS)
 
     def __len__(self) -> int:
         return len(self._holders)

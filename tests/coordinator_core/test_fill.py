@@ -28,3 +28,16 @@ def test_what_refuses_at_a_limit_tells_before_that_it_is_full() -> None:
         driver.step(events.Begin(driver.session, request))
     told = used(driver)
     assert (told["open_transactions_max"], told["keys_max"], told["unseen_answers_max"]) == (2, 2, 2)
+
+
+def test_a_limit_that_is_lowered_while_it_runs_lets_nobody_in_and_sends_nobody_away() -> None:
+    driver = Driver()
+    driver.run(1, "ab")
+    driver.run(2, "ab")
+    driver.core.use(replace(driver.book.settings, open_transactions_max=1))
+    driver.run(3, "ab")
+    assert driver.outcomes() == ["3 ABORTED OVERLOADED"]
+    driver.complete(2, "ab")
+    driver.complete(1, "ab")
+    driver.run(4, "ab")
+    assert driver.txn(4).state.name == "PREPARING"

@@ -102,6 +102,9 @@ class ScriptedCore:
     def fill(self) -> dict[str, int]:
         return {}
 
+    def use(self, settings: Any) -> None:
+        raise AssertionError("nothing is reloaded here")
+
     def undecided(self) -> int:
         return self.open
 

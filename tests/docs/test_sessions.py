@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import session
 
-PAGES = ("README.md", "docs/tutorial/first-participant.md", "docs/how-to/test-your-service.md")
+PAGES = ("README.md", "docs/tutorial/first-participant.md", "docs/how-to/test-your-service.md", "docs/how-to/upgrade.md")
 
 
 @pytest.mark.parametrize("name", PAGES)

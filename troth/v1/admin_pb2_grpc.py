@@ -105,6 +105,11 @@ class AdminServiceStub(object):
                 request_serializer=troth_dot_v1_dot_admin__pb2.GetCellRequest.SerializeToString,
                 response_deserializer=troth_dot_v1_dot_admin__pb2.GetCellResponse.FromString,
                 _registered_method=True)
+        self.ReloadConfig = channel.unary_unary(
+                '/troth.v1.AdminService/ReloadConfig',
+                request_serializer=troth_dot_v1_dot_admin__pb2.ReloadConfigRequest.SerializeToString,
+                response_deserializer=troth_dot_v1_dot_admin__pb2.ReloadConfigResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -212,6 +217,13 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReloadConfig(self, request, context):
+        """ReloadConfig has the node that is asked read its settings again, and use what has changed: all of it, or nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -284,6 +296,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetCell,
                     request_deserializer=troth_dot_v1_dot_admin__pb2.GetCellRequest.FromString,
                     response_serializer=troth_dot_v1_dot_admin__pb2.GetCellResponse.SerializeToString,
+            ),
+            'ReloadConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReloadConfig,
+                    request_deserializer=troth_dot_v1_dot_admin__pb2.ReloadConfigRequest.FromString,
+                    response_serializer=troth_dot_v1_dot_admin__pb2.ReloadConfigResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -665,6 +682,33 @@ class AdminService(object):
             '/troth.v1.AdminService/GetCell',
             troth_dot_v1_dot_admin__pb2.GetCellRequest.SerializeToString,
             troth_dot_v1_dot_admin__pb2.GetCellResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReloadConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/troth.v1.AdminService/ReloadConfig',
+            troth_dot_v1_dot_admin__pb2.ReloadConfigRequest.SerializeToString,
+            troth_dot_v1_dot_admin__pb2.ReloadConfigResponse.FromString,
             options,
             channel_credentials,
             insecure,

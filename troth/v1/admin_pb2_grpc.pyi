@@ -66,6 +66,8 @@ class AdminServiceStub:
     """GetStatus tells the coordinator's identity, counters and limits."""
     GetCell: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetCellRequest, _admin_pb2.GetCellResponse]
     """GetCell tells the nodes and the shards of the cell, as this node last read them in the store."""
+    ReloadConfig: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReloadConfigRequest, _admin_pb2.ReloadConfigResponse]
+    """ReloadConfig has the node that is asked read its settings again, and use what has changed: all of it, or nothing."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -105,6 +107,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """GetStatus tells the coordinator's identity, counters and limits."""
     GetCell: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetCellRequest, _admin_pb2.GetCellResponse]  # type: ignore[assignment]
     """GetCell tells the nodes and the shards of the cell, as this node last read them in the store."""
+    ReloadConfig: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReloadConfigRequest, _admin_pb2.ReloadConfigResponse]  # type: ignore[assignment]
+    """ReloadConfig has the node that is asked read its settings again, and use what has changed: all of it, or nothing."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """AdminService inspects and steers one coordinator."""
@@ -225,5 +229,13 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetCellResponse, _abc.Awaitable[_admin_pb2.GetCellResponse]]:
         """GetCell tells the nodes and the shards of the cell, as this node last read them in the store."""
+
+    @_abc_1.abstractmethod
+    def ReloadConfig(
+        self,
+        request: _admin_pb2.ReloadConfigRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ReloadConfigResponse, _abc.Awaitable[_admin_pb2.ReloadConfigResponse]]:
+        """ReloadConfig has the node that is asked read its settings again, and use what has changed: all of it, or nothing."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
