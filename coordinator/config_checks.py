@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from coordinator.cell.store import check_store
+from troth import features
 from troth.address import check_dialled, is_loopback, split_address
 from troth.errors import ConfigError, RequestError
 from troth.ids import check_name
@@ -124,6 +125,12 @@ def _check_advertise(text: str) -> str:
     return "write one address" if "," in text else ""
 
 
+def _check_features(text: str) -> str:
+    missing = features.unknown(text)
+    known = ", ".join((*sorted(features.NAMES), features.ALL))
+    return f"{', '.join(missing)} is no feature of this version; it has {known}" if missing else ""
+
+
 CHECKS: Mapping[str, Callable[[str], str]] = {
     "name": _check_coordinator,
     "listen": _check_listen,
@@ -131,6 +138,7 @@ CHECKS: Mapping[str, Callable[[str], str]] = {
     "reviews": lambda text: _check_reviews(text),
     "token_listen": lambda text: _check_listen(text) if text else "",
     "store": check_store,
+    "features_held_back": _check_features,
     "node": _check_node,
     "advertise": _check_advertise,
     "console_listen": lambda text: _check_listen(text) if text else "",

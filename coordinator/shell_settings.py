@@ -95,6 +95,8 @@ class ShellSettings:
     """Transactions in the history; past it the oldest are dropped."""
     history_bytes_max: int = 1_073_741_824
     """Bytes of the history, beside the log; past it the oldest are dropped."""
+    features_held_back: str = ""
+    """New features that are not used until every node is upgraded, with commas between, or `all`; `troth status` lists them."""
     drain_seconds: float = 30.0
     """How long a shutdown waits for undecided transactions."""
     frame_bytes_max: int = 4_194_304

@@ -27,12 +27,14 @@ class Callers:
         self._participant, self._send, self._seconds = participant, send, seconds
         self._streams: dict[str, int] = {}
         """The stream that stands, by the coordinator's name."""
+        self._answering: set[int] = set()
+        """Streams over which this may be asked."""
         self._known: OrderedDict[Key, str] = OrderedDict()
         self._waiting: dict[Key, asyncio.Future[str]] = {}
 
     async def of(self, context: common_pb2.TransactionContext) -> str:
         """Who began it. Raises `RequestError` (FORBIDDEN) when whoever called does not speak for the transaction, and `Aborted`
-        (COORDINATOR_AWAY) when the coordinator does not answer."""
+        (COORDINATOR_AWAY, or VERSION_MISMATCH where it cannot) when the coordinator does not answer."""
         key = (context.transaction_id, context.proof)
         known = self._known.get(key)
         return await self._ask(key) if known is None else known
@@ -43,6 +45,9 @@ class Callers:
             stream = self._streams.get(key[0].partition(".")[0])
             if stream is None:
                 raise self._away("the coordinator is away")
+            if stream not in self._answering:
+                text = "the coordinator does not say who began a transaction: it is of an older version, or holds that back"
+                raise Aborted(Reason.VERSION_MISMATCH, text, participant=self._participant)
             answer = self._waiting[key] = asyncio.get_running_loop().create_future()
             self._send(stream, participant_pb2.CallerQuestion(transaction_id=key[0], proof=key[1]))
         try:
@@ -57,12 +62,15 @@ class Callers:
     def _away(self, message: str) -> TrothError:
         return Aborted(Reason.COORDINATOR_AWAY, message, participant=self._participant, retryable=True)
 
-    def opened(self, coordinator: str, stream: int) -> None:
-        """A stream stands."""
+    def opened(self, coordinator: str, stream: int, *, answers: bool = True) -> None:
+        """A stream stands; `answers` when both sides have the feature."""
         self._streams[coordinator] = stream
+        if answers:
+            self._answering.add(stream)
 
     def closed(self, stream: int) -> None:
         """It is gone, and what was asked over it may be lost."""
+        self._answering.discard(stream)
         gone = [name for name, one in self._streams.items() if one == stream]
         for name in gone:
             del self._streams[name]

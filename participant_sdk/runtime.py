@@ -53,7 +53,7 @@ from participant_sdk.resources.log_only import LogResource
 from participant_sdk.session import PROTOCOL, ROLE
 from participant_sdk.tracing import BranchSpans
 from participant_sdk.wiring import Setup, kind_of
-from troth import __version__, forks, tracing
+from troth import __version__, features, forks, tracing
 from troth.engine import Engine, EngineCounters
 from troth.errors import Aborted, ProtocolError, Reason, RemoteProtocolError, RequestError, TrothError
 from troth.log.contract import Log
@@ -419,7 +419,7 @@ class Runtime:
             starts=keeper.starts.known,
             starts_after=keeper.starts.after,
             software=f"troth-python/{__version__}{self._owner}",
-            capabilities=["directory"],
+            capabilities=["directory", *sorted(features.SPOKEN)],
             operations=self._registry.names(),
             loosely_coupled=self._setup.loosely_coupled,
         )
@@ -452,7 +452,7 @@ class Runtime:
         """See `Owner`."""
         life = (welcome.coordinator, welcome.epoch, welcome.log_id, welcome.nonce)
         self._seals[welcome.coordinator] = (f"{welcome.coordinator}.{welcome.epoch}.{welcome.nonce}.", welcome.seal_key)
-        self._callers.opened(welcome.coordinator, stream)
+        self._callers.opened(welcome.coordinator, stream, answers=features.CALLERS in welcome.capabilities)
         self._engine.submit(Connected(stream, *life, cell=self._session.cell, position=position))
         _log.info("connected", participant=self._setup.name, coordinator=welcome.coordinator, epoch=welcome.epoch)
 

@@ -174,6 +174,7 @@ def statuses(cell: str, common: Common, answers: Sequence[admin_pb2.GetStatusRes
     )  # fmt: skip
     if answers:
         response.limits.CopyFrom(answers[0].limits)
+        response.features.extend(answers[0].features)
         response.caller, response.access = answers[0].caller, answers[0].access
     fullest: dict[str, admin_pb2.Fill] = {}
     for fill in (fill for answer in answers for fill in answer.fills):

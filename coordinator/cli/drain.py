@@ -43,7 +43,10 @@ def status(coordinator: str | None, timeout: float, as_json: bool) -> None:
 
 def _show_status(document: dict[str, Any], fills: Sequence[admin_pb2.Fill]) -> None:
     nested = {"counters": "COUNTER", "limits": "LIMIT OF A REQUEST"}
-    render.write_facts((name, value) for name, value in document.items() if name not in (*nested, "fills"))
+    render.write_facts((name, value) for name, value in document.items() if name not in (*nested, "fills", "features"))
+    render.say()
+    told = ((one["name"], one["where"], "held back" if one["held_back"] else "used", one["what"]) for one in document["features"])
+    render.write_table(("FEATURE", "OF THE", "STATE", "WHAT IT IS FOR"), told)
     render.say()
     rows = ((one.limit, one.used, one.max, f"{percent(one)} %") for one in fills)
     render.write_table(("LIMIT", "USED", "MAX", "FULL"), rows)

@@ -14,7 +14,7 @@ from coordinator.services.context import Context
 from coordinator.services.participants import LOG_ID_CHARACTERS_MAX
 from coordinator.services.reviews import Reviews, is_sealed, request_of
 from coordinator.services.transactions import Ticket
-from troth import __version__
+from troth import __version__, features
 from troth.errors import Reason, RequestError
 from troth.identity.peer import NOBODY, named
 from troth.ids import TransactionId, check_participant
@@ -79,6 +79,7 @@ class Admin:
             if tried.HasField("refusal"):
                 return tried
             would = getattr(tried, "message", "") or would
+        features.check_used(features.REVIEWS, self._context.common.shell.features_held_back)
         caller = CALLER.get()
         waiting = await self._reviews.put(request, caller, would)
         fields = _fields(request)
@@ -214,6 +215,7 @@ class Admin:
             fills=fills.levels(shell),
             caller=CALLER.get().name,
             access="insecure" if shell.config.shell.insecure else shell.common.gate.mode.value,
+            features=_features(shell.common.shell.features_held_back),
         )
 
     async def GetCell(self, request: admin_pb2.GetCellRequest, context: Any) -> admin_pb2.GetCellResponse:
@@ -235,6 +237,14 @@ SEALED = "nobody knows what: its payload key is not there. It can be rejected, o
 _ACTIONS = frozenset(
     {admin_pb2.RESOLVE_ACTION_ABORT, admin_pb2.RESOLVE_ACTION_COMMIT, admin_pb2.RESOLVE_ACTION_ABANDON}
 )
+
+
+def _features(setting: str) -> list[admin_pb2.FeatureStatus]:
+    held = features.held_back(setting)
+    return [
+        admin_pb2.FeatureStatus(name=one.name, where=one.where.value, held_back=one.name in held, what=one.what)
+        for one in features.FEATURES
+    ]
 
 
 def _fields(request: Any) -> dict[str, str]:

@@ -15,6 +15,7 @@ from coordinator.core import effects, events
 from coordinator.identity.who import CALLER
 from coordinator.services.context import Context
 from coordinator.services.streams import Stream, check_protocol
+from troth import features
 from troth.errors import ProtocolError, Reason, RemoteProtocolError
 from troth.ids import check_participant
 from troth.logs import get_logger
@@ -44,7 +45,7 @@ class ParticipantStream:
         self._answer = answer
         self.number = number
         self.name, self.incarnation = hello.participant, hello.incarnation
-        self.version = version
+        self.version, self.offered = version, tuple(hello.capabilities)
         self.stream: Stream[participant_pb2.SessionResponse] = Stream(
             context, participant_pb2.SessionResponse, participant_pb2.Goodbye, call.write, incoming, self.receive, context.position
         )
@@ -103,6 +104,7 @@ class ParticipantStream:
             log_id=context.core.log_id,
             heard=heard,
             seal_key=seal_key,
+            capabilities=features.agreed(self.offered, context.common.shell.features_held_back),
         )
         self.set_once("welcome", answer)
         self.welcomed = True

@@ -22,6 +22,7 @@ from coordinator.identity.who import CALLER
 from coordinator.services import status
 from coordinator.services.context import Context
 from coordinator.services.streams import Stream
+from troth import features
 from troth.errors import ProtocolError, Reason, RemoteProtocolError, RequestError
 from troth.identity.peer import Identity
 from troth.logs import get_logger
@@ -88,7 +89,7 @@ class Sessions:
         self._context.common.gate.client_hello(CALLER.get())
         session, resumed = self._open(frame.hello)
         stream = self._attach(session, incoming, call)
-        stream.outbox.set("welcome", self._welcome(session, resumed, version))
+        stream.outbox.set("welcome", self._welcome(session, resumed, version, frame.hello.capabilities))
         stream.tell_directory()
         client, owner = CALLER.get().name or frame.hello.software, self._context.common.gate.owner_name(session.caller)
         self._context.submit(events.SessionOpened(session.name, client[:CLIENT_CHARACTERS_MAX], owner))
@@ -149,7 +150,9 @@ class Sessions:
         linger = self._context.config.core.session_linger_seconds
         session.expiry = asyncio.get_running_loop().call_later(linger, self._sessions.pop, session.name, None)
 
-    def _welcome(self, session: Session, resumed: bool, version: int) -> client_pb2.ClientWelcome:
+    def _welcome(
+        self, session: Session, resumed: bool, version: int, offered: Iterable[str]
+    ) -> client_pb2.ClientWelcome:  # fmt: skip
         context = self._context
         return client_pb2.ClientWelcome(
             protocol_version=version,
@@ -160,6 +163,7 @@ class Sessions:
             epoch=context.core.epoch,
             limits=context.config.limits(),
             now_ms=context.now_ms(),
+            capabilities=features.agreed(offered, context.common.shell.features_held_back),
         )
 
     def _submit(self, session: Session, frame: client_pb2.ConnectRequest) -> None:

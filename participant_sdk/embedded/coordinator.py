@@ -19,6 +19,7 @@ from coordinator.core.core import CoordinatorCore
 from coordinator.core.listing import ROWS_MAX
 from coordinator.core.settings import CoreSettings
 from participant_sdk.causes import error_of
+from troth import features
 from troth.engine import Engine
 from troth.errors import Reason, RequestError, TrothError
 from troth.log.contract import Log
@@ -281,7 +282,7 @@ class InProcessCoordinator:
             session.welcome(
                 participant_pb2.Welcome(
                     protocol_version=1, coordinator=self.name, epoch=self._core.epoch, nonce=self._nonce, limits=limits,
-                    log_id=self._core.log_id, heard=effect.heard,
+                    log_id=self._core.log_id, heard=effect.heard, capabilities=sorted(features.SPOKEN),
                     seal_key=effect.seal_key if isinstance(effect, effects.Welcomed) else b"",
                 )
             )

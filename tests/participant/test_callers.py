@@ -96,3 +96,13 @@ async def test_so_many_answers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None
     task = await asked.ask(contexts[0])
     asked.answer("another")
     assert await task == "another"
+
+
+async def test_a_coordinator_that_does_not_know_the_question_is_not_asked() -> None:
+    """An older one passes it over, and the call would wait for an answer that never comes."""
+    asked = Asked()
+    asked.callers.closed(4)
+    asked.callers.opened("c1", 5, answers=False)
+    with pytest.raises(Aborted, match="older version") as caught:
+        await asked.callers.of(CONTEXT)
+    assert caught.value.reason is Reason.VERSION_MISMATCH and not asked.questions

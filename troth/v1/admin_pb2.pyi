@@ -1579,6 +1579,7 @@ class GetStatusResponse(_message.Message):
     FILLS_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
     ACCESS_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     coordinator: _builtins.str
     """The coordinator's name."""
     epoch: _builtins.int
@@ -1607,6 +1608,10 @@ class GetStatusResponse(_message.Message):
     def fills(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fill]:
         """How full each limit is that fills up, by name. Limits of one request or message are not here: docs/reference/limits.md."""
 
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureStatus]:
+        """Features that this version has and the one before it has not."""
+
     def __init__(
         self,
         *,
@@ -1620,14 +1625,49 @@ class GetStatusResponse(_message.Message):
         fills: _abc.Iterable[Global___Fill] | None = ...,
         caller: _builtins.str = ...,
         access: _builtins.str = ...,
+        features: _abc.Iterable[Global___FeatureStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "caller", b"caller", "coordinator", b"coordinator", "counters", b"counters", "draining", b"draining", "epoch", b"epoch", "fills", b"fills", "limits", b"limits", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "caller", b"caller", "coordinator", b"coordinator", "counters", b"counters", "draining", b"draining", "epoch", b"epoch", "features", b"features", "fills", b"fills", "limits", b"limits", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class FeatureStatus(_message.Message):
+    """FeatureStatus tells of one feature."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
+    HELD_BACK_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    where: _builtins.str
+    """What it adds to: `wire` or `log`."""
+    held_back: _builtins.bool
+    """Whether it is not used although this version has it (`features_held_back`)."""
+    what: _builtins.str
+    """What it is for."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        where: _builtins.str = ...,
+        held_back: _builtins.bool = ...,
+        what: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_back", b"held_back", "name", b"name", "what", b"what", "where", b"where"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeatureStatus: _TypeAlias = FeatureStatus  # noqa: Y015
 
 @_typing.final
 class Fill(_message.Message):

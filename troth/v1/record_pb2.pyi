@@ -123,7 +123,9 @@ Global___CoordinatorRecord: _TypeAlias = CoordinatorRecord  # noqa: Y015
 
 @_typing.final
 class Review(_message.Message):
-    """Review is an operator's order that waits for a second person. Software that does not know of reviews lets it go: nothing was done."""
+    """Review is an operator's order that waits for a second person. Written only with the feature
+    `reviews`: software that does not know of it refuses the log.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
