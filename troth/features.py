@@ -38,13 +38,21 @@ class Feature:
     where: Where
     what: str
     """What is not possible without it, for people."""
+    adds: tuple[str, ...]
+    """The fields that it adds to frames, and the kinds that it adds to records, each as MESSAGE.FIELD."""
 
 
 CALLERS = "callers"
 REVIEWS = "reviews"
 FEATURES = (
-    Feature(CALLERS, Where.WIRE, "a participant asks the coordinator who began the transaction in which it is called"),
-    Feature(REVIEWS, Where.LOG, "an order waits in the coordinator's log until a second person approves it"),
+    Feature(
+        CALLERS, Where.WIRE, "a participant asks the coordinator who began the transaction in which it is called",
+        ("SessionRequest.callers", "SessionResponse.callers"),
+    ),
+    Feature(
+        REVIEWS, Where.LOG, "an order waits in the coordinator's log until a second person approves it",
+        ("CoordinatorRecord.review",),
+    ),
 )
 """All of them, by name."""
 SPOKEN = frozenset(one.name for one in FEATURES if one.where is Where.WIRE)
