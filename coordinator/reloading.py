@@ -26,8 +26,8 @@ RELOADABLE = frozenset(
     {
         # what is told
         "log_level",
-        # what a newer version can do
-        "features_held_back",
+        # what a newer version can do, and how much it gets to do
+        "features_held_back", "canary",
         # how long
         "answer_seconds", "drain_seconds", "goodbye_seconds", "settle_answer_seconds",
         # how many at once, of the node

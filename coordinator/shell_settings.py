@@ -71,6 +71,9 @@ class ShellSettings:
     """With a store: this node's name in its cell; by default its address."""
     advertise: str = ""
     """With a store: where others reach this node, HOST:PORT; by default where it listens, or this machine's name and the port."""
+    canary: float = 1.0
+    """With a store: the part of the shards, and so of the keys, that this node takes at most, for a version that is tried first.
+    The others take the rest; 0 stands by. A cell that has no other node is served all the same."""
     lease_seconds: float = 3.0
     """How long a node that says nothing any more keeps its shards of the store."""
     log_level: str = "info"
@@ -187,6 +190,7 @@ RANGES: Mapping[str, Range] = {
     "operation_names_bytes_max": Range(1, 1_099_511_627_776, "bytes"),
     "late_heuristics_max": Range(1, 1_000_000, "transactions"),
     "known_participants_max": Range(1, 1_000_000, "participants"),
+    "canary": Range(0, 1, "of the shards"),
     "lease_seconds": Range(0.3, 3_600, "seconds"),
     "history_seconds": Range(0, 3_660 * DAY_SECONDS, "seconds"),
     "history_rows_max": Range(1, 1_000_000_000, "transactions"),

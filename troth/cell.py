@@ -127,6 +127,8 @@ class NodeSeen:
     lives: bool
     lease_seconds: float
     """How long it counts as living when it says nothing more; negative when that has passed."""
+    canary: float = 1.0
+    """The part of the shards that it takes at most; 1 for as many as the others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,8 @@ BEATS = 3
 """Beats in the time of a lease, while everybody has what is his."""
 BEATS_UNSETTLED = 12
 """The same, while shards move."""
+REST_LEASES = 2.0
+"""How long, in leases, shards that a canary leaves to others may be nobody's."""
 UNABLE_SECONDS = 30.0
 """How long a shard that could not be served here, for a reason that lasts, is left to others."""
 PASSES = frozenset({Reason.LOG_FENCED, Reason.LOG_FAILED, Reason.LOG_AWAY, Reason.LOG_LOCKED})
@@ -81,6 +83,7 @@ class CellNode:
             self._common.reloading = Reloading(config, read, self._use, self._common.auditing)
         self._leases = Leases(shell.store, shell.lease_seconds, shell.node or shell.name)
         self._store = CellStore(shell.store, shell.name, self._leases)
+        self._store.canary = shell.canary
         if shell.history_seconds:
             self._common.keep_history(History(PostgresHistory(shell.store, shell.name), bounds_of(config)))
         self._forward = Forward(self._address_of, shell.tls)
@@ -99,6 +102,10 @@ class CellNode:
         self._draining = False
         self._wake = asyncio.Event()
         self._told = ""
+        self._free_since: float | None = None
+        """Since when nobody has had the shards that this node, a canary, leaves to others; in monotonic time."""
+        self._takes_all = False
+        """They are of a version that knows of no canaries, so there is none."""
 
     # ---- life
 
@@ -117,6 +124,8 @@ class CellNode:
 
     def _use(self, config: Config) -> None:
         self._config = config
+        self._takes_all, self._free_since = False, None
+        self._wake.set()
         self._common.use(config)
         for shard in self._routes.here if self._routes is not None else ():
             shard.use(config.of_shard(shard.name, len(self._store.shards)))
@@ -218,6 +227,7 @@ class CellNode:
         """One look at the cell, and what follows; returns whether everybody has what is his."""
         draining = self._draining or self._stopping.is_set()
         leaving = [name for name, tenure in self._tenures.items() if tenure.giving.is_set()]
+        self._store.canary = 1.0 if self._takes_all else self._config.shell.canary
         seen = self._seen = await self._store.beat(self._address, draining=draining, leaving=leaving)
         self._take(seen)
         now = time.monotonic()
@@ -228,8 +238,21 @@ class CellNode:
             if name not in self._tenures:
                 self._claim(name)
         self._give(plan.give)
+        self._look_after_the_rest(seen, plan.claim, now)
         self._say_what_is_served()
         return plan.settled and not leaving
+
+    def _look_after_the_rest(self, seen: CellSeen, claims: tuple[str, ...], now: float) -> None:
+        """A canary leaves shards to others. Those of a version that knows of none leave them free: then it takes its fair share."""
+        free = self._store.canary < 1 and not claims and any(not shard.held for shard in seen.shards)
+        if not free or len(self._unable) == len(seen.shards):
+            self._free_since = None
+        elif self._free_since is None:
+            self._free_since = now
+        elif now - self._free_since > REST_LEASES * self._config.shell.lease_seconds:
+            self._takes_all = True
+            part = self._store.canary
+            log.warning("nobody takes the shards that a canary leaves, so this node takes its fair share", canary=part)
 
     def _take(self, seen: CellSeen) -> None:
         """Know where shards are, and tell every peer when that has changed."""
@@ -385,7 +408,7 @@ class CellNode:
             count = sum(shard.held and shard.owner == node.name for shard in seen.shards)
             response.nodes.add(
                 node=node.name, address=node.address, lease_seconds=node.lease_seconds if node.lives else -abs(node.lease_seconds),
-                draining=node.draining, shards=count,
+                draining=node.draining, shards=count, canary=node.canary,
             )  # fmt: skip
         for one in seen.shards:
             tenure = self._tenures.get(one.name)

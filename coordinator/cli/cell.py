@@ -22,7 +22,7 @@ def cell(coordinator: str | None, timeout: float, as_json: bool) -> None:
         return
     if response.nodes:
         nodes = (
-            (one.node, one.address, one.shards, _lease(one.lease_seconds), "draining" if one.draining else "")
+            (one.node, one.address, one.shards, _lease(one.lease_seconds), _why_few(one))
             for one in response.nodes
         )  # fmt: skip
         render.write_table(("NODE", "ADDRESS", "SHARDS", "LEASE", ""), nodes)
@@ -36,6 +36,12 @@ def cell(coordinator: str | None, timeout: float, as_json: bool) -> None:
         for here in (one.node == response.node,)
     )  # fmt: skip
     render.write_table(("SHARD", "NODE", "EPOCH", "LEASE", "BATCHES", "BACKLOG", "UNDECIDED", ""), shards)
+
+
+def _why_few(node: admin_pb2.NodeSummary) -> str:
+    if node.draining:
+        return "draining"
+    return f"canary {node.canary:g}" if node.HasField("canary") and node.canary < 1 else ""
 
 
 def _lease(seconds: float) -> str:

@@ -314,3 +314,25 @@ async def test_the_service_manager_hears_that_a_node_has_its_place(
             one.says(place)
             while not manager.recv(65_536).decode().startswith(f"READY=1\nSTATUS={place} {one.address}"):
                 pass
+
+
+async def test_a_canary_takes_its_part_and_more_once_it_is_reloaded(
+    dsn: str, troth: Any, node: Callable[..., Node], tmp_path: Path
+) -> None:  # fmt: skip
+    assert (await troth("store", "init", "--store", dsn, "--shards", "8")).code == 0
+    old = node(dsn)
+    old.says("8 of 8 shards")
+    settings = tmp_path / "canary.toml"
+    settings.write_text("canary = 0.25\n")
+    canary = node(dsn, "--config", str(settings), "--set", "node=canary")
+    canary.says("2 of 8 shards")
+    row = re.compile(r"canary\t127[^\n]*\t2\t[^\n]*\tcanary 0.25\n")
+    async with asyncio.timeout(SECONDS):  # a node tells what it saw last
+        while not row.search((await troth("cell", "--coordinator", old.address)).out):
+            pass
+    settings.write_text("canary = 1.0\n")
+    ran = await troth("config", "reload", "--coordinator", canary.address)
+    assert (ran.code, "canary\t0.25\t1\treload" in ran.out) == (0, True), ran
+    canary.says("4 of 8 shards")
+    old.ends(signal.SIGTERM)
+    canary.says("8 of 8 shards")

@@ -60,6 +60,19 @@ async def test_a_node_sees_nodes_and_shards_and_who_has_what(postgres_store: Pos
     assert await postgres_store.query("SELECT name FROM troth.node") == []
 
 
+async def test_a_canary_is_told_to_all_and_may_become_none(postgres_store: PostgresStore, leases: Leases) -> None:
+    cell = await joined(postgres_store, leases)
+    told = []
+    for part in (1.0, 0.25, 0.0, 1.0):
+        cell.canary = part
+        told += [node.canary for node in (await cell.beat("n1:1", draining=False, leaving=[])).nodes]
+    assert told == [1.0, 0.25, 0.0, 1.0]
+    cell.canary = 0.5
+    await cell.join("n1", "n1:1")
+    await cell.leave()
+    assert await postgres_store.query("SELECT name FROM troth.node") == []
+
+
 async def test_a_name_belongs_to_the_node_that_lives(postgres_store: PostgresStore, leases: Leases) -> None:
     await joined(postgres_store, leases)
     with pytest.raises(LogLocked, match="is the node 'n1', and lives"):

@@ -31,27 +31,34 @@ from troth.log.postgres_store import (
 
 ROLE = "coordinator"
 
+
+_OURS = "split_part({0}.process, '/', 1) = %(life)s"
+"""Whether a row of a node is that of this process. Its `process` is a random text, and after a slash how much the node takes at
+most: that has no column of its own, since a version that is tried beside another one must not change the tables of both."""
+
 _JOIN = (
     "INSERT INTO troth.node AS n (cell, name, process, address, backend_pid, backend_start, expires_at)"
     " VALUES (%(cell)s, %(node)s, %(process)s, %(address)s, pg_backend_pid(),"
     " (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()),"
     " clock_timestamp() + make_interval(secs => %(seconds)s))"
     " ON CONFLICT (cell, name) DO UPDATE SET process = excluded.process, address = excluded.address,"
-    " draining = n.draining AND n.process = excluded.process, backend_pid = excluded.backend_pid,"
+    f" draining = n.draining AND {_OURS.format('n')}, backend_pid = excluded.backend_pid,"
     " backend_start = excluded.backend_start, expires_at = excluded.expires_at"
-    f" WHERE n.process = excluded.process OR NOT ({lives('n')})"
+    f" WHERE {_OURS.format('n')} OR NOT ({lives('n')})"
 )
 _BEAT = (
     "UPDATE troth.node SET expires_at = clock_timestamp() + make_interval(secs => %(seconds)s), draining = %(draining)s,"
-    " backend_pid = pg_backend_pid(), backend_start = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())"
-    " WHERE cell = %(cell)s AND name = %(node)s AND process = %(process)s"
+    " process = %(process)s, backend_pid = pg_backend_pid(),"
+    " backend_start = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())"
+    f" WHERE cell = %(cell)s AND name = %(node)s AND {_OURS.format('node')}"
 )
 _LEAVING = (
     "UPDATE troth.lease SET leaving = true FROM troth.log WHERE lease.log = log.number AND lease.owner = %(node)s"
     " AND log.role = 'coordinator' AND log.name = ANY(%(leaving)s) AND NOT lease.leaving"
 )
 _NODES = (
-    f"SELECT name, address, draining, {lives('node')}, extract(epoch FROM expires_at - clock_timestamp())::float8"
+    f"SELECT name, address, draining, {lives('node')}, extract(epoch FROM expires_at - clock_timestamp())::float8,"
+    " coalesce(nullif(split_part(process, '/', 2), ''), '1')::float8"
     " FROM troth.node WHERE cell = %(cell)s ORDER BY name"
 )
 _SHARDS = (
@@ -104,12 +111,16 @@ class CellStore:
         self._leases = leases
         self.cell = cell
         self.node = ""
-        self._process = secrets.token_hex(8)
+        self.canary = 1.0
+        """The part of the shards that this node takes at most; told with the next beat."""
+        self._life = secrets.token_hex(8)
         self.shards: Sequence[str] = ()
         """The names of the cell's shards; known after `open`."""
 
     def _own(self, **more: object) -> dict[str, object]:
-        return {"cell": self.cell, "node": self.node, "process": self._process, "seconds": self._leases.seconds, **more}
+        process = self._life if self.canary >= 1 else f"{self._life}/{self.canary:.6g}"
+        who = {"cell": self.cell, "node": self.node, "life": self._life, "process": process}
+        return {**who, "seconds": self._leases.seconds, **more}
 
     async def open(self) -> None:
         """Check the server, the format and the cell. Raises `LogError`: LOG_AWAY, STORE_UNSAFE, LOG_FOREIGN, LOG_TOO_NEW."""
@@ -174,5 +185,5 @@ class CellStore:
     async def leave(self) -> None:
         """Live in the cell no more."""
         async with self._leases.connected("left") as connection:
-            left = "DELETE FROM troth.node WHERE cell = %(cell)s AND name = %(node)s AND process = %(process)s"
+            left = f"DELETE FROM troth.node WHERE cell = %(cell)s AND name = %(node)s AND {_OURS.format('node')}"
             await connection.execute(left, self._own())

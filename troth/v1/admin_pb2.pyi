@@ -198,6 +198,7 @@ class NodeSummary(_message.Message):
     LEASE_SECONDS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
+    CANARY_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """Its name."""
     address: _builtins.str
@@ -208,6 +209,8 @@ class NodeSummary(_message.Message):
     """Whether it gives all its shards away, to stop."""
     shards: _builtins.int
     """How many shards it has."""
+    canary: _builtins.float
+    """The part of the shards that it takes at most; 1 for as many as the others. Absent from older software."""
     def __init__(
         self,
         *,
@@ -216,12 +219,15 @@ class NodeSummary(_message.Message):
         lease_seconds: _builtins.float = ...,
         draining: _builtins.bool = ...,
         shards: _builtins.int = ...,
+        canary: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_canary", b"_canary", "canary", b"canary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "draining", b"draining", "lease_seconds", b"lease_seconds", "node", b"node", "shards", b"shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_canary", b"_canary", "address", b"address", "canary", b"canary", "draining", b"draining", "lease_seconds", b"lease_seconds", "node", b"node", "shards", b"shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__canary: _TypeAlias = _typing.Literal["canary"]  # noqa: Y015
+    _WhichOneofArgType__canary: _TypeAlias = _typing.Literal["_canary", b"_canary"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__canary) -> _WhichOneofReturnType__canary | None: ...
 
 Global___NodeSummary: _TypeAlias = NodeSummary  # noqa: Y015
 
