@@ -29,6 +29,7 @@ from typing import Any, Protocol
 from participant_sdk.aside import Desk, Threads
 from participant_sdk.border import Raised, deliverable, finished
 from participant_sdk.invariants import DETAIL_CHARACTERS_MAX, Finding, Invariant, Standing, Unclear
+from troth import forks
 from troth.errors import TrothError
 from troth.logs import encodable, get_logger
 from troth.v1 import participant_pb2
@@ -101,6 +102,7 @@ class Watch:
         self._told: frozenset[int] = frozenset()
         self._clock = asyncio.get_running_loop().time
         self._tasks: list[asyncio.Task[None]] = []
+        self._generation = forks.generation()
 
     def start(self) -> None:
         """Begin; the first check of each is made now."""
@@ -110,6 +112,8 @@ class Watch:
 
     async def close(self) -> None:
         """End; whatever does not end is left alone."""
+        if forks.generation() != self._generation:
+            return  # in a forked child they are its parent's
         for task in self._tasks:
             task.cancel()
         if self._tasks:

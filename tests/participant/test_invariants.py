@@ -15,6 +15,7 @@ from participant_sdk import LogResource, Participant, Read, SqliteResource, watc
 from participant_sdk.client import Client, call
 from participant_sdk.invariants import DETAIL_CHARACTERS_MAX, INVARIANTS_MAX, Standing
 from participant_sdk.testing.cluster import Cluster
+from troth import forks
 from troth.errors import ConfigError
 from troth.logs import heard_by
 from troth.v1 import participant_pb2 as pb
@@ -250,6 +251,16 @@ async def test_none_is_declared_once_it_has_started(tmp_path: Path) -> None:
     async with Cluster(lambda: make_bank(tmp_path, never_negative)) as cluster:
         with pytest.raises(ConfigError, match="has started"):
             cluster["bank"].invariant(name="late")(lambda: None)
+
+
+async def test_a_forked_child_leaves_its_parents_checks_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Cluster(lambda: make_bank(tmp_path, never_negative)) as cluster:
+        await found(cluster["bank"], "never_negative", Standing.HOLDS)
+        with monkeypatch.context() as patch:
+            patch.setattr(forks, "_generation", forks.generation() + 1)
+            await cluster["bank"].close()
+        await cluster["bank"].local(lambda db: db.execute("INSERT INTO account VALUES ('alice', -5)"))
+        await found(cluster["bank"], "never_negative", Standing.VIOLATED)
 
 
 # ---- across services
