@@ -52,6 +52,11 @@ def _access_problems(shell: ShellSettings) -> Iterable[tuple[bool, str, str]]:
         bool(shell.reviews) and shell.policy in ("", "open"), "reviews are set, and there is no policy",
         "Name a policy: without one nobody knows who the second person is.",
     )  # fmt: skip
+    yield (
+        bool(shell.payload_keys) and features.PAYLOAD_KEYS in features.held_back(shell.features_held_back),
+        "payload_keys are set, and features_held_back holds that feature back",
+        "Set them once every node is upgraded: an older version does not open what they seal.",
+    )
     console = shell.console_listen
     outside = bool(console) and not is_loopback(console)
     yield outside and not certified, "console_listen is an address that others can reach, and there is no TLS", _CERTIFIED

@@ -27,7 +27,7 @@ class Where(Enum):
     WIRE = "wire"
     """Messages that the other side has to understand."""
     LOG = "log"
-    """Records that an older version refuses."""
+    """Records that an older version refuses, or misunderstands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,16 @@ class Feature:
 
 
 CALLERS = "callers"
+PAYLOAD_KEYS = "payload_keys"
 REVIEWS = "reviews"
 FEATURES = (
     Feature(
         CALLERS, Where.WIRE, "a participant asks the coordinator who began the transaction in which it is called",
         ("SessionRequest.callers", "SessionResponse.callers"),
+    ),
+    Feature(
+        PAYLOAD_KEYS, Where.LOG, "payload keys seal what is in logs, which an older version would take for clear",
+        ("CoordinatorRecord.sealed_with", "ParticipantRecord.sealed_with"),
     ),
     Feature(
         REVIEWS, Where.LOG, "an order waits in the coordinator's log until a second person approves it",

@@ -200,6 +200,12 @@ def test_nobody_listens_beyond_the_machine_without_tls_by_accident(flags: dict[s
     assert told in caught.value.message
 
 
+def test_keys_seal_nothing_while_that_is_held_back() -> None:
+    with pytest.raises(ConfigError, match="payload_keys are set, and features_held_back holds"):
+        load(environment={}, flags={"payload_keys": "env:RING", "features_held_back": "all"})
+    assert load(environment={}, flags={"payload_keys": "env:RING", "features_held_back": "reviews"}).config.shell.payload_keys
+
+
 def test_who_means_it_listens_without_tls() -> None:
     assert load(environment={"TROTH_INSECURE": "yes"}, flags={"listen": "0.0.0.0:7420"}).config.shell.insecure
     assert not load(environment={"TROTH_INSECURE": "off"}).config.shell.insecure

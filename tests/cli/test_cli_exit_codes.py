@@ -103,6 +103,9 @@ SCENES: dict[tuple[str, str], Scene | str] = {
     ("serve", "SIGTERM or SIGINT, also twice"): "test_cli_serve.py::test_a_second_signal_ends_the_wait",
     ("serve", "wrong settings, or the port is taken"): "test_cli_serve.py::test_a_taken_port_is_exit_2",
     ("serve", "the log is in use, foreign, damaged, or fails"): "test_cli_serve.py::test_a_taken_directory_is_exit_3",
+    ("config reload", "done, also when nothing differs, or with `--dry-run`"):
+        "test_cli_reload.py::test_a_limit_is_in_force_at_once",
+    ("config reload", "a setting is wrong, or needs a restart"): "test_cli_reload.py::test_nothing_changes_when_anything_is_wrong",
     ("conform", "no rule is broken"): "../conform/test_conform.py::test_the_sdk_keeps_every_rule",
     ("conform", "a rule is broken"): "../conform/test_conform.py::conform",
     ("doctor", "fit, or only warnings"): "test_cli_doctor.py::test_a_database_that_is_ready_and_one_that_is_not",

@@ -96,7 +96,7 @@ async def test_a_limit_is_in_force_at_once(reloadable: Daemon, troth: Troth, tmp
     at = ("--coordinator", reloadable.address)
     add(tmp_path, "open_transactions_max = 7", "watches_max = 9", "connection_watches_max = 8", "transaction_watches_max = 7")
     dry = await troth("config", "reload", "--dry-run", *at)
-    assert "open_transactions_max\t20000\t7\treload\tfile" in dry.out and "dry run" in dry.err
+    assert dry.code == 0 and "open_transactions_max\t20000\t7\treload\tfile" in dry.out and "dry run" in dry.err
     assert reloadable.config.core.open_transactions_max == 20_000
     ran = await troth("config", "reload", *at)
     assert (ran.code, "in use now" in ran.err) == (0, True)

@@ -118,7 +118,7 @@ _mutants(
 )  # fmt: skip
 _mutants(
     "guard", ("tests/fuzz/test_floods.py",),
-    ("an answer that nobody reads is kept", "call_later(self._answer_seconds, task.cancel)", "call_later(self._answer_seconds, int)"),
+    ("an answer that nobody reads is kept", "call_later(self._common.shell.answer_seconds, task.cancel)", "call_later(self._common.shell.answer_seconds, int)"),
 )  # fmt: skip
 _mutants(
     "transactions", UNARY,

@@ -66,7 +66,7 @@ async def test_an_order_that_would_write_a_new_record_is_refused_while_that_is_h
         await admin.ReplaceParticipant(request)
     assert not (await admin.ListReviews(admin_pb2.ListReviewsRequest())).reviews
     told = {one.name: one.held_back for one in (await admin.GetStatus(admin_pb2.GetStatusRequest())).features}
-    assert told == {features.CALLERS: False, features.REVIEWS: True}
+    assert told == {features.CALLERS: False, features.PAYLOAD_KEYS: False, features.REVIEWS: True}
     hold_back(daemon, "")
     assert (await admin.ReplaceParticipant(request)).refusal.reason == "AWAITS_APPROVAL"
     assert len((await admin.ListReviews(admin_pb2.ListReviewsRequest())).reviews) == 1
