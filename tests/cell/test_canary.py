@@ -19,7 +19,7 @@ async def test_shards_that_a_canary_leaves_and_nobody_takes_are_taken(tmp_path: 
     """Those of an older version count it in as any other, so they leave it a share that it does not want."""
     flags = {"store": "host=nowhere", "canary": 0.0, "data_directory": str(tmp_path)}
     config = load(environment={}, flags=flags).config
-    node = CellNode(config, lambda what: None)
+    node = CellNode(config, tell=lambda what: None, serving=lambda what: None)
     assert node._store.canary == 0.0
     limit = REST_LEASES * config.shell.lease_seconds
     for now, held, takes in ((0.0, False, False), (limit / 2, True, False), (limit, False, False), (2.1 * limit, False, True)):
