@@ -131,6 +131,16 @@ _mutants(
     ("a refused begin is a success", '        if response.HasField("refusal"):', "        if False:"),
     ("a trace in metadata is dropped", "            if key in TRACE_METADATA:", "            if False:"),
 )  # fmt: skip
+_mutants(
+    "guard", (f"{SHELL}/test_shell_let_go.py",),
+    ("what a stream reads with is not closed", "async with aclosing(aiter(requests)) as incoming:\n            await", "if incoming := requests:\n            await"),
+    ("the error of a call keeps its frames", "        error.__traceback__ = None\n", ""),
+    ("the end of a call keeps its request", "                del request\n                await", "                await"),
+)  # fmt: skip
+_mutants(
+    "guard", (f"{SHELL}/test_shell_bounds.py::test_a_call_has_as_few_messages_as_a_frame",),
+    ("messages of a call are not counted", "check_count(message, self._messages_max)\n", "pass\n"),
+)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 from collections.abc import Callable
 
 import grpc
@@ -13,12 +12,9 @@ from google.protobuf.message import Message
 from shell_harness import SECONDS, eventually, hello
 
 from coordinator.server import Daemon
-from tests.mutated import VARIABLE, SourceMutant, survivors
 from troth.v1 import client_pb2, common_pb2, participant_pb2
 
 WATCHED = "c1.7.0badcafe.0.1"
-GUARD = "coordinator/services/guard.py"
-HERE = ("tests/coordinator_shell/test_shell_let_go.py",)
 LARGE = "x" * 1_000_000
 SESSION, CALL = "/troth.v1.ParticipantService/Session", "/troth.v1.TransactionService/"
 CONNECT = CALL + "Connect"
@@ -89,20 +85,3 @@ async def test_what_a_peer_has_said_is_let_go_without_the_collector(daemon: Daem
         await eventually(lambda: not [one for one in _large_messages() if not any(one is other for other in others)])
     finally:
         gc.enable()
-
-
-MUTANTS = [
-    SourceMutant("what a stream reads with is not closed", GUARD,
-                 "async with aclosing(aiter(requests)) as incoming:\n            await",
-                 "if incoming := requests:\n            await", HERE),
-    SourceMutant("the error of a call keeps its frames", GUARD, "        error.__traceback__ = None\n", "", HERE),
-    SourceMutant("the end of a call keeps its request", GUARD, "                del request\n                await",
-                 "                await", HERE),
-    SourceMutant("messages of a call are not counted", GUARD, "check_count(message, self._messages_max)\n", "pass\n",
-                 ("tests/coordinator_shell/test_shell_bounds.py::test_a_call_has_as_few_messages_as_a_frame",)),
-]  # fmt: skip
-
-
-@pytest.mark.skipif(VARIABLE in os.environ, reason="a mutant's own run does not begin others")
-def test_each_of_these_rules_is_looked_at() -> None:
-    assert survivors(MUTANTS) == []

@@ -11,7 +11,7 @@ from tests.mutated import VARIABLE, survivors
 
 pytestmark = pytest.mark.skipif(VARIABLE in os.environ, reason="a mutant's own run does not begin others")
 
-SAMPLE = 6
+SAMPLE = 4
 """How many are tried by default; `SHELL_MUTANTS=all` tries all, in some minutes."""
 
 
