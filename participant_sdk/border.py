@@ -41,6 +41,8 @@ async def awaited(work: Awaitable[Any]) -> Any:
     try:
         return await task
     except asyncio.CancelledError as error:
+        if inspect.iscoroutine(work):
+            work.close()  # cancelled before its first step, the task has not begun it, and Python would complain of that
         if is_cancelling():
             raise
         return Raised(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import inspect
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from ledger import LedgerResource, Store
 
-from participant_sdk import LogBranch, LogResource, Participant, Refuse, SqliteResource, drivers
+from participant_sdk import LogBranch, LogResource, Participant, Refuse, SqliteResource, border, drivers
 from participant_sdk.causes import CODE_CHARACTERS_MAX, MESSAGE_CHARACTERS_MAX, cause_of
 from participant_sdk.client import call
 from participant_sdk.resources.contract import Begun, Performed, Prepared
@@ -376,6 +377,21 @@ async def test_the_log_has_where_it_failed_and_the_client_has_not(tmp_path: Path
     assert (fields["participant"], fields["operation"]) == ("bank", "perform")
     assert fields["error_id"] in caught.value.message and "cut in two" not in caught.value.message
     assert isinstance(fields["exc_info"], ValueError)
+
+
+async def test_what_is_cancelled_before_it_begins_is_not_left_for_the_collector() -> None:
+    """Python tells of a coroutine that nobody has begun, when it is collected: in whatever runs then."""
+
+    async def work() -> None:
+        pytest.fail("it begins")
+
+    begun = work()
+    waiting = asyncio.ensure_future(border.awaited(begun))
+    await asyncio.sleep(0)  # it has made the task, which has had no turn yet
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert inspect.getcoroutinestate(begun) == inspect.CORO_CLOSED
 
 
 def test_long_texts_are_cut() -> None:
