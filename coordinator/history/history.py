@@ -19,6 +19,7 @@ from coordinator.history.store import PRUNED_MAX, Bounds, HistoryError, HistoryS
 from troth.errors import Reason, RequestError
 from troth.logs import get_logger
 from troth.quiet import Quiet
+from troth.tasks import is_cancelling
 from troth.v1 import admin_pb2
 
 log = get_logger("troth.history")
@@ -104,7 +105,7 @@ class History:
     # ---- writing
 
     async def _write_behind(self) -> None:
-        while True:
+        while not is_cancelling():
             await self._wake.wait()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), LINGER_SECONDS)
@@ -122,7 +123,7 @@ class History:
                     self._progress.set()
 
     async def _prune_for_ever(self) -> None:
-        while True:
+        while not is_cancelling():
             try:
                 while await self._store.prune(self.bounds, self._clock()) >= PRUNED_MAX:
                     pass

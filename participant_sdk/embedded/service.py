@@ -47,6 +47,7 @@ from troth.ids import check_name
 from troth.log.contract import Log
 from troth.log.sqlite import SqliteLog
 from troth.payload_keys import Source, keyring
+from troth.tasks import is_cancelling
 
 if TYPE_CHECKING:
     from participant_sdk.participant import Participant
@@ -197,7 +198,7 @@ class Embedded:
     async def _look(self) -> None:
         """Look after what other processes have left."""
         assert self._visits is not None, "several processes may run it"
-        while True:
+        while not is_cancelling():
             await asyncio.sleep(LOOK_SECONDS)
             with suppress(LogError):
                 await self._visits.look()

@@ -23,6 +23,7 @@ from troth.errors import ConfigError, LogError, LogLocked, TrothError
 from troth.ids import service_of
 from troth.log.contract import Log
 from troth.logs import get_logger
+from troth.tasks import is_cancelling
 
 if TYPE_CHECKING:
     from participant_sdk.participant import Participant
@@ -139,7 +140,7 @@ class Visit:
     async def _attend(self, participant: Participant) -> None:
         """Have its slot, also when its database is away for a while."""
         attempt = 0
-        while True:
+        while not is_cancelling():
             try:
                 runtime = await participant.of_number(self._number)
             except LogError as error:

@@ -22,6 +22,7 @@ from participant_sdk.border import Raised, finished, words_of
 from participant_sdk.outbox.message import Message
 from troth.backoff import Backoff
 from troth.logs import get_logger
+from troth.tasks import is_cancelling
 
 Deliver = Callable[[Message], object]
 """Hands a message over; it, or what it returns, is done when the message is safe there. Raises `Away`, `OSError` or `TimeoutError`
@@ -94,10 +95,10 @@ class Relay:
     async def run(self) -> None:
         """Deliver, until cancelled. A database or a broker that is away is tried again for ever."""
         failures = 0
-        while True:
+        while not is_cancelling():
             try:
                 async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
-                    while True:
+                    while not is_cancelling():
                         done = await self.deliver_once(connection)
                         failures = 0
                         await asyncio.sleep(0 if done else self._limits.look_seconds)

@@ -30,6 +30,7 @@ from troth.errors import LogDamaged, LogError, LogFailed, LogForeign, LogLocked,
 from troth.log import batches
 from troth.log.contract import LogIdentity, StoredRecord, Written
 from troth.ready import Append
+from troth.tasks import is_cancelling
 
 LEASE_SECONDS = 3.0
 """How long a log stays with an owner that says nothing any more, if its connection still stands."""
@@ -101,7 +102,7 @@ class Leases(_Connected, ABC):
         await self._drop()
 
     async def _keep(self) -> None:
-        while True:
+        while not is_cancelling():  # a driver's wait may have swallowed it, see there
             await asyncio.sleep(self.seconds / 3)
             if self._holders:
                 with suppress(LogError):
