@@ -138,7 +138,9 @@ def configure_logging(log_format: str, level: str) -> Voice:
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     last: Any = structlog.processors.JSONRenderer()
     if console:
-        last = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        # The exception is a text by then; structlog's first versions of 25 warn of that unless they are told how it would be made.
+        plain = structlog.dev.plain_traceback
+        last = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
     after: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, _format_traceback]
     if console:
         after.append(_show)
