@@ -62,7 +62,9 @@ class MariadbServer(PrivateServer):
     def _options(self, **settings: str) -> list[str]:
         said = {
             "datadir": str(self.data), "socket": str(self.socket), "pid-file": str(self.directory / "pid"),
-            "lc-messages-dir": str(self._share), **({"user": "nobody"} if os.geteuid() == 0 else {}), **self._settings, **settings,
+            # A server that starts removes what others have left in the directory of temporary files.
+            "tmpdir": str(self.directory), "lc-messages-dir": str(self._share),
+            **({"user": "nobody"} if os.geteuid() == 0 else {}), **self._settings, **settings,
         }  # fmt: skip
         return ["--no-defaults", *(f"--{name.replace('_', '-')}={value}" for name, value in said.items())]
 
