@@ -92,6 +92,32 @@ def survivors(mutants: Sequence[SourceMutant], jobs: int = 2) -> list[str]:
     return found
 
 
+def changes(package: str, file: str, tests: tuple[str, ...], *texts: tuple[str, str, str]) -> list[SourceMutant]:
+    """Several changes of one file, each with its name, the old text and the new one, that the same tests must catch."""
+    return [SourceMutant(name, f"{package}/{file}.py", old, new, tests) for name, old, new in texts]
+
+
+def drawn(mutants: Sequence[SourceMutant], count: int, variable: str) -> Sequence[SourceMutant]:
+    """Some `count` of them, the same ones at each run; all where the environment variable says `all`."""
+    return mutants if os.environ.get(variable) == "all" else mutants[:: len(mutants) // count]
+
+
+def check_all_fit(mutants: Sequence[SourceMutant]) -> None:
+    """Every mutant changes what is there, and has a name of its own."""
+    for mutant in mutants:
+        mutant.text()
+    assert len({mutant.name for mutant in mutants}) == len(mutants)
+
+
+def main(mutants: Sequence[SourceMutant]) -> int:
+    """Run them, or those whose name or file has the text of the command line; returns the exit status."""
+    wanted = " ".join(sys.argv[1:])
+    chosen = [mutant for mutant in mutants if wanted in mutant.name or wanted in mutant.file]
+    alive = survivors(chosen)
+    sys.stdout.write(f"mutants: killed={len(chosen) - len(alive)}/{len(chosen)}\n")
+    return 1 if alive else 0
+
+
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds the one module that is changed, before anybody else does (pytest has a hook of its own for what it rewrites)."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.mutated import SourceMutant, survivors
+from tests.mutated import SourceMutant, changes, main
 
 CLIENT = ("tests/client",)
 PAPER = ("tests/client/test_client_session.py", *CLIENT)
@@ -23,8 +23,8 @@ CALLS = (
 MUTANTS: list[SourceMutant] = []
 
 
-def _mutants(file: str, tests: tuple[str, ...], *changes: tuple[str, str, str]) -> None:
-    MUTANTS.extend(SourceMutant(name, f"participant_sdk/{file}.py", old, new, tests) for name, old, new in changes)
+def _mutants(file: str, tests: tuple[str, ...], *texts: tuple[str, str, str]) -> None:
+    MUTANTS.extend(changes("participant_sdk", file, tests, *texts))
 
 
 _mutants(
@@ -220,14 +220,5 @@ _mutants(
 )  # fmt: skip
 
 
-def main() -> int:
-    """Run them, or those whose name has the given text."""
-    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
-    chosen = [mutant for mutant in MUTANTS if wanted in mutant.name or wanted in mutant.file]
-    alive = survivors(chosen)
-    sys.stdout.write(f"mutants: killed={len(chosen) - len(alive)}/{len(chosen)}\n")
-    return 1 if alive else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(MUTANTS))

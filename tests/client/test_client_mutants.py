@@ -7,7 +7,7 @@ import os
 import pytest
 from client_mutants import MUTANTS
 
-from tests.mutated import VARIABLE, survivors
+from tests.mutated import VARIABLE, check_all_fit, drawn, survivors
 
 pytestmark = pytest.mark.skipif(VARIABLE in os.environ, reason="a mutant's own run does not begin others")
 
@@ -16,11 +16,8 @@ SAMPLE = 8
 
 
 def test_every_mutant_changes_what_is_there() -> None:
-    for mutant in MUTANTS:
-        mutant.text()
-    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
+    check_all_fit(MUTANTS)
 
 
 def test_mutants_of_the_client_are_caught() -> None:
-    chosen = MUTANTS if os.environ.get("CLIENT_MUTANTS") == "all" else MUTANTS[:: len(MUTANTS) // SAMPLE]
-    assert survivors(chosen) == []
+    assert survivors(drawn(MUTANTS, SAMPLE, "CLIENT_MUTANTS")) == []

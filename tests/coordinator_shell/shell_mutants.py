@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.mutated import SourceMutant, survivors
+from tests.mutated import SourceMutant, changes, main
 
 SHELL = "tests/coordinator_shell"
 STREAMS = (f"{SHELL}/test_shell_streams.py", f"{SHELL}/test_shell_outbox.py", SHELL)
@@ -24,8 +24,8 @@ BOUNDS = (f"{SHELL}/test_shell_bounds.py", SHELL)
 MUTANTS: list[SourceMutant] = []
 
 
-def _mutants(file: str, tests: tuple[str, ...], *changes: tuple[str, str, str]) -> None:
-    MUTANTS.extend(SourceMutant(name, f"coordinator/services/{file}.py", old, new, tests) for name, old, new in changes)
+def _mutants(file: str, tests: tuple[str, ...], *texts: tuple[str, str, str]) -> None:
+    MUTANTS.extend(changes("coordinator/services", file, tests, *texts))
 
 
 _mutants(
@@ -144,4 +144,4 @@ _mutants(
 
 
 if __name__ == "__main__":
-    sys.exit(1 if survivors([mutant for mutant in MUTANTS if " ".join(sys.argv[1:]) in mutant.name]) else 0)
+    sys.exit(main(MUTANTS))

@@ -36,11 +36,12 @@ SOCKET = '\n[[grant]]\nto = ["socket:admin"]\nroles = ["administrator"]\n'
 Start = Callable[..., Awaitable[Daemon]]
 
 
-def make_notes(directory: Path, daemon: Daemon, tls: Tls) -> Participant:
+def make_notes(directory: Path, daemon: Daemon, tls: Tls | None = None, *, payload_keys: str = "") -> Participant:
     """A participant with one table."""
     notes = Participant(
         "notes", resource=SqliteResource(directory / "notes.db", schema="CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT)"),
         data_directory=directory / "notes", coordinator=daemon.address, tls=tls,
+        payload_keys=payload_keys,
     )  # fmt: skip
 
     @notes.operation

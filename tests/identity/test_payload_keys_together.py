@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from closed_world import PATIENCE_SECONDS, connected
+from closed_world import PATIENCE_SECONDS, connected, make_notes
 
 from coordinator.cli.main import run
 from coordinator.config import load
 from coordinator.server import Daemon, make_daemon
-from participant_sdk import LogResource, Participant, SqliteResource
+from participant_sdk import LogResource, Participant
 from participant_sdk.client import Client, call
 from troth import payload_keys
 from troth.errors import ConfigError, OutcomeUnknown, Reason
 from troth.log import offline
 from troth.payload_keys import Ring
-
-SCHEMA = "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT)"
 
 
 def make_keys(directory: Path, mode: int = 0o600) -> str:
@@ -39,20 +37,6 @@ async def started(directory: Path, keys: str) -> AsyncIterator[Daemon]:
         yield daemon
     finally:
         await daemon.stop()
-
-
-def make_notes(directory: Path, daemon: Daemon, keys: str) -> Participant:
-    notes = Participant(
-        "notes", resource=SqliteResource(directory / "notes.db", schema=SCHEMA), data_directory=directory / "notes",
-        coordinator=daemon.address, payload_keys=keys,
-    )  # fmt: skip
-
-    @notes.operation
-    def note(db: Any, *, text: str) -> int:
-        db.execute("INSERT INTO notes (text) VALUES (?)", (text,))
-        return int(db.one("SELECT count(*) FROM notes")[0])
-
-    return notes
 
 
 def make_mail(directory: Path, daemon: Daemon, keys: str, sent: list[Any], *, ready: bool = True) -> Participant:
@@ -80,7 +64,7 @@ async def test_without_keys_decisions_settle_and_nothing_runs_under_a_key_until_
     sent: list[Any] = []
     work = (call("notes", "note", text="one"), call("mail", "send", to="ada"))
     async with started(tmp_path, keys) as daemon:
-        notes, mail = make_notes(tmp_path, daemon, keys), make_mail(tmp_path, daemon, keys, sent, ready=False)
+        notes, mail = make_notes(tmp_path, daemon, payload_keys=keys), make_mail(tmp_path, daemon, keys, sent, ready=False)
         async with notes, mail, Client(daemon.address) as client:
             await connected(notes, mail)
             done = await client.run(*work, key="k1", timeout=PATIENCE_SECONDS)
@@ -89,7 +73,7 @@ async def test_without_keys_decisions_settle_and_nothing_runs_under_a_key_until_
     async with started(tmp_path, "") as daemon:
         (warning,) = [line for line in caplog.messages if "PAYLOAD_KEY_MISSING" in line]
         assert Reason.PAYLOAD_KEY_MISSING.hint in warning
-        notes, mail = make_notes(tmp_path, daemon, ""), make_mail(tmp_path, daemon, "", sent)
+        notes, mail = make_notes(tmp_path, daemon), make_mail(tmp_path, daemon, "", sent)
         async with notes, mail, Client(daemon.address) as client:
             await connected(notes, mail)
             for key in ("k1", "k2"):
@@ -100,7 +84,7 @@ async def test_without_keys_decisions_settle_and_nothing_runs_under_a_key_until_
             assert alone.results == {"notes": [2]}, "the commit of before is settled here, once"
             assert sent == [], "the mail cannot be written without its address, and waits"
     async with started(tmp_path, keys) as daemon:
-        notes, mail = make_notes(tmp_path, daemon, keys), make_mail(tmp_path, daemon, keys, sent)
+        notes, mail = make_notes(tmp_path, daemon, payload_keys=keys), make_mail(tmp_path, daemon, keys, sent)
         async with notes, mail, Client(daemon.address) as client:
             await connected(notes, mail)
             again = await client.run(*work, key="k1", timeout=PATIENCE_SECONDS, wait="complete", first_attempt_ms=done_at(daemon))
@@ -118,7 +102,7 @@ async def test_after_a_rotation_old_records_are_read_and_the_old_key_is_shown_as
     keys = make_keys(tmp_path)
     for key, replayed in (("k1", False), ("k1", True), ("k2", False)):
         async with started(tmp_path, keys) as daemon:
-            notes = make_notes(tmp_path, daemon, keys)
+            notes = make_notes(tmp_path, daemon, payload_keys=keys)
             async with notes, Client(daemon.address) as client:
                 await connected(notes)
                 done = await client.run(call("notes", "note", text=key), key=key, timeout=PATIENCE_SECONDS)
@@ -140,7 +124,11 @@ async def test_a_rotation_while_everything_runs_and_starts_with_the_old_the_new_
     monkeypatch.setattr(payload_keys, "LOOK_SECONDS", 0.0)
     keys = make_keys(tmp_path)
     old = payload_keys.read(keys).text()
-    async with started(tmp_path, keys) as daemon, make_notes(tmp_path, daemon, keys) as notes, Client(daemon.address) as client:
+    async with (
+        started(tmp_path, keys) as daemon,
+        make_notes(tmp_path, daemon, payload_keys=keys) as notes,
+        Client(daemon.address) as client,
+    ):
         await connected(notes)
         await client.run(call("notes", "note", text="one"), key="k1", timeout=PATIENCE_SECONDS)
         assert run(("keys", "rotate", "--file", keys)) == 0
@@ -157,7 +145,7 @@ async def test_a_rotation_while_everything_runs_and_starts_with_the_old_the_new_
         async with started(tmp_path, str(alone)) as daemon, Client(daemon.address) as client:
             assert ("PAYLOAD_KEY_MISSING" in caplog.text, missing in caplog.text) == (bool(missing), True)
             if not missing:
-                notes = make_notes(tmp_path, daemon, keys)
+                notes = make_notes(tmp_path, daemon, payload_keys=keys)
                 async with notes:
                     await connected(notes)
                     for key, text in (("k1", "one"), ("k2", "two")):

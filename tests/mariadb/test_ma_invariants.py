@@ -14,9 +14,9 @@ from participant_sdk import MariaDB, Participant
 from participant_sdk.client import call
 from participant_sdk.invariants import Standing
 from participant_sdk.testing.cluster import Cluster
+from tests.checked import checked_again, found
 
 SOON = 0.03
-PATIENCE_SECONDS = 20.0
 NEGATIVE = "SELECT name, value FROM item WHERE value < 0"
 
 
@@ -38,26 +38,6 @@ def declare(bank: Participant, driver: str) -> None:
                 await cursor.execute(NEGATIVE)
                 row = await cursor.fetchone()
             return f"{row[0]} has {row[1]}" if row else None
-
-
-async def found(bank: Participant, name: str, standing: Standing) -> str:
-    """Wait until an invariant stands so; returns its detail."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while True:
-            finding = bank.findings.get(name)
-            if finding is not None and finding.standing is standing:
-                return finding.detail
-            await asyncio.sleep(SOON / 4)
-
-
-async def checked_again(bank: Participant, name: str) -> None:
-    """Wait until a check that begins now has ended: the second one that ends."""
-    for _ in range(2):
-        before = bank.ages[name]
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while bank.ages[name] >= before:
-                before = bank.ages[name]
-                await asyncio.sleep(SOON / 4)
 
 
 @pytest.mark.parametrize("driver", ["asyncmy", "aiomysql", "pymysql"])

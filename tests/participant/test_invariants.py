@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paper_coordinator import PATIENCE_SECONDS, PaperCoordinator, Stream, operation, transaction
+from paper_coordinator import PaperCoordinator, Stream, operation, transaction
 
 from participant_sdk import LogResource, Participant, Read, SqliteResource, watch
-from participant_sdk.client import Client, call
+from participant_sdk.client import call
 from participant_sdk.invariants import DETAIL_CHARACTERS_MAX, INVARIANTS_MAX, Standing
 from participant_sdk.testing.cluster import Cluster
+from tests.checked import Sums, found
 from troth import forks
 from troth.errors import ConfigError
 from troth.logs import heard_by
@@ -49,16 +50,6 @@ def never_negative(bank: Participant) -> None:
     def never_negative(db: Any) -> str | None:
         row = db.one("SELECT name, balance FROM account WHERE balance < 0")
         return f"{row[0]} has {row[1]}" if row else None
-
-
-async def found(bank: Participant, name: str, standing: Standing | None) -> str:
-    """Wait until an invariant stands so; returns its detail."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while True:
-            finding = bank.findings.get(name)
-            if (None if finding is None else finding.standing) is standing:
-                return "" if finding is None else finding.detail
-            await asyncio.sleep(SOON / 4)
 
 
 async def told(stream: Stream, state: int) -> pb.InvariantReport:
@@ -284,31 +275,16 @@ def pays_and_sums(directory: Path, name: str) -> Participant:
 
 async def test_two_services_are_read_at_one_point(tmp_path: Path) -> None:
     """Money moves between two banks all the time; a transaction that reads both, and keeps its locks, always sees the same sum."""
-    sums: list[int] = []
-    clients: list[Client] = []
+    sums = Sums()
 
     def south() -> Participant:
         bank = pays_and_sums(tmp_path, "south")
-
-        @bank.invariant(every_seconds=SOON)
-        async def sums_agree() -> str | None:
-            done = await clients[0].run(call("north", "total"), call("south", "total"), hold_read_locks=True)
-            (there,), (here,) = done.results["north"], done.results["south"]
-            sums.append(there + here)
-            return f"north has {there}, and south {here}" if there + here else None
-
+        sums.declare(bank, SOON)
         return bank
 
-    async def payer(account: str) -> None:
-        while len(sums) < 25:
-            pair = call("north", "pay", account=account, amount=-1), call("south", "pay", account=account, amount=1)
-            await clients[0].run(*pair, wait="logged")
-
     async with Cluster(lambda: pays_and_sums(tmp_path, "north"), south) as cluster, cluster.client() as client:
-        clients.append(client)
-        async with asyncio.timeout(60):
-            await asyncio.gather(*(payer(account) for account in "abc"))
-        assert set(sums) == {0} and cluster["south"].findings["sums_agree"].standing is Standing.HOLDS
+        await sums.move_money(client, 25)
+        assert set(sums.seen) == {0} and cluster["south"].findings["sums_agree"].standing is Standing.HOLDS
         await cluster["north"].local(lambda db: db.execute("UPDATE account SET balance = balance + 7 WHERE name = 'a'"))
         assert "north has" in await found(cluster["south"], "sums_agree", Standing.VIOLATED)
         await cluster["north"].local(lambda db: db.execute("UPDATE account SET balance = balance - 7 WHERE name = 'a'"))

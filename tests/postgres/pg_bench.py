@@ -47,6 +47,10 @@ class Database:
             await self.sql(f"ROLLBACK PREPARED '{gid}'")
         await self.sql("DROP SCHEMA IF EXISTS public, troth CASCADE")
 
+    async def names(self) -> list[str]:
+        """Of the rows that are committed."""
+        return [row[0] for row in await self.sql("SELECT name FROM item ORDER BY 1")]
+
     async def sql(self, statement: str, *parameters: Any) -> list[Any]:
         """Past the resource, as somebody else."""
         async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True) as connection:

@@ -324,10 +324,6 @@ async def cluster(database: Database, pool: Any, tmp_path: Path) -> AsyncIterato
     assert await database.prepared() == []
 
 
-async def names(database: Database) -> list[str]:
-    return [row[0] for row in await database.sql("SELECT name FROM item ORDER BY 1")]
-
-
 async def test_a_handler_works_on_the_branchs_connection(cluster: Cluster, database: Database) -> None:
     async with cluster.transaction() as txn:
         for name in "ab":
@@ -335,8 +331,8 @@ async def test_a_handler_works_on_the_branchs_connection(cluster: Cluster, datab
                 async with cluster["pay"].branch() as db:
                     await db.execute(PUT, name, 1)
                     await leave(db, "paid", b"it", key=name)
-        assert await names(database) == []
-    assert await names(database) == ["a", "b"]
+        assert await database.names() == []
+    assert await database.names() == ["a", "b"]
     with pytest.raises(Refuse):
         async with cluster.transaction() as txn:
             with txn.call():
@@ -344,7 +340,7 @@ async def test_a_handler_works_on_the_branchs_connection(cluster: Cluster, datab
                     await db.execute(PUT, "c", 1)
                     await leave(db, "paid", b"never")
                     raise Refuse("NO_FUNDS")
-    assert await names(database) == ["a", "b"]
+    assert await database.names() == ["a", "b"]
     async with cluster.transaction() as txn:
         with txn.call():
             async with cluster["pay"].branch() as db:
@@ -378,7 +374,7 @@ async def test_a_block_that_takes_too_long_loses_its_connection(cluster: Cluster
                     await db.execute(PUT, "a", 1)
                     await db.execute("SELECT pg_sleep(60)")
             raise Aborted(Reason.CLIENT_ABORT, "the handler's error ends it")
-    assert await names(database) == []
+    assert await database.names() == []
     gc.collect()
     assert complaints == []
 

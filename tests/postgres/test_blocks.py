@@ -39,18 +39,14 @@ async def cluster(database: Database, tmp_path: Path) -> AsyncIterator[Cluster]:
     assert await database.prepared() == []
 
 
-async def names(database: Database) -> list[str]:
-    return [row[0] for row in await database.sql("SELECT name FROM item ORDER BY 1")]
-
-
 async def test_a_handler_works_on_the_branchs_connection(cluster: Cluster, database: Database) -> None:
     async with cluster.transaction() as txn:
         for name in "ab":
             with txn.call():
                 async with cluster["pay"].branch() as db:
                     await db.execute(PUT, (name, 1))
-        assert await names(database) == []
-    assert await names(database) == ["a", "b"]
+        assert await database.names() == []
+    assert await database.names() == ["a", "b"]
 
 
 async def test_a_handler_in_a_thread_does_the_same(cluster: Cluster, database: Database) -> None:
@@ -62,7 +58,7 @@ async def test_a_handler_in_a_thread_does_the_same(cluster: Cluster, database: D
     async with cluster.transaction() as txn:
         with txn.call():
             assert await asyncio.to_thread(handler) == 1
-    assert await names(database) == ["a"]
+    assert await database.names() == ["a"]
 
 
 @pytest.mark.parametrize("threads", [False, True])
@@ -83,7 +79,7 @@ async def test_an_exception_loses_the_branch_and_reaches_the_handler(cluster: Cl
         with txn.call():  # nothing of it is left, and the handler may go on
             async with cluster["pay"].branch() as db:
                 await db.execute(PUT, ("b", 1))
-    assert await names(database) == ["b"]
+    assert await database.names() == ["b"]
 
 
 SLIPS = [StopIteration, StopAsyncIteration, asyncio.CancelledError, GeneratorExit, SystemExit, ValueError]
@@ -117,7 +113,7 @@ async def test_whatever_leaves_a_block_is_its_end(
     async with cluster.transaction() as txn:
         with txn.call():
             assert type(await (asyncio.to_thread(handler_in_thread) if threads else handler())) is slip
-    assert late == [] and await names(database) == []
+    assert late == [] and await database.names() == []
 
 
 async def test_a_block_may_not_end_the_transaction(cluster: Cluster, database: Database) -> None:
@@ -178,7 +174,7 @@ async def test_a_block_that_takes_too_long_loses_its_connection(cluster: Cluster
                         await asyncio.to_thread(waits, db)
                         await db.execute("SELECT 1")
             raise Aborted(Reason.CLIENT_ABORT, "the handler's error ends it")
-    assert await names(database) == []
+    assert await database.names() == []
 
 
 async def test_a_repeated_call_cannot_run_its_block_again(cluster: Cluster) -> None:

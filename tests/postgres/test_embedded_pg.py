@@ -51,10 +51,6 @@ async def taken_over(north: Database, south: Database) -> tuple[Embedded, Partic
     return started[0]
 
 
-async def names(database: Database) -> list[str]:
-    return [row[0] for row in await database.sql("SELECT name FROM item ORDER BY name")]
-
-
 @pytest.mark.parametrize(
     ("failpoint", "moved"),
     [("coordinator:before-sync:decided=kill@2", 1), ("coordinator:after-sync:decided=kill@2", 2)],
@@ -75,7 +71,7 @@ async def test_another_process_finishes_what_a_killed_one_has_decided(
 
         await until(settled)
         expected = [*(f"t{number}" for number in range(moved)), "t9"]
-        assert await names(north) == await names(south) == expected
+        assert await north.names() == await south.names() == expected
     finally:
         await troth.close()
 
@@ -102,7 +98,7 @@ async def test_of_three_processes_the_others_finish_what_a_killed_one_left(
         return not await north.prepared() and not await south.prepared() and len(await owners(north)) == 2
 
     await until(settled)
-    assert await names(north) == await names(south) == ["t0", "t1"]
+    assert await north.names() == await south.names() == ["t0", "t1"]
 
 
 async def owners(database: Database) -> list[str]:
@@ -126,7 +122,7 @@ async def test_each_process_has_one_number_of_everything(databases: tuple[Databa
     assert again[1].slot == "north/1"
     for troth in (made[0][0], made[2][0], again[0]):
         await troth.close()
-    assert await names(north) == await names(south) == ["t0", "t1", "t2"]
+    assert await north.names() == await south.names() == ["t0", "t1", "t2"]
 
 
 async def test_a_process_whose_log_failed_gives_up_what_it_has(databases: tuple[Database, Database]) -> None:
@@ -143,7 +139,7 @@ async def test_a_process_whose_log_failed_gives_up_what_it_has(databases: tuple[
         async with other:
             assert others[0].slot == "north/0" and await owners(north) == ["embedded"]
             await move(other, tuple(others), 2)
-    assert await names(north) == await names(south) == ["t2"]
+    assert await north.names() == await south.names() == ["t2"]
 
 
 async def test_keys_need_one_process(databases: tuple[Database, Database]) -> None:
@@ -161,7 +157,7 @@ async def test_keys_need_one_process(databases: tuple[Database, Database]) -> No
             await db.execute("INSERT INTO item VALUES ('rent', 1)")
         with pytest.raises(LogLocked):
             await service(north.dsn, south.dsn, slots_max=1)[0].start()
-    assert await names(north) == ["rent"]
+    assert await north.names() == ["rent"]
 
 
 async def test_what_another_service_of_the_same_name_left_is_left_alone(
@@ -189,7 +185,7 @@ async def test_what_another_service_of_the_same_name_left_is_left_alone(
         return not await north.prepared() and not await south.prepared()
 
     await until(settled)
-    assert await names(north) == await names(south) == ["t0", "t1"]
+    assert await north.names() == await south.names() == ["t0", "t1"]
     await troth.close()
     await west.close()
 

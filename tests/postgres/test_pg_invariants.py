@@ -12,15 +12,15 @@ import pytest
 from pg_bench import ASYNC, LIMITS, Database
 
 from participant_sdk import Participant, PostgresLog, Read
-from participant_sdk.client import Client, call
+from participant_sdk.client import call
 from participant_sdk.invariants import Standing
 from participant_sdk.resources.postgres import Postgres
 from participant_sdk.testing.cluster import Cluster
+from tests.checked import Sums, checked_again, found
 from troth.errors import ConfigError
 from troth.log.postgres_store import init
 
 SOON = 0.03
-PATIENCE_SECONDS = 20.0
 NEGATIVE = "SELECT name, value FROM item WHERE value < 0"
 Connection = psycopg.AsyncConnection[Any]
 
@@ -43,26 +43,6 @@ def never_negative(bank: Participant) -> None:
     def never_negative_blocking(db: psycopg.Connection[Any]) -> str | None:
         row = db.execute(NEGATIVE).fetchone()
         return f"{row[0]} has {row[1]}" if row else None
-
-
-async def found(bank: Participant, name: str, standing: Standing | None) -> str:
-    """Wait until an invariant stands so; returns its detail."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while True:
-            finding = bank.findings.get(name)
-            if (None if finding is None else finding.standing) is standing:
-                return "" if finding is None else finding.detail
-            await asyncio.sleep(SOON / 4)
-
-
-async def checked_again(bank: Participant, name: str) -> None:
-    """Wait until a check that begins now has ended: the second one that ends."""
-    for _ in range(2):
-        before = bank.ages[name]
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while bank.ages[name] >= before:
-                before = bank.ages[name]
-                await asyncio.sleep(SOON / 4)
 
 
 async def test_a_prepared_branch_is_not_seen_before_it_is_committed(database: Database, tmp_path: Path) -> None:
@@ -179,8 +159,7 @@ async def test_of_several_processes_one_looks_and_another_takes_that_over(databa
 
 
 async def test_two_databases_are_read_at_one_point_by_a_key_that_writers_share(database: Database, tmp_path: Path) -> None:
-    sums: list[int] = []
-    clients: list[Client] = []
+    sums = Sums()
 
     def make(name: str) -> Participant:
         bank = bank_of(database, tmp_path, name)
@@ -196,26 +175,12 @@ async def test_two_databases_are_read_at_one_point_by_a_key_that_writers_share(d
             return int((await (await db.execute(ours, (f"{name}/%",))).fetchone())[0])  # type: ignore[index]  # it has a row
 
         if name == "south":
-
-            @bank.invariant(every_seconds=SOON)
-            async def sums_agree() -> str | None:
-                done = await clients[0].run(call("north", "total"), call("south", "total"), hold_read_locks=True)
-                (there,), (here,) = done.results["north"], done.results["south"]
-                sums.append(there + here)
-                return f"north has {there}, and south {here}" if there + here else None
-
+            sums.declare(bank, SOON)
         return bank
 
-    async def payer(account: str) -> None:
-        while len(sums) < 15:
-            pair = call("north", "pay", account=account, amount=-1), call("south", "pay", account=account, amount=1)
-            await clients[0].run(*pair, wait="logged")
-
     async with Cluster(lambda: make("north"), lambda: make("south")) as cluster, cluster.client() as client:
-        clients.append(client)
-        async with asyncio.timeout(60):
-            await asyncio.gather(*(payer(account) for account in "abc"))
-        assert set(sums) == {0}
+        await sums.move_money(client, 15)
+        assert set(sums.seen) == {0}
         await database.sql("UPDATE item SET value = value + 7 WHERE name = 'north/a'")
         assert "north has" in await found(cluster["south"], "sums_agree", Standing.VIOLATED)
 

@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from tests.mutated import ROOT, VARIABLE, SourceMutant, survivors
+from tests.mutated import ROOT, VARIABLE, SourceMutant, main, survivors
 from tests.sim.mutants import MUTANTS as CORE
 from tests.sim_engine.mutants import MUTANTS as ENGINE
 from tests.sim_resource.mutants import MUTANTS as RESOURCE
@@ -116,4 +116,4 @@ def test_those_of_one_line_are_caught() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(1 if survivors([one for one in HERE if " ".join(sys.argv[1:]) in one.name]) else 0)
+    sys.exit(main(HERE))
