@@ -76,9 +76,10 @@ class _Answering:
             if told is None:
                 raise
             return _answer(told, self._start_response)
+        else:
+            return self._begin(_Body(itertools.chain(self._written, first, chunks), body))
         finally:
             self._call.over()
-        return self._begin(_Body(itertools.chain(self._written, first, chunks), body))
 
     def _remember(self, status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
         self._begun = status, headers, exc_info
