@@ -15,6 +15,7 @@ from participant_sdk.core.work import CommitBranch, Execute, ForgetBranch, Local
 from troth.backoff import Backoff
 from troth.logs import get_logger
 from troth.ready import Event
+from troth.tasks import is_cancelling
 from troth.v1 import record_pb2
 
 Invoked = Execute | PrepareBranch | CommitBranch | Undo | ForgetBranch | LocalRun
@@ -71,6 +72,8 @@ async def until_done(what: str, attempt_once: Callable[[], Awaitable[str]]) -> N
     """Repeat `attempt_once` until it returns no complaint, with back-off, for ever."""
     attempt = 0
     while why := await attempt_once():
+        if is_cancelling():
+            raise asyncio.CancelledError  # a driver's wait has swallowed it
         delay = RETRY.delay_seconds(attempt, what)
         _log.warning("not done yet", what=what, why=why, attempt=attempt + 1, next_try=delay)
         await asyncio.sleep(delay)

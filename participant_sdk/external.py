@@ -46,6 +46,7 @@ from troth import tracing
 from troth.backoff import Backoff
 from troth.errors import LogFailed, Reason, RequestError, TrothError
 from troth.logs import get_logger
+from troth.tasks import is_cancelling
 from troth.v1 import common_pb2, record_pb2
 from troth.values import encode_result
 
@@ -104,7 +105,7 @@ class ExternalDriver:
     async def _sweep(self) -> None:
         """Look now and then for branches that nobody here knows: a process that owned this log before may have been stopped in
         the middle of a prepare, and have gone on with it when it was looked for. It voted nothing."""
-        while True:
+        while not is_cancelling():
             await asyncio.sleep(SWEEP.delay_seconds(0, self._participant))
             before = self._known()
             answer = await self._asked("in_doubt", self._resource.in_doubt)

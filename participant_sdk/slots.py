@@ -33,6 +33,7 @@ from troth.engine import EngineCounters
 from troth.errors import ConfigError, LogError, LogLocked, Reason, RequestError, TrothError
 from troth.log.contract import Log
 from troth.logs import get_logger
+from troth.tasks import is_cancelling
 from troth.v1 import common_pb2
 
 LOOK_SECONDS = 1.0
@@ -260,7 +261,7 @@ class Slots:
             self.ended.set_result(error)
         if self._tending is not None:
             self._tending.cancel()
-        await asyncio.gather(*filter(None, (self._tending,)), return_exceptions=True)
+            await asyncio.gather(self._tending, return_exceptions=True)
         await self._visits.end()
         try:
             await how(self.own)
@@ -342,7 +343,7 @@ class Slots:
             return
         try:
             quiet = 0
-            while quiet < QUIET_LOOKS and not runtime.ended.done():
+            while quiet < QUIET_LOOKS and not runtime.ended.done() and not is_cancelling():
                 await asyncio.wait((runtime.ended,), timeout=0.25)
                 quiet = quiet + 1 if runtime.connected.is_set() and not runtime.health.unfinished else 0
         finally:

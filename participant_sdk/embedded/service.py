@@ -175,7 +175,7 @@ class Embedded:
             return await self._begun(self.name)
         slot, coordinator = await claimed(self._logs, self.name, self._begun)
         self._number = CoordinatorLogs.number(slot)
-        owing = await strangers(coordinator, self._participants)
+        owing = strangers(await coordinator.owing(), self._participants)
         if owing:
             raise ConfigError(
                 f"the coordinator {slot!r} has work of {', '.join(owing)}, which this service has not", hint=NAME_OF_ITS_OWN

@@ -98,10 +98,10 @@ class CoordinatorLogs:
 _NUMBERED = re.compile(r"-(0|[1-9][0-9]*)\Z")
 
 
-async def strangers(coordinator: InProcessCoordinator, participants: Sequence[Participant]) -> list[str]:
+def strangers(owing: set[str], participants: Sequence[Participant]) -> list[str]:
     """Whom a coordinator awaits that is none of these participants: it is another service's."""
     ours = {one.name for one in participants}
-    return sorted(name for name in await coordinator.owing() if service_of(name) not in ours)
+    return sorted(name for name in owing if service_of(name) not in ours)
 
 
 class Visit:
@@ -118,14 +118,14 @@ class Visit:
         attending = [asyncio.create_task(self._attend(participant)) for participant in self._participants]
         try:
             quiet = 0
-            while quiet < QUIET_LOOKS:
+            while quiet < QUIET_LOOKS and not is_cancelling():
                 await asyncio.sleep(LOOK_SECONDS)
-                owing = await strangers(self._coordinator, self._participants)
-                if owing:
+                owing = await self._coordinator.owing()
+                if others := strangers(owing, self._participants):
                     what, name = "another service's coordinator has this name", self._coordinator.name
-                    _log.warning(what, coordinator=name, participants=owing, hint=NAME_OF_ITS_OWN)
+                    _log.warning(what, coordinator=name, participants=others, hint=NAME_OF_ITS_OWN)
                     return
-                quiet = quiet + 1 if not await self._coordinator.owing() and self._rests() else 0
+                quiet = quiet + 1 if not owing and self._rests() else 0
         finally:
             for task in attending:
                 task.cancel()
