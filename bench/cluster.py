@@ -17,6 +17,7 @@ from bench.closed import CLIENT, OPERATOR, Closed
 from bench.processes import Process, Together
 from bench.service import method
 from participant_sdk.client import Client
+from troth.channel import credentials_of, open_channel
 from troth.identity.tls import Tls
 from troth.v1 import admin_pb2, admin_pb2_grpc
 
@@ -78,12 +79,8 @@ class Cluster(Together):
         began = time.perf_counter()
         await asyncio.gather(*(self._ready(one, began) for one in self.participants))
         self.client = await self._stack.enter_async_context(Client(address, pending_max=20_000, tls=self._tls("client", CLIENT)))
-        operator = self._tls("operator", OPERATOR)
-        if operator is not None:
-            dialled = grpc.aio.secure_channel(address, operator.channel_credentials())
-        else:
-            dialled = grpc.aio.insecure_channel(address)
-        channel = await self._stack.enter_async_context(dialled)
+        credentials = credentials_of(self._tls("operator", OPERATOR))
+        channel = await self._stack.enter_async_context(open_channel(address, credentials))
         self._status = admin_pb2_grpc.AdminServiceStub(channel).GetStatus
         plain = [await self._channel(one, None) for one in self.participants]
         self._counters = [method(one, "Counters") for one in plain]

@@ -14,12 +14,12 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 
 from coordinator.cell.routing import AdminService, Routes
 from coordinator.core.listing import ROWS_MAX
+from coordinator.identity.asked import ADMINISTRATION
 from coordinator.services.guard import Guard
 from coordinator.services.status import STATUS_METADATA_KEY, reason_named
 from troth.errors import Reason, RequestError
 from troth.v1 import admin_pb2
 
-SERVICE = "/troth.v1.AdminService/"
 READS = frozenset({
     "ListTransactions", "Explain", "ListParticipants", "ListParticipantDetails", "GetStatus", "GetCell", "ListReviews",
 })  # fmt: skip
@@ -85,7 +85,7 @@ class Inside:
         async def handler(_: Any) -> grpc.RpcMethodHandler[Any, Any]:
             return grpc.unary_unary_rpc_method_handler(behaviour, request_deserializer=type(request).FromString)
 
-        guarded = await self._guard.intercept_service(handler, _Details(SERVICE + method))
+        guarded = await self._guard.intercept_service(handler, _Details(ADMINISTRATION + method))
         assert guarded is not None and guarded.unary_unary is not None
         return await guarded.unary_unary(request, InsideCall(asker))  # type: ignore[arg-type]  # it stands for gRPC's context
 

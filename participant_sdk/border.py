@@ -64,6 +64,12 @@ def deliverable(error: BaseException) -> Exception:
     return wrapped
 
 
+def unasked(ended: asyncio.Future[Any]) -> None:
+    """Nobody asks any more what came of it: asyncio need not complain that it failed."""
+    if not ended.cancelled():
+        ended.exception()
+
+
 def words_of(error: BaseException, characters_max: int) -> str:
     """The error in one text that can be written anywhere, whatever its own text is: at worst its type alone."""
     text = called(str, error)

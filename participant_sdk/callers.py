@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from participant_sdk.causes import error_of
+from troth.cell import coordinator_of
 from troth.errors import Aborted, Reason, TrothError
 from troth.v1 import common_pb2, participant_pb2
 
@@ -42,7 +43,7 @@ class Callers:
     async def _ask(self, key: Key) -> str:
         answer = self._waiting.get(key)
         if answer is None:
-            stream = self._streams.get(key[0].partition(".")[0])
+            stream = self._streams.get(coordinator_of(key[0]))
             if stream is None:
                 raise self._away("the coordinator is away")
             if stream not in self._answering:
@@ -75,7 +76,7 @@ class Callers:
         for name in gone:
             del self._streams[name]
         for key, answer in self._waiting.items():
-            if key[0].partition(".")[0] in gone and not answer.done():
+            if coordinator_of(key[0]) in gone and not answer.done():
                 answer.set_exception(self._away("the stream to the coordinator has ended"))
 
     def heard(self, told: participant_pb2.CallerAnswer) -> None:

@@ -185,7 +185,7 @@ def headers_of(carried: Carried) -> Metadata:
     if call is None or spans is None:
         context = carried.context()
         return (ROUTE_KEY, context.transaction_id), (CONTEXT_KEY, context.SerializeToString())
-    with spans.inside(call.context):
+    with call.around():
         context = carried.context()
     traced = tuple(spans.headers(call.context).items())
     return (ROUTE_KEY, context.transaction_id), (CONTEXT_KEY, context.SerializeToString()), *traced

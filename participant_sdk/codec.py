@@ -17,6 +17,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from troth.errors import Reason, RequestError
+from troth.ids import service_of
 from troth.v1 import common_pb2
 from troth.values import Encoded, decode_arguments, decode_value, encode_value, values_of
 
@@ -106,8 +107,3 @@ class Coded:
         if type(made) is not bytes or (verb == "encode" and not made):
             raise RequestError(Reason.PAYLOAD_UNREADABLE, f"the codec made no bytes of the {what}")
         return made
-
-
-def service_of(participant: str) -> str:
-    """The service that a slot belongs to: its peers do not know who of it answers."""
-    return participant.partition("/")[0]

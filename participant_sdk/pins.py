@@ -19,6 +19,7 @@ from concurrent.futures import wait as wait_for
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
+from participant_sdk.border import unasked
 from participant_sdk.registry import Registry
 from troth.errors import Aborted, Reason, RequestError
 
@@ -55,7 +56,7 @@ class Pins:
 
         async def wait(db: Any, *, block: int) -> None:
             left = asyncio.wrap_future(self._entered(block, db))
-            left.add_done_callback(_noted)
+            left.add_done_callback(unasked)
             await asyncio.wait((left,), timeout=self._seconds_max)
             if not left.done():
                 raise self._too_long()
@@ -165,11 +166,6 @@ class _Block:
         else:  # no future of asyncio takes a StopIteration: whoever waits would not be told
             self.left.set_exception(Aborted(Reason.OPERATION_FAILED, f"the block was left by {type(error).__name__}"))
 
-
-def _noted(left: asyncio.Future[None]) -> None:
-    """The handler has its exception; who has given up waiting for the block leaves none for asyncio to complain of."""
-    if not left.cancelled():
-        left.exception()
 
 
 def _repeated() -> Aborted:

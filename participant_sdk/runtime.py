@@ -54,6 +54,7 @@ from participant_sdk.session import PROTOCOL, ROLE
 from participant_sdk.tracing import BranchSpans
 from participant_sdk.wiring import Setup, kind_of
 from troth import __version__, features, forks, tracing
+from troth.cell import coordinator_of
 from troth.engine import Engine, EngineCounters
 from troth.errors import Aborted, ProtocolError, Reason, RemoteProtocolError, RequestError, TrothError
 from troth.log.contract import Log
@@ -333,7 +334,7 @@ class Runtime:
 
     async def last_call(self, transaction_id: str) -> common_pb2.SealedVote | None:
         """Prepare the branch of a transaction whose client calls this service no more, and vote. `None`: the commit has to ask."""
-        life, key = self._seals.get(transaction_id.partition(".")[0], ("", b""))
+        life, key = self._seals.get(coordinator_of(transaction_id), ("", b""))
         if not key or not transaction_id.startswith(life):
             return None
         voted, position = await self.ask(lambda ticket: LastCall(ticket, transaction_id))

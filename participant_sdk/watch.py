@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from participant_sdk.aside import Desk, Threads
-from participant_sdk.border import Raised, deliverable, finished
+from participant_sdk.border import Raised, deliverable, finished, unasked
 from participant_sdk.invariants import DETAIL_CHARACTERS_MAX, Finding, Invariant, Standing, Unclear
 from troth import forks
 from troth.errors import TrothError
@@ -188,7 +188,7 @@ class Watch:
     async def _in_thread(self, seen: _Seen) -> Any:
         running = self._threads.submit(seen.invariant.function)
         ended = asyncio.wrap_future(running)
-        ended.add_done_callback(_quietly)
+        ended.add_done_callback(unasked)
         await asyncio.wait((ended,), timeout=seen.invariant.seconds_max)
         return self._returned(seen, running)
 
@@ -209,7 +209,7 @@ class Watch:
         if not task.done():
             await asyncio.wait((task,), timeout=CUT_SECONDS)
             seen.still_runs = lambda: not task.done()
-            task.add_done_callback(_quietly)
+            task.add_done_callback(unasked)
             raise _late(seen.invariant)
         result = task.result()
         if type(result) is Raised:
@@ -271,9 +271,3 @@ class Watch:
 
 def _late(invariant: Invariant) -> Unclear:
     return Unclear(f"it did not return within {invariant.seconds_max:g} seconds (seconds_max)")
-
-
-def _quietly(ended: asyncio.Future[Any]) -> None:
-    """What came of a check that is over is of no use; that it failed is no news."""
-    if not ended.cancelled():
-        ended.exception()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import Token
 from typing import Any
 
@@ -62,14 +62,9 @@ class Call:
         """Be around what is done here, until `detach`; a task that ends with the call need not."""
         return contexts.attach(self.context)
 
-    @contextmanager
-    def around(self) -> Iterator[None]:
+    def around(self) -> AbstractContextManager[None]:
         """Be around a block."""
-        token = contexts.attach(self.context)
-        try:
-            yield
-        finally:
-            contexts.detach(token)
+        return Spans.inside(self.context)
 
     def ended(self, status: object) -> None:
         """It ended with a status: the name of one of gRPC's, or a number of HTTP's."""
@@ -235,8 +230,9 @@ class Spans:
         else:
             self.fails(span, type(error).__qualname__)
 
+    @staticmethod
     @contextmanager
-    def inside(self, context: Context | None) -> Iterator[None]:
+    def inside(context: Context | None) -> Iterator[None]:
         """Be inside of a context for the time of the block."""
         token = contexts.attach(Context() if context is None else context)
         try:

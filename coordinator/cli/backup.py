@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from coordinator.cli.command import Command, json_option
 from coordinator.cli.failure import USAGE, Failure
 from coordinator.drift import evidence
 from coordinator.drift.evidence import Branch, Fate
+from troth.moments import utc
 
 BACKUP_EXAMPLES = """
 troth backup var/coordinator --to /backup/c1-0412                 # of a coordinator, while it runs
@@ -111,8 +111,7 @@ def restore(directory: Path, target: Path | None, peers: Sequence[Path], yes: bo
 
 def _meaning(found: Backup, steps: Sequence[Step]) -> Iterator[str]:
     """What a restore means, in words."""
-    made = datetime.fromtimestamp(found.made_at_ms / 1000, UTC)
-    yield f"it is from {made:%Y-%m-%d %H:%M:%S} UTC, {_ago(restoring.age_seconds(found))} ago"
+    yield f"it is from {utc(found.made_at_ms)}, {_ago(restoring.age_seconds(found))} ago"
     for step in steps:
         entry = step.entry
         if step.there == "kept":

@@ -14,13 +14,14 @@ from coordinator.cli import render
 from coordinator.cli.command import Command, Function, coordinator_option, json_option
 from coordinator.cli.failure import OK, REFUSED
 from coordinator.cli.remote import Remote, connected, who_am_i
+from coordinator.core.model import outcome_name
 from coordinator.drift import databases
 from coordinator.drift.comparing import STRANDED, Drift, Kind, Known, compare
 from coordinator.drift.evidence import Evidence, coordinator_of, read_file
 from troth.errors import Reason
 from troth.mariadb.address import is_address
 from troth.moments import utc
-from troth.v1 import admin_pb2, common_pb2
+from troth.v1 import admin_pb2
 
 EXAMPLES = """
 troth reconcile                                                       # what the coordinator itself knows to be wrong
@@ -174,7 +175,7 @@ def _ask(remote: Remote, transaction: str) -> Known:
     row, stranded = told.summary, bool(told.if_forced)
     if not row.state:
         return Known(STRANDED if stranded else "", words=told.explanation)
-    outcome = common_pb2.Outcome.Name(row.outcome).removeprefix("OUTCOME_")
+    outcome = outcome_name(row.outcome)
     return Known(row.state, outcome, tuple(row.participants), tuple(row.owing), told.explanation)
 
 
@@ -220,7 +221,7 @@ def _broken(remote: Remote, told: set[tuple[str, str]]) -> Iterator[Drift]:
     named = {transaction for _, transaction in told}
     for row in remote.pages(remote.admin.ListTransactions, request, "transactions", 0).transactions:
         if row.transaction_id not in named:
-            outcome = common_pb2.Outcome.Name(row.outcome).removeprefix("OUTCOME_")
+            outcome = outcome_name(row.outcome)
             yield Drift(Kind.BROKEN, "", row.transaction_id, f"it is {outcome}", f"troth txn explain {row.transaction_id}")
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from coordinator.identity.policy import EVERYTHING
+from troth.ids import service_of
 
 Asked = tuple[str, str]
 """An action and its object."""
@@ -52,11 +53,6 @@ def commits(request: Any) -> Iterable[Asked]:
 def interactive(participant: str) -> str:
     """The object of interactive work of a participant: it may be any of its operations."""
     return f"{service_of(participant)}/*"
-
-
-def service_of(participant: str) -> str:
-    """The name of a service, of the name of one of its slots."""
-    return participant.partition("/")[0]
 
 
 def resolves(request: Any) -> Iterable[Asked]:

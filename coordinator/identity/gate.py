@@ -18,6 +18,7 @@ from coordinator.identity.who import Witness
 from coordinator.shell_settings import ShellSettings
 from troth.errors import Reason, RequestError
 from troth.identity.peer import Identity, named
+from troth.ids import service_of
 from troth.logs import get_logger
 from troth.quiet import Quiet
 
@@ -204,7 +205,7 @@ class Gate:
         if self._policy is None:
             return
         self._witness.check(identity)
-        object_name = asked.service_of(name)
+        object_name = service_of(name)
         for field, _ in frame.ListFields():
             action = asked.SESSION.get(field.name)
             if action is None:

@@ -19,7 +19,8 @@ from troth.log.postgres_store import NOT_REPLICATED, gave_up_waiting
 CLOSE_SECONDS = 5.0
 """For a goodbye; then the socket is closed without."""
 FAILED_TRANSACTION = "25P02"
-_RAISED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+RAISED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""What asyncpg raises when a statement or a connection fails."""
 _FIELDS = {
     DiagnosticField.SQLSTATE: "sqlstate",
     DiagnosticField.MESSAGE_PRIMARY: "message",
@@ -88,7 +89,7 @@ class Session:
 
     async def close(self) -> None:
         """Say goodbye; raises nothing."""
-        with suppress(*_RAISED):
+        with suppress(*RAISED):
             await self.raw.close(timeout=CLOSE_SECONDS)
 
     @contextmanager
@@ -103,7 +104,7 @@ class Session:
         try:
             self.raw.add_log_listener(noticed)
             yield
-        except _RAISED as error:
+        except RAISED as error:
             told = driver_error(error, closed=self.closed)
             if isinstance(error, OSError | asyncpg.InternalClientError):
                 self.cut()

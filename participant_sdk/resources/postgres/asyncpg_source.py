@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from inspect import isawaitable
 from typing import Any
 
 import asyncpg
-import psycopg
 from psycopg_pool import PoolTimeout
 
 from participant_sdk.resources.postgres.asyncpg_branch import AsyncpgBranch
-from participant_sdk.resources.postgres.asyncpg_driver import Session, driver_error
+from participant_sdk.resources.postgres.asyncpg_driver import RAISED, Session, driver_error
 from participant_sdk.resources.postgres.asyncpg_finishing import AsyncpgFinishers
 from participant_sdk.resources.postgres.asyncpg_guard import AsyncpgGuard
 from participant_sdk.resources.postgres.connections import FINISHERS_MAX, Operation
@@ -20,17 +19,15 @@ from participant_sdk.resources.relational import finishing
 from participant_sdk.resources.relational.pool import Pool
 from troth.errors import ConfigError
 
-KINDS = (AsyncpgBranch, AsyncpgFinishers)
-"""What works on sessions of asyncpg, and what finishes branches with them."""
 REASONS = ("", "asyncpg is asynchronous: write an async def")
-_RAISED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 class AsyncpgSource:
     """Connections of the service's pool, which it opens and closes itself. `pool` may be a function that gives it (or something to
     await that does): a pool belongs to an event loop, and the participant is often there before that runs."""
 
-    kinds = KINDS
+    kinds = (AsyncpgBranch, AsyncpgFinishers)
+    """What works on its sessions, and what finishes branches with them."""
     reasons = REASONS
 
     def __init__(self, pool: asyncpg.Pool[Any] | Callable[[], Any]) -> None:
@@ -57,14 +54,14 @@ class AsyncpgSource:
             return Session(await self._pool.acquire(timeout=wait_seconds))
         except TimeoutError:
             raise PoolTimeout("all connections of the pool are taken") from None
-        except _RAISED as error:
+        except RAISED as error:
             raise driver_error(error, closed=True) from error
 
     async def give(self, session: Session) -> None:
         """See `Source`. asyncpg resets it, with a statement more; one that cannot be reset is closed."""
         try:
             await self._pool.release(session.given)
-        except _RAISED:
+        except RAISED:
             session.cut()
 
     async def refresh(self) -> None:
@@ -76,19 +73,12 @@ class AsyncpgSource:
         return operation
 
     def finishers(self) -> Pool[Session]:
-        """Connections apart from the pool's, made as it makes them."""
-        return finishing_pool(self._pool._get_new_connection)
+        """Connections apart from the pool's, made as it makes them; not more than a few."""
 
+        async def connected() -> Session:
+            try:
+                return Session(await asyncio.wait_for(self._pool._get_new_connection(), finishing.WAIT_SECONDS))
+            except RAISED as error:
+                raise driver_error(error, closed=True) from error
 
-def finishing_pool(connect: Callable[[], Awaitable[Any]]) -> Pool[Session]:
-    """Connections that finish branches; not more than a few."""
-
-    async def connected() -> Session:
-        try:
-            return Session(await asyncio.wait_for(connect(), finishing.WAIT_SECONDS))
-        except psycopg.Error:
-            raise
-        except _RAISED as error:
-            raise driver_error(error, closed=True) from error
-
-    return Pool(connected, FINISHERS_MAX)
+        return Pool(connected, FINISHERS_MAX)
