@@ -11,9 +11,7 @@ from typing import Any
 from coordinator.config import Config
 from coordinator.reloading import Read
 from coordinator.server import Daemon, make_daemon
-from coordinator.services.context import Common
-from troth.errors import LogFailed, TrothError
-from troth.identity.peer import NOBODY
+from troth.errors import TrothError
 from troth.logs import get_logger
 
 log = get_logger("troth.config")
@@ -40,8 +38,8 @@ class Alone:
 
     def reload(self) -> None:
         """Read the settings again, because a signal asks for it; the log tells what came of it."""
-        if self._daemon is not None:
-            on_signal(self._daemon.context.common)
+        if self._daemon is not None and (reloading := self._daemon.context.common.reloading) is not None:
+            reloading.on_signal()
 
     async def run(self) -> TrothError | None:
         """Serve until `stop`; returns the error that ended it before. Raises `TrothError` when it cannot begin."""
@@ -58,15 +56,6 @@ class Alone:
         with contextlib.suppress(TrothError):
             await daemon.abandon()
         return daemon.failed.result()
-
-
-def on_signal(common: Common) -> None:
-    """Have a node read its settings again. Nobody is known to have asked: whoever may send signals here."""
-    if common.reloading is not None:
-        try:
-            common.reloading.order(NOBODY, how="SIGHUP")
-        except LogFailed as error:
-            log.error("the settings were not read again: that could not be recorded", error=error.message)
 
 
 def what_is_allowed(config: Config) -> str:

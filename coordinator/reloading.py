@@ -15,8 +15,8 @@ from typing import Any
 from coordinator.config import Config, Loaded
 from coordinator.identity.auditing import Auditing
 from coordinator.services import status
-from troth.errors import ConfigError
-from troth.identity.peer import Identity
+from troth.errors import ConfigError, LogFailed
+from troth.identity.peer import NOBODY, Identity
 from troth.logs import get_logger
 from troth.v1 import admin_pb2
 
@@ -112,6 +112,13 @@ class Reloading:
         if not dry_run:
             self._do(caller, how, found, response, lambda: self._take(read.config))
         return response
+
+    def on_signal(self) -> None:
+        """A signal asks for it. Nobody is known to have asked: whoever may send signals here."""
+        try:
+            self.order(NOBODY, how="SIGHUP")
+        except LogFailed as error:
+            log.error("the settings were not read again: that could not be recorded", error=error.message)
 
     def _take(self, config: Config) -> None:
         self._running = config

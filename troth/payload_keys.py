@@ -160,8 +160,13 @@ def read(source: Source) -> Ring:
         if not command:
             raise ConfigError("exec: names no command", hint="Write exec:PROGRAM ARGUMENT ...")
         return parse(written_by(command, "payload keys"), f"the command {command[0]}")
-    check_mode(Path(named), "file of payload keys")
-    return parse(content_of(named).decode("utf-8", "replace"), named)
+    return read_file(Path(named))
+
+
+def read_file(path: Path) -> Ring:
+    """The ring in a file, whatever its name looks like. Raises `ConfigError`."""
+    check_mode(path, "file of payload keys")
+    return parse(content_of(path).decode("utf-8", "replace"), str(path))
 
 
 def parse(text: str, source: str) -> Ring:

@@ -77,16 +77,7 @@ def fold(path: Path) -> None:
     except sqlite3.Error as error:
         raise files.from_error(path, error, "opened") from error
     assert not files.wal_path(path).exists(), "the last connection takes the write-ahead log with it"
-    sync(path)
-
-
-def sync(path: Path) -> None:
-    """Have a file, or the names in a directory, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    files.sync(path)
 
 
 def _mark(source: Path) -> Mark:

@@ -91,7 +91,7 @@ def make(sources: Sequence[Path], directory: Path) -> tuple[Backup, tuple[Path, 
         backup = Backup(directory, made_at_ms, __version__, entries)
         _write(backup, building)
         building.rename(directory)
-        copying.sync(directory.parent)
+        files.sync(directory.parent)
     except OSError as error:
         raise files.from_error(directory, error, "written") from error
     finally:
@@ -156,8 +156,8 @@ def _write(backup: Backup, building: Path) -> None:
     }  # fmt: skip
     path = building / MANIFEST_FILE
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    copying.sync(path)
-    copying.sync(building)
+    files.sync(path)
+    files.sync(building)
 
 
 def read(directory: Path) -> Backup:

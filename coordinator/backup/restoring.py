@@ -121,14 +121,14 @@ def _put(source: Path, step: Step) -> list[Path]:
             files.check_unused(target)
         waiting = target.with_name(target.name + ".restoring")
         copying.copy_pages(source, waiting)
-        copying.sync(waiting)
+        files.sync(waiting)
         if step.entry.role != HISTORY:
             found = copying.verify(waiting)
             if found.problems or found.last_seq != step.entry.last_seq:
                 raise LogDamaged(Reason.LOG_DAMAGED, f"{waiting} is not what the backup had: {found.problems[:1]}")
         aside = _move_aside(target)
         waiting.rename(target)
-        copying.sync(target.parent)
+        files.sync(target.parent)
         return aside
     except OSError as error:
         raise files.from_error(target, error, "written") from error

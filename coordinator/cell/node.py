@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable
 
 from coordinator import descriptors
-from coordinator.alone import on_signal
 from coordinator.cell import sharing
 from coordinator.cell.forwarding import Forward
 from coordinator.cell.routing import Routes
@@ -120,7 +119,8 @@ class CellNode:
 
     def reload(self) -> None:
         """Read the settings again, because a signal asks for it; the log tells what came of it."""
-        on_signal(self._common)
+        if self._common.reloading is not None:
+            self._common.reloading.on_signal()
 
     def _use(self, config: Config) -> None:
         self._config = config

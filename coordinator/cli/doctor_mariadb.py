@@ -105,9 +105,7 @@ async def _held(connection: Connection, ages: dict[str, float]) -> list[Held]:
     found = []
     for xid in branches.listed((await connection.ask(branches.LIST)).rows):
         participant, transaction = xid.participant, xid.transaction.decode(errors="replace") if xid.participant else ""
-        name = branches.branch_name(participant, transaction) if participant else ""
-        mine = bool(name) and branches.xid_of(name, database) == xid
-        found.append(Held(xid.sql, participant, transaction, "", ages.get(name, -1.0) if mine else -1.0, [], 0))
+        found.append(Held(xid.sql, participant, transaction, "", ages.get(branches.branch_of(xid, database), -1.0), [], 0))
     return sorted(found, key=lambda one: -one.age_seconds)
 
 

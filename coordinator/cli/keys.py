@@ -12,7 +12,6 @@ from coordinator.cli import render
 from coordinator.cli.command import Group, json_option
 from coordinator.cli.failure import USAGE, Failure
 from troth import payload_keys
-from troth.identity.tls import check_mode, content_of
 from troth.log import offline
 from troth.payload_keys import Ring
 
@@ -59,7 +58,7 @@ _logs = click.option(
 @json_option
 def show(file: Path, logs: tuple[Path, ...], as_json: bool) -> None:
     """Show which keys there are, and which of them the records of logs need."""
-    ring = _read(file)
+    ring = payload_keys.read_file(file)
     needed = _needed(logs)
     made = {key.id: key.made for key in ring.keys}
     rows = [(key_id, made.get(key_id, "missing"), _use(ring, key_id, needed, bool(logs)), needed[key_id]) for key_id in
@@ -76,7 +75,7 @@ def show(file: Path, logs: tuple[Path, ...], as_json: bool) -> None:
 @_file
 def rotate(file: Path) -> None:
     """Put a new key on top: it seals from then on, and those below still open what they have sealed."""
-    ring = _read(file).rotated()
+    ring = payload_keys.read_file(file).rotated()
     _write(file, ring)
     old = ", ".join(key.id for key in ring.keys[1:])
     render.say(f"made the key {ring.newest.id}; {file} has it on top")
@@ -97,7 +96,7 @@ def drop(key: str, file: Path, logs: tuple[Path, ...]) -> None:
 
     Name every log that this file was ever given to, backups too: nobody opens again what only this key has sealed.
     """
-    ring, needed = _read(file), _needed(logs)
+    ring, needed = payload_keys.read_file(file), _needed(logs)
     if ring.secret_of(key) is None:
         raise Failure(USAGE, "CONFIG", f"{file} has no key {key}", "`troth keys show` lists those that it has.")
     if key == ring.newest.id:
@@ -119,12 +118,6 @@ def _use(ring: Ring, key_id: str, needed: Counter[str], counted: bool) -> str:
     if ring.secret_of(key_id) is None:
         return "missing"
     return "can go, as far as these logs tell" if counted and not needed[key_id] else "opens"
-
-
-def _read(file: Path) -> Ring:
-    """A file, whatever its name looks like."""
-    check_mode(file, "file of payload keys")
-    return payload_keys.parse(content_of(file).decode("utf-8", "replace"), str(file))
 
 
 def _write(file: Path, ring: Ring) -> None:

@@ -55,12 +55,10 @@ async def _of_mariadb(dsn: str) -> Read:
 
     connection = await connect(dsn)
     try:
-        prepared = []
         row = await connection.one("SELECT DATABASE()")
-        for xid in branches.listed((await connection.ask(branches.LIST)).rows):
-            name = branches.branch_name(xid.participant, xid.transaction.decode(errors="replace")) if xid.participant else ""
-            if name and branches.xid_of(name, str(row[0]) if row else "") == xid:
-                prepared.append((name, xid.sql))
+        database = str(row[0]) if row else ""
+        listed = branches.listed((await connection.ask(branches.LIST)).rows)
+        prepared = [(name, xid.sql) for xid in listed if (name := branches.branch_of(xid, database))]
         return prepared, list((await connection.ask(_MARIADB_ROWS)).rows)
     except errors.kinds() as error:
         raise from_error("the database", error, "looked at") from error

@@ -157,9 +157,10 @@ class Exporter(Collector):
 
 def buckets_of(histogram: Histogram) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
     """Its buckets, with a trace to look at where there is one; only OpenMetrics tells of that."""
-    buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = list(histogram.cumulative())
+    plain = histogram.cumulative()
+    buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = list(plain)
     for place, (trace, value, at_seconds) in histogram.exemplars.items():
-        border, count = histogram.cumulative()[place]
+        border, count = plain[place]
         buckets[place] = (border, count, Exemplar({"trace_id": trace}, value, at_seconds))
     return buckets
 

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from coordinator.identity.who import CALLER
 from coordinator.services import status
 from coordinator.services.context import Context
-from coordinator.services.guard import Malformed, check_count
+from coordinator.services.guard import Malformed
 from coordinator.shell_settings import ShellSettings
 from troth.errors import ProtocolError, Reason, RemoteProtocolError, RequestError, TrothError
 from troth.link import Frame, Link, Outbox, Packed, paced
@@ -170,7 +170,7 @@ class Stream(Generic[Frame]):
         if self.ending:
             return
         try:
-            check_frame(frame, self._context.config.shell.frame_messages_max)
+            check_frame(frame)
             receive(frame)
         except RemoteProtocolError as error:
             self.violated(error)
@@ -198,11 +198,10 @@ class Stream(Generic[Frame]):
         self.end(cause)
 
 
-def check_frame(frame: Any, messages_max: int) -> None:
-    """Raise `RemoteProtocolError` for what is no frame, or has more messages than a frame may have."""
+def check_frame(frame: Any) -> None:
+    """Raise `RemoteProtocolError` for what the guard has found to be no frame, or one too large."""
     if isinstance(frame, Malformed):
         raise frame.error
-    check_count(frame, messages_max)
 
 
 async def write_farewell(write: Callable[[Any], Awaitable[None]], frame: Message, shell: ShellSettings) -> None:
@@ -232,7 +231,7 @@ async def first_frame(incoming: AsyncIterable[Any], shell: ShellSettings) -> Any
     try:
         async with asyncio.timeout(seconds):
             async for frame in incoming:
-                check_frame(frame, shell.frame_messages_max)
+                check_frame(frame)
                 return frame
     except TimeoutError:
         raise RemoteProtocolError(f"no Hello within {seconds:g} seconds") from None

@@ -179,7 +179,7 @@ def make_directory(directory: Path) -> None:
     try:
         directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         for one in new:
-            _sync(one.parent)
+            sync(one.parent)
     except OSError as error:
         raise read_only(directory, error) from error
 
@@ -196,9 +196,9 @@ def _create(path: Path, identity: LogIdentity) -> None:
         _fill(building, identity)
     except sqlite3.Error as error:
         raise from_error(path, error, "created") from error
-    _sync(building)
+    sync(building)
     building.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _fill(building: Path, identity: LogIdentity) -> None:
@@ -215,7 +215,8 @@ def _fill(building: Path, identity: LogIdentity) -> None:
         connection.close()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file, or the names in a directory, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -86,6 +86,12 @@ def xid_of(gid: str, database: str) -> Xid:
     return Xid(FORMAT_ID, transaction.encode(), _owner(f"{service}/{slot}" if slot else service, database))
 
 
+def branch_of(xid: Xid, database: str) -> str:
+    """The branch of ours in this database that an XA id stands for; empty for any other id."""
+    name = branch_name(xid.participant, xid.transaction.decode(errors="replace")) if xid.participant else ""
+    return name if name and xid_of(name, database) == xid else ""
+
+
 def _owner(participant: str, database: str) -> bytes:
     whole = f"{participant}@{database}".encode()
     if len(whole) <= XID_PART_BYTES_MAX:

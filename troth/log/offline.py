@@ -136,19 +136,16 @@ class _Found:
     identity: LogIdentity | None = None
     records: list[StoredRecord] = field(default_factory=list)
     torn_frames: int = 0
+    keys: set[str] = field(default_factory=set)
+    """Payload keys that the records need."""
     problems: list[Problem] = field(default_factory=list)
 
 
 def _verify(path: Path) -> Verified:
     found = _inspect(path)
     first, last = (found.records[0].seq, found.records[-1].seq) if found.records else (0, 0)
-    keys = tuple(sorted(_keys(found)))
+    keys = tuple(sorted(found.keys))
     return Verified(path, found.identity, len(found.records), first, last, found.torn_frames, tuple(found.problems), keys)
-
-
-def _keys(found: _Found) -> set[str]:
-    messages = (decode(found.identity, record) for record in found.records) if found.identity is not None else ()
-    return {key for message in messages if message is not None for key in sealing.keys_of(message)}
 
 
 def _inspect(path: Path) -> _Found:
@@ -174,11 +171,12 @@ def _read(found: _Found, connection: sqlite3.Connection, path: Path) -> None:
     _note(found, lambda: schema.check_structure(connection.execute, path))
     found.records, problems = schema.check_rows(connection.execute(schema.SELECT_SQL))
     found.problems.extend(Problem(place, what) for place, what in problems)
-    found.problems.extend(
-        Problem(f"record {record.seq}", "the body is no record")
-        for record in found.records
-        if decode(found.identity, record) is None
-    )
+    for record in found.records:
+        message = decode(found.identity, record)
+        if message is None:
+            found.problems.append(Problem(f"record {record.seq}", "the body is no record"))
+        else:
+            found.keys |= sealing.keys_of(message)
 
 
 def _note(found: _Found, look: Callable[[], None]) -> None:
