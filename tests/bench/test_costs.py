@@ -35,11 +35,14 @@ def _counted(work: Callable[[], None]) -> Counter[str]:
         calls[event] += 1
 
     before = sys.getprofile()
+    gc.collect()
+    gc.disable()  # what others have left in this process is collected at some time, and its finalizers are calls, too
     sys.setprofile(count)
     try:
         work()
     finally:
         sys.setprofile(before)
+        gc.enable()
     return calls
 
 
