@@ -40,7 +40,7 @@ def fast(tmp_path: Path) -> Iterator[Path]:
 async def live(fast: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What a process that was killed leaves behind: a small file, and a write-ahead log of several batches."""
     monkeypatch.setattr(files, "PAGE_BYTES", 512)
-    monkeypatch.setattr(files, "_sync", lambda path: None)
+    monkeypatch.setattr(files, "sync", lambda path: None)
     store = FileStore(fast)
     log = store.log()
     await log.open()

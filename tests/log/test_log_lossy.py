@@ -42,7 +42,7 @@ def coordinator(directory: Path) -> Log:
 def resource(directory: Path) -> Any:
     """The log in a service's own file; its author made the directory, and synced it."""
     (directory / "srv").mkdir(exist_ok=True)
-    files._sync(directory)
+    files.sync(directory)
     made = SqliteResource(directory / "srv" / "bank.db", schema="CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL)")
     made.bind("bank", Operations())
     return made
@@ -125,8 +125,8 @@ async def test_a_disk_that_lies_costs_the_end_or_the_start_but_makes_no_hole(tmp
 
 def _without(sync_of: Callable[[Path], bool]) -> Callable[[pytest.MonkeyPatch], None]:
     def change(monkeypatch: pytest.MonkeyPatch) -> None:
-        real = files._sync
-        monkeypatch.setattr(files, "_sync", lambda path: None if sync_of(path) else real(path))
+        real = files.sync
+        monkeypatch.setattr(files, "sync", lambda path: None if sync_of(path) else real(path))
 
     return change
 
