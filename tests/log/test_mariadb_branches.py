@@ -17,6 +17,7 @@ def test_an_id_has_the_transaction_the_participant_and_the_database() -> None:
     assert (xid.transaction, xid.branch, xid.participant) == (TRANSACTION.encode(), b"payments/2@bank", "payments/2")
     assert xid.sql == f"X'{TRANSACTION.encode().hex()}',X'{b'payments/2@bank'.hex()}',{branches.FORMAT_ID}"
     assert branches.names([xid], "payments/2", "bank") == [name]
+    assert branches.branch_of(xid, "bank") == name
 
 
 def test_those_of_others_are_not_listed() -> None:
@@ -25,6 +26,7 @@ def test_those_of_others_are_not_listed() -> None:
               branches.xid_of(branches.branch_name("pay", TRANSACTION), "bank2")]  # fmt: skip
     assert branches.names([*others, xid], "pay", "bank") == [branches.branch_name("pay", TRANSACTION)]
     assert others[0].participant == ""
+    assert [branches.branch_of(one, "bank") for one in (others[0], others[2])] == ["", ""], "another's, of another database"
 
 
 def test_what_is_too_long_is_there_as_its_digest() -> None:
