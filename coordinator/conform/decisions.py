@@ -7,6 +7,8 @@ from coordinator.conform.peer import ABORT, COMMIT, NO, YES, Peer, told
 from troth.v1 import participant_pb2
 
 UNSPECIFIED = participant_pb2.DECISION_KIND_UNSPECIFIED
+ASKS_WITHIN_SECONDS = 30.0
+"""How long who is in doubt may wait before it asks once more: the cap of protos/README.md. The first time it asks sooner."""
 
 
 @case("commit.prepared")
@@ -148,8 +150,8 @@ async def asks(peer: Peer) -> None:
     """A branch in doubt asks now and then, and draws no conclusion from silence."""
     branch = peer.branch()
     await branch.prepared()
-    for _ in range(2):
-        inquiry = await peer.heard("inquiries", branch.transaction_id)
+    for patience_seconds in (peer.patience_seconds, max(peer.patience_seconds, ASKS_WITHIN_SECONDS)):
+        inquiry = await peer.heard("inquiries", branch.transaction_id, patience_seconds)
         expect(inquiry.state == participant_pb2.BRANCH_STATE_PREPARED, f"the question says state {inquiry.state}")
         expect(inquiry.order == branch.order, f"the question says order {inquiry.order}, not {branch.order}")
     await branch.settled("PREPARED")

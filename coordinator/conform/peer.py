@@ -317,15 +317,16 @@ class Peer:
         """What was said of a transaction and not asked for yet."""
         return self._heard.setdefault((name, transaction_id), deque())
 
-    async def heard(self, name: str, transaction_id: str) -> Any:
-        """The next message of a kind about a transaction. Raises `Broken` when none comes, or the stream ends."""
+    async def heard(self, name: str, transaction_id: str, patience_seconds: float | None = None) -> Any:
+        """The next message of a kind about a transaction. Raises `Broken` when none comes in time, or the stream ends."""
         queue = self.said(name, transaction_id)
+        patience_seconds = patience_seconds or self.patience_seconds
         try:
-            async with asyncio.timeout(self.patience_seconds):
+            async with asyncio.timeout(patience_seconds):
                 while not queue:
                     await self._take(await self.stream.read())
         except TimeoutError:
-            raise Broken(f"none of the {name} about the branch came within {self.patience_seconds:g} s") from None
+            raise Broken(f"none of the {name} about the branch came within {patience_seconds:g} s") from None
         return queue.popleft()
 
     async def answered(self, call: asyncio.Task[Answer]) -> Answer:

@@ -79,10 +79,12 @@ class Voter:
             incarnation=1, nonce="0badcafe",
         )  # fmt: skip
         self._frames: queue.Queue[participant_pb2.SessionRequest] = queue.Queue()
-        self._frames.put(participant_pb2.SessionRequest(hello=hello))
+        # With nothing to report that is said with Hello: whoever is welcomed then can be asked to vote at once.
+        self._frames.put(participant_pb2.SessionRequest(hello=hello, reports_complete=not reports))
         self._call = participant_pb2_grpc.ParticipantServiceStub(channel).Session(iter(self._frames.get, None))
         assert next(self._call).HasField("welcome")
-        self._frames.put(participant_pb2.SessionRequest(reports=reports, reports_complete=True))
+        if reports:
+            self._frames.put(participant_pb2.SessionRequest(reports=reports, reports_complete=True))
         threading.Thread(target=self._serve, args=(self._call,), daemon=True).start()
 
     def _serve(self, call: Any) -> None:
