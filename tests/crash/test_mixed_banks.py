@@ -31,10 +31,10 @@ from troth.errors import Aborted, OutcomeUnknown, RequestError
 from troth.log import mariadb_store, postgres_store
 
 SERVICE = str(Path(__file__).with_name("mixed_service.py"))
-TRANSFERS, CALLERS = 300, 12
+TRANSFERS, CALLERS = 500, 12
 PROBES = 1_000_000
 """Numbers of transfers that only ask whether all banks answer begin here."""
-SECONDS = 120.0
+SECONDS = 180.0
 TABLES = ("CREATE TABLE account (number int PRIMARY KEY, balance int NOT NULL)", "CREATE TABLE transfer (number int PRIMARY KEY)")
 BANKS = ("north", "south", "east")
 
