@@ -7,6 +7,7 @@ from typing import Any
 
 import asyncpg
 import psycopg
+import sqlalchemy
 
 from participant_sdk.registry import Registry
 from participant_sdk.resources.contract import Resource
@@ -117,6 +118,12 @@ def asyncpg_pool(database: Database, **options: Any) -> Any:
     """A pool of a service, not opened."""
     where = {"host": str(database.server.directory), "user": "troth", "database": database.name}
     return asyncpg.create_pool(**{"min_size": 0, "max_size": 6, **where, **options})
+
+
+def url(database: Database, driver: str = "psycopg") -> sqlalchemy.URL:
+    """Of an engine."""
+    query = {"host": str(database.server.directory)}
+    return sqlalchemy.URL.create(f"postgresql+{driver}", username="troth", database=database.name, query=query)
 
 
 class PostgresWorkbench:

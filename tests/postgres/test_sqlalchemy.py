@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from pg_bench import LIMITS, Database, PostgresWorkbench
+from pg_bench import LIMITS, Database, PostgresWorkbench, url
 from sqlalchemy import ForeignKey, Identity, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, selectinload
@@ -50,15 +50,9 @@ class Item(Base):
 ASYNC, BLOCKING = session_operations(Item)
 
 
-def url(database: Database) -> sqlalchemy.URL:
-    return sqlalchemy.URL.create(
-        "postgresql+psycopg", username="troth", database=database.name, query={"host": str(database.server.directory)}
-    )
-
-
-@pytest.fixture
-async def engine(database: Database) -> AsyncIterator[AsyncEngine]:
-    engine = create_async_engine(url(database), pool_size=4, max_overflow=4)
+@pytest.fixture(params=["psycopg", "asyncpg"])
+async def engine(request: pytest.FixtureRequest, database: Database) -> AsyncIterator[AsyncEngine]:
+    engine = create_async_engine(url(database, request.param), pool_size=4, max_overflow=4)
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     yield engine
@@ -172,8 +166,9 @@ async def test_what_is_left_to_flush_is_checked_before_the_vote(database: Databa
     await bench.resource.close()
 
 
-async def test_an_engine_without_a_free_connection_is_overload(database: Database) -> None:
-    engine = create_async_engine(url(database), pool_size=2, max_overflow=0, pool_timeout=30)
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+async def test_an_engine_without_a_free_connection_is_overload(database: Database, driver: str) -> None:
+    engine = create_async_engine(url(database, driver), pool_size=2, max_overflow=0, pool_timeout=30)
     limits = PostgresLimits(connect_wait_seconds=0.2)
     bench = Bench(PostgresWorkbench(database, ASYNC, lambda dsn: Postgres(engine=engine, limits=limits)))
     await bench.open()
@@ -189,7 +184,7 @@ async def test_an_engine_without_a_free_connection_is_overload(database: Databas
 
 def test_the_wrong_engine_or_style_is_refused_at_once(database: Database) -> None:
     engine = sqlalchemy.create_engine(url(database))
-    for wrong in (5, sqlalchemy.create_engine("sqlite://")):
+    for wrong in (5, sqlalchemy.create_engine("sqlite://"), sqlalchemy.create_engine(url(database, "asyncpg"))):
         with pytest.raises(ConfigError):
             Postgres(engine=wrong)
     with pytest.raises(ConfigError, match="more than one of a database"):

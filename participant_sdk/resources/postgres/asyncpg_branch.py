@@ -14,10 +14,13 @@ from participant_sdk.border import Raised
 from participant_sdk.registry import BoundOperation
 from participant_sdk.resources.postgres.asyncpg_driver import FAILED_TRANSACTION, Session
 from participant_sdk.resources.postgres.asyncpg_guard import AsyncpgGuard
-from participant_sdk.resources.postgres.sqlstates import is_lost
+from participant_sdk.resources.postgres.sqlstates import behind, is_lost
 from participant_sdk.resources.relational.branch import NotDone, RelationalBranch
 from troth.errors import Aborted, Reason, RequestError
 from troth.log.postgres_branches import MARK
+
+_LOST = (asyncpg.InterfaceError, OSError)
+"""What asyncpg raises, besides errors of the server, when its connection is gone."""
 
 
 class AsyncpgBranch(RelationalBranch):
@@ -40,7 +43,7 @@ class AsyncpgBranch(RelationalBranch):
         """See `RelationalBranch`. asyncpg does not tell a failed transaction from a good one: where a statement has failed, the
         server is asked."""
         result = await super().run(operation, executor)
-        if self._session.closed and isinstance(self.error, asyncpg.InterfaceError | OSError):
+        if self._session.closed and self.error is not None and any(isinstance(one, _LOST) for one in behind(self.error)):
             self.error = psycopg.OperationalError("the connection was lost")
             return Raised(self.error)
         if self.error is None and self._reader.doubtful:

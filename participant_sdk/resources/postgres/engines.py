@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -18,14 +18,25 @@ from participant_sdk.resources.postgres.sqlstates import database_error
 from participant_sdk.resources.relational import engines
 from participant_sdk.resources.relational.guard import BranchGuard
 
+_PSYCOPG = (("postgresql", "psycopg"), ("postgresql", "psycopg_async"))
+_ASYNCPG = (("postgresql", "asyncpg"),)
+
 
 def engine_source(engine: Any, session: Callable[..., Any] | None) -> Source:
     """The source of an engine. Raises `ConfigError` for one that is none, or of another driver."""
-    engines.check_engine(engine, (("postgresql", "psycopg"), ("postgresql", "psycopg_async")), "postgresql+psycopg://...")
-    return AsyncEngineSource(engine, session) if isinstance(engine, AsyncEngine) else EngineSource(engine, session)
+    drivers = _PSYCOPG + _ASYNCPG if isinstance(engine, AsyncEngine) else _PSYCOPG
+    engines.check_engine(engine, drivers, "postgresql+psycopg://... (with create_async_engine also for postgresql+asyncpg://...)")
+    if not isinstance(engine, AsyncEngine):
+        return EngineSource(engine, session)
+    if engine.dialect.driver != "asyncpg":
+        return AsyncEngineSource(engine, session)
+    from participant_sdk.resources.postgres.asyncpg_engine import AsyncpgEngineSource
+
+    asyncpg_source: Any = AsyncpgEngineSource(engine, session)
+    return cast(Source, asyncpg_source)
 
 
-async def _driver_errors(connecting: Awaitable[Any]) -> Any:
+async def driver_errors(connecting: Awaitable[Any]) -> Any:
     """A connection, or psycopg's own error."""
     try:
         return await connecting
@@ -39,7 +50,7 @@ class AsyncEngineSource(engines.AsyncEngineSource):
     """See `engines.AsyncEngineSource`."""
 
     async def _translated(self, connecting: Awaitable[Any]) -> Any:
-        return await _driver_errors(connecting)
+        return await driver_errors(connecting)
 
     def _working(self, raw: Any) -> Working:
         working: Working = raw
@@ -63,7 +74,7 @@ class EngineSource(engines.EngineSource):
     """See `engines.EngineSource`."""
 
     async def _translated(self, connecting: Awaitable[Any]) -> Any:
-        return await _driver_errors(connecting)
+        return await driver_errors(connecting)
 
     def _working(self, raw: Any) -> Working:
         return twin(psycopg.AsyncConnection, raw)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 import sys
+from collections.abc import Iterator
 
 import psycopg
 
@@ -33,20 +34,26 @@ _log = get_logger("participant_sdk.postgres")
 
 def database_error(error: BaseException) -> psycopg.Error | None:
     """The driver's error behind what an operation raised: itself, or what SQLAlchemy or the author wrapped around it."""
-    seen: BaseException | None = error
-    for _ in range(10):
-        if isinstance(seen, psycopg.Error):
-            return seen
-        if (told := _of_asyncpg(seen)) is not None:
+    for one in behind(error):
+        if isinstance(one, psycopg.Error):
+            return one
+        if (told := _of_asyncpg(one)) is not None:
             return told
-        if seen is None:
-            return None
-        inner = getattr(seen, "orig", None)
-        seen = inner if isinstance(inner, BaseException) else seen.__cause__
     return None
 
 
-def _of_asyncpg(error: BaseException | None) -> psycopg.Error | None:
+def behind(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what SQLAlchemy or an author has wrapped into it, one after the other."""
+    seen: BaseException | None = error
+    for _ in range(10):
+        if seen is None:
+            return
+        yield seen
+        inner = getattr(seen, "orig", None)
+        seen = inner if isinstance(inner, BaseException) else seen.__cause__
+
+
+def _of_asyncpg(error: BaseException) -> psycopg.Error | None:
     asyncpg = sys.modules.get("asyncpg")
     if asyncpg is None or not isinstance(error, asyncpg.PostgresError):
         return None
