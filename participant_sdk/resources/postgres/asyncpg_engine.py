@@ -18,8 +18,8 @@ from participant_sdk.resources.relational.pool import Pool
 
 
 class AsyncpgEngineSource(engines.AsyncEngineSource):
-    """See `engines.AsyncEngineSource`. The adapter that SQLAlchemy has on a connection is in autocommit mode while a branch has it, and
-    begins nothing: the branch's statements go past it, on asyncpg's connection."""
+    """See `engines.AsyncEngineSource`. While a branch has a connection, SQLAlchemy's adapter of it is in autocommit mode and begins
+    nothing: the branch's own statements go past it."""
 
     kinds = (AsyncpgBranch, AsyncpgFinishers)
     """See `AsyncpgSource`."""
@@ -36,7 +36,7 @@ class AsyncpgEngineSource(engines.AsyncEngineSource):
     def work(self, operation: engines.Operation, connection: Session, guard: AsyncpgGuard) -> engines.Operation:  # type: ignore[override]
         """See `Source`."""
         with_session = super().work(operation, connection, guard)
-        lent = self._lent[id(connection)]
+        lent, _ = self._lent[id(connection)]
 
         async def work(given: Any) -> Any:
             adapter = (await lent.get_raw_connection()).dbapi_connection

@@ -34,6 +34,14 @@ class Guard(BranchGuard):
         """See `BranchGuard`."""
         return self._connection is not None and self._connection.pgconn.transaction_status == TransactionStatus.INERROR
 
+    def harmless(self, name: str) -> bool:
+        """See `BranchGuard`. Whoever finds a connection lost closes it, and SQLAlchemy one whose statement was given up: that is
+        done when the branch ends."""
+        return super().harmless(name) or (name == "close" and (self._closed() or self.failed()))
+
+    def _closed(self) -> bool:
+        return self._connection is not None and self._connection.closed
+
     def check(self, query: Any, connection: Any) -> None:
         """Raise `RequestError` (FORBIDDEN_SQL) for a statement that an operation may not send."""
         text = _text(query, connection)

@@ -13,12 +13,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from participant_sdk.resources.relational.guard import BranchGuard
-from troth.errors import ConfigError
+from troth.errors import Aborted, ConfigError, Reason
 
 Operation = Callable[[Any], Any]
 
@@ -29,6 +29,25 @@ def check_engine(engine: Any, drivers: tuple[tuple[str, str], ...], wanted: str)
         raise ConfigError(f"engine is a {type(engine).__name__}, and no SQLAlchemy engine")
     if (engine.dialect.name, engine.dialect.driver) not in drivers:
         raise ConfigError(f"the engine is {engine.dialect.name}+{engine.dialect.driver}", hint=f"Make it for {wanted}.")
+
+
+def kept(lent: Connection) -> Any:
+    """The driver's connection of SQLAlchemy's, which keeps it from now on. Where one is lost, SQLAlchemy would connect anew as soon
+    as its user has rolled back, and what he did there would be outside of the branch."""
+    driver = lent.connection.driver_connection
+
+    def check(connection: Connection, *_: Any) -> None:
+        if not has(connection, driver):
+            raise Aborted(Reason.PARTICIPANT_AWAY, "the connection was lost, and the branch with it")
+
+    event.listen(lent, "before_cursor_execute", check)
+    return driver
+
+
+def has(lent: Connection, driver: Any) -> bool:
+    """Whether SQLAlchemy's connection has the driver's still, and has neither given it up (a statement was cancelled, say) nor got
+    another one instead."""
+    return not lent.closed and not lent.invalidated and lent.connection.driver_connection is driver
 
 
 class OfService:
@@ -48,7 +67,7 @@ class Lending(OfService, ABC):
 
     def __init__(self) -> None:
         self._lent: dict[int, Any] = {}
-        """SQLAlchemy's connections, by the identity of what a branch has."""
+        """SQLAlchemy's connections and the driver's, by the identity of what a branch has."""
 
     # ---- what each server does in its own words
 
@@ -73,8 +92,9 @@ class AsyncEngineSource(Lending):
     async def take(self, wait_seconds: float) -> Any:
         """See `Source`."""
         lent = await self._translated(asyncio.wait_for(self._autocommit(), wait_seconds))
-        working = self._working((await lent.get_raw_connection()).driver_connection)
-        self._lent[id(working)] = lent
+        driver = kept(lent.sync_connection)
+        working = self._working(driver)
+        self._lent[id(working)] = lent, driver
         return working
 
     async def _autocommit(self) -> Any:
@@ -83,8 +103,10 @@ class AsyncEngineSource(Lending):
 
     async def give(self, connection: Any) -> None:
         """See `Source`."""
-        lent = self._lent.pop(id(connection))
-        if connection.closed:
+        lent, driver = self._lent.pop(id(connection))
+        if not has(lent.sync_connection, driver):
+            await connection.close()
+        elif connection.closed:
             await lent.invalidate()
         await lent.close()
 
@@ -103,7 +125,7 @@ class AsyncEngineSource(Lending):
         """See `Source`."""
 
         async def work(_: Any) -> Any:
-            session = self._session(bind=self._lent[id(connection)])
+            session = self._session(bind=self._lent[id(connection)][0])
             try:
                 value = await operation(session)
                 await session.flush()
@@ -127,8 +149,9 @@ class EngineSource(Lending):
     async def take(self, wait_seconds: float) -> Any:
         """See `Source`."""
         lent = await self._translated(self._connected(wait_seconds))
-        working = self._working(lent.connection.driver_connection)
-        self._lent[id(working)] = lent
+        driver = kept(lent)
+        working = self._working(driver)
+        self._lent[id(working)] = lent, driver
         return working
 
     async def _connected(self, wait_seconds: float) -> Any:
@@ -144,8 +167,10 @@ class EngineSource(Lending):
 
     async def give(self, connection: Any) -> None:
         """See `Source`."""
-        lent = self._lent.pop(id(connection))
-        if connection.closed:
+        lent, driver = self._lent.pop(id(connection))
+        if not has(lent, driver):
+            await connection.close()
+        elif connection.closed:
             await asyncio.to_thread(lent.invalidate)
         await asyncio.to_thread(lent.close)
 
@@ -162,7 +187,7 @@ class EngineSource(Lending):
 
     def work(self, operation: Operation, connection: Any, guard: BranchGuard) -> Operation:
         """See `Source`."""
-        lent = self._lent[id(connection)]
+        lent, _ = self._lent[id(connection)]
 
         def work(given: Any) -> Any:
             with self._guarded(guard, lent.connection.driver_connection, given):

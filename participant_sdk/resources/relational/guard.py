@@ -47,15 +47,19 @@ class BranchGuard(ABC):
         """What stands in for a method that an operation must not call."""
 
         def refuse(*arguments: Any, **options: Any) -> Any:
-            if self.over or (name == "rollback" and self.failed()):
+            if self.over or self.harmless(name):
                 return _nothing() if asynchronous else None
             raise self.deny(f"{name}() in a transaction of the coordinator: {why}")
 
         return refuse
 
+    def harmless(self, name: str) -> bool:
+        """Whether a method may be called, and does nothing: libraries clean up after an error, and raise that."""
+        return name == "rollback" and self.failed()
+
     @abstractmethod
     def failed(self) -> bool:
-        """Whether nothing is left of the transaction, so that libraries may roll back, and raise the error."""
+        """Whether nothing is left of the transaction, so that libraries may roll back."""
 
     @abstractmethod
     def on(self, connection: Any) -> AbstractContextManager[None]:
