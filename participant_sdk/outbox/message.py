@@ -66,8 +66,7 @@ def put(db: Any, topic: str, body: bytes | str, *, key: str | None = None) -> An
 def _executed(db: Any, statement: str, parameters: tuple[Any, ...]) -> Any:
     """The first value of its row, in the way of whatever `db` is."""
     if hasattr(db, "copy_records_to_table"):  # asyncpg
-        numbers = itertools.count(1)
-        return db.fetchval(re.sub("%s", lambda _: f"${next(numbers)}", statement), *parameters)
+        return db.fetchval(_numbered(statement), *parameters)
     if hasattr(db, "pgconn"):  # psycopg
         cursor = db.execute(statement, parameters)
         return _awaited(cursor) if hasattr(cursor, "__await__") else cursor.fetchone()[0]
@@ -81,9 +80,17 @@ def _executed(db: Any, statement: str, parameters: tuple[Any, ...]) -> Any:
     return connection.exec_driver_sql(statement, parameters).scalar_one()
 
 
+def _numbered(statement: str) -> str:
+    """With parameters as asyncpg has them."""
+    numbers = itertools.count(1)
+    return re.sub("%s", lambda _: f"${next(numbers)}", statement)
+
+
 async def _awaited(executing: Any) -> Any:
     return (await (await executing).fetchone())[0]
 
 
 async def _of_session(connecting: Any, statement: str, parameters: tuple[Any, ...]) -> Any:
-    return (await (await connecting).exec_driver_sql(statement, parameters)).scalar_one()
+    connection = await connecting
+    text = _numbered(statement) if connection.dialect.driver == "asyncpg" else statement
+    return (await connection.exec_driver_sql(text, parameters)).scalar_one()

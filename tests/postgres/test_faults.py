@@ -10,7 +10,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from pg_bench import ASYNC, ASYNCPG, LIMITS, PUT, Database, PostgresWorkbench, asyncpg_pool, from_dsn
+from pg_bench import ASYNC, LIMITS, PUT, Database, PostgresWorkbench, from_dsn
+from pg_drivers import DRIVERS, bench_with
 
 from participant_sdk.registry import Registry
 from participant_sdk.resources.contract import Begun, BranchOutcome, Broken, Done, Known, Refused, Unreachable
@@ -33,22 +34,13 @@ def bench_of(database: Database) -> Bench:
     return Bench(PostgresWorkbench(database, ASYNC, from_dsn))
 
 
-async def with_driver(driver: str, database: Database) -> AsyncIterator[Bench]:
-    """On connections of either driver. What finishes branches beside it is psycopg's."""
-    limits = PostgresLimits(connections_max=2, connect_wait_seconds=0.3, lock_wait_seconds=0.5)
-    pool: Any = None if driver == "psycopg" else await asyncpg_pool(database, max_size=2)
-    operations = ASYNC if pool is None else ASYNCPG
-    bench = Bench(PostgresWorkbench(database, operations, lambda dsn: Postgres(pool or dsn, limits=limits)))
-    await bench.open()
-    yield bench
-    await bench.resource.close()
-    if pool is not None:
-        await asyncio.wait_for(pool.close(), 10)
+FEW = PostgresLimits(connections_max=2, connect_wait_seconds=0.3, lock_wait_seconds=0.5)
 
 
-@pytest.fixture(params=["psycopg", "asyncpg"])
+@pytest.fixture(params=DRIVERS)
 async def bench(request: pytest.FixtureRequest, database: Database) -> AsyncIterator[Bench]:
-    async for bench in with_driver(request.param, database):
+    """What finishes branches beside it is psycopg's."""
+    async with bench_with(request.param, database, FEW) as bench:
         yield bench
 
 
@@ -198,9 +190,9 @@ async def own(breakable: PostgresServer) -> Database:
     return own
 
 
-@pytest.fixture(params=["psycopg", "asyncpg"])
+@pytest.fixture(params=DRIVERS)
 async def bench_on_own(request: pytest.FixtureRequest, own: Database) -> AsyncIterator[Bench]:
-    async for bench in with_driver(request.param, own):
+    async with bench_with(request.param, own, FEW) as bench:
         yield bench
 
 

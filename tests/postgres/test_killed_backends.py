@@ -12,10 +12,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from pg_bench import ASYNC, ASYNCPG, LIMITS, Database, PostgresWorkbench, asyncpg_pool, from_dsn
+from pg_bench import LIMITS, Database
+from pg_drivers import DRIVERS, bench_with
 
 from participant_sdk.resources.contract import Done, Refused, Unreachable
-from participant_sdk.resources.postgres import Postgres
 from participant_sdk.testing.contract import LONGER, Bench
 from participant_sdk.testing.postgres import PostgresServer
 from tests.relational import until
@@ -60,20 +60,10 @@ async def waits(database: Database, wait: bool) -> None:
         await until(told)
 
 
-@pytest.fixture(params=["psycopg", "asyncpg"])
+@pytest.fixture(params=DRIVERS)
 async def bench(request: pytest.FixtureRequest, primary: Database) -> AsyncIterator[Bench]:
-    pool: Any = None
-    if request.param == "psycopg":
-        workbench = PostgresWorkbench(primary, ASYNC, from_dsn)
-    else:
-        pool = await asyncpg_pool(primary)
-        workbench = PostgresWorkbench(primary, ASYNCPG, lambda dsn: Postgres(pool, limits=LIMITS))
-    bench = Bench(workbench)
-    await bench.open()
-    yield bench
-    await bench.resource.close()
-    if pool is not None:
-        await asyncio.wait_for(pool.close(), 10)
+    async with bench_with(request.param, primary, LIMITS) as bench:
+        yield bench
 
 
 async def waiting(database: Database, statement: str) -> list[Any]:

@@ -19,10 +19,10 @@ from participant_sdk.resources.postgres.asyncpg_driver import FAILED_TRANSACTION
 from participant_sdk.resources.postgres.asyncpg_guard import AsyncpgGuard
 from participant_sdk.resources.postgres.sqlstates import database_error
 from participant_sdk.resources.relational.guard import ENDS, LEAKS
-from troth.errors import Aborted, Reason
 
 _ENDS = ("commit", "close")
-_SETTINGS = ("isolation_level", "readonly", "deferrable")
+_SETTINGS = {"isolation_level": "set_isolation_level", "readonly": "set_read_only", "deferrable": "set_deferrable"}
+"""And what psycopg calls it to change them."""
 _guards: dict[int, AsyncpgGuard] = {}
 """By the identity of the adapters that sessions have now."""
 
@@ -30,7 +30,7 @@ _guards: dict[int, AsyncpgGuard] = {}
 @contextmanager
 def guarded(adapter: Any, guard: AsyncpgGuard) -> Iterator[None]:
     """Guard an adapter for the time of the block; the connection behind it is guarded already."""
-    kind = type(adapter)
+    kind: Any = type(adapter)
     _guards[id(adapter)], adapter.__class__ = guard, _guarded(kind)
     try:
         yield
@@ -45,7 +45,7 @@ def _guarded(kind: Any) -> Any:
     methods: dict[str, Any] = {"__slots__": (), "__module__": kind.__module__}
     methods.update(cursor=_cursor(kind), rollback=_rollback, terminate=_terminate)
     methods.update({name: _refused(name, ENDS) for name in _ENDS}, set_isolation_level=_refused("set_isolation_level", LEAKS))
-    methods.update({name: _fixed(kind, name) for name in _SETTINGS})
+    methods.update({name: _fixed(kind, name, told) for name, told in _SETTINGS.items()})
     return type(kind)(kind.__name__, (kind,), methods)
 
 
@@ -56,12 +56,12 @@ def _refused(name: str, why: str) -> Callable[..., Any]:
     return call
 
 
-def _fixed(kind: Any, name: str) -> property:
+def _fixed(kind: Any, name: str, told: str) -> property:
     """A setting that is only read."""
     slot = getattr(kind, name)
 
     def refuse(self: Any, value: Any) -> None:
-        _refused(name, LEAKS)(self)
+        _refused(told, LEAKS)(self)
 
     return property(lambda self: slot.__get__(self, kind), refuse)
 
@@ -88,18 +88,21 @@ def _failed(adapter: Any) -> bool:
 
 
 def _terminate(self: Any) -> None:
-    """SQLAlchemy calls it when a connection is lost, when a statement is given up, and when it is told to `invalidate()`."""
+    """SQLAlchemy calls it when a connection is lost, when a statement was given up, and when it is told to `invalidate()`."""
     guard, connection = _guards[id(self)], self.driver_connection
-    if not connection.is_closed():
-        told = "the connection was closed: a statement was given up, or the connection invalidated"
-        guard.fatal = guard.fatal or Aborted(Reason.OPERATION_FAILED, told)
+    if connection.is_closed():
+        return
+    if not guard.doubtful:
+        guard.method("close", ENDS, asynchronous=False)()
+    guard.given_up = True
     asyncpg.Connection.terminate(connection)
 
 
 def _cursor(kind: Any) -> Callable[..., Any]:
     def cursor(self: Any, *arguments: Any, **options: Any) -> Any:
         made = kind.cursor(self, *arguments, **options)
-        made.__class__ = _reading(type(made))
+        base: Any = type(made)
+        made.__class__ = _reading(base)
         return made
 
     return cursor

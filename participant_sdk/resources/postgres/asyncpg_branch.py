@@ -43,7 +43,7 @@ class AsyncpgBranch(RelationalBranch):
         """See `RelationalBranch`. asyncpg does not tell a failed transaction from a good one: where a statement has failed, the
         server is asked."""
         result = await super().run(operation, executor)
-        if self._session.closed and self.error is not None and any(isinstance(one, _LOST) for one in behind(self.error)):
+        if self._lost_by(self.error):
             self.error = psycopg.OperationalError("the connection was lost")
             return Raised(self.error)
         if self.error is None and self._reader.doubtful:
@@ -51,14 +51,24 @@ class AsyncpgBranch(RelationalBranch):
             self._reader.doubtful = False
         return result if self.error is None else Raised(self.error)
 
+    def _lost_by(self, error: BaseException | None) -> bool:
+        """Whether an error says, in whatever words of asyncpg's, that the connection is lost."""
+        if error is None or not self._session.closed or self._reader.given_up:
+            return False
+        return any(isinstance(one, _LOST) for one in behind(error))
+
     async def _failed(self, operation: str) -> BaseException | None:
         try:
             await self._session.tag("SELECT 1")
         except psycopg.Error as error:
             if error.sqlstate != FAILED_TRANSACTION:
                 return error
-            return Aborted(Reason.OPERATION_FAILED, f"{operation} went on after a statement had failed: use a savepoint")
+            return self._went_on(operation)
         return None
+
+    @staticmethod
+    def _went_on(operation: str) -> Aborted:
+        return Aborted(Reason.OPERATION_FAILED, f"{operation} went on after a statement had failed: use a savepoint")
 
     def _given(self, *, blocking: bool) -> Any:
         assert not blocking, "asyncpg does not block"
@@ -76,6 +86,8 @@ class AsyncpgBranch(RelationalBranch):
 
     def _broken(self, operation: str) -> BaseException | None:
         """What is wrong with a transaction whose operation raised nothing, as far as asyncpg knows."""
+        if self._session.closed and self._reader.given_up:
+            return self._went_on(operation)
         if self._session.closed:
             return psycopg.OperationalError("the connection was lost")
         if not self._session.in_transaction:

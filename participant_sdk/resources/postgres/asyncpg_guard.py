@@ -35,6 +35,9 @@ class AsyncpgGuard(BranchGuard):
         self.doubtful = False
         """Whether a statement has failed: then the transaction may have, unless a savepoint kept it."""
 
+        self.given_up = False
+        """Whether the connection was closed because a statement has failed."""
+
     def failed(self) -> bool:
         """See `BranchGuard`. Only what rolls back by itself asks, and asyncpg's connection has no `rollback`."""
         return False

@@ -50,9 +50,9 @@ class Postgres(RelationalResource):
 
     `database`   a connection string of libpq, or the service's own pool: a `psycopg_pool.AsyncConnectionPool` or `ConnectionPool`,
                  or an `asyncpg.Pool`, or a function (`async` or not) that gives one when the participant starts
-    `engine`     instead of it: a SQLAlchemy `AsyncEngine` (`postgresql+psycopg` or `postgresql+asyncpg`) or `Engine` (`postgresql+psycopg`);
-                 then operations get an `AsyncSession` or a `Session` that is bound to the branch (`async def` on the one, plain
-                 `def` on the other)
+    `engine`     instead of it: a SQLAlchemy `AsyncEngine` on `postgresql+psycopg` or `+asyncpg`, or an `Engine` on the first; then
+                 operations get an `AsyncSession` or a `Session` that is bound to the branch (`async def` on the one, plain `def` on
+                 the other)
     `session`    makes these: a class, or an `async_sessionmaker` or `sessionmaker`
     `django`     instead of both: the name of a database in Django's settings; then operations (plain `def`) get Django's connection
                  inside of `atomic`, and models use it
