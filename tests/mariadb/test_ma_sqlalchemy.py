@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import sqlalchemy
 from ma_bench import LIMITS, Database, MariadbWorkbench
 from sqlalchemy import ForeignKey, String, func, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, selectinload
 
@@ -18,7 +19,7 @@ from participant_sdk.resources.contract import Done, Performed, Refused
 from participant_sdk.resources.mariadb import MariaDB, MariadbLimits
 from participant_sdk.testing.contract import FIRST, LONGER, Bench, ResourceContract, Workbench, operation
 from tests.relational import session_operations
-from troth.errors import ConfigError
+from troth.errors import ConfigError, RequestError
 from troth.v1 import record_pb2
 
 
@@ -139,6 +140,23 @@ async def schema_change(session: AsyncSession) -> None:
 async def test_what_ends_the_transaction_is_refused(database: Database, engine: AsyncEngine, function: Callable[..., Any]) -> None:
     answer, bench, branch = await performed(database, engine, function)
     assert isinstance(answer, Refused) and answer.cause.reason == "FORBIDDEN_SQL", answer
+    assert isinstance(await bench.resource.prepare(branch), Refused)
+    assert await bench.visible("x") is None
+    await bench.resource.close()
+
+
+async def test_sqlalchemy_does_not_connect_anew_outside_of_the_branch(database: Database, engine: AsyncEngine) -> None:
+    async def goes_on(session: AsyncSession) -> None:
+        database.sql(f"KILL {await session.scalar(text('SELECT CONNECTION_ID()'))}")
+        with contextlib.suppress(DBAPIError):
+            await session.execute(text("SELECT 1"))
+        with contextlib.suppress(RequestError):
+            await session.rollback()
+        session.add(Item(name="x", value=1))
+        await session.commit()
+
+    answer, bench, branch = await performed(database, engine, goes_on)
+    assert isinstance(answer, Refused) and answer.cause.reason == "PARTICIPANT_AWAY" and answer.cause.retryable, answer
     assert isinstance(await bench.resource.prepare(branch), Refused)
     assert await bench.visible("x") is None
     await bench.resource.close()

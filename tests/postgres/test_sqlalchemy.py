@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 import sqlalchemy
 from pg_bench import LIMITS, Database, PostgresWorkbench, url
 from sqlalchemy import ForeignKey, Identity, func, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, selectinload
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, selectinload
 
 from participant_sdk.registry import Registry
 from participant_sdk.resources.contract import Done, Performed, Refused
@@ -155,6 +157,28 @@ async def test_sessions_cannot_end_the_transaction(database: Database, engine: A
         assert await ASYNC["get"](session, name="b") == 2
         await session.rollback()
     await bench.resource.close()
+
+
+async def test_sqlalchemy_does_not_connect_anew_outside_of_the_branch(database: Database) -> None:
+    """In a thread; of sessions that are asynchronous see `test_asyncpg_engine.py`."""
+
+    def goes_on(session: Session) -> None:
+        with contextlib.suppress(DBAPIError):
+            session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        session.rollback()
+        session.add(Item(name="a", value=1))
+        session.commit()
+
+    engine = sqlalchemy.create_engine(url(database))
+    bench = Bench(PostgresWorkbench(database, {"it": goes_on}, lambda dsn: Postgres(engine=engine, limits=LIMITS)))
+    await bench.open()
+    branch = await bench.begin()
+    refused = await bench.resource.execute(branch, operation("it"))
+    assert isinstance(refused, Refused) and refused.cause.reason == "PARTICIPANT_AWAY" and refused.cause.retryable, refused
+    assert isinstance(await bench.resource.rollback(branch, record_pb2.BranchWork()), Done)
+    assert await database.names() == []
+    await bench.resource.close()
+    engine.dispose()
 
 
 async def test_what_is_left_to_flush_is_checked_before_the_vote(database: Database, engine: AsyncEngine) -> None:

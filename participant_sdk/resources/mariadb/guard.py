@@ -33,6 +33,10 @@ class Guard(BranchGuard):
             self.fatal = self.fatal or self._last
         return self._last is not None
 
+    def harmless(self, name: str) -> bool:
+        """See `BranchGuard`. SQLAlchemy closes what is lost: that is done when the branch ends."""
+        return super().harmless(name) or (name == "ensure_closed" and self.failed())
+
     def check(self, query: Any) -> None:
         """Raise `RequestError` (FORBIDDEN_SQL) for a statement that an operation may not send."""
         text = query.decode(errors="replace") if isinstance(query, bytes | bytearray) else str(query)
