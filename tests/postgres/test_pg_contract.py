@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from pg_bench import ASYNC, ASYNCPG, BLOCKING, LIMITS, Database, PostgresWorkbench, asyncpg_pool, from_dsn
+from pg_drivers import SESSIONS, disposed
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
@@ -86,3 +88,20 @@ class TestAsyncpgPooledByTransaction(ResourceContract):
         where = conninfo_to_dict(bouncer.dsn(database.name))
         async with asyncpg_pool(database, statement_cache_size=0, host=where["host"], port=where["port"]) as pool:
             yield PostgresWorkbench(database, ASYNCPG, lambda dsn: Postgres(pool, limits=LIMITS))
+
+
+class TestAsyncpgEnginePooledByTransaction(ResourceContract):
+    """The same with SQLAlchemy, which keeps no statements then, and gives those that it prepares a name that nobody else has."""
+
+    @pytest.fixture
+    async def workbench(self, database: Database, bouncer: PgBouncer) -> AsyncIterator[Workbench]:
+        where = conninfo_to_dict(bouncer.dsn(database.name))
+        options = {
+            "host": where["host"],
+            "port": where["port"],
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": lambda: f"s{uuid.uuid4()}",
+        }
+        async with disposed(database, connect_args=options) as engine:
+            yield PostgresWorkbench(database, SESSIONS, lambda dsn: Postgres(engine=engine, limits=LIMITS))

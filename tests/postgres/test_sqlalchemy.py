@@ -211,6 +211,10 @@ def test_the_wrong_engine_or_style_is_refused_at_once(database: Database) -> Non
     for wrong in (5, sqlalchemy.create_engine("sqlite://"), sqlalchemy.create_engine(url(database, "asyncpg"))):
         with pytest.raises(ConfigError):
             Postgres(engine=wrong)
+    silent = sqlalchemy.create_engine(url(database))
+    silent.dialect.skip_autocommit_rollback = True  # what the argument of this name does, in versions that have it
+    with pytest.raises(ConfigError, match="skip_autocommit_rollback"):
+        Postgres(engine=silent)
     with pytest.raises(ConfigError, match="more than one of a database"):
         Postgres("dbname=x", engine=engine)
     with pytest.raises(ConfigError, match="create_async_engine"):

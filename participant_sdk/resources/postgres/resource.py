@@ -15,6 +15,7 @@ database is in `resources/relational/`; here is how PostgreSQL says it:
     connections.py   where connections come from
     guard.py         what operations may not do; statements.py reads their SQL
     sqlstates.py     what the server's errors mean
+    engines.py       SQLAlchemy's engines
     asyncpg_*.py     the same with asyncpg instead of psycopg
     backends.py      which backend works for which branch
 """

@@ -24,11 +24,13 @@ Operation = Callable[[Any], Any]
 
 
 def check_engine(engine: Any, drivers: tuple[tuple[str, str], ...], wanted: str) -> None:
-    """Raise `ConfigError` for what is no engine, or one of another database or driver."""
+    """Raise `ConfigError` for what is no engine, or one of another database or driver, or one that says no `rollback()`."""
     if not isinstance(engine, Engine | AsyncEngine):
         raise ConfigError(f"engine is a {type(engine).__name__}, and no SQLAlchemy engine")
     if (engine.dialect.name, engine.dialect.driver) not in drivers:
         raise ConfigError(f"the engine is {engine.dialect.name}+{engine.dialect.driver}", hint=f"Make it for {wanted}.")
+    if getattr(engine.dialect, "skip_autocommit_rollback", False):  # from SQLAlchemy 2.0.43 on
+        raise ConfigError("the engine has skip_autocommit_rollback: rollback() of a session would do nothing, and say nothing")
 
 
 def kept(lent: Connection) -> Any:
