@@ -148,8 +148,9 @@ async def invalidates(session: AsyncSession) -> None:
 
 
 async def another_isolation(session: AsyncSession) -> None:
-    def sets(c: Connection) -> None:
-        c.dialect.set_isolation_level(c.connection.dbapi_connection, "SERIALIZABLE")  # type: ignore[arg-type]
+    def sets(connection: Connection) -> None:
+        adapter: Any = connection.connection.dbapi_connection
+        connection.dialect.set_isolation_level(adapter, "SERIALIZABLE")
 
     await (await session.connection()).run_sync(sets)
 
@@ -209,6 +210,24 @@ async def test_what_is_said_is_what_psycopg_says(database: Database, function: C
     assert (said.cause.reason, said.cause.retryable) == (expected.cause.reason, expected.cause.retryable)
     assert words(said) == words(expected)
     assert "secret" not in said.cause.message
+
+
+async def test_a_backend_that_is_killed_between_two_statements_is_a_lost_connection(database: Database) -> None:
+    """asyncpg has noticed before the second is sent, and says so without a word of the server's."""
+
+    async def goes_on(session: AsyncSession) -> None:
+        await database.sql(f"SELECT pg_terminate_backend({await session.scalar(text('SELECT pg_backend_pid()'))})")
+        raw = await (await session.connection()).get_raw_connection()
+
+        async def noticed() -> bool:
+            closed: bool = raw.driver_connection.is_closed()
+            return closed
+
+        await until(noticed)
+        await session.execute(text("SELECT 1"))
+
+    refused = await refusal(database, "asyncpg", goes_on)
+    assert refused.cause.reason == "PARTICIPANT_AWAY" and refused.cause.retryable
 
 
 @pytest.mark.parametrize("prepared", [SETTING, text("CREATE TABLE other (a int)"), text("COMMIT")], ids=str)

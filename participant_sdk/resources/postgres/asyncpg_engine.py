@@ -10,7 +10,6 @@ from participant_sdk.resources.postgres.asyncpg_adapter import guarded
 from participant_sdk.resources.postgres.asyncpg_branch import AsyncpgBranch
 from participant_sdk.resources.postgres.asyncpg_driver import RAISED, Session, driver_error
 from participant_sdk.resources.postgres.asyncpg_finishing import AsyncpgFinishers
-from participant_sdk.resources.postgres.asyncpg_guard import AsyncpgGuard
 from participant_sdk.resources.postgres.connections import FINISHERS_MAX
 from participant_sdk.resources.postgres.engines import driver_errors
 from participant_sdk.resources.relational import engines, finishing
@@ -33,7 +32,7 @@ class AsyncpgEngineSource(engines.AsyncEngineSource):
     def _working(self, raw: Any) -> Session:
         return Session(raw)
 
-    def work(self, operation: engines.Operation, connection: Session, guard: AsyncpgGuard) -> engines.Operation:  # type: ignore[override]
+    def work(self, operation: engines.Operation, connection: Session, guard: Any) -> engines.Operation:
         """See `Source`."""
         with_session = super().work(operation, connection, guard)
         lent, _ = self._lent[id(connection)]
