@@ -19,7 +19,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from participant_sdk import Participant
+from participant_sdk import Embedded, Participant, PostgresLog
 from participant_sdk.client import call
 from participant_sdk.outbox import put as leave
 from participant_sdk.resources.contract import Done, Performed, Refused, Unreachable
@@ -29,6 +29,7 @@ from participant_sdk.testing.contract import FIRST, LONGER, Bench, operation
 from participant_sdk.testing.postgres import PostgresServer
 from tests.relational import until
 from troth.errors import Aborted, Reason, Refuse, RequestError
+from troth.log.postgres_store import init
 from troth.v1 import record_pb2
 
 NOTHING = record_pb2.BranchWork()
@@ -416,6 +417,29 @@ async def test_a_transfer_in_handlers(cluster: Cluster, banks: tuple[Database, D
                 async with cluster["north"].branch() as session:
                     await add(session, name="a", amount=-5)
     assert await balances(banks) == [-8, 8]
+
+
+async def test_a_transfer_without_a_daemon(banks: tuple[Database, Database]) -> None:
+    """Slots of a service, whose logs are in the databases, share the engine."""
+    troth = Embedded(PostgresLog(banks[0].dsn))
+    async with contextlib.AsyncExitStack() as stack:
+        services = []
+        for name, bank in zip(("north", "south"), banks, strict=True):
+            await init(bank.dsn, "participant", (), branches=True)
+            resource = Postgres(engine=await stack.enter_async_context(disposed(bank)))
+            services.append(Participant(name, resource=resource, log=PostgresLog(bank.dsn), coordinator=troth))
+        await stack.enter_async_context(troth)
+        async with troth.transaction(timeout=5.0):
+            for service, amount in zip(services, (-5, 5), strict=True):
+                async with service.branch() as session:
+                    await add(session, name="a", amount=amount)
+        assert await balances(banks) == [-5, 5]
+        with pytest.raises(Refuse):
+            async with troth.transaction(timeout=5.0):
+                for service, amount in zip(reversed(services), (6, -6), strict=True):
+                    async with service.branch() as session:
+                        await add(session, name="a", amount=amount)
+    assert await balances(banks) == [-5, 5]
 
 
 async def test_a_block_may_not_end_the_transaction(cluster: Cluster, banks: tuple[Database, Database]) -> None:
