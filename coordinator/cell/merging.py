@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from coordinator.core.blocking import LISTED_MAX
 from coordinator.core.listing import ROWS_DEFAULT, ROWS_MAX, STRANDED_MAX, token_of
 from coordinator.history.entry import learn
 from coordinator.services.context import Common
@@ -122,6 +123,10 @@ def _participant(rows: Sequence[admin_pb2.ParticipantSummary]) -> admin_pb2.Part
     del newest.stranded[:]
     newest.stranded.extend(list(stranded)[:STRANDED_MAX])
     newest.stranded_total = max(len(stranded), *(row.stranded_total for row in rows))
+    blocking = sorted((one for row in rows for one in row.blocking), key=lambda one: one.since_ms)
+    del newest.blocking[:]
+    newest.blocking.extend(blocking[:LISTED_MAX])  # it asks the shard that began a transaction, and no other
+    newest.blocking_total = sum(row.blocking_total for row in rows)
     lacking = [name for row in rows for name in row.lacking]
     del newest.lacking[:]
     newest.lacking.extend(lacking[:STRANDED_MAX])

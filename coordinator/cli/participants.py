@@ -14,6 +14,7 @@ from coordinator.cli import render
 from coordinator.cli.asking import confirm
 from coordinator.cli.command import Group, coordinator_option, json_option, paging_options, tell_of_more, why_options
 from coordinator.cli.remote import connected, who_am_i
+from coordinator.core.words import blocks_words
 from troth.moments import utc
 from troth.v1 import admin_pb2
 
@@ -91,6 +92,10 @@ def _tell(p: admin_pb2.ParticipantSummary) -> None:
             f"cannot be listed: if its copy is older than that, compare by hand; then: "
             f"troth participants accept-loss {p.participant} --why ..."
         )
+    for told in p.blocking:
+        render.say(f"{p.participant} is in doubt about {told.transaction_id}: {blocks_words(told)}")
+    if p.blocking_total > len(p.blocking):
+        render.say(f"... and {p.blocking_total - len(p.blocking)} more of its branches hold somebody up")
     if p.recalling:
         left = f", {p.to_recall} are left" if p.connected else "; that goes on when it is connected"
         render.say(f"{p.participant} is asked which commits its log has, since that took the name over{left}")

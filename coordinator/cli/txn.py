@@ -178,6 +178,8 @@ def _show_explanation(response: admin_pb2.ExplainResponse) -> None:
     for branch in response.branches:
         due = f" Next try in {branch.next_try_seconds:.1f} s." if branch.next_try_seconds >= 0 else ""
         render.say(f"  {branch.explanation}{due}")
+    if any(branch.blocks.since_ms for branch in response.branches):
+        render.say(f"Begun by {summary.owner or summary.client or 'a client that is not connected'}.")
     if response.next:
         render.say(f"Next: {response.next}")
     for line in response.if_forced:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from coordinator.core import effects, events, invariants, recalling
+from coordinator.core import blocking, effects, events, invariants, recalling
 from coordinator.core.beginning import announced
 from coordinator.core.book import ABORT, COMMIT, Book, cause_of
 from coordinator.core.deciding import enlist_prepared, refuse_enlist
@@ -281,6 +281,8 @@ def _acknowledgement(book: Book, participant: Participant, what: participant_pb2
         participant.ordered.discard(transaction_id)  # a HAZARD may come again, and must not count then
     if participant.stranded:
         participant.stranded.pop(transaction_id, None)  # an operator ended it
+    if participant.blocking:
+        participant.blocking.pop(transaction_id, None)
     if participant.questions:
         participant.questions.pop(transaction_id, None)  # a parked branch answers a question so
     if participant.recalled:
@@ -337,6 +339,7 @@ def _settlement(book: Book, participant: Participant, what: participant_pb2.Sett
 
 
 def _asked(book: Book, participant: Participant, what: participant_pb2.Inquiry) -> None:
+    blocking.told(book, participant, what)
     _inquiry(book, participant, book.live.get(what.transaction_id), what)
 
 
@@ -346,13 +349,9 @@ def _undeclared(book: Book, participant: Participant, what: common_pb2.Operation
         participant.undeclared[what.name[:TEXT_CHARACTERS_MAX]] = None
 
 
-def _invariant(book: Book, participant: Participant, what: participant_pb2.InvariantReport) -> None:
-    invariants.told(participant, what)
-
-
 _HEARD: dict[type, Callable[[Book, Participant, Any], None]] = {
     common_pb2.Operation: _undeclared,
-    participant_pb2.InvariantReport: _invariant,
+    participant_pb2.InvariantReport: invariants.told,
     participant_pb2.Enlist: _enlist,
     participant_pb2.Vote: _vote,
     participant_pb2.Acknowledgement: _acknowledgement,

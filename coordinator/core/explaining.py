@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from google.protobuf.message import Message
 
-from coordinator.core import listing, words
+from coordinator.core import blocking, listing, words
 from coordinator.core.book import Book
-from coordinator.core.model import Branch, BranchStep, Transaction
+from coordinator.core.model import Branch, BranchStep, Participant, Transaction
 from coordinator.core.timeline import moments_of, timeline_of
 from troth.errors import RequestError
 from troth.ids import TransactionId
@@ -31,9 +31,9 @@ def explain(book: Book, request: admin_pb2.ExplainRequest) -> Message:
             branches=[_branch(book, txn, branch) for branch in txn.branches.values()],
         )
     done = book.finished.get(name)
-    stranded = [one.name for one in book.participants.values() if name in one.stranded]
+    stranded = [one for one in book.participants.values() if name in one.stranded]
     if done is None and stranded:
-        return _stranded(name, stranded)
+        return _stranded(book, name, stranded)
     if done is None:
         return admin_pb2.ExplainResponse(explanation=unknown_words(book, name))
     return admin_pb2.ExplainResponse(
@@ -43,26 +43,34 @@ def explain(book: Book, request: admin_pb2.ExplainRequest) -> Message:
     )
 
 
-def _stranded(name: str, stranded: list[str]) -> Message:
+def _stranded(book: Book, name: str, stranded: list[Participant]) -> Message:
     """Branches in doubt about which this log can say nothing."""
+    names = [one.name for one in stranded]
     return admin_pb2.ExplainResponse(
-        explanation=f"{', '.join(stranded)} is in doubt about {name}, and keeps its locks. This coordinator's log can say nothing "
-        "of it: another log began it, or this one was put back since.",
+        explanation=f"{', '.join(names)} is in doubt about {name}, and keeps its locks. This coordinator's log can say nothing "
+        "of it: another log began it, or this one was put back since."
+        + "".join(_held_up(one, blocking.of_branch(book, one, name)) for one in stranded),
         next="Nothing happens by itself: find out how it ended elsewhere.",
-        if_forced=[f"commit or abort with --participant {one}: that branch ends so; who and why are kept" for one in stranded],
+        if_forced=[f"commit or abort with --participant {one}: that branch ends so; who and why are kept" for one in names],
     )
+
+
+def _held_up(participant: Participant, blocks: admin_pb2.BranchBlocks | None) -> str:
+    return f" {participant.name} says: {words.blocks_words(blocks)}" if blocks is not None else ""
 
 
 def _branch(book: Book, txn: Transaction, branch: Branch) -> admin_pb2.BranchExplanation:
     participant = branch.participant
     due = book.timers.due(txn.id)
     asked = branch.step in _ASKED and participant.ready and due is not None
+    blocks = blocking.of_branch(book, participant, txn.id)
     return admin_pb2.BranchExplanation(
         participant=participant.name,
         state=branch.step.value,
         connected=participant.ready,
         next_try_seconds=max(0.0, due - book.now.monotonic) if asked and due is not None else -1.0,
-        explanation=words.branch_words(txn, branch, participant.ready),
+        explanation=words.branch_words(txn, branch, participant.ready) + _held_up(participant, blocks),
+        blocks=blocks,
     )
 
 

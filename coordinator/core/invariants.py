@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from coordinator.core.book import Book
 from coordinator.core.model import Participant
 from troth.errors import RequestError
 from troth.ids import check_name
@@ -24,7 +25,7 @@ _KEPT = {
 }
 
 
-def told(participant: Participant, what: participant_pb2.InvariantReport) -> None:
+def told(_: Book, participant: Participant, what: participant_pb2.InvariantReport) -> None:
     """Keep what is told of an invariant. What cannot be kept is passed over: only people read it."""
     try:
         check_name("invariant", what.name)

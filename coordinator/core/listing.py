@@ -14,7 +14,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from coordinator.core import invariants, recalling
+from coordinator.core import blocking, invariants, recalling
 from coordinator.core.book import Book, cause_of
 from coordinator.core.hello import what_was_lost
 from coordinator.core.model import BranchStep, Finished, Participant, State, Transaction, outcome_name
@@ -196,6 +196,7 @@ def _participant(book: Book, name: str, lacking: Sequence[str]) -> admin_pb2.Par
     held = [(txn, txn.branches[name].step) for txn in (*participant.unended.values(), *participant.recovered.values())]
     steps = [step for _, step in held]
     epoch, order, ended_ms = recalling.unlisted(book, participant)
+    blocks = blocking.of_participant(book, participant)
     oldest_ms = min((txn.first_attempt_ms for txn, step in held if step in OWED), default=book.clock_ms)
     return admin_pb2.ParticipantSummary(
         participant=name,
@@ -208,6 +209,8 @@ def _participant(book: Book, name: str, lacking: Sequence[str]) -> admin_pb2.Par
         stranded=islice(participant.stranded, STRANDED_MAX),
         stranded_total=len(participant.stranded),
         undeclared=participant.undeclared,
+        blocking=blocks[: blocking.LISTED_MAX],
+        blocking_total=len(blocks),
         invariants=invariants.listed(participant, book.clock_ms),
         oldest_owed_seconds=max(0.0, (book.clock_ms - oldest_ms) / 1000),
         operations=sorted(participant.operations)[:OPERATIONS_MAX],

@@ -244,6 +244,16 @@ def heuristic_outcome(reports: Sequence[record_pb2.Heuristic]) -> common_pb2.Out
     return decided if ends == {decided} else common_pb2.OUTCOME_MIXED
 
 
+class ToldBlocks(NamedTuple):
+    """Whom a branch in doubt holds up, as its participant has told last; see `blocking`."""
+
+    blocks: common_pb2.Blocks
+    since_ms: int
+    """When it was first told to hold somebody up, by the coordinator's clock; 0 while it holds nobody up."""
+    at: float
+    """When it was told, in monotonic seconds."""
+
+
 Identity = tuple[str, int, str]
 """Log id, incarnation and nonce."""
 
@@ -286,6 +296,8 @@ class Participant:
     """Its operations without lock keys for which somebody has waited, while a stream speaks for it."""
     invariants: dict[str, participant_pb2.InvariantReport] = field(default_factory=dict)
     """What it has told last of its own invariants (`invariants`), also while it is away."""
+    blocking: dict[str, ToldBlocks] = field(default_factory=dict)
+    """Whom its branches in doubt hold up (`blocking`), while a stream speaks for it."""
     next_order: int = 1
     unended: dict[int, Transaction] = field(default_factory=dict)
     """Unfinished branches of this epoch by order. Insertion order is numeric order: the first one is the watermark."""
@@ -337,7 +349,7 @@ class Participant:
         self.questions = {}
         self.operations, self.names_bytes = frozenset(), 0
         self.ordered, self.told_abort = set(), set()
-        self.stranded, self.undeclared = {}, {}
+        self.stranded, self.undeclared, self.blocking = {}, {}, {}
         self.to_recall, self.recalled, self.forgotten_below = deque(), {}, (0, 0)
 
     def was_before(self, epoch: int, order: int) -> bool:

@@ -21,7 +21,8 @@ from coordinator.core.model import (
     last_reports,
     outcome_name,
 )
-from troth.v1 import common_pb2, record_pb2
+from troth.moments import utc
+from troth.v1 import admin_pb2, common_pb2, record_pb2
 
 
 def listed(names: Iterable[str]) -> str:
@@ -137,6 +138,34 @@ def branch_words(txn: Transaction, branch: Branch, connected: bool) -> str:
     if branch.step is BranchStep.OVER or connected:
         return words + "."
     return words + "; it is not connected, and is told as soon as it comes back."
+
+
+def blocks_words(told: admin_pb2.BranchBlocks) -> str:
+    """Whom a branch in doubt holds up, as its participant has told."""
+    blocks = told.blocks
+    parts = []
+    if blocks.lock_keys:
+        some = f" (such as {', '.join(blocks.keys)})" if blocks.keys else ""
+        parts.append(f"it holds {_count(blocks.lock_keys, 'lock key')}{some}")
+    if blocks.waiting:
+        parts.append(f"{_count(blocks.waiting, 'request')} for its locks in line")
+    if blocks.turned_away:
+        parts.append(f"{_count(blocks.turned_away, 'request')} turned away so far")
+    if blocks.HasField("database"):
+        parts.append(_database_words(blocks.database))
+    since = f", since {utc(told.since_ms)} or before" if told.since_ms else ", nobody is held up"
+    return f"{'; '.join(parts) or 'it holds no lock key'}{since} (told {told.told_seconds:.0f} s ago)."
+
+
+def _database_words(found: common_pb2.DatabaseBlocks) -> str:
+    tables = f", with locks in {', '.join(found.tables)}" if found.tables else ""
+    waited = f", the first for {found.waited_ms / 1000:.0f} s" if found.waited_ms else ""
+    ago = f"{found.asked_ago_ms / 1000:.0f} s before that"
+    return f"{_count(found.sessions, 'session')} of its database waiting for it{waited}{tables} (asked {ago})"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def next_words(txn: Transaction, left: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from participant_sdk.core import records
+from participant_sdk.core.blocking import blocks
 from participant_sdk.core.branches import UNPREPARED, Branch, Forced, Kind, State
 from participant_sdk.core.line import refuse_line
 from participant_sdk.core.machine import Machine
@@ -450,6 +451,9 @@ def ask_prepared(m: Machine, b: Branch, e: Any) -> None:
 
 def inquire(m: Machine, b: Branch, state: participant_pb2.BranchState.ValueType) -> None:
     """Ask what became of the transaction, ever later."""
-    m.send(b, "inquiries", participant_pb2.Inquiry(transaction_id=b.transaction_id, order=b.order, state=state))
+    inquiry = participant_pb2.Inquiry(transaction_id=b.transaction_id, order=b.order, state=state)
+    if b.state is State.PREPARED:
+        inquiry.blocks.CopyFrom(blocks(m.locks, b.transaction_id))
+    m.send(b, "inquiries", inquiry)
     b.attempts += 1
     m.ask_later(b)

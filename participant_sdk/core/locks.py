@@ -59,9 +59,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
 from enum import IntEnum
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple
 
+from participant_sdk.core.held_up import KEYS_TOLD_MAX, LOOKED_AT_MAX, HeldUp, TurnedAway
 from participant_sdk.core.work import NO_KEYS, SHARED_WHOLE, WHOLE, WHOLE_RESOURCE, Keys
 
 Owner = Hashable
@@ -140,7 +141,7 @@ class _Request:
 class LockTable:
     """Who holds what, and who waits. An owner has at most one request in line."""
 
-    __slots__ = ("_exclusive", "_lines", "_number", "_owners", "_shared", "_waiting", "_waiting_max")
+    __slots__ = ("_exclusive", "_lines", "_number", "_owners", "_shared", "_turned_away", "_waiting", "_waiting_max")
 
     def __init__(self, waiting_max: int) -> None:
         self._waiting_max = waiting_max
@@ -150,6 +151,8 @@ class LockTable:
         self._waiting: dict[Owner, _Request] = {}
         self._lines: dict[str, dict[Owner, _Request]] = {}
         self._number = 0
+        self._turned_away: dict[Owner, TurnedAway] = {}
+        """By owners that are stuck, and hold what was asked for."""
 
     def waiting(self) -> int:
         """How many requests stand in line."""
@@ -202,6 +205,7 @@ class LockTable:
             self._take(owner, rank, missing)
             return _GRANTED
         if rank is not LOCAL and self._must_not_wait(request, blockers):
+            self._turn_away(missing, blockers)
             return Answer.DIES
         if len(self._waiting) >= self._waiting_max:
             return Answer.FULL
@@ -267,6 +271,8 @@ class LockTable:
         held = self._owners.pop(owner, None)
         if held is None:
             return []
+        if self._turned_away:
+            self._turned_away.pop(owner, None)
         for key in held.exclusive:
             del self._exclusive[key]
         for key in held.shared:
@@ -368,6 +374,45 @@ class LockTable:
                 yield ahead.rank
         through = _Request(request.owner, request.rank, reach, request.number)
         yield from (self._owners[holder].rank for holder in self._conflicting_holders(through))
+
+    # ---- for people
+
+    def held_up(self, owner: Owner) -> HeldUp:
+        """Whom an owner holds up. However much it holds, and however many wait, not more than `LOOKED_AT_MAX` are looked at."""
+        held, before = self._owners.get(owner), self._turned_away.get(owner)
+        times, keys = (before.times, dict(before.keys)) if before is not None else (0, {})
+        waiting: set[Owner] = set()
+        if held is not None and self._waiting:
+            for key, request in islice(self._in_line_for(held.keys), LOOKED_AT_MAX):
+                waiting.add(request.owner)
+                keys[key] = None
+        return HeldUp(len(waiting), times, tuple(islice(keys, KEYS_TOLD_MAX)))
+
+    def _in_line_for(self, held: Keys) -> Iterator[tuple[str, _Request]]:
+        """Who waits for one who holds these keys, and for which of them."""
+        whole = WHOLE_RESOURCE in held.exclusive or WHOLE_RESOURCE in held.shared
+        everybody = self._waiting if whole else self._lines.get(WHOLE_RESOURCE, {})
+        yield from ((WHOLE_RESOURCE, other) for other in everybody.values() if conflict(other.keys, held))
+        for key in islice(chain(held.exclusive, held.shared), LOOKED_AT_MAX):
+            one = Keys((key,)) if key in self._exclusive else Keys((), (key,))
+            yield from ((key, other) for other in self._lines.get(key, {}).values() if conflict(other.keys, one))
+
+    def _turn_away(self, asked: Keys, blockers: list[Owner]) -> None:
+        """Remember of those who cannot end by themselves that somebody came, and for which key."""
+        for blocker in islice(blockers, LOOKED_AT_MAX):
+            held = self._owners.get(blocker)
+            if held is None or held.rank is not STUCK:
+                continue
+            if blocker not in self._turned_away and len(self._turned_away) >= LOOKED_AT_MAX:
+                return
+            away = self._turned_away.setdefault(blocker, TurnedAway())
+            away.times += 1
+            if len(away.keys) < KEYS_TOLD_MAX:
+                came_for = (key for key in chain(asked.exclusive, asked.shared) if self._has(blocker, key))
+                away.keys[next(came_for, WHOLE_RESOURCE)] = None
+
+    def _has(self, owner: Owner, key: str) -> bool:
+        return self._exclusive.get(key) == owner or owner in self._shared.get(key, ())
 
     # ---- changes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from coordinator.cell import merging
+from coordinator.core.blocking import LISTED_MAX
 from coordinator.services.context import Common
 from coordinator.shell_settings import ShellSettings
 from troth.v1 import admin_pb2, common_pb2
@@ -61,6 +62,18 @@ def test_a_participant_is_told_once_with_what_all_shards_know_of_it() -> None:
     assert (a.unlisted_ended_ms, a.unlisted_epoch, a.unlisted_order) == (9, 1, 4)
     assert merging.participants(admin_pb2.ListParticipantsRequest(limit=1), [one, other]).next_page_token == "a"
     assert merging.participants(admin_pb2.ListParticipantsRequest(), [one]) is one
+
+
+def test_branches_that_hold_somebody_up_are_told_by_the_shard_that_began_them() -> None:
+    pages = []
+    for shard in range(3):
+        names = [(f"c{shard}.{number}", 10 * number + shard) for number in range(6)]
+        blocking = [admin_pb2.BranchBlocks(transaction_id=name, since_ms=since_ms) for name, since_ms in names]
+        row = admin_pb2.ParticipantSummary(participant="a", blocking=blocking, blocking_total=7)
+        pages.append(admin_pb2.ListParticipantsResponse(total=1, participants=[row]))
+    (a,) = merging.participants(admin_pb2.ListParticipantsRequest(), pages).participants
+    assert [one.transaction_id for one in a.blocking][:4] == ["c0.0", "c1.0", "c2.0", "c0.1"]
+    assert len(a.blocking) == LISTED_MAX and a.blocking_total == 21
 
 
 Names = list[str]

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from participant_sdk.core import blocking
 from participant_sdk.core.locks import STUCK, LockTable, Rank
 from participant_sdk.core.work import NO_KEYS, Keys
-from tests.participant_core import test_locks, test_waiting
+from tests.participant_core import test_held_up, test_locks, test_waiting
 from tests.participant_core.test_waiting import STEP, Town
 
 QUICKLY = settings(max_examples=3000, deadline=None, phases=[Phase.generate], database=None)
@@ -87,6 +88,16 @@ def _never_given_back(original: Any) -> Any:
     return release
 
 
+def _told_when_it_is_over(original: Any) -> Any:
+    def release(self: LockTable, owner: Any) -> Any:
+        before = dict(self._turned_away)
+        granted = original(self, owner)
+        self._turned_away.update(before)
+        return granted
+
+    return release
+
+
 def _line_jumped(original: Any) -> Any:
     def conflicting(self: LockTable, request: Any) -> Any:
         return []
@@ -123,6 +134,18 @@ MUTANTS: dict[str, tuple[Any, Any, str, Callable[[Any], Any]]] = {
     "a lock is not given back": (_several_tables, LockTable, "release", _never_given_back),
     "shared is taken for nothing": (_one_table, LockTable, "request", _requests(lambda keys: Keys(keys.exclusive))),
     "nothing is locked": (_one_table, LockTable, "request", _requests(lambda keys: NO_KEYS)),
+    "who was turned away is told to nobody": (
+        test_held_up.test_who_waits_and_who_was_turned_away_is_counted_with_the_key_that_they_came_for, LockTable, "_turn_away",
+        lambda original: lambda self, asked, blockers: None,
+    ),
+    "who was turned away is told when that is over": (
+        test_held_up.test_who_waits_and_who_was_turned_away_is_counted_with_the_key_that_they_came_for, LockTable, "release",
+        _told_when_it_is_over,
+    ),
+    "whom a key is about is told": (
+        test_held_up.test_of_a_key_it_is_told_what_it_is_and_not_whom_it_is_about, blocking, "shortened",
+        lambda original: lambda key: key,
+    ),
     "the line is jumped": (_one_table, LockTable, "_conflicting_waiters", _line_jumped),
 }  # fmt: skip
 

@@ -642,6 +642,7 @@ class BranchExplanation(_message.Message):
     CONNECTED_FIELD_NUMBER: _builtins.int
     NEXT_TRY_SECONDS_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
     participant: _builtins.str
     """The participant."""
     state: _builtins.str
@@ -652,6 +653,10 @@ class BranchExplanation(_message.Message):
     """Seconds until the coordinator speaks to it again; negative when that waits for the participant."""
     explanation: _builtins.str
     """In words."""
+    @_builtins.property
+    def blocks(self) -> Global___BranchBlocks:
+        """Whom it holds up, as it has told while it is in doubt; absent where it has not."""
+
     def __init__(
         self,
         *,
@@ -660,14 +665,51 @@ class BranchExplanation(_message.Message):
         connected: _builtins.bool = ...,
         next_try_seconds: _builtins.float = ...,
         explanation: _builtins.str = ...,
+        blocks: Global___BranchBlocks | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "explanation", b"explanation", "next_try_seconds", b"next_try_seconds", "participant", b"participant", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "connected", b"connected", "explanation", b"explanation", "next_try_seconds", b"next_try_seconds", "participant", b"participant", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BranchExplanation: _TypeAlias = BranchExplanation  # noqa: Y015
+
+@_typing.final
+class BranchBlocks(_message.Message):
+    """BranchBlocks is what a participant has told last of one of its branches in doubt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    TOLD_SECONDS_FIELD_NUMBER: _builtins.int
+    transaction_id: _builtins.str
+    """The transaction."""
+    since_ms: _builtins.int
+    """Since when somebody is known to have been held up, in milliseconds since the Unix epoch by the coordinator's clock; 0 for nobody."""
+    told_seconds: _builtins.float
+    """How many seconds ago it was told."""
+    @_builtins.property
+    def blocks(self) -> _common_pb2.Blocks:
+        """Whom it holds up."""
+
+    def __init__(
+        self,
+        *,
+        transaction_id: _builtins.str = ...,
+        blocks: _common_pb2.Blocks | None = ...,
+        since_ms: _builtins.int = ...,
+        told_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "since_ms", b"since_ms", "told_seconds", b"told_seconds", "transaction_id", b"transaction_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BranchBlocks: _TypeAlias = BranchBlocks  # noqa: Y015
 
 @_typing.final
 class ExplainResponse(_message.Message):
@@ -904,6 +946,8 @@ class ParticipantSummary(_message.Message):
     UNLISTED_EPOCH_FIELD_NUMBER: _builtins.int
     UNLISTED_ORDER_FIELD_NUMBER: _builtins.int
     INVARIANTS_FIELD_NUMBER: _builtins.int
+    BLOCKING_FIELD_NUMBER: _builtins.int
+    BLOCKING_TOTAL_FIELD_NUMBER: _builtins.int
     participant: _builtins.str
     """The name."""
     connected: _builtins.bool
@@ -947,6 +991,8 @@ class ParticipantSummary(_message.Message):
     """Those are of branches of earlier epochs than this,"""
     unlisted_order: _builtins.int
     """and of that epoch with a lower order than this."""
+    blocking_total: _builtins.int
+    """How many there are in all, of at most a hundred that are kept."""
     @_builtins.property
     def stranded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Transactions in which it is in doubt, and about which this coordinator's log can say nothing: a hundred of them; ListParticipantDetails has
@@ -972,6 +1018,10 @@ class ParticipantSummary(_message.Message):
     @_builtins.property
     def invariants(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvariantSummary]:
         """Its invariants, as it has told of them last, by name."""
+
+    @_builtins.property
+    def blocking(self) -> _containers.RepeatedCompositeFieldContainer[Global___BranchBlocks]:
+        """Its branches in doubt that hold somebody up, as it has told while it is connected: the ten that do so for longest."""
 
     def __init__(
         self,
@@ -999,10 +1049,12 @@ class ParticipantSummary(_message.Message):
         unlisted_epoch: _builtins.int = ...,
         unlisted_order: _builtins.int = ...,
         invariants: _abc.Iterable[Global___InvariantSummary] | None = ...,
+        blocking: _abc.Iterable[Global___BranchBlocks] | None = ...,
+        blocking_total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements_owed", b"acknowledgements_owed", "awaited_log_id", b"awaited_log_id", "connected", b"connected", "incarnation", b"incarnation", "invariants", b"invariants", "lacking", b"lacking", "lacking_total", b"lacking_total", "log_id", b"log_id", "loss", b"loss", "oldest_owed_seconds", b"oldest_owed_seconds", "operations", b"operations", "participant", b"participant", "recalling", b"recalling", "refused_log_id", b"refused_log_id", "software", b"software", "stranded", b"stranded", "stranded_total", b"stranded_total", "to_recall", b"to_recall", "undeclared", b"undeclared", "unlisted_ended_ms", b"unlisted_ended_ms", "unlisted_epoch", b"unlisted_epoch", "unlisted_order", b"unlisted_order", "votes_owed", b"votes_owed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements_owed", b"acknowledgements_owed", "awaited_log_id", b"awaited_log_id", "blocking", b"blocking", "blocking_total", b"blocking_total", "connected", b"connected", "incarnation", b"incarnation", "invariants", b"invariants", "lacking", b"lacking", "lacking_total", b"lacking_total", "log_id", b"log_id", "loss", b"loss", "oldest_owed_seconds", b"oldest_owed_seconds", "operations", b"operations", "participant", b"participant", "recalling", b"recalling", "refused_log_id", b"refused_log_id", "software", b"software", "stranded", b"stranded", "stranded_total", b"stranded_total", "to_recall", b"to_recall", "undeclared", b"undeclared", "unlisted_ended_ms", b"unlisted_ended_ms", "unlisted_epoch", b"unlisted_epoch", "unlisted_order", b"unlisted_order", "votes_owed", b"votes_owed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -634,3 +634,83 @@ class ProtocolRange(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProtocolRange: _TypeAlias = ProtocolRange  # noqa: Y015
+
+@_typing.final
+class Blocks(_message.Message):
+    """Blocks tells whom a branch in doubt holds up, for people: counts, and names that are no payload."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOCK_KEYS_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    TURNED_AWAY_FIELD_NUMBER: _builtins.int
+    DATABASE_FIELD_NUMBER: _builtins.int
+    lock_keys: _builtins.int
+    """Lock keys that it holds."""
+    waiting: _builtins.int
+    """Requests that wait for its lock keys now; at most 1000 are counted."""
+    turned_away: _builtins.int
+    """How often a request was turned away because of it since it is in doubt; nobody may begin to wait for it then."""
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Three of those for which others have come: what is before the first slash of the key, a slash, a `#`, and the first 16 hexadecimal
+        digits of the SHA-256 of the whole key; without a slash in it only the last two. `*` is the whole resource.
+        """
+
+    @_builtins.property
+    def database(self) -> Global___DatabaseBlocks:
+        """What its database says; absent where it was not asked, or does not tell."""
+
+    def __init__(
+        self,
+        *,
+        lock_keys: _builtins.int = ...,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+        waiting: _builtins.int = ...,
+        turned_away: _builtins.int = ...,
+        database: Global___DatabaseBlocks | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["database", b"database"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "keys", b"keys", "lock_keys", b"lock_keys", "turned_away", b"turned_away", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Blocks: _TypeAlias = Blocks  # noqa: Y015
+
+@_typing.final
+class DatabaseBlocks(_message.Message):
+    """DatabaseBlocks tells who waits in a database for a prepared branch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    WAITED_MS_FIELD_NUMBER: _builtins.int
+    TABLES_FIELD_NUMBER: _builtins.int
+    ASKED_AGO_MS_FIELD_NUMBER: _builtins.int
+    sessions: _builtins.int
+    """Sessions that wait for it. Those that wait behind another one of these are not counted."""
+    waited_ms: _builtins.int
+    """How long the first of them has waited, in milliseconds; 0 where the server does not tell."""
+    asked_ago_ms: _builtins.int
+    """How long ago the database was asked, in milliseconds."""
+    @_builtins.property
+    def tables(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Three of the tables that it holds locks in."""
+
+    def __init__(
+        self,
+        *,
+        sessions: _builtins.int = ...,
+        waited_ms: _builtins.int = ...,
+        tables: _abc.Iterable[_builtins.str] | None = ...,
+        asked_ago_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_ago_ms", b"asked_ago_ms", "sessions", b"sessions", "tables", b"tables", "waited_ms", b"waited_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DatabaseBlocks: _TypeAlias = DatabaseBlocks  # noqa: Y015

@@ -1154,6 +1154,7 @@ class Inquiry(_message.Message):
     TRANSACTION_ID_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     order: _builtins.int
@@ -1162,16 +1163,21 @@ class Inquiry(_message.Message):
     """
     state: Global___BranchState.ValueType
     """ACTIVE or PREPARED."""
+    @_builtins.property
+    def blocks(self) -> _common_pb2.Blocks:
+        """Of a prepared branch: whom it holds up, for people. Nothing hangs on it; absent from software that does not tell."""
+
     def __init__(
         self,
         *,
         transaction_id: _builtins.str = ...,
         order: _builtins.int = ...,
         state: Global___BranchState.ValueType = ...,
+        blocks: _common_pb2.Blocks | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "state", b"state", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "order", b"order", "state", b"state", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
