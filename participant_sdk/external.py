@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from participant_sdk.blocked import Blocked
 from participant_sdk.border import Raised, finished
 from participant_sdk.causes import cause_of, cause_of_operation
 from participant_sdk.core.work import (
@@ -79,6 +80,7 @@ class ExternalDriver:
         """The resource's names of branches with unprepared work."""
         self._named: dict[str, str] = {}
         """The resource's names of prepared branches, until they are forgotten."""
+        self._blocked = Blocked(resource, self._jobs, self._named)
         self._losing: dict[str, asyncio.Task[None]] = {}
         """Rollbacks of work that failed. Whoever goes on in the same transaction begins a branch of the same name: not before."""
 
@@ -133,6 +135,10 @@ class ExternalDriver:
 
     async def _roll_back(self, resource_branch: str) -> None:
         await self._finish(self._resource.rollback, resource_branch, record_pb2.BranchWork())
+
+    def asking(self, inquiry: Any) -> None:
+        """A question about a branch is sent: put into it whom the branch holds up at the resource."""
+        self._blocked.tell(inquiry)
 
     # ---- work
 

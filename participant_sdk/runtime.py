@@ -97,8 +97,7 @@ class Runtime:
         self._opened_at = 0
         """The position of the log with the branches when this process opened it."""
         self._loop = asyncio.get_running_loop()
-        self._generation = forks.generation()
-        self._quiet = Quiet()
+        self._generation, self._quiet = forks.generation(), Quiet()
         self._spans = BranchSpans(setup.name)
         self._tickets: set[asyncio.Future[Any]] = set()
         self._started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -385,6 +384,8 @@ class Runtime:
         }
 
     def _send(self, effect: Send) -> None:
+        if effect.field == "inquiries" and isinstance(self._driver, ExternalDriver):
+            self._driver.asking(effect.message)
         if tracing.spans is not None and (tell := self._spans.going.get(effect.field)) is not None:
             tell(effect.message)
         self._session.send(effect.stream, effect.field, effect.message, patient=effect.patient)

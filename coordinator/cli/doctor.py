@@ -33,20 +33,6 @@ SERVER = (
     " current_setting('full_page_writes') AS full_page_writes, current_setting('synchronous_commit') AS synchronous_commit,"
     " current_setting('synchronous_standby_names') AS standbys, (SELECT count(*) FROM pg_stat_replication)::int AS replicas"
 )
-PREPARED = (
-    "WITH held AS (SELECT p.gid, l.* FROM pg_prepared_xacts AS p JOIN pg_locks AS own ON own.locktype = 'transactionid'"
-    "   AND own.transactionid = p.transaction AND own.granted AND own.pid IS NULL"
-    "   JOIN pg_locks AS l ON l.virtualtransaction = own.virtualtransaction AND l.pid IS NULL"
-    "   WHERE p.database = current_database())"
-    " SELECT p.gid, p.owner::text, extract(epoch FROM clock_timestamp() - p.prepared)::float8,"
-    " (SELECT coalesce(array_agg(DISTINCT held.relation::regclass::text), '{}') FROM held JOIN pg_class AS c"
-    "   ON c.oid = held.relation AND c.relkind = 'r' AND c.relnamespace <> 'pg_catalog'::regnamespace WHERE held.gid = p.gid),"
-    " (SELECT count(DISTINCT w.pid)::int FROM pg_locks AS w JOIN held ON held.gid = p.gid AND NOT w.granted"
-    "   AND (w.transactionid = held.transactionid OR (w.relation = held.relation AND w.locktype = held.locktype"
-    "   AND w.page IS NOT DISTINCT FROM held.page AND w.tuple IS NOT DISTINCT FROM held.tuple)))"
-    " FROM pg_prepared_xacts AS p WHERE p.database = current_database() ORDER BY p.prepared"
-)
-"""Each prepared branch of the database: its tables, and how many sessions wait for it."""
 FULL = 0.8
 """Of the room for prepared transactions."""
 
@@ -85,12 +71,14 @@ def _since(held: Held) -> str:
 async def examine(dsn: str) -> tuple[list[Finding], list[Held]]:
     """Look at a database: what was found, and what is prepared. Raises `LogError` when it cannot be reached."""
     from troth.gids import parse_gid
+    from troth.log.postgres_branches import HELD
     from troth.log.postgres_store import connect
 
     connection = await connect(dsn, "troth doctor")
     try:
         held = []
-        for gid, owner, age, tables, waiting in await _rows(connection, PREPARED):
+        prepared = await (await connection.execute(HELD, ("",))).fetchall()
+        for gid, owner, age, tables, waiting, _ in sorted(prepared, key=lambda row: -row[2]):
             ours = parse_gid(gid)
             held.append(
                 Held(gid, ours.participant if ours else "", ours.transaction if ours else "", owner, age, list(tables), waiting)

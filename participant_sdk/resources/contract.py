@@ -124,6 +124,17 @@ class InDoubt:
     resource_branches: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class HeldUp:
+    """Who waits for a prepared branch, for people."""
+
+    sessions: int
+    seconds: float = 0.0
+    """How long the first of them has waited, as far as that is known."""
+    tables: Sequence[str] = ()
+    """Where the branch holds locks."""
+
+
 # ---- resources
 
 
@@ -151,6 +162,9 @@ class Resource(BoundResource, Protocol):
     """A resource that is asked step by step.
 
     One that keeps its branches apart by itself says `isolates = True`: operations that declare no lock keys then take none.
+
+    One that can tell who waits for its prepared branches has `async def blocked(self) -> Mapping[str, HeldUp] | Unreachable`, by
+    their names. It is asked every few seconds while branches are in doubt, and must hold up none of what is below.
 
     Every method returns one of the answers that its docstring names and raises nothing but cancellation. Every method
     may be repeated with the same arguments, and then says the same or `Unreachable`. After a crash of the participant

@@ -40,6 +40,27 @@ CLEAN = "DELETE FROM troth.branch WHERE starts_with(gid, %s) AND NOT committed A
 
 LIST = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, %s)"
 
+HELD = (
+    "WITH locks AS MATERIALIZED (SELECT * FROM pg_locks),"
+    " ours AS (SELECT * FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, %s)),"
+    " held AS (SELECT p.gid, l.* FROM ours AS p JOIN locks AS own ON own.locktype = 'transactionid'"
+    "   AND own.transactionid = p.transaction AND own.granted AND own.pid IS NULL"
+    "   JOIN locks AS l ON l.virtualtransaction = own.virtualtransaction AND l.pid IS NULL),"
+    " waits AS (SELECT held.gid, count(DISTINCT w.pid)::int AS sessions,"
+    "   max(extract(epoch FROM clock_timestamp() - (to_jsonb(w)->>'waitstart')::timestamptz))::float8 AS seconds"
+    "   FROM locks AS w JOIN held ON NOT w.granted"
+    "   AND (w.transactionid = held.transactionid OR (w.relation = held.relation AND w.locktype = held.locktype"
+    "   AND w.page IS NOT DISTINCT FROM held.page AND w.tuple IS NOT DISTINCT FROM held.tuple)) GROUP BY held.gid)"
+    " SELECT p.gid, p.owner::text, extract(epoch FROM clock_timestamp() - p.prepared)::float8,"
+    " (SELECT coalesce(array_agg(DISTINCT held.relation::regclass::text), '{}') FROM held JOIN pg_class AS c"
+    "   ON c.oid = held.relation AND c.relkind = 'r' JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname <> 'pg_catalog'"
+    "   AND (n.nspname, c.relname) <> ('troth', 'branch') WHERE held.gid = p.gid),"
+    " coalesce(waits.sessions, 0), coalesce(waits.seconds, 0)"
+    " FROM ours AS p LEFT JOIN waits ON waits.gid = p.gid ORDER BY coalesce(waits.sessions, 0) DESC, p.prepared LIMIT 1000"
+)
+"""Each prepared branch with this beginning of its name: its owner, its age in seconds, its tables, how many sessions wait for it,
+and for how many seconds the first of them has (PostgreSQL 14 and newer; else 0). A thousand, those first for which most wait."""
+
 CHECK = (
     "WITH there AS (SELECT c.oid AS branches, n.oid AS place FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
     " WHERE n.nspname = 'troth' AND c.relname = 'branch')"

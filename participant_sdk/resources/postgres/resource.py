@@ -22,9 +22,10 @@ database is in `resources/relational/`; here is how PostgreSQL says it:
 
 from __future__ import annotations
 
+import asyncio
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -32,7 +33,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
-from participant_sdk.resources.contract import Broken
+from participant_sdk.resources.contract import Broken, HeldUp, Unreachable
 from participant_sdk.resources.postgres.backends import END_EARLIER, application_name, short_name
 from participant_sdk.resources.postgres.branch import PostgresBranch
 from participant_sdk.resources.postgres.connections import BlockingPoolSource, DsnSource, PoolSource, Source
@@ -44,6 +45,9 @@ from troth.errors import ConfigError
 from troth.gids import gid_of, gid_prefix
 from troth.log import postgres_branches as branches
 from troth.v1 import common_pb2
+
+BLOCKED_SECONDS = 5.0
+"""Longest look for who waits for prepared branches."""
 
 
 class Postgres(RelationalResource):
@@ -128,6 +132,19 @@ class Postgres(RelationalResource):
         await self._finishers.ask(branches.CLEAN, (gid_prefix(self._participant),))
         left = await self._finishers.ask(END_EARLIER, (short_name(self._participant), self._nonce))
         return [row[0] for row in left]
+
+    async def blocked(self) -> Mapping[str, HeldUp] | Unreachable:
+        """See the contract. It has a connection of its own: those that work and those that finish branches are not for this."""
+        asking = self._new_finishers()
+        try:
+            async with asyncio.timeout(BLOCKED_SECONDS):
+                await asking.open()
+                rows = await asking.ask(branches.HELD, (gid_prefix(self._participant),))
+        except (TimeoutError, psycopg.Error) as error:
+            return Unreachable(f"{type(error).__name__}: {error}")
+        finally:
+            await asking.close()
+        return {gid: HeldUp(sessions, seconds, tables) for gid, _, _, tables, sessions, seconds in rows}
 
     # ---- work
 
