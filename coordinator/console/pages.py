@@ -13,7 +13,7 @@ from coordinator.cli.durations import duration_ms
 from coordinator.console import actions, waterfall
 from coordinator.core.listing import FINISHED_NAMES, OPERATIONS_MAX, STATE_NAMES
 from coordinator.core.model import outcome_name
-from coordinator.core.words import cause_words
+from coordinator.core.words import blocks_words, cause_words
 from coordinator.inside import Asker, Inside, everybody
 from coordinator.services.fills import percent
 from troth.errors import Reason, RequestError
@@ -170,4 +170,6 @@ async def participant(inside: Inside, asker: Asker, name: str) -> Page:
     return Page("participant.html", name, values, 200 if row is not None else 404)
 
 
-TEMPLATE_GLOBALS = {"outcome_name": outcome_name, "cause_words": cause_words, "duration": waterfall.duration}
+TEMPLATE_GLOBALS = {
+    "outcome_name": outcome_name, "cause_words": cause_words, "blocks_words": blocks_words, "duration": waterfall.duration
+}  # fmt: skip
