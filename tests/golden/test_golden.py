@@ -126,6 +126,10 @@ class Heard:
                 raise AssertionError(f"not said: {sorted(map(str, wanted - self._items))}") from None
 
 
+IN_QUESTIONS = {"SessionRequest.inquiries.4"}
+"""Whom a branch holds up, told to people when it asks: an older coordinator passes it over. In these tests hardly anybody asks."""
+
+
 # ---- old peers, new coordinator
 
 
@@ -232,7 +236,7 @@ class OldCoordinator(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has 
         if self.failure is not None:
             raise self.failure
         request = old_type(STREAMS[self._said[0].method][0].DESCRIPTOR.name)
-        assert [found for frame in self.frames for found in unknown(request.FromString(frame))] == []
+        assert {found for frame in self.frames for found in unknown(request.FromString(frame))} <= IN_QUESTIONS
 
 
 async def total(bank: Participant) -> int:
@@ -290,7 +294,7 @@ def today(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_old_version_knows_what_this_one_says(today: Path) -> None:
     said = recorded(today)
     told = {found for one in said for found in unknown(old_type(decoded(one).DESCRIPTOR.name).FromString(bytes.fromhex(one.frame)))}
-    assert len(said) > 40 and told == set()
+    assert len(said) > 40 and told <= IN_QUESTIONS
 
 
 @pytest.mark.parametrize(
@@ -329,6 +333,13 @@ def test_what_the_old_version_does_not_know_is_found() -> None:
     """At any depth: or the tests above would not see it."""
     new = participant_pb2.SessionRequest(callers=[participant_pb2.CallerQuestion(transaction_id="c1.1.0a0b0c0d.1.1")])
     assert list(unknown(old_type("SessionRequest").FromString(new.SerializeToString()))) == ["SessionRequest.10"]
+    question = participant_pb2.Inquiry(transaction_id="c1.1.0a0b0c0d.1.1", order=3, state=participant_pb2.BRANCH_STATE_PREPARED)
+    asked = participant_pb2.Inquiry(blocks=common_pb2.Blocks(lock_keys=1))
+    asked.MergeFrom(question)
+    read = old_type("SessionRequest").FromString(participant_pb2.SessionRequest(inquiries=[asked]).SerializeToString())
+    assert set(unknown(read)) == IN_QUESTIONS
+    read.DiscardUnknownFields()
+    assert read.inquiries[0].SerializeToString() == question.SerializeToString(), "it is the same question without it"
     context = common_pb2.TransactionContext(proof=b"p")
     assert list(unknown(old_type("TransactionContext").FromString(context.SerializeToString()))) == ["TransactionContext.6"]
     review = record_pb2.CoordinatorRecord(review=record_pb2.Review(review="r"))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from tests.mutated import SourceMutant
 
+BLOCKING = "coordinator/core/blocking.py"
+TOLD = ("tests/coordinator_core/test_blocking.py",)
+BLOCKED = ("tests/postgres/test_pg_blocked.py",)
 CORE = "coordinator/core/slots.py"
 DECIDING = "coordinator/core/deciding.py"
 TABLE = "troth/log/postgres_branches.py"
@@ -29,6 +32,16 @@ CHEAP = (
                  "            await asyncio.wait((losing,))\n", "            pass\n", ("tests/participant/test_external.py",)),
     SourceMutant("what nobody knows stays prepared", "participant_sdk/external.py", "        self._jobs.start(self._sweep())\n", "",
                  ("tests/participant/test_external.py",)),
+    SourceMutant("what is told for people has no end", BLOCKING, "if len(participant.blocking) < BLOCKING_MAX:", "if True:", TOLD),
+    SourceMutant("names are kept as they come", BLOCKING, "name[:NAME_CHARACTERS_MAX] for name in told[:NAMES_MAX]",
+                 "name for name in told", TOLD),
+    SourceMutant("of what is over it is told whom it holds up", BLOCKING, " or not _is_open(book, participant, name)", "", TOLD),
+    SourceMutant("who holds nobody up takes a place", BLOCKING, "BLOCKING_MAX and since_ms:", "BLOCKING_MAX:", TOLD),
+    SourceMutant("since when is since now", BLOCKING, "(before.since_ms if before is not None else 0) or", "0 or", TOLD),
+    SourceMutant("what a resource tells is believed", "participant_sdk/blocked.py", "called(_told, answer) if", "_told(answer) if",
+                 ("tests/participant/test_blocked.py",)),
+    SourceMutant("a resource is asked with each question", "participant_sdk/blocked.py", "        if now >= self._again_at:",
+                 "        if True:", ("tests/participant/test_blocked.py",)),
 )  # fmt: skip
 """Those whose tests need no server."""
 
@@ -62,6 +75,9 @@ COSTLY = (
                  "await finished(self._deliver, message)", "await self._deliver(message)", OUTBOX),
     SourceMutant("a text that cannot be stored ends the relay", "participant_sdk/border.py", "encodable(words[:", "(words[:",
                  OUTBOX),
+    SourceMutant("it is told who waits for the branches of others", ROOM + "resource.py",
+                 "asking.ask(branches.HELD, (gid_prefix(self._participant),))", 'asking.ask(branches.HELD, ("",))', BLOCKED),
+    SourceMutant("nobody is said to wait", TABLE, "coalesce(waits.sessions, 0), coalesce(", "0, coalesce(", BLOCKED),
     SourceMutant("nobody visits", "participant_sdk/slots.py", "if slot.owned:\n", "if True:\n", ("tests/postgres/test_slots.py",)),
 )  # fmt: skip
 """Those whose tests start a server."""
