@@ -18,12 +18,6 @@ from troth.log.mariadb_store import connect, from_error, grants, settings, unfit
 from troth.mariadb import errors
 from troth.mariadb.connection import Connection
 
-_WAITING = (
-    "SELECT l.lock_table, COUNT(DISTINCT w.requesting_trx_id) FROM information_schema.INNODB_LOCK_WAITS AS w"
-    " JOIN information_schema.INNODB_TRX AS t ON t.trx_id = w.blocking_trx_id AND t.trx_mysql_thread_id = 0"
-    " JOIN information_schema.INNODB_LOCKS AS l ON l.lock_id = w.requested_lock_id GROUP BY l.lock_table ORDER BY 1"
-)
-"""By table, who waits for transactions that no session has: these are prepared."""
 _MARKED = "SELECT gid, TIMESTAMPDIFF(MICROSECOND, at, UTC_TIMESTAMP(6)) / 1e6 FROM troth_branch WHERE committed = 1"
 _TABLES = (
     "SELECT t.TABLE_NAME FROM information_schema.TABLES AS t JOIN information_schema.ENGINES AS e ON e.ENGINE = t.ENGINE"
@@ -145,7 +139,7 @@ async def _uncommitted(connection: Connection) -> set[str]:
 async def _waiting(connection: Connection, held: Sequence[Held]) -> list[Finding]:
     """Who waits for what is prepared, and who reads the binary log."""
     try:
-        rows: Any = (await connection.ask(_WAITING)).rows if held else ()
+        rows: Any = (await connection.ask(branches.WAITING)).rows if held else ()
         replicas = await connection.one(_REPLICAS)
     except errors.kinds() as error:
         if errors.number(error) not in errors.DENIED:
@@ -154,7 +148,7 @@ async def _waiting(connection: Connection, held: Sequence[Held]) -> list[Finding
         return [Finding("warning", what, "Look as another user.", "GRANT PROCESS ON *.* TO CURRENT_USER()")]
     found = [
         Finding("warning", f"{count} sessions wait for prepared branches in {table}", "End these branches, as said above.")
-        for table, count in rows
+        for table, count, _ in rows
     ]
     if replicas and int(replicas[0]):
         what = f"{replicas[0]} replicas: XA does not survive a failover to one of them"

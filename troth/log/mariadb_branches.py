@@ -54,6 +54,16 @@ OLD = (
 
 LIST = "XA RECOVER"
 
+WAITING = (
+    "SELECT l.lock_table, COUNT(DISTINCT w.requesting_trx_id),"
+    " MAX(TIMESTAMPDIFF(MICROSECOND, r.trx_wait_started, NOW(6))) / 1e6 FROM information_schema.INNODB_LOCK_WAITS AS w"
+    " JOIN information_schema.INNODB_TRX AS t ON t.trx_id = w.blocking_trx_id AND t.trx_mysql_thread_id = 0"
+    " JOIN information_schema.INNODB_TRX AS r ON r.trx_id = w.requesting_trx_id"
+    " JOIN information_schema.INNODB_LOCKS AS l ON l.lock_id = w.requested_lock_id GROUP BY l.lock_table ORDER BY 1"
+)
+"""By table, how many sessions wait for transactions that no session has, which are prepared; and for how many seconds the first.
+The server does not tell which of these transactions an XA branch is. Needs the privilege PROCESS."""
+
 
 def branch_name(participant: str, transaction_id: str) -> str:
     """The name of a participant's branch of a transaction; its transaction fits into an XA id."""

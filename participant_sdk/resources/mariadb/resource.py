@@ -20,11 +20,12 @@ the table that proves outcomes.
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from participant_sdk.resources.contract import Broken
+from participant_sdk.resources.contract import Broken, HeldUp, Unreachable
 from participant_sdk.resources.mariadb import sessions
 from participant_sdk.resources.mariadb.branch import MariadbBranch
 from participant_sdk.resources.mariadb.causes import cause_of_error
@@ -48,6 +49,10 @@ _NOT_TRANSACTIONAL = (
     "SELECT LOWER(t.TABLE_NAME) FROM information_schema.TABLES AS t JOIN information_schema.ENGINES AS e ON e.ENGINE = t.ENGINE"
     " WHERE t.TABLE_SCHEMA = DATABASE() AND t.TABLE_TYPE = 'BASE TABLE' AND COALESCE(e.TRANSACTIONS, 'NO') <> 'YES'"
 )
+
+
+BLOCKED_SECONDS = 5.0
+"""Longest look for who waits for prepared branches."""
 
 
 class MariaDB(RelationalResource):
@@ -154,6 +159,33 @@ class MariaDB(RelationalResource):
             for (name,) in (await connection.ask(branches.OLD, (prefix, prefix))).rows:
                 await connection.ask(branches.FORGET, (name,))
             return await sessions.end_earlier(connection, self._participant, self._database)
+
+    async def blocked(self) -> Mapping[str, HeldUp] | Unreachable:
+        """See the contract. The server does not tell for which branch somebody waits: it is known where nobody waits for any, and
+        where one alone is prepared on the whole server. Needs the privilege PROCESS, and has a connection of its own."""
+        try:
+            async with asyncio.timeout(BLOCKED_SECONDS):
+                waiting, prepared = await self._asked_about_waiting(await self._source.new())
+        except TimeoutError:
+            return Unreachable(f"it has not answered within {BLOCKED_SECONDS} s")
+        except errors.kinds() as error:
+            return Unreachable(self._why(error))
+        if waiting and len(prepared) != 1:
+            return {}
+        seconds = max((float(longest or 0) for _, _, longest in waiting), default=0.0)
+        tables = tuple(str(table).replace("`", "") for table, _, _ in waiting)
+        held_up = HeldUp(sum(int(count) for _, count, _ in waiting), seconds, tables)
+        return dict.fromkeys(branches.names(prepared, self._participant, self._database), held_up)
+
+    async def _asked_about_waiting(self, connection: Connection) -> tuple[Any, list[branches.Xid]]:
+        """Who waits, and what is prepared on the whole server; what was prepared only before or after that is not meant."""
+        try:
+            before = branches.listed((await connection.ask(branches.LIST)).rows)
+            waiting = (await connection.ask(branches.WAITING)).rows
+            after = branches.listed((await connection.ask(branches.LIST)).rows)
+        finally:
+            connection.cut()
+        return waiting, after if after == before else []
 
     # ---- work
 
