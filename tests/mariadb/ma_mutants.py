@@ -14,7 +14,13 @@ def faults(name: str) -> tuple[str, ...]:
     return (f"tests/mariadb/test_ma_faults.py::{name}",)
 
 
+BLOCKED = ("tests/mariadb/test_ma_blocked.py",)
+
 MUTANTS = (
+    SourceMutant("of several it is said whose lock it is", ROOM + "resource.py", "if waiting and len(prepared) != 1:", "if False:",
+                 BLOCKED),
+    SourceMutant("of what is not certain nothing else is said", ROOM + "resource.py", "if waiting and len(prepared) != 1:",
+                 "if len(prepared) != 1 or waiting:", BLOCKED),
     SourceMutant("success is believed", FINISHING, "                        await self._prove(connection, name, commit)\n", "",
                  faults("test_a_success_that_is_none_is_found_out")),
     SourceMutant("an absent id was committed", FINISHING, "Fate.COMMITTED if row and row[0] else Fate.DEAD", "Fate.COMMITTED",
