@@ -66,7 +66,8 @@ async def test_whom_it_holds_up_is_seen_and_gone_once_it_has_ended(daemon: Daemo
     browser = httpx.AsyncClient(base_url=daemon.observing.console.url)
     async with make_bank(daemon, tmp_path) as bank, Client(daemon.address) as client, browser:
         await bank.wait_connected()
-        first = asyncio.create_task(client.run(call("bank", "credit", name="alice"), call("other", "take_time"), timeout=60))
+        calls = call("bank", "credit", name="alice"), call("other", "take_time")
+        first = asyncio.create_task(client.run(*calls, timeout=120, wait="complete"))
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not bank.health.in_doubt:  # noqa: ASYNC110 - its vote is awaited by others
                 await asyncio.sleep(0.01)

@@ -56,7 +56,7 @@ async def in_doubt(daemon: Daemon, bank: Participant, directory: Path) -> AsyncI
     async with bank, other, Client(daemon.address) as client:
         await bank.wait_connected()
         await other.wait_connected()
-        running = asyncio.create_task(client.run(call("bank", "put", name="a", value=1), call("other", "take_time"), timeout=60))
+        running = asyncio.create_task(client.run(call("bank", "put", name="a", value=1), call("other", "take_time"), timeout=120))
         yield go_on, running
         go_on.set()
         await running
