@@ -15,6 +15,7 @@ from typing import Any
 from coordinator.config import Config
 from coordinator.core import effects, events
 from coordinator.core.model import outcome_name
+from coordinator.core.verdict import decided
 from coordinator.services import status
 from coordinator.services.admin import Admin
 from coordinator.services.callers import Callers
@@ -268,9 +269,9 @@ class Shard:
 
 def _tell_contradiction(effect: effects.Contradicted) -> None:
     report = effect.report
+    known = {None: "UNKNOWN", True: "COMMIT", False: "ABORT"}[decided([report])]
     log.error(
         "a branch ended, or may have ended, otherwise than was decided; see `troth txn explain`",
         transaction_id=report.transaction_id, participant=report.participant, outcome=outcome_name(effect.outcome),
-        decided="COMMIT" if report.commit_decided else "ABORT", branch=outcome_name(report.branch_outcome), who=report.who,
-        why=report.why,
+        decided=known, branch=outcome_name(report.branch_outcome), who=report.who, why=report.why,
     )  # fmt: skip

@@ -65,7 +65,7 @@ def _coordinator_plan(found: dict[str, Any], transaction_id: str, action: str, w
             at_ms=time.time_ns() // 1_000_000,
             heuristic=record_pb2.Heuristic(
                 transaction_id=transaction_id, participant=name, branch_outcome=common_pb2.OUTCOME_HAZARD, who=who,
-                why=why, commit_decided=True,
+                why=why, commit_decided=True, decision=record_pb2.KNOWN_DECISION_COMMIT,
             ),
         )
         for name in owing

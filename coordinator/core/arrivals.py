@@ -9,20 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from coordinator.core import blocking, effects, events, invariants, recalling
+from coordinator.core import blocking, effects, events, invariants, late, recalling
 from coordinator.core.beginning import announced
 from coordinator.core.book import ABORT, COMMIT, Book, cause_of
 from coordinator.core.deciding import enlist_prepared, refuse_enlist
 from coordinator.core.finishing import finish
-from coordinator.core.model import ACTIVE, Branch, BranchStep, Finished, Participant, State, Transaction
-from coordinator.core.phase_two import ENDS, late_heuristic, tell_decision
-from coordinator.core.proving import prove
+from coordinator.core.late import BY_HAND, parse
+from coordinator.core.model import ACTIVE, Branch, BranchStep, Participant, State, Transaction
+from coordinator.core.phase_two import decision, decision_of_past, tell_decision
+from coordinator.core.proving import may_prove, prove
 from coordinator.core.settings import REPORT_BYTES
 from coordinator.core.steps import TEXT_CHARACTERS_MAX, keep_results, send_away
 from coordinator.core.transitions import ACKNOWLEDGED, VOTE, Input, apply
 from troth.errors import Reason, RemoteProtocolError, RequestError
 from troth.ids import TransactionId
-from troth.v1 import common_pb2, participant_pb2, record_pb2
+from troth.v1 import common_pb2, participant_pb2
 
 # The values that mean something. What a later version adds must not be taken for one of them.
 _VOTES = frozenset(participant_pb2.VoteKind.values()) - {0}
@@ -164,6 +165,8 @@ def _judge_report(book: Book, participant: Participant, report: participant_pb2.
         branch = txn.branches[participant.name]
         if report.state == participant_pb2.BRANCH_STATE_PREPARED and _is_abandoned(txn, branch):
             _tell_in_doubt(book, participant, txn, report.order)
+        elif txn.state is State.HEURISTIC and decision(book, txn) is None:
+            _judge_unknown(book, participant, txn, report)
         elif txn.state is State.HEURISTIC and branch.step is not BranchStep.HEURISTIC and report.state in _CONTRADICTS:
             # Its answer is heard, and recorded if it contradicts as well.
             _tell_in_doubt(book, participant, txn, report.order)
@@ -172,16 +175,37 @@ def _judge_report(book: Book, participant: Participant, report: participant_pb2.
         _record_one_phase(book, participant, report)
     elif active:
         # Of another coordinator it is rolled back by its participant, which has promised nothing.
-        if book.began(_parse(participant, report.transaction_id)):
+        if book.began(parse(participant, report.transaction_id)):
             participant.questions[report.transaction_id] = report.order
     elif report.state in _REPORTS:
-        presume(book, participant, report.transaction_id, report.order, report.peers)
+        _judge_unknown(book, participant, txn, report)
     else:
         raise RemoteProtocolError(f"{participant.name} reports a branch in the unknown state {report.state}")
 
 
+def _judge_unknown(book: Book, participant: Participant, txn: Transaction | None, report: participant_pb2.BranchReport) -> None:
+    """A listed branch of which this log may know nothing: what is presumed is told; what people have ended is heard; all else
+    stays in doubt."""
+    by_hand = report.state in BY_HAND and (txn is None or txn.late)
+    if by_hand and _is_unknown(book, participant, report):
+        late.listed(book, participant, txn, report)
+    else:
+        presume(book, participant, report.transaction_id, report.order, report.peers)
+
+
+def _is_unknown(book: Book, participant: Participant, report: participant_pb2.BranchReport) -> bool:
+    """Whether nothing is known of the decision, and nothing can be told."""
+    if _answer_to(book, participant, report.transaction_id, report.order) is not None:
+        return False
+    return decision_of_past(book, report.transaction_id, book.finished.get(report.transaction_id)) is None
+
+
 def _tell_in_doubt(book: Book, participant: Participant, txn: Transaction, order: int) -> None:
-    """Tell the decision to whoever is in doubt of a transaction that ended heuristically; it is not forgotten until then."""
+    """Tell the decision to whoever is in doubt of a transaction that ended heuristically; it is not forgotten until then. Where no
+    decision is known, people's ends of other branches are none, and it is as if nobody had said anything."""
+    if txn.state is State.HEURISTIC and decision(book, txn) is None:
+        presume(book, participant, txn.id, order)
+        return
     if txn.state is State.HEURISTIC:
         participant.in_doubt.add(txn.id)
     tell_decision(book, participant, txn, order)
@@ -217,7 +241,7 @@ def _record_one_phase(book: Book, participant: Participant, report: participant_
     participant.questions.pop(report.transaction_id, None)
     if report.transaction_id in book.finished:
         return
-    parsed = _parse(participant, report.transaction_id)
+    parsed = parse(participant, report.transaction_id)
     if book.dropped.covers(parsed):
         return  # the log knew of it for as long as it had to
     # Of this life everything that was handed over is live, or retained: what is neither was refused, or never began.
@@ -266,7 +290,7 @@ def _vote(book: Book, participant: Participant, what: participant_pb2.Vote) -> N
     elif what.kind == participant_pb2.VOTE_KIND_YES:
         presume(book, participant, transaction_id, what.order)
     elif what.kind == participant_pb2.VOTE_KIND_COMMITTED:
-        _committed_late(book, participant, what)
+        late.committed(book, participant, what)
 
 
 def _acknowledgement(book: Book, participant: Participant, what: participant_pb2.Acknowledgement) -> None:
@@ -291,7 +315,7 @@ def _acknowledgement(book: Book, participant: Participant, what: participant_pb2
     if txn is not None:
         apply(book, txn, ACKNOWLEDGED, (participant, what))
     else:
-        _acknowledged_late(book, participant, what, ordered=ordered, told=told)
+        late.acknowledged(book, participant, what, ordered=ordered, told=told)
 
 
 def _enlist(book: Book, participant: Participant, what: participant_pb2.Enlist) -> None:
@@ -402,23 +426,31 @@ def presume(book: Book, participant: Participant, transaction_id: str, order: in
     Only for transactions that nobody else can have decided, or can still decide: those that this very log began (epoch and nonce),
     and that are not live. About all others, those of another log of the same name, or of a life that an older copy of this log
     does not know, there is silence: the branch stays in doubt, and is listed. What this log has lost, and an operator has accepted
-    as lost, may be proven by the others (`proving`).
+    as lost, may be proven by the others (`proving`), unless people have begun to settle it.
     """
+    answer = _answer_to(book, participant, transaction_id, order)
+    if answer == COMMIT:
+        book.send_decision(participant, transaction_id, order, COMMIT)
+    elif answer == ABORT:
+        _tell_abort(book, participant, transaction_id, order)
+    elif len(participant.stranded) < book.settings.reports_max:
+        participant.stranded[transaction_id] = peers or participant.stranded.get(transaction_id, b"")
+        if may_prove(book, transaction_id) and not book.has_lost:
+            prove(book, participant, transaction_id, participant.stranded[transaction_id])
+
+
+def _answer_to(
+    book: Book, participant: Participant, transaction_id: str, order: int
+) -> participant_pb2.DecisionKind.ValueType | None:  # fmt: skip
+    """What a participant in doubt is told of a transaction that is not live; `None` for nothing."""
     done = book.finished.get(transaction_id)
     committed = done is not None and done.outcome == common_pb2.OUTCOME_COMMITTED
     if done is not None and committed and participant.name in done.participants:
-        book.send_decision(participant, transaction_id, order, COMMIT)
-        return
+        return COMMIT
     # Of a commit that it is not part of it has prepared early what nobody has named. Of one that was dropped, and half of whose
     # records the cleaner has taken, a restart knows the outcome, and not whose it is.
     proven = done is not None and (done.outcome == common_pb2.OUTCOME_ABORTED or (committed and all(done.participants)))
-    if not proven and not _may_presume(book, participant, parsed := _parse(participant, transaction_id), order):
-        if len(participant.stranded) < book.settings.reports_max:
-            participant.stranded[transaction_id] = peers or participant.stranded.get(transaction_id, b"")
-            if parsed.coordinator == book.coordinator and not book.has_lost:
-                prove(book, participant, transaction_id, participant.stranded[transaction_id])
-        return
-    _tell_abort(book, participant, transaction_id, order)
+    return ABORT if proven or _may_presume(book, participant, parse(participant, transaction_id), order) else None
 
 
 def _tell_abort(book: Book, participant: Participant, transaction_id: str, order: int) -> None:
@@ -435,64 +467,3 @@ def _may_presume(book: Book, participant: Participant, parsed: TransactionId, or
     """A log that took the name over may be in doubt about what the one before had acknowledged: then the record of a commit may be
     absent because the retention has dropped it."""
     return book.may_presume(parsed) and not (participant.was_before(parsed.epoch, order) and book.dropped.covers(parsed))
-
-
-def _parse(participant: Participant, transaction_id: str) -> TransactionId:
-    try:
-        return TransactionId.parse(transaction_id)
-    except RequestError as error:
-        raise RemoteProtocolError(f"{participant.name} speaks of {error.message}") from None
-
-
-def _acknowledged_late(
-    book: Book, participant: Participant, what: participant_pb2.Acknowledgement, *, ordered: bool, told: bool
-) -> None:  # fmt: skip
-    """An acknowledgement for a transaction that is over: a repeat, or it contradicts what was decided."""
-    agreed = ENDS[what.kind] == common_pb2.OUTCOME_ABORTED
-    done = book.finished.get(what.transaction_id)
-    committed = done is not None and done.outcome == common_pb2.OUTCOME_COMMITTED
-    if done is not None and committed and told and participant.name not in done.participants:
-        return  # it is no part of that commit, and was told so: however its branch ended says nothing of it
-    if agreed is not committed or what.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_DONE:
-        return  # as decided, or a repeat
-    if what.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_EXPIRED:
-        return  # it was finished and forgotten, and the log knows how
-    if ordered and done is None and what.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_HAZARD:
-        return  # the order was for a branch that it does not have, of a transaction that nobody knows
-    _check_late(book, participant, what.transaction_id, done, its_own=ordered or told)
-    report = record_pb2.Heuristic(
-        branch_outcome=ENDS[what.kind], why=what.detail[:TEXT_CHARACTERS_MAX], commit_decided=committed
-    )
-    late_heuristic(book, participant, what.transaction_id, done, report)
-
-
-def _committed_late(book: Book, participant: Participant, what: participant_pb2.Vote) -> None:
-    """A one-phase commit, or what somebody takes for one, of a transaction that is over: a repeat, or it was aborted. Of this life
-    everything that was handed over is live, or retained, or dropped: the rest was refused, or never began. Commits of earlier lives
-    are listed by Hello, and not voted."""
-    transaction_id = what.transaction_id
-    done = book.finished.get(transaction_id)
-    if done is None:
-        if transaction_id.startswith(book.life) and not book.dropped.covers(_parse(participant, transaction_id)):
-            raise RemoteProtocolError(f"{participant.name} voted COMMITTED on {transaction_id}, which was not its to commit")
-    elif done.outcome == common_pb2.OUTCOME_ABORTED:
-        _check_late(book, participant, transaction_id, done)
-        heuristic = record_pb2.Heuristic(branch_outcome=common_pb2.OUTCOME_COMMITTED, why="the participant committed it")
-        late_heuristic(book, participant, transaction_id, done, heuristic)
-
-
-def _check_late(
-    book: Book, participant: Participant, transaction_id: str, done: Finished | None, *, its_own: bool = False
-) -> None:  # fmt: skip
-    """Raise `RemoteProtocolError` unless the participant may have had a branch in a transaction that is over. It is its own where
-    an operator wanted it so, be it a transaction of another coordinator, or where it has asked, and was told ABORT."""
-    if not its_own and done is None:
-        its_own = book.may_have_begun(_parse(participant, transaction_id))
-    elif not its_own and done is not None:
-        # The record of an operator's abort names nobody.
-        its_own = participant.name in done.participants or "" in done.participants
-    if not its_own:
-        raise RemoteProtocolError(f"{participant.name} had no branch in {transaction_id[:160]}")
-    if book.late_heuristics >= book.settings.late_heuristics_max:
-        message = f"{book.late_heuristics} transactions that are over were contradicted; forget some (late_heuristics_max)"
-        raise RemoteProtocolError(message, reason=Reason.OVERLOADED)

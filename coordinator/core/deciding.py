@@ -47,9 +47,10 @@ from coordinator.core.steps import (
     too_large,
     vote_name,
 )
+from coordinator.core.verdict import heuristic
 from troth.errors import Reason
 from troth.ids import NAME_BYTES_MAX
-from troth.v1 import client_pb2, common_pb2, participant_pb2, record_pb2
+from troth.v1 import client_pb2, common_pb2, participant_pb2
 
 COUNT_MAX = 2**32 - 1
 """What Prepare can say. Nobody ran so many operations, so it is a NO."""
@@ -264,8 +265,8 @@ def _ended_by_itself(book: Book, txn: Transaction, branch: Branch, vote: partici
         book.append(txn.id, key_opened(book, txn, branch), force=True)
     book.timers.cancel(txn.id)
     book.set_state(txn, SETTLING)
-    report = record_pb2.Heuristic(
-        transaction_id=txn.id, participant=participant.name, why=f"it voted {kind} where YES, READ_ONLY or NO was asked for",
+    report = heuristic(
+        False, transaction_id=txn.id, participant=participant.name, why=f"it voted {kind} where YES, READ_ONLY or NO was asked for",
         branch_outcome=common_pb2.OUTCOME_COMMITTED if committed else common_pb2.OUTCOME_HAZARD,
     )  # fmt: skip
     append_heuristic(book, txn, branch, report)

@@ -20,39 +20,58 @@ def explain(book: Book, request: admin_pb2.ExplainRequest) -> Message:
     """Answer an operator who asks about one transaction. Of one that is not known there is no summary."""
     name = request.transaction_id
     txn = book.live.get(name)
+    stranded = [one for one in book.participants.values() if name in one.stranded]
     if txn is not None:
         row = listing.summary(book, name, txn)
         row.timeline.CopyFrom(timeline_of(moments_of(txn, book.now), book.clock_ms))
         return admin_pb2.ExplainResponse(
             summary=row,
-            explanation=words.state_words(txn),
+            explanation=words.state_words(txn) + _and_stranded(book, name, stranded),
             next=words.next_words(txn, max(0.0, txn.deadline - book.now.monotonic)),
-            if_forced=words.if_forced(txn),
+            if_forced=[*words.if_forced(txn), *_if_stranded_forced(stranded)],
             branches=[_branch(book, txn, branch) for branch in txn.branches.values()],
         )
     done = book.finished.get(name)
-    stranded = [one for one in book.participants.values() if name in one.stranded]
     if done is None and stranded:
         return _stranded(book, name, stranded)
     if done is None:
         return admin_pb2.ExplainResponse(explanation=unknown_words(book, name))
     return admin_pb2.ExplainResponse(
         summary=listing.summary(book, name, done),
-        explanation=words.finished_words(done),
+        explanation=words.finished_words(done) + _and_stranded(book, name, stranded),
         next=NOTHING_NEXT,
+        if_forced=_if_stranded_forced(stranded),
     )
+
+
+def _and_stranded(book: Book, name: str, stranded: list[Participant]) -> str:
+    """Who is in doubt beside those that people have settled by hand."""
+    if not stranded:
+        return ""
+    return f" {_in_doubt(stranded, 'still in doubt')}: settle it by hand, too.{_held_up_by(book, name, stranded)}"
+
+
+def _in_doubt(stranded: list[Participant], how: str) -> str:
+    names = words.listed(one.name for one in stranded)
+    return f"{names} is {how}, and keeps its locks" if len(stranded) == 1 else f"{names} are {how}, and keep their locks"
+
+
+def _if_stranded_forced(stranded: list[Participant]) -> list[str]:
+    return [f"commit or abort with --participant {one.name}: that branch ends so; who and why are kept" for one in stranded]
 
 
 def _stranded(book: Book, name: str, stranded: list[Participant]) -> Message:
     """Branches in doubt about which this log can say nothing."""
-    names = [one.name for one in stranded]
     return admin_pb2.ExplainResponse(
-        explanation=f"{', '.join(names)} is in doubt about {name}, and keeps its locks. This coordinator's log can say nothing "
-        "of it: another log began it, or this one was put back since."
-        + "".join(_held_up(one, blocking.of_branch(book, one, name)) for one in stranded),
+        explanation=f"{_in_doubt(stranded, f'in doubt about {name}')}. This coordinator's log can say nothing "
+        f"of it: another log began it, or this one was put back since.{_held_up_by(book, name, stranded)}",
         next="Nothing happens by itself: find out how it ended elsewhere.",
-        if_forced=[f"commit or abort with --participant {one}: that branch ends so; who and why are kept" for one in names],
+        if_forced=_if_stranded_forced(stranded),
     )
+
+
+def _held_up_by(book: Book, name: str, stranded: list[Participant]) -> str:
+    return "".join(_held_up(one, blocking.of_branch(book, one, name)) for one in stranded)
 
 
 def _held_up(participant: Participant, blocks: admin_pb2.BranchBlocks | None) -> str:

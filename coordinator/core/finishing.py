@@ -29,6 +29,7 @@ from coordinator.core.model import (
     scoped,
 )
 from coordinator.core.timeline import moments_of
+from coordinator.core.verdict import decided
 from troth.errors import Reason
 from troth.ids import TransactionId
 from troth.v1 import client_pb2, common_pb2, record_pb2
@@ -60,7 +61,7 @@ def finish(book: Book, txn: Transaction, state: State) -> None:
         _settle_key(book, txn, scoped(txn.claim))
         _release_joiners(book, txn)
     book.answer_all(txn)
-    tell_over(book, txn, words.heuristic_words(txn.heuristic) if txn.heuristic else "")
+    tell_over(book, txn, words.heuristic_words(txn.all_reports) if txn.heuristic else "")
 
 
 def tell_over(book: Book, txn: Transaction, heuristic: str = "") -> None:
@@ -203,6 +204,8 @@ def reopen(book: Book, transaction_id: str, done: Finished | None, state: State)
     txn.results_lost = txn.late = True
     if done is not None:
         txn.first_attempt_ms, txn.claim, txn.owner = done.first_attempt_ms, done.claim, done.owner
+        if done.dealt_with is not None and decided(done.dealt_with.reports) is None:
+            txn.dealt_with = done.dealt_with.reports
         book.owned[txn.owner] += bool(txn.owner)
         for name, order in itertools.zip_longest(filter(None, done.participants), done.orders, fillvalue=0):
             branch = Branch(book.participant(str(name)), order, 0)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple
 
 from coordinator.core.dropped import Behind
 from coordinator.core.events import Get, Run
+from coordinator.core.verdict import heuristic_outcome
 from troth.v1 import client_pb2, common_pb2, participant_pb2, record_pb2
 
 
@@ -140,9 +141,9 @@ class Transaction:
     """One transaction that is not finished, or is finished and has still something owed."""
 
     __slots__ = (
-        "argument_bytes", "asked", "attempt", "began", "branches", "cause", "claim", "deadline", "eldest_ms", "first_attempt_ms",
-        "held_bytes", "heuristic", "hold_read_locks", "id", "interactive", "joined", "late", "missing", "number", "owner", "peers",
-        "repeated_at", "results_lost", "session", "state", "steps", "tickets", "trace", "traceparent",
+        "argument_bytes", "asked", "attempt", "began", "branches", "cause", "claim", "deadline", "dealt_with", "eldest_ms",
+        "first_attempt_ms", "held_bytes", "heuristic", "hold_read_locks", "id", "interactive", "joined", "late", "missing",
+        "number", "owner", "peers", "repeated_at", "results_lost", "session", "state", "steps", "tickets", "trace", "traceparent",
         "wait_complete",
     )  # fmt: skip
 
@@ -178,6 +179,8 @@ class Transaction:
         self.tickets: tuple[Get, ...] = ()
         """Get requests that wait."""
         self.heuristic: tuple[record_pb2.Heuristic, ...] = ()
+        self.dealt_with: tuple[record_pb2.Heuristic, ...] = ()
+        """Reports that people have forgotten, of a transaction whose decision is not known: they still tell whether it is MIXED."""
         self.results_lost = False
         self.held_bytes = 0
         """Its share of `Book.open_bytes`."""
@@ -197,8 +200,13 @@ class Transaction:
     def outcome(self) -> common_pb2.Outcome.ValueType:
         """What is told of it now."""
         if self.heuristic:
-            return heuristic_outcome(self.heuristic)
+            return heuristic_outcome(self.all_reports)
         return OUTCOMES.get(self.state, common_pb2.OUTCOME_IN_DOUBT)
+
+    @property
+    def all_reports(self) -> tuple[record_pb2.Heuristic, ...]:
+        """All that is known of how branches ended by hand, the forgotten reports first."""
+        return self.dealt_with + self.heuristic
 
     @property
     def is_awaited(self) -> bool:
@@ -228,20 +236,6 @@ class Transaction:
 def outcome_name(outcome: common_pb2.Outcome.ValueType) -> str:
     """The outcome without the prefix of its enum."""
     return common_pb2.Outcome.Name(outcome).removeprefix("OUTCOME_")
-
-
-def last_reports(reports: Iterable[record_pb2.Heuristic]) -> Collection[record_pb2.Heuristic]:
-    """The last report of each participant: who was given up may have said since how it ended."""
-    return {report.participant: report for report in reports}.values()
-
-
-def heuristic_outcome(reports: Sequence[record_pb2.Heuristic]) -> common_pb2.Outcome.ValueType:
-    """MIXED when a branch is known to have ended against the decision; HAZARD when one may have; else as decided."""
-    decided = common_pb2.OUTCOME_COMMITTED if reports[0].commit_decided else common_pb2.OUTCOME_ABORTED
-    ends = {report.branch_outcome for report in last_reports(reports)}
-    if common_pb2.OUTCOME_HAZARD in ends:
-        return common_pb2.OUTCOME_HAZARD
-    return decided if ends == {decided} else common_pb2.OUTCOME_MIXED
 
 
 class ToldBlocks(NamedTuple):
@@ -440,7 +434,7 @@ class Finished:
     recorded: bool = False
     """Whether the log holds it."""
     dealt_with: DealtWith | None = None
-    """How it ended, when that was not as decided. `outcome` is what was decided: that counts for the protocol."""
+    """How it ended, when that was not as decided. `outcome` is what was decided, and counts for the protocol; IN_DOUBT: unknown."""
     orders: tuple[int, ...] = ()
     """The order of each participant's branch; 0 for who has only read. Of a commit; empty where it is not known."""
     owner: str = ""

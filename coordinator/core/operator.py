@@ -20,13 +20,14 @@ from coordinator.core.model import (
     Participant,
     State,
     Transaction,
-    last_reports,
     outcome_name,
     scoped,
 )
-from coordinator.core.proving import prove
+from coordinator.core.phase_two import decision_of_past
+from coordinator.core.proving import may_prove, prove
 from coordinator.core.recovery import bound_record
 from coordinator.core.transitions import TABLE, Input, apply
+from coordinator.core.verdict import decided, last_reports, outcome_decided
 from troth.errors import Reason, RequestError
 from troth.ids import TransactionId
 from troth.v1 import admin_pb2, client_pb2, common_pb2, participant_pb2, record_pb2
@@ -163,9 +164,9 @@ def _was_decided(book: Book, txn: Transaction | None, transaction_id: str) -> bo
     if txn is not None:
         if txn.state is State.PROVING:
             return None
-        return txn.heuristic[0].commit_decided if txn.heuristic else txn.state is State.COMMITTING
+        return decided(txn.heuristic) if txn.heuristic else txn.state is State.COMMITTING
     done = book.finished.get(transaction_id)
-    return None if done is None else done.outcome == common_pb2.OUTCOME_COMMITTED
+    return None if done is None else decision_of_past(book, transaction_id, done)
 
 
 def _force_branch(
@@ -240,13 +241,13 @@ def _still_owed(book: Book, txn: Transaction) -> common_pb2.Cause | None:
 
 
 def _forgotten_record(book: Book, txn: Transaction, request: admin_pb2.ForgetTransactionRequest) -> record_pb2.Forgotten:
-    done = book.finished.get(txn.id)
-    decided = common_pb2.OUTCOME_COMMITTED if txn.heuristic[0].commit_decided else common_pb2.OUTCOME_ABORTED
+    done, outcome = book.finished.get(txn.id), outcome_decided(txn.heuristic)
+    names = tuple(txn.branches) if done is None or outcome == common_pb2.OUTCOME_IN_DOUBT else done.participants
     return record_pb2.Forgotten(
         transaction_id=txn.id, who=request.who, why=request.why, first_attempt_ms=txn.first_attempt_ms,
-        participants=done.participants if done is not None else tuple(txn.branches), claim=txn.claim,
+        participants=names, claim=txn.claim,
         over_at_ms=done.at_ms if done is not None else book.clock_ms,
-        outcome=done.outcome if done is not None else decided, owner=txn.owner,
+        outcome=done.outcome if done is not None else outcome, owner=txn.owner,
         orders=done.orders if done is not None else orders_of(txn),
     )  # fmt: skip
 
@@ -260,7 +261,7 @@ def forgotten(book: Book, txn: Transaction, record: record_pb2.Forgotten) -> Non
         if branch.step is BranchStep.HEURISTIC:
             _send_force(book, branch.participant, txn.id, participant_pb2.FORCE_KIND_FORGET, record.who, record.why)
     retain_dealt_with(book, record, txn.heuristic)
-    tell_over(book, txn, f"{words.heuristic_words(txn.heuristic)} Forgotten by {record.who}: {record.why}.")
+    tell_over(book, txn, f"{words.heuristic_words(txn.all_reports)} Forgotten by {record.who}: {record.why}.")
     entry = book.keys.get(scoped(txn.claim)) if txn.claim is not None else None
     if txn.claim is not None and entry is not None and entry.live is txn:
         if book.finished[txn.id].outcome == common_pb2.OUTCOME_COMMITTED:
@@ -343,7 +344,7 @@ def _prove_stranded(book: Book) -> None:
     """Whoever is there already, and is in doubt about what is lost, may be helped by others from now on."""
     for participant in list(book.participants.values()):
         for transaction_id, peers in list(participant.stranded.items()):
-            if transaction_id not in book.live and transaction_id.startswith(f"{book.coordinator}."):
+            if may_prove(book, transaction_id):
                 prove(book, participant, transaction_id, peers)
 
 

@@ -20,9 +20,10 @@ from coordinator.core.model import (
     Participant,
     State,
     Transaction,
-    heuristic_outcome,
 )
 from coordinator.core.steps import TEXT_CHARACTERS_MAX, Returned, arm, branch_of, no_branch
+from coordinator.core.verdict import decided, heuristic
+from troth.ids import TransactionId
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
 ENDS = {
@@ -57,12 +58,12 @@ def acknowledged(book: Book, txn: Transaction, argument: tuple[Participant, part
 def report_heuristic(book: Book, txn: Transaction, branch: Branch, message: participant_pb2.Acknowledgement) -> None:
     """Write down that a branch ended by itself; what follows waits for the record."""
     name = participant_pb2.AcknowledgementKind.Name(message.kind).removeprefix("ACKNOWLEDGEMENT_KIND_")
-    report = record_pb2.Heuristic(
+    report = heuristic(
+        decision(book, txn),
         transaction_id=txn.id,
         participant=branch.participant.name,
         branch_outcome=ENDS[message.kind],
         why=message.detail[:TEXT_CHARACTERS_MAX] or f"the participant answered {name}",
-        commit_decided=commit_was_decided(book, txn),
     )
     append_heuristic(book, txn, branch, report)
 
@@ -83,30 +84,51 @@ def _say_since(book: Book, txn: Transaction, branch: Branch, message: participan
 
 
 def acknowledged_too_late(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Acknowledgement]) -> None:
-    """Another branch of it ended otherwise, too: a Heuristic record is forced for each."""
+    """Another branch ended otherwise, too, or by hand where no decision is known: a Heuristic record is forced for each."""
     participant, message = argument
     branch = txn.branches.setdefault(participant.name, Branch(participant, 0, 0))
     if branch.step is BranchStep.HEURISTIC:
         _say_since(book, txn, branch, message)
         return
-    decided = common_pb2.OUTCOME_COMMITTED if commit_was_decided(book, txn) else common_pb2.OUTCOME_ABORTED
-    agrees = message.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_DONE or ENDS[message.kind] == decided
-    if not agrees:
+    end = ENDS[message.kind]
+    if any((report.participant, report.branch_outcome) == (participant.name, end) for report in txn.dealt_with):
+        return  # people have forgotten that it ended so
+    if message.kind != participant_pb2.ACKNOWLEDGEMENT_KIND_DONE and not agrees(end, decision(book, txn)):
         report_heuristic(book, txn, branch, message)
 
 
 def tell_decision(book: Book, participant: Participant, txn: Transaction, order: int) -> None:
     """Others ended otherwise than was decided; whoever may still be in doubt is told the decision all the same."""
-    kind = COMMIT if commit_was_decided(book, txn) else ABORT
+    kind = COMMIT if decision(book, txn) else ABORT
     book.send_decision(participant, txn.id, order, kind, acknowledge=True)
 
 
-def commit_was_decided(book: Book, txn: Transaction) -> bool:
-    """What was decided of a transaction that did not end as decided; what was over before says so in what is retained of it."""
+def agrees(end: common_pb2.Outcome.ValueType, committed: bool | None) -> bool:
+    """Whether a branch ended as decided; never, where that is not known."""
+    return committed is not None and end == (common_pb2.OUTCOME_COMMITTED if committed else common_pb2.OUTCOME_ABORTED)
+
+
+def decision(book: Book, txn: Transaction) -> bool | None:
+    """Whether COMMIT was decided of a transaction that did not end by the protocol; `None` when that is not known."""
     if txn.heuristic:
-        return txn.heuristic[0].commit_decided
-    done = book.finished.get(txn.id)
-    return txn.state is State.COMMITTING or (done is not None and done.outcome == common_pb2.OUTCOME_COMMITTED)
+        return decided(txn.heuristic)
+    if txn.state is State.COMMITTING:
+        return True
+    if txn.late:
+        return decision_of_past(book, txn.id, book.finished.get(txn.id))
+    return False if book.may_presume(TransactionId.parse(txn.id)) else None
+
+
+def decision_of_past(book: Book, transaction_id: str, done: Finished | None) -> bool | None:
+    """The same of one that is over, or was never heard of; the theory is in `verdict`."""
+    if done is not None:
+        return _RETAINED.get(done.outcome)
+    parsed = TransactionId.parse(transaction_id)
+    return False if book.may_presume(parsed) and not book.dropped.covers(parsed) else None
+
+
+_RETAINED = {common_pb2.OUTCOME_COMMITTED: True, common_pb2.OUTCOME_ABORTED: False}
+"""What is retained of a decision. Of what is IN_DOUBT, or EXPIRED, it is not known."""
 
 
 def append_heuristic(book: Book, txn: Transaction, branch: Branch, report: record_pb2.Heuristic) -> None:
@@ -132,7 +154,7 @@ def heuristic_durable(book: Book, txn: Transaction, report: record_pb2.Heuristic
     is_first = all(earlier.participant != report.participant for earlier in txn.heuristic)
     txn.heuristic += (report,)
     book.counters.heuristic += is_first
-    book.ready.effects.append(effects.Contradicted(report, heuristic_outcome(txn.heuristic)))
+    book.ready.effects.append(effects.Contradicted(report, txn.outcome))
     if txn.state is COMMITTING:
         if is_first:
             count_acknowledgement(book, txn)
@@ -166,9 +188,9 @@ def abandon(book: Book, txn: Transaction, argument: tuple[str, str]) -> None:
     who, why = argument
     for branch in txn.branches.values():
         if branch.step is BranchStep.COMMIT_OWED:
-            report = record_pb2.Heuristic(
-                transaction_id=txn.id, participant=branch.participant.name, who=who, why=why,
-                branch_outcome=common_pb2.OUTCOME_HAZARD, commit_decided=True,
+            report = heuristic(
+                True, transaction_id=txn.id, participant=branch.participant.name, who=who, why=why,
+                branch_outcome=common_pb2.OUTCOME_HAZARD,
             )  # fmt: skip
             append_heuristic(book, txn, branch, report)
 

@@ -20,6 +20,13 @@ ASKED = BranchStep.SETTLE_OWED
 DISPROVES = BranchStep.DISPROVES
 
 
+def may_prove(book: Book, transaction_id: str) -> bool:
+    """Whether others may help: of a transaction of our own name that is not told yet, by whatever is open or retained of it. What
+    people have begun to settle by hand is left to them (`verdict`)."""
+    known = transaction_id in book.live or transaction_id in book.finished
+    return not known and transaction_id.startswith(f"{book.coordinator}.")
+
+
 def prove(book: Book, participant: Participant, transaction_id: str, peers: bytes) -> None:
     """Somebody is in doubt about what this log has lost: ask the others."""
     named = _peers(book, participant, peers)

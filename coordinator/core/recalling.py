@@ -28,12 +28,13 @@ from collections.abc import Iterator
 from coordinator.core.book import COMMIT, Book, cause_of
 from coordinator.core.dropped import Behind
 from coordinator.core.events import Durable
-from coordinator.core.model import BranchStep, Finished, Participant, State, last_reports
-from coordinator.core.phase_two import append_heuristic, commit_was_decided, late_heuristic
+from coordinator.core.model import BranchStep, Finished, Participant, State
+from coordinator.core.phase_two import append_heuristic, decision, late_heuristic
 from coordinator.core.recovery import bound_record
+from coordinator.core.verdict import heuristic, last_reports
 from troth.errors import Reason
 from troth.ids import TransactionId
-from troth.v1 import admin_pb2, common_pb2, participant_pb2, record_pb2
+from troth.v1 import admin_pb2, common_pb2, participant_pb2
 
 BATCH = 100
 """Questions that one participant has not answered yet, at most."""
@@ -59,7 +60,7 @@ def _commits_before(book: Book, participant: Participant) -> Iterator[tuple[str,
             yield transaction_id, order
     for txn in book.live.values():
         branch = txn.branches.get(name)
-        if branch is None or branch.step is not BranchStep.OVER or not (branch.changed and commit_was_decided(book, txn)):
+        if branch is None or branch.step is not BranchStep.OVER or not (branch.changed and decision(book, txn)):
             continue
         if participant.was_before(_epoch(txn.id), branch.order) and not _was_told(book.finished.get(txn.id), name):
             yield txn.id, branch.order
@@ -146,9 +147,9 @@ def heard(book: Book, participant: Participant, transaction_id: str) -> None:
 def _lacks(book: Book, participant: Participant, transaction_id: str) -> None:
     """Record that a commit is not there; nobody has to answer for it, but everybody is told."""
     txn, done = book.live.get(transaction_id), book.finished.get(transaction_id)
-    report = record_pb2.Heuristic(
-        transaction_id=transaction_id, participant=participant.name, branch_outcome=common_pb2.OUTCOME_ABORTED, why=WHY,
-        commit_decided=True, lacking=True,
+    report = heuristic(
+        True, transaction_id=transaction_id, participant=participant.name, branch_outcome=common_pb2.OUTCOME_ABORTED, why=WHY,
+        lacking=True,
     )  # fmt: skip
     if txn is not None:
         txn.missing += txn.state is State.COMMITTING  # it was counted when it had acknowledged

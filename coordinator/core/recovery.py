@@ -31,11 +31,12 @@ from coordinator.core.model import (
     Participant,
     State,
     Transaction,
-    heuristic_outcome,
     scoped,
 )
 from coordinator.core.steps import arm, key_opened
-from troth.errors import LogDamaged, LogForeign, Reason
+from coordinator.core.verdict import heuristic_outcome, judged_again, outcome_decided
+from troth.errors import LogDamaged, LogForeign, Reason, RequestError
+from troth.ids import TransactionId
 from troth.lives import Life
 from troth.ready import Instant
 from troth.v1 import common_pb2, record_pb2
@@ -134,7 +135,7 @@ class Replay:
             participants=decided.participants if decided is not None else sorted({report.participant for report in reports}),
             claim=decided.claim if decided is not None and decided.HasField("claim") else None,
             owner=decided.owner if decided is not None else "",
-            outcome=common_pb2.OUTCOME_COMMITTED if reports[0].commit_decided else common_pb2.OUTCOME_ABORTED,
+            outcome=outcome_decided(reports),
         )  # fmt: skip
         filled.MergeFrom(forgotten)
         return filled
@@ -167,6 +168,7 @@ class Replay:
             book.dropped.count_all_before(book.epoch + 1)
         if self._branches_before_ms:
             book.dropped.count_branches_before(book.epoch + 1, self._branches_before_ms)
+        self._judge_again()
         # In the order in which they ended, which is that of eviction; the cleaner writes old ones behind new ones.
         over_at = {name: at_ms for name, (_, at_ms) in self._ended.items()}
         over_at = {name: forgotten.over_at_ms for name, (forgotten, _) in self._dealt_with.items()} | over_at
@@ -185,6 +187,21 @@ class Replay:
             done = self.book.finished.get(name)
             if name not in self.book.live and (done is None or done.outcome != heuristic_outcome(reports)):
                 self._conclude_heuristic(name, reports)
+
+    def _judge_again(self) -> None:
+        """Earlier software took for ABORT what it could not know (`verdict`)."""
+        self._heuristic = {name: judged_again(reports, its_own=self._is_own(name)) for name, reports in self._heuristic.items()}
+        for name, (forgotten, read) in self._dealt_with.items():
+            reports = judged_again(read, its_own=self._is_own(name))
+            if reports != read and forgotten.outcome == common_pb2.OUTCOME_ABORTED:
+                forgotten.outcome = outcome_decided(reports)
+            self._dealt_with[name] = forgotten, reports
+
+    def _is_own(self, name: str) -> bool:
+        try:
+            return self.book.began(TransactionId.parse(name))
+        except RequestError:
+            return True  # no id, and so nobody's: it stays what it is
 
     def _conclude_ended(self, name: str, ended: record_pb2.Ended, at_ms: int) -> None:
         decided = self._decided.get(name)

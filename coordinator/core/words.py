@@ -17,10 +17,9 @@ from coordinator.core.model import (
     Participant,
     State,
     Transaction,
-    heuristic_outcome,
-    last_reports,
     outcome_name,
 )
+from coordinator.core.verdict import decided, heuristic_outcome, last_reports
 from troth.moments import utc
 from troth.v1 import admin_pb2, common_pb2, record_pb2
 
@@ -55,9 +54,23 @@ def finished_words(done: Finished) -> str:
 
 def heuristic_words(reports: Sequence[record_pb2.Heuristic]) -> str:
     """What was decided, and who ended or may have ended otherwise, with who wanted it so, and why."""
-    decided = "COMMIT was decided and durable" if reports[0].commit_decided else "COMMIT was not decided, so ABORT holds"
+    ends = "; ".join(map(report_words, last_reports(reports)))
+    if (committed := decided(reports)) is None:
+        return f"What was decided is not known here: {ends}."
+    known = "COMMIT was decided and durable" if committed else "COMMIT was not decided, so ABORT holds"
     link = "and" if heuristic_outcome(reports) in (common_pb2.OUTCOME_COMMITTED, common_pb2.OUTCOME_ABORTED) else "but"
-    return f"{decided}, {link} {'; '.join(map(report_words, last_reports(reports)))}."
+    return f"{known}, {link} {ends}."
+
+
+def _unknown_words(txn: Transaction) -> str:
+    """Why something is listed of which no decision is known here, and what is to be done."""
+    words = heuristic_words(txn.all_reports)
+    if txn.outcome == common_pb2.OUTCOME_MIXED:
+        return f"It did not end in one way: {words} An operator must look, repair, and then forget it."
+    return (
+        f"It was ended by hand. {words} Nothing that is known contradicts it. An operator must compare that with what was decided, "
+        "and with whoever else had a part in it, and then forget it."
+    )
 
 
 def report_words(report: record_pb2.Heuristic) -> str:
@@ -104,6 +117,8 @@ def state_words(txn: Transaction) -> str:
     if txn.state is State.PROVING:
         return _proving_words(txn)
     if txn.state is State.HEURISTIC:
+        if decided(txn.heuristic) is None:
+            return _unknown_words(txn)
         agreed = txn.outcome in (common_pb2.OUTCOME_COMMITTED, common_pb2.OUTCOME_ABORTED)
         words = heuristic_words(txn.heuristic)
         if agreed:
@@ -195,7 +210,7 @@ def if_forced(txn: Transaction) -> list[str]:
         return [*_force_each(txn.id, in_doubt, decided=None)]
     if txn.state is State.HEURISTIC:
         forget = "forget: the record of the broken atomicity is dropped; do it when the damage is repaired."
-        return [forget, *_force_each(txn.id, _may_be_in_doubt(txn), decided=txn.heuristic[0].commit_decided)]
+        return [forget, *_force_each(txn.id, _may_be_in_doubt(txn), decided=decided(txn.heuristic))]
     if txn.state in (State.DECIDING, State.OPENING):
         return ["Nothing can be forced while a record is written; ask again in a moment."]
     return [f"Nothing can be forced here: {listed(txn.owing())} decides, and not the coordinator."]

@@ -16,6 +16,7 @@ from coordinator.core import (
     events,
     finishing,
     keys,
+    late,
     one_phase,
     operator,
     recovery,
@@ -131,13 +132,13 @@ _scripted("the durable clock alone tells an age", "12", (checks, "is_old", _by_t
 
 _scripted("what is no vote is dropped without a word", "2", (deciding, "_ended_by_itself", to(nothing)))
 _scripted("a vote that takes another one back is a repeat", "2", (deciding, "_voted_otherwise", to(nothing)))
-_scripted("a commit of what nobody knows is dropped without a word", "2", (arrivals, "_committed_late", to(nothing)))
+_scripted("a commit of what nobody knows is dropped without a word", "2", (late, "committed", to(nothing)))
 
 # ---- what the retention has dropped, and what was never there
 
 _mutant("a dropped commit is not known by its id", "19", (dropped.Dropped, "covers", to(lambda self, parsed: False)))
 _mutant("an order for what never was becomes a record", "18", (operator, "_has_no_branch", to(nothing)), (
-    arrivals, "_acknowledged_late", lambda original: _as_if_unordered(original),
+    late, "acknowledged", lambda original: _as_if_unordered(original),
 ))  # fmt: skip
 
 

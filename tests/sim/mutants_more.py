@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from coordinator.core import arrivals, beginning, checks, finishing, hello, model, phase_two, recovery, requests, steps
+from coordinator.core import arrivals, beginning, checks, finishing, hello, late, model, phase_two, recovery, requests, steps
 from coordinator.core import core as coordinator_core
 from coordinator.core.book import Book
 from coordinator.core.model import State, Transaction
@@ -166,7 +166,7 @@ _mutant("a heuristic outcome forgets itself", "18", (phase_two, "count_acknowled
 _mutant("a second contradiction is taken for a repeat", "18", (C, (State.HEURISTIC, Input.ACKNOWLEDGED), to(steps.late)))
 _mutant("whoever is in doubt beside a contradiction is told nothing", "18", (arrivals, "tell_decision", to(nothing)))
 _mutant("a settlement takes a forced commit for the commit", "18", (T[P.FORCED_COMMIT], Kind.SETTLE, to(f.settle_committed)))
-_mutant("a contradiction of what is over is dropped", "18", (arrivals, "late_heuristic", to(nothing)))
+_mutant("a contradiction of what is over is dropped", "18", (late, "late_heuristic", to(nothing)))
 
 # ---- rule 9: who speaks
 

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from troth.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
@@ -18,6 +19,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _KnownDecision:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KnownDecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KnownDecision.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KNOWN_DECISION_UNSPECIFIED: _KnownDecision.ValueType  # 0
+    """By earlier software, which knew but two: `commit_decided` says which, of a transaction that its log had begun. Of any other it
+    is not known.
+    """
+    KNOWN_DECISION_COMMIT: _KnownDecision.ValueType  # 1
+    """COMMIT was decided."""
+    KNOWN_DECISION_ABORT: _KnownDecision.ValueType  # 2
+    """ABORT was decided, or is presumed."""
+    KNOWN_DECISION_UNKNOWN: _KnownDecision.ValueType  # 3
+    """Nobody here knows: another coordinator, or another log, began it, or this one may have lost or dropped what it had decided."""
+
+class KnownDecision(_KnownDecision, metaclass=_KnownDecisionEnumTypeWrapper):
+    """KnownDecision is what a coordinator knew of a decision when it recorded that a branch had ended otherwise, or by hand."""
+
+KNOWN_DECISION_UNSPECIFIED: KnownDecision.ValueType  # 0
+"""By earlier software, which knew but two: `commit_decided` says which, of a transaction that its log had begun. Of any other it
+is not known.
+"""
+KNOWN_DECISION_COMMIT: KnownDecision.ValueType  # 1
+"""COMMIT was decided."""
+KNOWN_DECISION_ABORT: KnownDecision.ValueType  # 2
+"""ABORT was decided, or is presumed."""
+KNOWN_DECISION_UNKNOWN: KnownDecision.ValueType  # 3
+"""Nobody here knows: another coordinator, or another log, began it, or this one may have lost or dropped what it had decided."""
+Global___KnownDecision: _TypeAlias = KnownDecision  # noqa: Y015
 
 @_typing.final
 class CoordinatorRecord(_message.Message):
@@ -546,6 +579,7 @@ class Heuristic(_message.Message):
     WHY_FIELD_NUMBER: _builtins.int
     COMMIT_DECIDED_FIELD_NUMBER: _builtins.int
     LACKING_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     participant: _builtins.str
@@ -557,9 +591,11 @@ class Heuristic(_message.Message):
     why: _builtins.str
     """Why, or what the participant reported."""
     commit_decided: _builtins.bool
-    """Whether the coordinator had decided COMMIT."""
+    """Whether the coordinator had decided COMMIT. Where it had not, `decision` says whether that means ABORT."""
     lacking: _builtins.bool
     """Whether the participant had committed it, and its log does not have it any more: another one took the name over, or an older copy."""
+    decision: Global___KnownDecision.ValueType
+    """What was decided, as far as it was known here."""
     def __init__(
         self,
         *,
@@ -570,10 +606,11 @@ class Heuristic(_message.Message):
         why: _builtins.str = ...,
         commit_decided: _builtins.bool = ...,
         lacking: _builtins.bool = ...,
+        decision: Global___KnownDecision.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_outcome", b"branch_outcome", "commit_decided", b"commit_decided", "lacking", b"lacking", "participant", b"participant", "transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_outcome", b"branch_outcome", "commit_decided", b"commit_decided", "decision", b"decision", "lacking", b"lacking", "participant", b"participant", "transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,123 @@
+"""What participants say of transactions that are over, or that this log never knew: repeats, contradictions, ends by hand.
+
+What an end by hand comes to, where nobody here knows what was decided, is told in `verdict`.
+"""
+
+from __future__ import annotations
+
+from coordinator.core.book import Book
+from coordinator.core.model import Finished, Participant, Transaction
+from coordinator.core.phase_two import ENDS, decision_of_past, late_heuristic
+from coordinator.core.steps import TEXT_CHARACTERS_MAX
+from coordinator.core.transitions import ACKNOWLEDGED, apply
+from coordinator.core.verdict import heuristic
+from troth.errors import Reason, RemoteProtocolError, RequestError
+from troth.ids import TransactionId
+from troth.v1 import common_pb2, participant_pb2
+
+BY_HAND = {
+    participant_pb2.BRANCH_STATE_FORCED_COMMIT: participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_COMMIT,
+    participant_pb2.BRANCH_STATE_FORCED_ABORT: participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_ABORT,
+}
+"""Branches that Hello lists, and that people have ended: what their participant would acknowledge."""
+
+
+def acknowledged(
+    book: Book, participant: Participant, what: participant_pb2.Acknowledgement, *, ordered: bool, told: bool
+) -> None:  # fmt: skip
+    """Of a transaction that is over: a repeat, or it contradicts what was decided, or nobody here knows what that was."""
+    done = book.finished.get(what.transaction_id)
+    committed = done is not None and done.outcome == common_pb2.OUTCOME_COMMITTED
+    if done is not None and committed and told and participant.name not in done.participants:
+        return  # it is no part of that commit, and was told so: however its branch ended says nothing of it
+    if what.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_DONE:
+        return  # a repeat
+    if what.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_EXPIRED:
+        return  # it was finished and forgotten, and the log knows how
+    if ordered and done is None and what.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_HAZARD:
+        return  # the order was for a branch that it does not have, of a transaction that nobody knows
+    decided, end = _decision(book, participant, what.transaction_id, done), ENDS[what.kind]
+    if decided is not None and (end == common_pb2.OUTCOME_ABORTED) is not decided:
+        return  # as decided
+    if decided is None and _is_dealt_with(book, participant, what.transaction_id, done, end):
+        return
+    check(book, participant, what.transaction_id, done, its_own=ordered or told)
+    report = heuristic(decided, branch_outcome=end, why=what.detail[:TEXT_CHARACTERS_MAX])
+    late_heuristic(book, participant, what.transaction_id, done, report)
+
+
+def _decision(book: Book, participant: Participant, transaction_id: str, done: Finished | None) -> bool | None:
+    try:
+        return decision_of_past(book, transaction_id, done)
+    except RequestError as error:
+        raise RemoteProtocolError(f"{participant.name} speaks of {error.message}") from None
+
+
+def _is_dealt_with(
+    book: Book, participant: Participant, transaction_id: str, done: Finished | None, end: common_pb2.Outcome.ValueType
+) -> bool:
+    """Whether there is nothing new in an end by hand, of a transaction whose decision is not known: people have forgotten that
+    very end, or it is a rollback of one of our own. Of those a commit may have been dropped, and none that was rolled back."""
+    if done is None:
+        return end == common_pb2.OUTCOME_ABORTED and book.may_presume(TransactionId.parse(transaction_id))
+    reports = done.dealt_with.reports if done.dealt_with is not None else ()
+    return (participant.name, end) in {(report.participant, report.branch_outcome) for report in reports}
+
+
+def listed(book: Book, participant: Participant, txn: Transaction | None, report: participant_pb2.BranchReport) -> None:
+    """Hello lists a branch that people have ended, and nothing can be told of its transaction: it is over, and not in doubt."""
+    done, kind = book.finished.get(report.transaction_id), BY_HAND[report.state]
+    what = participant_pb2.Acknowledgement(transaction_id=report.transaction_id, kind=kind, detail=report.detail)
+    if txn is not None:
+        apply(book, txn, ACKNOWLEDGED, (participant, what))
+    elif done is not None and done.dealt_with is not None and _is_dealt_with(
+        book, participant, report.transaction_id, done, ENDS[kind]
+    ):
+        # It was away when that was forgotten.
+        forgotten = done.dealt_with.forgotten
+        order = participant_pb2.Force(
+            transaction_id=report.transaction_id, kind=participant_pb2.FORCE_KIND_FORGET, who=forgotten.who, why=forgotten.why
+        )
+        book.send(participant, "forces", order)
+    else:
+        acknowledged(book, participant, what, ordered=True, told=False)
+
+
+def committed(book: Book, participant: Participant, what: participant_pb2.Vote) -> None:
+    """A one-phase commit, or what somebody takes for one, of a transaction that is over: a repeat, or it was aborted. Of this life
+    everything that was handed over is live, or retained, or dropped: the rest was refused, or never began. Commits of earlier lives
+    are listed by Hello, and not voted."""
+    transaction_id = what.transaction_id
+    done = book.finished.get(transaction_id)
+    if done is None:
+        if transaction_id.startswith(book.life) and not book.dropped.covers(parse(participant, transaction_id)):
+            raise RemoteProtocolError(f"{participant.name} voted COMMITTED on {transaction_id}, which was not its to commit")
+    elif done.outcome == common_pb2.OUTCOME_ABORTED:
+        check(book, participant, transaction_id, done)
+        report = heuristic(False, branch_outcome=common_pb2.OUTCOME_COMMITTED, why="the participant committed it")
+        late_heuristic(book, participant, transaction_id, done, report)
+
+
+def check(
+    book: Book, participant: Participant, transaction_id: str, done: Finished | None, *, its_own: bool = False
+) -> None:  # fmt: skip
+    """Raise `RemoteProtocolError` unless the participant may have had a branch in a transaction that is over. It is its own where
+    an operator wanted it so, be it a transaction of another coordinator, or where it has asked, and was told ABORT."""
+    if not its_own and done is None:
+        its_own = book.may_have_begun(parse(participant, transaction_id))
+    elif not its_own and done is not None:
+        # The record of an operator's abort names nobody.
+        its_own = participant.name in done.participants or "" in done.participants
+    if not its_own:
+        raise RemoteProtocolError(f"{participant.name} had no branch in {transaction_id[:160]}")
+    if book.late_heuristics >= book.settings.late_heuristics_max:
+        message = f"{book.late_heuristics} transactions that are over were contradicted; forget some (late_heuristics_max)"
+        raise RemoteProtocolError(message, reason=Reason.OVERLOADED)
+
+
+def parse(participant: Participant, transaction_id: str) -> TransactionId:
+    """The id that a participant speaks of; raises `RemoteProtocolError` for what is none."""
+    try:
+        return TransactionId.parse(transaction_id)
+    except RequestError as error:
+        raise RemoteProtocolError(f"{participant.name} speaks of {error.message}") from None
