@@ -56,6 +56,8 @@ class CoordinatorProcess(Process):
         super().__init__(world, name, disk or Disk())
         self.disk.log_id = self.disk.log_id or f"log-{name}"
         self.network = network
+        self.coordinator = "c1"
+        """What its transactions are named after."""
         self.settings = settings
         self._stream_number = 0
         self._session_number = 0
@@ -91,7 +93,7 @@ class CoordinatorProcess(Process):
     def fresh_core(self) -> CoordinatorCore:
         """A core that has not read its log."""
         nonce = f"{self.world.random.getrandbits(32):08x}"
-        return CoordinatorCore(self.settings, "c1", nonce, nonce.encode())
+        return CoordinatorCore(self.settings, self.coordinator, nonce, nonce.encode())
 
     def make_core(self) -> Core:
         """A core with a nonce of its own."""
@@ -261,7 +263,7 @@ class CoordinatorProcess(Process):
         """How the shell answers Hello."""
         book = self.core._book
         return participant_pb2.Welcome(
-            coordinator="c1", epoch=book.epoch, nonce=book.nonce, log_id=book.lives.log_id, heard=heard, seal_key=seal_key
+            coordinator=self.coordinator, epoch=book.epoch, nonce=book.nonce, log_id=book.lives.log_id, heard=heard, seal_key=seal_key
         )
 
     def _tell(self, number: int, field: str, message: object) -> None:
