@@ -48,12 +48,8 @@ def _and_stranded(book: Book, name: str, stranded: list[Participant]) -> str:
     """Who is in doubt beside those that people have settled by hand."""
     if not stranded:
         return ""
-    return f" {_in_doubt(stranded, 'still in doubt')}: settle it by hand, too.{_held_up_by(book, name, stranded)}"
-
-
-def _in_doubt(stranded: list[Participant], how: str) -> str:
     names = words.listed(one.name for one in stranded)
-    return f"{names} is {how}, and keeps its locks" if len(stranded) == 1 else f"{names} are {how}, and keep their locks"
+    return f" Still in doubt, with their locks: {names}. That is settled by hand as well.{_held_up_by(book, name, stranded)}"
 
 
 def _if_stranded_forced(stranded: list[Participant]) -> list[str]:
@@ -62,9 +58,11 @@ def _if_stranded_forced(stranded: list[Participant]) -> list[str]:
 
 def _stranded(book: Book, name: str, stranded: list[Participant]) -> Message:
     """Branches in doubt about which this log can say nothing."""
+    who = words.listed(one.name for one in stranded)
+    who += f" is in doubt about {name}, and keeps its" if len(stranded) == 1 else f" are in doubt about {name}, and keep their"
     return admin_pb2.ExplainResponse(
-        explanation=f"{_in_doubt(stranded, f'in doubt about {name}')}. This coordinator's log can say nothing "
-        f"of it: another log began it, or this one was put back since.{_held_up_by(book, name, stranded)}",
+        explanation=f"{who} locks. This coordinator's log can say nothing of it: another log began it, or this one was put back "
+        f"since.{_held_up_by(book, name, stranded)}",
         next="Nothing happens by itself: find out how it ended elsewhere.",
         if_forced=_if_stranded_forced(stranded),
     )

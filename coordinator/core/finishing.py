@@ -61,7 +61,7 @@ def finish(book: Book, txn: Transaction, state: State) -> None:
         _settle_key(book, txn, scoped(txn.claim))
         _release_joiners(book, txn)
     book.answer_all(txn)
-    tell_over(book, txn, words.heuristic_words(txn.all_reports) if txn.heuristic else "")
+    tell_over(book, txn, words.heuristic_words(txn.heuristic) if txn.heuristic else "")
 
 
 def tell_over(book: Book, txn: Transaction, heuristic: str = "") -> None:
@@ -142,8 +142,18 @@ def retain_dealt_with(book: Book, forgotten: record_pb2.Forgotten, reports: Sequ
     elif not done.recorded:
         done.recorded = True
         book.recorded += 1
+    if forgotten.outcome == common_pb2.OUTCOME_IN_DOUBT:
+        done.participants, done.orders = tuple(forgotten.participants), tuple(forgotten.orders)  # as far as they are known by now
     earlier = done.dealt_with.reports if done.dealt_with is not None else ()
-    done.dealt_with = DealtWith((*earlier, *reports), forgotten)
+    done.dealt_with = DealtWith((*earlier, *(report for report in reports if report not in earlier)), forgotten)
+
+
+def forgotten_reports(done: Finished | None) -> tuple[record_pb2.Heuristic, ...]:
+    """What people have forgotten, and counts again when a branch is heard of since: where no decision is known, that is all there
+    is to compare it with."""
+    if done is None or done.dealt_with is None or decided(done.dealt_with.reports) is not None:
+        return ()
+    return done.dealt_with.reports
 
 
 def _holds_key(done: Finished) -> bool:
@@ -204,8 +214,6 @@ def reopen(book: Book, transaction_id: str, done: Finished | None, state: State)
     txn.results_lost = txn.late = True
     if done is not None:
         txn.first_attempt_ms, txn.claim, txn.owner = done.first_attempt_ms, done.claim, done.owner
-        if done.dealt_with is not None and decided(done.dealt_with.reports) is None:
-            txn.dealt_with = done.dealt_with.reports
         book.owned[txn.owner] += bool(txn.owner)
         for name, order in itertools.zip_longest(filter(None, done.participants), done.orders, fillvalue=0):
             branch = Branch(book.participant(str(name)), order, 0)

@@ -141,9 +141,9 @@ class Transaction:
     """One transaction that is not finished, or is finished and has still something owed."""
 
     __slots__ = (
-        "argument_bytes", "asked", "attempt", "began", "branches", "cause", "claim", "deadline", "dealt_with", "eldest_ms",
-        "first_attempt_ms", "held_bytes", "heuristic", "hold_read_locks", "id", "interactive", "joined", "late", "missing",
-        "number", "owner", "peers", "repeated_at", "results_lost", "session", "state", "steps", "tickets", "trace", "traceparent",
+        "argument_bytes", "asked", "attempt", "began", "branches", "cause", "claim", "deadline", "eldest_ms", "first_attempt_ms",
+        "held_bytes", "heuristic", "hold_read_locks", "id", "interactive", "joined", "late", "missing", "number", "owner", "peers",
+        "repeated_at", "results_lost", "session", "state", "steps", "tickets", "trace", "traceparent",
         "wait_complete",
     )  # fmt: skip
 
@@ -179,8 +179,6 @@ class Transaction:
         self.tickets: tuple[Get, ...] = ()
         """Get requests that wait."""
         self.heuristic: tuple[record_pb2.Heuristic, ...] = ()
-        self.dealt_with: tuple[record_pb2.Heuristic, ...] = ()
-        """Reports that people have forgotten, of a transaction whose decision is not known: they still tell whether it is MIXED."""
         self.results_lost = False
         self.held_bytes = 0
         """Its share of `Book.open_bytes`."""
@@ -200,13 +198,8 @@ class Transaction:
     def outcome(self) -> common_pb2.Outcome.ValueType:
         """What is told of it now."""
         if self.heuristic:
-            return heuristic_outcome(self.all_reports)
+            return heuristic_outcome(self.heuristic)
         return OUTCOMES.get(self.state, common_pb2.OUTCOME_IN_DOUBT)
-
-    @property
-    def all_reports(self) -> tuple[record_pb2.Heuristic, ...]:
-        """All that is known of how branches ended by hand, the forgotten reports first."""
-        return self.dealt_with + self.heuristic
 
     @property
     def is_awaited(self) -> bool:

@@ -261,7 +261,7 @@ def forgotten(book: Book, txn: Transaction, record: record_pb2.Forgotten) -> Non
         if branch.step is BranchStep.HEURISTIC:
             _send_force(book, branch.participant, txn.id, participant_pb2.FORCE_KIND_FORGET, record.who, record.why)
     retain_dealt_with(book, record, txn.heuristic)
-    tell_over(book, txn, f"{words.heuristic_words(txn.all_reports)} Forgotten by {record.who}: {record.why}.")
+    tell_over(book, txn, f"{words.heuristic_words(txn.heuristic)} Forgotten by {record.who}: {record.why}.")
     entry = book.keys.get(scoped(txn.claim)) if txn.claim is not None else None
     if txn.claim is not None and entry is not None and entry.live is txn:
         if book.finished[txn.id].outcome == common_pb2.OUTCOME_COMMITTED:

@@ -7,7 +7,7 @@ from typing import Any
 from coordinator.core import effects
 from coordinator.core.book import ABORT, COMMIT, Book
 from coordinator.core.events import Durable
-from coordinator.core.finishing import finish, reopen
+from coordinator.core.finishing import finish, forgotten_reports, reopen
 from coordinator.core.model import (
     COMMIT_OWED,
     COMMITTED,
@@ -91,7 +91,7 @@ def acknowledged_too_late(book: Book, txn: Transaction, argument: tuple[Particip
         _say_since(book, txn, branch, message)
         return
     end = ENDS[message.kind]
-    if any((report.participant, report.branch_outcome) == (participant.name, end) for report in txn.dealt_with):
+    if any((report.participant, report.branch_outcome) == (participant.name, end) for report in txn.heuristic):
         return  # people have forgotten that it ended so
     if message.kind != participant_pb2.ACKNOWLEDGEMENT_KIND_DONE and not agrees(end, decision(book, txn)):
         report_heuristic(book, txn, branch, message)
@@ -151,6 +151,7 @@ def heuristic_durable(book: Book, txn: Transaction, report: record_pb2.Heuristic
     """A Heuristic record is durable: it counts as the branch's end."""
     if report in txn.heuristic:
         return  # said twice while the first was being written down
+    txn.heuristic = txn.heuristic or forgotten_reports(book.finished.get(txn.id))
     is_first = all(earlier.participant != report.participant for earlier in txn.heuristic)
     txn.heuristic += (report,)
     book.counters.heuristic += is_first

@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError, Message
 
 from coordinator.core import waiting
 from coordinator.core.book import Book
-from coordinator.core.finishing import reopen, retain, retain_dealt_with
+from coordinator.core.finishing import forgotten_reports, reopen, retain, retain_dealt_with
 from coordinator.core.forgetting import drop
 from coordinator.core.model import (
     Branch,
@@ -277,7 +277,8 @@ class Replay:
         for report in reports:
             participant = self.book.participant(report.participant)
             txn.branches.setdefault(report.participant, Branch(participant, 0, 0)).step = BranchStep.HEURISTIC
-        txn.heuristic = tuple(reports)
+        earlier = forgotten_reports(self.book.finished.get(name))
+        txn.heuristic = (*earlier, *(report for report in reports if report not in earlier))
 
 
 def _orders(decided: record_pb2.Decided) -> dict[int, int]:

@@ -64,7 +64,7 @@ def heuristic_words(reports: Sequence[record_pb2.Heuristic]) -> str:
 
 def _unknown_words(txn: Transaction) -> str:
     """Why something is listed of which no decision is known here, and what is to be done."""
-    words = heuristic_words(txn.all_reports)
+    words = heuristic_words(txn.heuristic)
     if txn.outcome == common_pb2.OUTCOME_MIXED:
         return f"It did not end in one way: {words} An operator must look, repair, and then forget it."
     return (

@@ -133,7 +133,8 @@ class Foreign(Run):
         if not calm and self.hasty and own.random() < 0.4:
             self.forget(away=own.random() < 0.5)
         book = coordinator.core._book
-        listed = [(name, one) for name in self.participants if name in book.participants for one in book.participants[name].stranded]
+        there = [book.participants[name] for name in self.participants if name in book.participants]
+        listed = [(one.name, transaction_id) for one in there for transaction_id in one.stranded]
         if listed and (calm or own.random() < 0.7):
             name, transaction_id = own.choice(listed)
             commits = self._says(transaction_id, calm=calm)

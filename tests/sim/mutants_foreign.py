@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coordinator.core import arrivals, finishing, late, model, operator, phase_two
+from coordinator.core import arrivals, late, model, operator, phase_two
 from coordinator.core.book import Book
 from tests.sim.mutant import Mutant, adder, to
 from troth.v1 import common_pb2, participant_pb2
@@ -73,5 +73,5 @@ _mutant("what people say is the outcome", "18", (model, "heuristic_outcome", _as
 _mutant("whatever nobody decided is mixed", "18", (model, "heuristic_outcome", _known_decision_is_mixed))
 _mutant("what nobody decided is retained as aborted", "6", (operator, "outcome_decided", _retained_as_aborted))
 _mutant("what people ended offline stays listed as in doubt", "18", (arrivals, "_is_unknown", to(lambda *arguments: False)))
-_mutant("what is forgotten does not count when it is told again", "18", (finishing, "decided", to(lambda reports: True)))
+_mutant("what is forgotten does not count when it is told again", "18", (phase_two, "forgotten_reports", to(lambda done: ())))
 _mutant("what is forgotten is reported anew", "18", (late, "_is_dealt_with", to(lambda *arguments: False)))

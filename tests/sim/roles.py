@@ -263,8 +263,9 @@ class CoordinatorProcess(Process):
         """How the shell answers Hello."""
         book = self.core._book
         return participant_pb2.Welcome(
-            coordinator=self.coordinator, epoch=book.epoch, nonce=book.nonce, log_id=book.lives.log_id, heard=heard, seal_key=seal_key
-        )
+            coordinator=self.coordinator, epoch=book.epoch, nonce=book.nonce, log_id=book.lives.log_id, heard=heard,
+            seal_key=seal_key,
+        )  # fmt: skip
 
     def _tell(self, number: int, field: str, message: object) -> None:
         stream = self.streams.get(number)
