@@ -14,7 +14,7 @@ from coordinator.core.model import outcome_name
 from coordinator.inside import Inside, everybody
 from coordinator.services.fills import WARN_PERCENT, percent
 from troth.moments import utc
-from troth.v1 import admin_pb2
+from troth.v1 import admin_pb2, common_pb2
 
 ROWS_MAX = 50
 """Things of one kind that are named; of more the number is told."""
@@ -93,7 +93,8 @@ async def _all(inside: Inside) -> AsyncIterator[Item]:
 async def _transactions(inside: Inside) -> AsyncIterator[Item]:
     heuristic = admin_pb2.ListTransactionsRequest(states=["HEURISTIC"], limit=ROWS_MAX)
     for row in (await inside.look("ListTransactions", heuristic)).transactions:
-        text = f"it ended {outcome_name(row.outcome)}: look at {', '.join(row.participants)}, repair, then forget it"
+        ended = "it may not have ended as was decided" if row.outcome == common_pb2.OUTCOME_HAZARD else "it ended"
+        text = f"{ended} ({outcome_name(row.outcome)}): look at {', '.join(row.participants)}, repair, then forget it"
         yield _about(row, "heuristic", text)
     waiting = admin_pb2.ListTransactionsRequest(
         states=["COMMITTING", "HANDED_OVER", "SETTLING", "PROVING"], limit=ROWS_MAX, slow_ms=int(OLD_SECONDS * 1000)

@@ -40,7 +40,7 @@ class State(Enum):
     ABORTED = "ABORTED"
     """Finished; there is no record of it."""
     HEURISTIC = "HEURISTIC"
-    """Finished in different ways in different places; kept until an operator forgets it."""
+    """Finished in different ways in different places, or by hand where no decision is known; kept until an operator forgets it."""
     EXPIRED = "EXPIRED"
     """Participants have forgotten what became of it."""
 

@@ -49,7 +49,9 @@ Heuristics. A participant that says it never saw the branch, or that an operator
 a forced Heuristic record; the outcome becomes MIXED or HAZARD if that contradicts the decision, and stays until an operator
 forgets it. One that says so before there is a decision is heard when it has been told that. One that was given up, and says
 after all how it ended, has a second record, which takes the place of its HAZARD. What was forgotten is over: the decision counts
-for whoever is in doubt and for the key, and people and clients are told how it ended, for the retention.
+for whoever is in doubt and for the key, and people and clients are told how it ended, for the retention. Where no decision is known
+(another coordinator's transaction, or one that this log has lost) there is nothing to contradict: what people end by hand is
+recorded, it is MIXED where they have ended it in two ways, and nobody is told anything by it (`verdict` has the table).
 
 A log that has lost decisions. When an operator has accepted that (`Loss`), the log presumes nothing of what began before: the
 absence of a record says nothing there. But the participants of a transaction hold pieces of its decision, and each that is in

@@ -147,7 +147,7 @@ def branch_words(txn: Transaction, branch: Branch, connected: bool) -> str:
     if reports:
         words = report_words(reports[-1])
     elif branch.step is BranchStep.HEURISTIC:
-        words = f"{name} ended otherwise than was decided; the record of it is being written"
+        words = f"{name} did not end by the protocol; the record of it is being written"
     else:
         words = f"{name} {_STEPS[branch.step]}"
     if branch.step is BranchStep.OVER or connected:
@@ -210,6 +210,8 @@ def if_forced(txn: Transaction) -> list[str]:
         return [*_force_each(txn.id, in_doubt, decided=None)]
     if txn.state is State.HEURISTIC:
         forget = "forget: the record of the broken atomicity is dropped; do it when the damage is repaired."
+        if decided(txn.heuristic) is None and txn.outcome != common_pb2.OUTCOME_MIXED:
+            forget = "forget: the record of what was ended by hand is dropped; do it when that is compared with what was decided."
         return [forget, *_force_each(txn.id, _may_be_in_doubt(txn), decided=decided(txn.heuristic))]
     if txn.state in (State.DECIDING, State.OPENING):
         return ["Nothing can be forced while a record is written; ask again in a moment."]

@@ -183,7 +183,7 @@ def _heuristic(answer: client_pb2.Answer, asked: Asked) -> HeuristicOutcome:
     name = common_pb2.Outcome.Name(answer.outcome).removeprefix("OUTCOME_")
     return HeuristicOutcome(
         Reason.HEURISTIC,
-        f"{name}: {_told(answer.cause, Reason.HEURISTIC) or 'a branch ended differently from the decision'}",
+        f"{name}: {_told(answer.cause, Reason.HEURISTIC) or 'a branch ended, or may have ended, differently from the decision'}",
         transaction_id=asked.transaction_id,
         participant=answer.cause.participant,
         code=name,

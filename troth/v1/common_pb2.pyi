@@ -36,7 +36,7 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     OUTCOME_MIXED: _Outcome.ValueType  # 4
     """Heuristic: known to be committed in one place and rolled back in another."""
     OUTCOME_HAZARD: _Outcome.ValueType  # 5
-    """Heuristic: a branch may have ended differently from the decision."""
+    """Heuristic: a branch may have ended differently from the decision, or was ended by hand where no decision is known."""
     OUTCOME_EXPIRED: _Outcome.ValueType  # 6
     """Older than the retention: nobody can tell any more. Never to be read as aborted."""
 
@@ -54,7 +54,7 @@ OUTCOME_IN_DOUBT: Outcome.ValueType  # 3
 OUTCOME_MIXED: Outcome.ValueType  # 4
 """Heuristic: known to be committed in one place and rolled back in another."""
 OUTCOME_HAZARD: Outcome.ValueType  # 5
-"""Heuristic: a branch may have ended differently from the decision."""
+"""Heuristic: a branch may have ended differently from the decision, or was ended by hand where no decision is known."""
 OUTCOME_EXPIRED: Outcome.ValueType  # 6
 """Older than the retention: nobody can tell any more. Never to be read as aborted."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
