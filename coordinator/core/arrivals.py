@@ -14,9 +14,9 @@ from coordinator.core.beginning import announced
 from coordinator.core.book import ABORT, COMMIT, Book, cause_of
 from coordinator.core.deciding import enlist_prepared, refuse_enlist
 from coordinator.core.finishing import finish
-from coordinator.core.late import BY_HAND, parse
+from coordinator.core.late import parse
 from coordinator.core.model import ACTIVE, Branch, BranchStep, Participant, State, Transaction
-from coordinator.core.phase_two import decision, decision_of_past, tell_decision
+from coordinator.core.phase_two import BY_HAND, decision, decision_of_past, tell_decision
 from coordinator.core.proving import may_prove, prove
 from coordinator.core.settings import REPORT_BYTES
 from coordinator.core.steps import TEXT_CHARACTERS_MAX, keep_results, send_away

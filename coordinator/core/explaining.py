@@ -6,7 +6,7 @@ from google.protobuf.message import Message
 
 from coordinator.core import blocking, listing, words
 from coordinator.core.book import Book
-from coordinator.core.model import Branch, BranchStep, Participant, Transaction
+from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
 from coordinator.core.timeline import moments_of, timeline_of
 from troth.errors import RequestError
 from troth.ids import TransactionId
@@ -22,6 +22,8 @@ def explain(book: Book, request: admin_pb2.ExplainRequest) -> Message:
     txn = book.live.get(name)
     stranded = [one for one in book.participants.values() if name in one.stranded]
     if txn is not None:
+        if txn.state is State.PROVING:
+            stranded = []  # of those its own words tell
         row = listing.summary(book, name, txn)
         row.timeline.CopyFrom(timeline_of(moments_of(txn, book.now), book.clock_ms))
         return admin_pb2.ExplainResponse(

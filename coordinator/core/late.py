@@ -7,19 +7,13 @@ from __future__ import annotations
 
 from coordinator.core.book import Book
 from coordinator.core.model import Finished, Participant, Transaction
-from coordinator.core.phase_two import ENDS, decision_of_past, late_heuristic
+from coordinator.core.phase_two import ENDS, as_acknowledged, decision_of_past, late_heuristic
 from coordinator.core.steps import TEXT_CHARACTERS_MAX
 from coordinator.core.transitions import ACKNOWLEDGED, apply
 from coordinator.core.verdict import heuristic
 from troth.errors import Reason, RemoteProtocolError, RequestError
 from troth.ids import TransactionId
 from troth.v1 import common_pb2, participant_pb2
-
-BY_HAND = {
-    participant_pb2.BRANCH_STATE_FORCED_COMMIT: participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_COMMIT,
-    participant_pb2.BRANCH_STATE_FORCED_ABORT: participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_ABORT,
-}
-"""Branches that Hello lists, and that people have ended: what their participant would acknowledge."""
 
 
 def acknowledged(
@@ -66,12 +60,11 @@ def _is_dealt_with(
 
 def listed(book: Book, participant: Participant, txn: Transaction | None, report: participant_pb2.BranchReport) -> None:
     """Hello lists a branch that people have ended, and nothing can be told of its transaction: it is over, and not in doubt."""
-    done, kind = book.finished.get(report.transaction_id), BY_HAND[report.state]
-    what = participant_pb2.Acknowledgement(transaction_id=report.transaction_id, kind=kind, detail=report.detail)
+    done, what = book.finished.get(report.transaction_id), as_acknowledged(report)
     if txn is not None:
         apply(book, txn, ACKNOWLEDGED, (participant, what))
     elif done is not None and done.dealt_with is not None and _is_dealt_with(
-        book, participant, report.transaction_id, done, ENDS[kind]
+        book, participant, report.transaction_id, done, ENDS[what.kind]
     ):
         # It was away when that was forgotten.
         forgotten = done.dealt_with.forgotten

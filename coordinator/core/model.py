@@ -303,6 +303,8 @@ class Participant:
     stranded: dict[str, bytes] = field(default_factory=dict)
     """Branches that it is in doubt about, and of which this log can say nothing: another one began them, or it was put back. With
     the Peers of each, as far as they are known."""
+    by_hand: dict[str, participant_pb2.Acknowledgement] = field(default_factory=dict)
+    """How people have ended its branches of what is being proven; said again when that is over."""
     watermark_sent: int = 0
     before: tuple[int, int] = (0, 0)
     """The epoch and order behind the last branch of the log that had the name before the present one; see `recalling`."""

@@ -34,6 +34,18 @@ ENDS = {
     participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_ABORT: common_pb2.OUTCOME_ABORTED,
 }
 """How a branch ended that did not end by the protocol."""
+BY_HAND = {
+    participant_pb2.BRANCH_STATE_FORCED_COMMIT: participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_COMMIT,
+    participant_pb2.BRANCH_STATE_FORCED_ABORT: participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_ABORT,
+}
+"""Branches that Hello lists, and that people have ended: what their participant would acknowledge."""
+
+
+def as_acknowledged(report: participant_pb2.BranchReport) -> participant_pb2.Acknowledgement:
+    """What Hello says of a branch that people have ended, as its participant would acknowledge it."""
+    return participant_pb2.Acknowledgement(
+        transaction_id=report.transaction_id, kind=BY_HAND[report.state], detail=report.detail
+    )
 
 
 def acknowledged(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Acknowledgement]) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from coordinator.core.book import ABORT, Book, cause_of
-from coordinator.core.events import Durable
+from coordinator.core.events import Durable, FromParticipant
 from coordinator.core.finishing import finish
 from coordinator.core.model import DECIDING, OVER, YES, Branch, BranchStep, Participant, State, Transaction
+from coordinator.core.phase_two import BY_HAND, as_acknowledged
 from coordinator.core.steps import Returned, arm, branch_of
 from coordinator.core.words import listed
 from troth.errors import Reason
@@ -97,18 +98,24 @@ def vote(book: Book, txn: Transaction, argument: tuple[Participant, participant_
 
 def acknowledged(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Acknowledgement]) -> None:
     """An operator has ended the branch, or it cannot be finished: that proves nothing, and it is in doubt no more."""
-    participant, _ = argument
+    participant, message = argument
     branch = branch_of(txn, participant)
     if branch.step in (ASKED, YES):
+        if message.kind in BY_HAND.values():
+            participant.by_hand[txn.id] = participant_pb2.Acknowledgement()
+            participant.by_hand[txn.id].CopyFrom(message)  # not the whole frame that it came in
         book.end_branch(txn, branch)
         _conclude(book, txn)
 
 
 def returned(book: Book, txn: Transaction, argument: Returned) -> None:
-    """It lists the branch as PREPARED, or it is asked."""
+    """It lists the branch as PREPARED, or as ended by hand, or it is asked."""
     participant, report = argument
     branch = branch_of(txn, participant)
     in_doubt = report is not None and report.state == participant_pb2.BRANCH_STATE_PREPARED
+    if report is not None and report.state in BY_HAND:
+        acknowledged(book, txn, (participant, as_acknowledged(report)))
+        return
     if report is not None and in_doubt:
         participant.stranded[txn.id] = report.peers  # to be listed
     if branch.step is ASKED and in_doubt:
@@ -131,10 +138,10 @@ def timer(book: Book, txn: Transaction, _: Any) -> None:
 
 def _commit(book: Book, txn: Transaction) -> None:
     """COMMIT is proven: it is recorded, and told to whoever is in doubt. Whoever has not answered is asked on (`phase_two`), and
-    whoever has rolled back what must have been prepared will say so: that is a heuristic end."""
-    _leave(book, txn)
+    whoever has rolled back what must have been prepared will say so: that is a heuristic end. So does who was ended by hand."""
+    by_hand = _leave(book, txn)
     for branch in txn.branches.values():
-        if branch.step is DISPROVES:
+        if branch.step is DISPROVES or branch.participant.name in by_hand:
             branch.step = YES
             branch.participant.recovered[txn.id] = txn
     book.set_state(txn, DECIDING)
@@ -147,27 +154,40 @@ def _conclude(book: Book, txn: Transaction) -> None:
         return
     in_doubt = [branch for branch in branches if branch.step is YES]
     proofs = [branch.participant.name for branch in branches if branch.step is DISPROVES]
-    if not in_doubt:
-        # Operators have ended whatever was in doubt: there is nothing to be said, and nothing to be kept.
-        _leave(book, txn)
+    ended = any(txn.id in branch.participant.by_hand for branch in branches)
+    if proofs and (in_doubt or ended):
+        _abort(book, txn, in_doubt, proofs)
+    elif not in_doubt:
+        # Operators have ended whatever was in doubt. There is nothing to be said; what they did is kept (`verdict`).
+        by_hand = _leave(book, txn)
         book.end_branches(txn)
         book.close(txn)
-    elif proofs:
-        _abort(book, txn, in_doubt, proofs)
+        _say_again(book, txn, by_hand)
 
 
 def _abort(book: Book, txn: Transaction, in_doubt: list[Branch], proofs: list[str]) -> None:
-    _leave(book, txn)
-    for branch in in_doubt:
+    by_hand = _leave(book, txn)
+    for branch in (*in_doubt, *(txn.branches[name] for name in by_hand)):
         book.send_decision(branch.participant, txn.id, branch.order, ABORT, acknowledge=True)
     book.end_branches(txn)
     txn.cause = cause_of(Reason.COORDINATOR_RESTARTED, f"the log has lost it, and {listed(proofs)} proves that it did not commit")
     finish(book, txn, State.ABORTED)
 
 
-def _leave(book: Book, txn: Transaction) -> None:
-    """It is being proven no longer."""
+def _say_again(book: Book, txn: Transaction, by_hand: dict[str, participant_pb2.Acknowledgement]) -> None:
+    """How people have ended it is heard once more, now that nothing is open. Who is away lists it in its next Hello."""
+    for name, message in by_hand.items():
+        participant = book.participants[name]
+        if participant.ready:
+            participant.ordered.add(txn.id)
+            book.again.append(FromParticipant(name, participant.stream, message))
+
+
+def _leave(book: Book, txn: Transaction) -> dict[str, participant_pb2.Acknowledgement]:
+    """It is being proven no longer; returns whose branches were ended by hand."""
     book.proving -= 1
     book.timers.cancel(txn.id)
     for branch in txn.branches.values():
         branch.participant.stranded.pop(txn.id, None)
+    ended = {name: branch.participant.by_hand.pop(txn.id, None) for name, branch in txn.branches.items()}
+    return {name: message for name, message in ended.items() if message is not None}

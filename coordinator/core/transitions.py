@@ -63,10 +63,11 @@ not voted from voting YES any more, and decided is
   vote, so the proof alone would do; that all are heard is for whoever was told otherwise by a coordinator that did not know of
   its loss.
 
-An operator's force proves nothing; nor does a participant that has only read, or may have and has forgotten: it holds nothing
-of the transaction either way. If nobody proves anything (all are in doubt, say), it stays in doubt and listed until people
-settle it. What proves something must not be forgotten meanwhile: until everybody whom the log knows has been heard, or the
-grace of a start has passed (`recovery_grace_seconds`), no watermark goes out.
+An operator's force proves nothing (what is proven since is told to its branch, which says how it ended); nor does a participant
+that has only read, or may have and has forgotten: it holds nothing of the transaction either way. If nobody proves anything (all
+are in doubt, say), it stays in doubt and listed until people settle it. What proves something must not be forgotten meanwhile:
+until everybody whom the log knows has been heard, or the grace of a start has passed (`recovery_grace_seconds`), no watermark
+goes out.
 
     state         input                                   next
     -----------   -------------------------------------   -----------------------------------------------------------
@@ -91,7 +92,7 @@ grace of a start has passed (`recovery_grace_seconds`), no watermark goes out.
                   forgotten                               EXPIRED
     PROVING       committed somewhere                     DECIDING
                   all heard, one proves ABORT             ABORTED
-                  all heard, nobody in doubt any more     closed, and nothing is said of it
+                  all heard, nobody in doubt any more     closed; HEURISTIC if people have ended it by hand
 
 `TABLE` below is the authority, and says for every state and input what happens; a pair that it does not have is a violation
 of the protocol, and changes nothing.

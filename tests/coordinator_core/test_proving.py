@@ -217,18 +217,84 @@ def test_what_nobody_proves_stays_in_doubt_and_is_listed(b: str, c: str) -> None
     assert driver.got() == ["0 IN_DOUBT"]
 
 
-def test_an_operator_settles_what_nobody_proves() -> None:
+def force(driver: Driver, name: str, kind: str) -> None:
+    """An operator ends a branch, and its participant says so."""
+    action = admin_pb2.RESOLVE_ACTION_COMMIT if kind == "FORCED_COMMIT" else admin_pb2.RESOLVE_ACTION_ABORT
+    order = admin_pb2.ResolveRequest(transaction_id=LOST, action=action, participant=name, who="ann", why="the bank says so")
+    assert not ask(driver, order).HasField("refusal")
+    by_hand(driver, name, kind)
+
+
+def by_hand(driver: Driver, name: str, kind: str) -> None:
+    value = participant_pb2.AcknowledgementKind.Value(f"ACKNOWLEDGEMENT_KIND_{kind}")
+    driver.say(name, participant_pb2.Acknowledgement(transaction_id=LOST, kind=value, detail="the bank says so"))
+
+
+def outcome(driver: Driver) -> str:
+    driver.sync()
+    driver.get(LOST)
+    return driver.got()[0].split()[1]
+
+
+@pytest.mark.parametrize("kind, told", [("FORCED_COMMIT", "HAZARD"), ("FORCED_ABORT", "MIXED")])
+def test_an_operator_settles_what_nobody_proves(kind: str, told: str) -> None:
     driver = in_doubt()
     answered(driver, "b", "PREPARED")
     answered(driver, "c", "ROLLED_BACK")
-    for name in "ab":
-        force = admin_pb2.ResolveRequest(
-            transaction_id=LOST, action=admin_pb2.RESOLVE_ACTION_COMMIT, participant=name, who="ann", why="the bank says so"
-        )
-        assert not ask(driver, force).HasField("refusal")
-        kind = participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_COMMIT
-        driver.say(name, participant_pb2.Acknowledgement(transaction_id=LOST, kind=kind))
-    assert LOST not in driver.book.live and driver.book.proving == 0 and row(driver, "b").stranded_total == 0
+    force(driver, "a", "FORCED_COMMIT")
+    assert outcome(driver) == "IN_DOUBT", "b may still be proven to be committed"
+    force(driver, "b", kind)
+    assert driver.book.proving == 0 and row(driver, "b").stranded_total == 0
+    assert outcome(driver) == told
+    txn = driver.book.live[LOST]
+    assert txn.state is State.HEURISTIC and [one.participant for one in txn.heuristic] == ["a", "b"]
+    assert "What was decided is not known here" in ask(driver, admin_pb2.ExplainRequest(transaction_id=LOST)).explanation
+
+
+def test_who_is_away_when_the_last_is_settled_is_heard_when_it_is_back() -> None:
+    driver = in_doubt()
+    answered(driver, "b", "PREPARED")
+    answered(driver, "c", "ROLLED_BACK")
+    force(driver, "a", "FORCED_COMMIT")
+    driver.lose("a")
+    force(driver, "b", "FORCED_ABORT")
+    assert outcome(driver) == "HAZARD"
+    state = participant_pb2.BRANCH_STATE_FORCED_COMMIT
+    back(driver, "a", 21, participant_pb2.BranchReport(transaction_id=LOST, order=4, state=state))
+    assert outcome(driver) == "MIXED"
+
+
+@pytest.mark.parametrize("proves", [True, False])
+@pytest.mark.parametrize(
+    "kind, committed, aborted", [("FORCED_COMMIT", "COMMITTED", "MIXED"), ("FORCED_ABORT", "MIXED", "ABORTED")]
+)
+def test_who_was_ended_by_hand_is_told_what_is_proven_since(kind: str, committed: str, aborted: str, proves: bool) -> None:
+    driver = in_doubt()
+    by_hand(driver, "a", kind)
+    answered(driver, "b", "ROLLED_BACK" if proves else "COMMITTED", proves=proves)
+    if proves:
+        answered(driver, "c", "ROLLED_BACK")
+    driver.sync()
+    driver.take(effects.Contradicted)
+    assert ("a.ABORT" if proves else "a.COMMIT") in driver.sent()
+    agrees = (kind == "FORCED_ABORT") is proves
+    driver.say("a", done()) if agrees else by_hand(driver, "a", kind)
+    if not proves:
+        answered(driver, "c", "ROLLED_BACK")
+    assert outcome(driver) == (aborted if proves else committed)
+
+
+def test_who_lists_that_people_have_ended_its_branch_is_not_asked() -> None:
+    driver = put_back()
+    back(driver, "a", 11, prepared())
+    driver.out.clear()
+    state = participant_pb2.BRANCH_STATE_FORCED_COMMIT
+    back(driver, "b", 12, participant_pb2.BranchReport(transaction_id=LOST, order=5, state=state))
+    assert questions(driver) == [] and driver.book.live[LOST].state is State.PROVING
+    force(driver, "a", "FORCED_ABORT")
+    back(driver, "c", 13)
+    answered(driver, "c", "ROLLED_BACK")
+    assert outcome(driver) == "MIXED"
 
 
 def test_a_force_of_an_operator_proves_nothing_to_others() -> None:
