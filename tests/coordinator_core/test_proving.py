@@ -284,6 +284,14 @@ def test_who_was_ended_by_hand_is_told_what_is_proven_since(kind: str, committed
     assert outcome(driver) == (aborted if proves else committed)
 
 
+def test_who_cannot_tell_has_ended_nothing_by_hand() -> None:
+    driver = in_doubt()
+    by_hand(driver, "b", "HAZARD")
+    answered(driver, "c", "ROLLED_BACK")
+    force(driver, "a", "FORCED_COMMIT")
+    assert outcome(driver) == "HAZARD" and [one.participant for one in driver.book.live[LOST].heuristic] == ["a"]
+
+
 def test_who_lists_that_people_have_ended_its_branch_is_not_asked() -> None:
     driver = put_back()
     back(driver, "a", 11, prepared())
