@@ -39,6 +39,7 @@ class Observing:
 
             outcomes = Outcomes()
             self._routes.common.over.append(outcomes.hear)
+            self._routes.common.refused.append(outcomes.hear_refused)
             self.exporter = Exporter(shell.metrics_listen, self._routes, outcomes)
             self.exporter.start()
         if shell.tracing:

@@ -200,6 +200,7 @@ class Shard:
             effects.Contradicted: _tell_contradiction,
             effects.Expired: self._admin.expired,
             effects.Over: self._context.common.tell_over,
+            effects.Refused: lambda effect: self._context.common.tell_refused(effect.reason, effect.by_caller),
         }
 
     def _perform(self, effect: Effect) -> None:

@@ -29,7 +29,7 @@ from coordinator.cli.main import troth  # noqa: E402 - as above
 from coordinator.config import SETTING_NAMES  # noqa: E402 - as above
 from coordinator.core import model, transitions  # noqa: E402 - as above
 from coordinator.core.settings import CoreSettings  # noqa: E402 - as above
-from coordinator.metrics import families  # noqa: E402 - as above
+from coordinator.metrics import families, objective  # noqa: E402 - as above
 from coordinator.reloading import RELOADABLE  # noqa: E402 - as above
 from coordinator.shell_settings import RANGES, ShellSettings  # noqa: E402 - as above
 from participant_sdk import limits as sdk_limits  # noqa: E402 - as above
@@ -256,6 +256,11 @@ def metric_families(known: Iterable[Any], *, labels: bool) -> str:
     return table(head, rows)
 
 
+def reasons(known: frozenset[Reason]) -> str:
+    """Some of the reasons, in their order."""
+    return ", ".join(f"`{one.name}`" for one in Reason if one in known) + "\n"
+
+
 def named(meanings: dict[str, str]) -> str:
     """Values of a label with what they mean."""
     return table(("value", "means"), ((f"`{name}`", says) for name, says in meanings.items()))
@@ -272,6 +277,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "counters": counters,
     "families": lambda: metric_families(families.FAMILIES, labels=True),
     "phases": lambda: named(families.PHASES),
+    "objective": lambda: reasons(objective.CALLERS),
     "attention": lambda: named(attention.KINDS),
     "sdk-families": lambda: metric_families(sdk_metrics.FAMILIES, labels=False),
     "participant-limits": participant_limits,

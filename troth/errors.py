@@ -197,11 +197,12 @@ def _made_again(kind: type[TrothError], args: tuple[Any, ...]) -> TrothError:
 
 
 class RequestError(TrothError):
-    """The request was refused; nothing has run."""
+    """The request was refused; nothing has run. `by_caller`: for a limit of the caller's own, which others do not feel."""
 
-    def __init__(self, reason: Reason, message: str, *, hint: str = "", participant: str = "") -> None:
+    def __init__(self, reason: Reason, message: str, *, hint: str = "", participant: str = "", by_caller: bool = False) -> None:
         super().__init__(reason, message, hint=hint)
         self.participant = participant
+        self.by_caller = by_caller
 
 
 class TransactionError(TrothError):

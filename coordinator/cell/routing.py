@@ -200,6 +200,8 @@ class TransactionService(client_pb2_grpc.TransactionServiceServicer):
             await shard.sessions.serve(frame, version, request_iterator, context)
         except TrothError as error:
             common.counters.malformed_frames += isinstance(error, RemoteProtocolError)
+            if isinstance(error, RequestError) and error.reason is not Reason.WRONG_NODE:  # who is sent elsewhere is not refused
+                common.tell_refused(error.reason, error.by_caller)
             goodbye = client_pb2.ClientGoodbye(cause=status.cause_of(error))
             farewell = client_pb2.ConnectResponse(goodbye=goodbye, directory=common.directory)
             await write_farewell(context.write, farewell, common.shell)

@@ -16,6 +16,7 @@ from coordinator.core.deciding import say_enlisted
 from coordinator.core.keys import claim_of, not_known, outcome_of_holder, supersede
 from coordinator.core.model import ACTIVE, KeyEntry, Session, Transaction, scoped
 from coordinator.core.owners import acting
+from coordinator.core.refusing import cause_of_refusal, refuse, refused
 from coordinator.core.steps import abort
 from troth.errors import Reason, RequestError
 from troth.ids import TransactionId
@@ -77,15 +78,17 @@ def begin(book: Book, event: events.Begin) -> None:
     number = request.number
     transaction_id = f"{session.name}.{number}"
     response = client_pb2.BeginResponse(number=number, transaction_id=transaction_id)
+    is_announced = number in session.announced
     try:
         check_allowed(event)
-        if number in session.announced:
+        if is_announced:
             learn_terms(book, session, number, request)
         elif not is_repeat(book, session, number, transaction_id):
             _begin(book, session, request, transaction_id, response, acting(session, event.caller))
     except RequestError as error:
         response.transaction_id = ""
-        response.refusal.CopyFrom(cause_of(error.reason, error.message, participant=error.participant))
+        # What was announced is a transaction, which aborts, and is counted as such.
+        response.refusal.CopyFrom(cause_of_refusal(error) if is_announced else refused(book, error))
     book.ready.effects.append(effects.Begun(session.name, response))
 
 
@@ -159,7 +162,7 @@ def announced(book: Book, transaction_id: str) -> Transaction | None:
         txn = open_interactive(book, session, terms, transaction_id, session.owner)
     except RequestError as error:
         # As its begin would have been: its number is used, or the client could begin it when the branch is gone.
-        book.refuse(session, parsed.number, transaction_id, cause_of(error.reason, error.message))
+        refuse(book, session, parsed.number, transaction_id, error)
         return None
     session.announced.add(parsed.number)
     return txn

@@ -470,16 +470,6 @@ class Book:
             answer.cause.CopyFrom(txn.cause)
         return answer
 
-    def refuse(self, session: Session, number: int, transaction_id: str, cause: common_pb2.Cause) -> None:
-        """Answer a request of which nothing has run. Where there is no room to keep that, the number alone is remembered: a repeat
-        that is on its way must not run when the client has been told that it did not."""
-        self.counters.refused += 1
-        refusal = client_pb2.Answer(number=number, transaction_id=transaction_id, outcome=common_pb2.OUTCOME_ABORTED, cause=cause)
-        if self.has_room(session):
-            self.answer(session, refusal)
-        else:
-            self.answer_without_room(session, refusal)
-
     def answer_without_room(self, session: Session, answer: client_pb2.Answer) -> None:
         """Answer once, for the client leaves too many answers unacknowledged; whatever the number asked for will not begin."""
         session.shed_through = max(session.shed_through, answer.number)

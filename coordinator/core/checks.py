@@ -56,7 +56,7 @@ def check_common(
 ) -> None:  # fmt: skip
     """Refuse what no transaction may ask for."""
     if session.keeps_answers and number <= session.shed_through:
-        raise RequestError(Reason.OVERLOADED, f"number {number} was refused before, and will not begin")
+        raise RequestError(Reason.OVERLOADED, f"number {number} was refused before, and will not begin", by_caller=True)
     if book.draining:
         raise RequestError(Reason.DRAINING, "the coordinator takes no new transactions")
     if book.has_lost:
@@ -65,9 +65,10 @@ def check_common(
     check_timeout(book, request)
     if owner and book.owned[owner] >= book.settings.owner_transactions_max:
         message = f"{book.owned[owner]} transactions of {owner} are open (owner_transactions_max)"
-        raise RequestError(Reason.OVERLOADED, message)
+        raise RequestError(Reason.OVERLOADED, message, by_caller=True)
     if not book.has_room(session):
-        raise RequestError(Reason.OVERLOADED, f"{len(session.answers)} answers are not acknowledged by the client")
+        message = f"{len(session.answers)} answers are not acknowledged by the client"
+        raise RequestError(Reason.OVERLOADED, message, by_caller=True)
 
 
 def check_timeout(book: Book, request: client_pb2.RunRequest | client_pb2.BeginRequest) -> None:

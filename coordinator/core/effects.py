@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from coordinator.core.timeline import Moments
+from troth.errors import Reason
 from troth.ready import frozen
 from troth.v1 import client_pb2, common_pb2, participant_pb2, record_pb2
 
@@ -127,6 +128,16 @@ class Contradicted:
 
     report: record_pb2.Heuristic
     outcome: common_pb2.Outcome.ValueType
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What was to begin was refused before it was a transaction: for those who count. The caller has an answer of its own. Not the
+    error itself, whose traceback holds the request."""
+
+    reason: Reason
+    by_caller: bool
+    """For a limit of the caller's own."""
 
 
 @frozen

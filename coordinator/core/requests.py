@@ -33,6 +33,7 @@ from coordinator.core.keys import (
 from coordinator.core.model import ACTIVE, BranchStep, Session, State, Transaction
 from coordinator.core.one_phase import settle
 from coordinator.core.owners import acting, why_not_his
+from coordinator.core.refusing import cause_of_refusal, refuse
 from coordinator.core.slots import members
 from coordinator.core.steps import abort
 from coordinator.core.transitions import Input, apply
@@ -131,7 +132,7 @@ def run(book: Book, event: events.Run) -> None:
         check_room(book, request.key, payload)
         check_connected(works)
     except RequestError as error:
-        book.refuse(session, number, transaction_id, _cause_of_error(error))
+        refuse(book, session, number, transaction_id, error)
         return
     txn = create(book, session, number, transaction_id, request, claim, owner)
     txn.wait_complete = request.wait == common_pb2.WAIT_COMPLETE
@@ -141,10 +142,6 @@ def run(book: Book, event: events.Run) -> None:
     for participant, operations in works:
         book.add_branch(txn, participant).operations = operations
     start(book, txn)
-
-
-def _cause_of_error(error: RequestError) -> common_pb2.Cause:
-    return cause_of(error.reason, error.message, participant=error.participant)
 
 
 # ---- ending
@@ -181,7 +178,7 @@ def _end(
     if number not in session.live and number not in session.answers and not book.has_room(session):
         message = f"{len(session.answers)} answers are not acknowledged by the client"
         if what is Input.ABORT and is_unused(book, session, number):
-            book.refuse(session, number, transaction_id, cause_of(Reason.CLIENT_ABORT, message))  # never begun, and never to be
+            refuse(book, session, number, transaction_id, RequestError(Reason.CLIENT_ABORT, message))  # never begun, nor to be
         else:
             _answer_unknown(book, session, number, transaction_id, cause_of(Reason.OVERLOADED, message))
         return
@@ -212,7 +209,7 @@ def _begun(book: Book, session: Session, number: int, terms: client_pb2.BeginReq
     except RequestError as error:
         if what is Input.COMMIT:
             if is_unused(book, session, number):
-                book.refuse(session, number, f"{session.name}.{number}", _cause_of_error(error))
+                refuse(book, session, number, f"{session.name}.{number}", error)
             return False
         # An abort needs no room: it is an abort of what never began, and whoever has a branch finds out by announcing it.
     return True
@@ -229,8 +226,7 @@ def _end_finished(book: Book, session: Session, number: int, transaction_id: str
         book.answer(session, answer)
     elif what is Input.ABORT and is_unused(book, session, number):
         # It never began here, and from now on its number is used: an abort from knowledge.
-        cause = cause_of(Reason.CLIENT_ABORT, "it was rolled back before it began")
-        book.refuse(session, number, transaction_id, cause)
+        refuse(book, session, number, transaction_id, RequestError(Reason.CLIENT_ABORT, "it was rolled back before it began"))
     else:
         cause = cause_of(Reason.UNKNOWN_TRANSACTION, f"nothing is known of {transaction_id[:120]!r}")
         _answer_unknown(book, session, number, transaction_id, cause)
@@ -275,7 +271,7 @@ def _get_unknown(book: Book, event: events.Get) -> None:
         parsed = TransactionId.parse(request.transaction_id)
         outcome, cause = _judge_unknown(book, parsed, request)
     except RequestError as error:
-        outcome, cause = common_pb2.OUTCOME_IN_DOUBT, _cause_of_error(error)
+        outcome, cause = common_pb2.OUTCOME_IN_DOUBT, cause_of_refusal(error)
     if cause is None:
         _settle_for(book, event)
         return

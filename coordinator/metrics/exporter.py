@@ -47,7 +47,8 @@ class Exporter(Collector):
         self._listen = listen
         self._routes = routes
         self._inside = Inside(routes)
-        self._outcomes = outcomes
+        self.outcomes = outcomes
+        """What it has counted."""
         self._began = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._server: Endpoint | None = None
@@ -102,9 +103,13 @@ class Exporter(Collector):
     def _of_process(self) -> Samples:
         yield "troth_build_info", (__version__,), 1
         yield "troth_uptime_seconds", (), time.monotonic() - self._began
-        for (outcome, reason), count in self._outcomes.over.items():
+        for (outcome, reason), count in self.outcomes.over.items():
             yield "troth_over_total", (outcome, reason), count
-        for phase, histogram in self._outcomes.phases.items():
+        for (reason, fault), count in self.outcomes.refused.items():
+            yield "troth_refusals_total", (reason, fault), count
+        for result, count in self.outcomes.objective.counts.items():
+            yield "troth_objective_total", (result,), count
+        for phase, histogram in self.outcomes.phases.items():
             yield "troth_phase_seconds", (phase,), histogram
         history = self._routes.common.history
         if history is not None:

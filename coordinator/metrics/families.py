@@ -9,8 +9,8 @@ COUNTERS = {
     "committed": "transactions committed, and finished: for several participants when all have acknowledged",
     "aborted": "transactions aborted",
     "heuristic": "branches that ended, or may have ended, against the decision",
-    "refused": "one-shot requests refused before anything ran",
-    "overloaded": "of these, and of begins: because of `open_transactions_max` or `keys_max`",
+    "refused": "requests refused before they were transactions, for whatever reason",
+    "overloaded": "of these, because of `open_bytes_max`, `open_transactions_max` or `keys_max`; transactions and questions, too",
     "prepares": "Prepare messages sent, repeats too",
     "votes": "votes received, repeats too",
     "decisions": "COMMIT and ABORT messages sent, repeats too",
@@ -66,6 +66,12 @@ FAMILIES = (
     Family("troth_uptime_seconds", "gauge", (), "seconds since the process began to be observed"),
     Family("troth_draining", "gauge", ("coordinator",), "1 while new work is refused"),
     Family("troth_over_total", "counter", ("outcome", "reason"), "transactions that are over, by outcome and by reason"),
+    Family(
+        "troth_refusals_total", "counter", ("reason", "fault"),
+        "requests that were refused before they were transactions, and streams of clients: by reason, and by whose "
+        "`fault`, `service` or `caller`",
+    ),
+    Family("troth_objective_total", "counter", ("result",), "what the objective counts: `met`, and what was `missed` by our fault"),
     Family("troth_phase_seconds", "histogram", ("phase",), "how long transactions spent in each phase"),
     Family("troth_sync_seconds", "histogram", ("coordinator",), "how long a write to the log with its sync took"),
     Family("troth_batch_records", "histogram", ("coordinator",), "records of one write to the log"),

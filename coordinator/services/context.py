@@ -21,6 +21,7 @@ from coordinator.services.crowd import Calls, Watches
 from coordinator.services.outboxes import Outboxes
 from coordinator.shell_settings import ShellSettings
 from troth import payload_keys
+from troth.errors import Reason
 from troth.quiet import Quiet
 from troth.ready import Core, Event
 from troth.v1 import common_pb2, record_pb2
@@ -132,6 +133,8 @@ class Common:
         """What is over, for people; `None` where none is kept."""
         self.over: list[Callable[[effects.Over], None]] = []
         """Who hears of each transaction that is over."""
+        self.refused: list[Callable[[Reason, bool], None]] = []
+        """Who hears of each request that is refused before it is a transaction."""
         self.shard_of_key: Callable[[str], str] | None = None
         """The shard that a key belongs to; `None` where there is only one."""
         self.questions: Questions | None = None
@@ -160,6 +163,11 @@ class Common:
         """A transaction is over."""
         for hear in self.over:
             hear(effect)
+
+    def tell_refused(self, reason: Reason, by_caller: bool) -> None:
+        """A request was refused before it was a transaction, or a client's stream before it could ask for one."""
+        for hear in self.refused:
+            hear(reason, by_caller)
 
 
 @dataclass(slots=True)

@@ -41,12 +41,13 @@ class Crowd:
     def __len__(self) -> int:
         return len(self._inside)
 
-    def enter(self, name: str, limit: int, what: str) -> None:
-        """Take a place; raises `RequestError` (OVERLOADED) when there is none left, and nothing has changed."""
+    def enter(self, name: str, limit: int, what: str, *, by_caller: bool = False) -> None:
+        """Take a place; raises `RequestError` (OVERLOADED) when there is none left, and nothing has changed. `by_caller`: it is one
+        of the caller's own places."""
         if self._inside[name] >= limit:
             if not self._inside[name]:
                 del self._inside[name]
-            raise RequestError(Reason.OVERLOADED, f"{limit} {what} at once are allowed")
+            raise RequestError(Reason.OVERLOADED, f"{limit} {what} at once are allowed", by_caller=by_caller)
         self._inside[name] += 1
 
     def leave(self, name: str) -> None:
@@ -56,12 +57,12 @@ class Crowd:
             del self._inside[name]
 
     @contextmanager
-    def places(self, wanted: Iterable[Place]) -> Iterator[None]:
+    def places(self, wanted: Iterable[Place], *, by_caller: bool = False) -> Iterator[None]:
         """Hold several places, or none."""
         taken: list[str] = []
         try:
             for name, limit, what in wanted:
-                self.enter(name, limit, what)
+                self.enter(name, limit, what, by_caller=by_caller)
                 taken.append(name)
             yield
         finally:
@@ -102,7 +103,7 @@ class Calls:
             yield
             return
         place = (f"by {identity}", self._settings.identity_calls_max, "calls and streams of one identity (identity_calls_max)")
-        with self._over(identity, peer), self.crowd.places([place]):
+        with self._over(identity, peer), self.crowd.places([place], by_caller=True):
             yield
 
     @contextmanager
@@ -110,7 +111,8 @@ class Calls:
         connections = self._connections.setdefault(identity, Counter())
         limit = self._settings.identity_connections_max
         if peer not in connections and len(connections) >= limit:
-            raise RequestError(Reason.OVERLOADED, f"{limit} connections of one identity (identity_connections_max) are allowed")
+            text = f"{limit} connections of one identity (identity_connections_max) are allowed"
+            raise RequestError(Reason.OVERLOADED, text, by_caller=True)
         connections[peer] += 1
         try:
             yield

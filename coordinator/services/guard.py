@@ -39,6 +39,8 @@ Behaviour = Callable[..., Any]
 
 PUBLIC = ("/grpc.health.v1.Health/",)
 """What anybody may ask, whatever he shows: a balancer has no token, and must not be sent away for an old one."""
+BEGINS = frozenset(f"/troth.v1.TransactionService/{name}" for name in ("Run", "Begin", "Connect"))
+"""The calls that work begins with."""
 
 
 class Malformed:
@@ -135,7 +137,7 @@ class Guard(grpc.aio.ServerInterceptor):
                     answer = await behaviour(request, context)
             except Exception as error:
                 del request
-                await self._refuse(context, error)
+                await self._refuse(method, context, error)
             self._give_up_later()
             return answer
 
@@ -162,7 +164,7 @@ class Guard(grpc.aio.ServerInterceptor):
             except Exception as error:
                 del request
                 checked = None
-                await self._refuse(context, error)
+                await self._refuse(method, context, error)
 
         async def coroutine(request: Any, context: Any) -> None:
             try:
@@ -174,7 +176,7 @@ class Guard(grpc.aio.ServerInterceptor):
             except Exception as error:
                 del request
                 checked = None
-                await self._refuse(context, error)
+                await self._refuse(method, context, error)
 
         return generator if inspect.isasyncgenfunction(behaviour) else coroutine
 
@@ -210,11 +212,13 @@ class Guard(grpc.aio.ServerInterceptor):
             raise request.error
         return request
 
-    async def _refuse(self, context: Any, error: Exception) -> NoReturn:
+    async def _refuse(self, method: str, context: Any, error: Exception) -> NoReturn:
         if not isinstance(error, (grpc.aio.AbortError, TrothError)):
             self._counters.internal_errors += 1
             error_id = secrets.token_hex(8)
             self._quiet.tell(log.error, "internal error", error_id=error_id, exc_info=error)
+        if method in BEGINS and isinstance(error, RequestError):  # what the core refuses, it tells of itself
+            self._common.tell_refused(error.reason, error.by_caller)
         _let_frames_go(error)
         if isinstance(error, grpc.aio.AbortError):
             raise error

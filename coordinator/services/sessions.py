@@ -64,7 +64,7 @@ class Session:
     def _refusal(self, asked_for: Iterable[asked.Asked]) -> RequestError | None:
         too_fast = self._gate.too_fast(self.caller)
         if too_fast:
-            return RequestError(Reason.OVERLOADED, too_fast)
+            return RequestError(Reason.OVERLOADED, too_fast, by_caller=True)
         why = self._gate.why_not(self.caller, asked_for)
         return RequestError(Reason.FORBIDDEN, why) if why else None
 

@@ -138,7 +138,7 @@ class Transactions:
         gate = self._context.common.gate
         too_fast = gate.too_fast(CALLER.get())
         if too_fast:
-            raise RequestError(Reason.OVERLOADED, too_fast)
+            raise RequestError(Reason.OVERLOADED, too_fast, by_caller=True)
         return gate.owner_name(CALLER.get())
 
     def _acting(self, action: str, transaction_id: str) -> str:

@@ -50,6 +50,8 @@ class Driver:
         self.out: list[Any] = []
         self.over: list[effects.Over] = []
         """What people were told to be over; apart from what peers hear."""
+        self.refused: list[effects.Refused] = []
+        """What was counted as refused before it was a transaction; apart, too."""
         self.owners = list(self.core.recover(self.log, self.instant(), Opened(LOG_ID, len(self.log), unreadable)))
         self.session = self.core.unary_session[:-1] + "1"
         self._take()
@@ -101,7 +103,8 @@ class Driver:
     def _take(self) -> None:
         ready = self.core.take_ready()
         self.over += [effect for effect in ready.effects if isinstance(effect, effects.Over)]
-        self.out += [effect for effect in ready.effects if not isinstance(effect, effects.Over)]
+        self.refused += [effect for effect in ready.effects if isinstance(effect, effects.Refused)]
+        self.out += [effect for effect in ready.effects if not isinstance(effect, (effects.Over, effects.Refused))]
         self.waiting.extend(ready.appends)
 
     def sync(self) -> None:

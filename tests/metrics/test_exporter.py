@@ -78,12 +78,16 @@ async def test_every_metric_that_is_named_is_served(daemon: Daemon, tmp_path: Pa
         await client.run(call("bank", "note", text="a"), call("stock", "note", text="b"), wait="complete")
         with pytest.raises(Aborted):
             await client.run(call("bank", "note", text="no"), call("stock", "note", text="b"))
+        with pytest.raises(Aborted):
+            await client.run(call("bank", "note", text="a"), call("nobody", "note", text="b"))
         found = await scrape(daemon)
         collected = {sample.name for one in sdk.ParticipantCollector(bank).collect() for sample in one.samples}
     served = {name for name in found if not name.endswith("_created")}
     assert served == families.names()
     outcomes = found["troth_over_total"]
     assert outcomes[("COMMITTED", "")] == 1 and sum(outcomes.values()) == 2
+    assert found["troth_refusals_total"] == {("caller", "UNKNOWN_PARTICIPANT"): 1}
+    assert found["troth_objective_total"] == {("met",): 2, ("missed",): 0}
     assert found["troth_phase_seconds_count"][("commit",)] == 1
     assert found["troth_participant_connected"] == {("bank",): 1, ("stock",): 1}
     assert found["troth_sync_seconds_count"][("c1",)] >= 1
