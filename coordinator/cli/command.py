@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from importlib import import_module
 from typing import Any, TypeVar
 
 import click
@@ -34,6 +35,35 @@ class Command(_WithExamples, click.Command):
     def __init__(self, *args: Any, examples: str = "", **options: Any) -> None:
         super().__init__(*args, **options)
         self.examples = examples
+
+
+class Commands(MutableMapping[str, click.Command]):
+    """The commands of a group by name, each imported when it is asked for: what one command needs, most others do not.
+
+    `places` has `MODULE:NAME` for each; a place whose extra is not installed raises `ModuleNotFoundError` then.
+    """
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        self._known: dict[str, click.Command | str] = dict(places)
+
+    def __getitem__(self, name: str) -> click.Command:
+        known = self._known[name]
+        if isinstance(known, str):
+            module, _, attribute = known.partition(":")
+            known = self._known[name] = getattr(import_module(module), attribute)
+        return known
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._known[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
 
 
 class Group(_WithExamples, click.Group):
@@ -70,7 +100,7 @@ def coordinator_option(function: Function) -> Function:
 
 
 def _keep_tls(context: click.Context, option: click.Parameter, value: str) -> None:
-    """Every command that calls the coordinator has these; `coordinator.cli.remote` takes them from here."""
+    """Every command that calls the coordinator has these; `coordinator.cli.calling` takes them from here."""
     given = tuple(shlex.split(value)) if option.name == "token_command" else value
     context.meta.setdefault(TLS_META, {})[str(option.name).removeprefix("tls_")] = given
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -10,7 +10,6 @@ import click
 from coordinator.cli import render
 from coordinator.cli.command import Command, coordinator_option, json_option
 from coordinator.cli.remote import connected
-from coordinator.services.fills import WARN_PERCENT, percent
 from troth.v1 import admin_pb2
 
 
@@ -29,27 +28,28 @@ def drain(coordinator: str | None, timeout: float, as_json: bool) -> None:
 @json_option
 def status(coordinator: str | None, timeout: float, as_json: bool) -> None:
     """Tell the daemon's identity, counters and limits, and how full those are that fill up. Warns of what is 80 % full."""
+    from coordinator.services.fills import WARN_PERCENT, percent
+
     with connected(coordinator, timeout) as remote:
         response = remote.call(remote.admin.GetStatus, admin_pb2.GetStatusRequest())
     document = render.plain(response)
     if as_json:
         render.write_json(document)
     else:
-        _show_status(document, response.fills)
+        _show_status(document, ((one.limit, one.used, one.max, f"{percent(one)} %") for one in response.fills))
     for one in response.fills:
         if percent(one) >= WARN_PERCENT:
             render.tell(f"troth: {one.limit} is {percent(one)} % full; see docs/reference/limits.md")
 
 
-def _show_status(document: dict[str, Any], fills: Sequence[admin_pb2.Fill]) -> None:
+def _show_status(document: dict[str, Any], fills: Iterable[tuple[Any, ...]]) -> None:
     nested = {"counters": "COUNTER", "limits": "LIMIT OF A REQUEST"}
     render.write_facts((name, value) for name, value in document.items() if name not in (*nested, "fills", "features"))
     render.say()
     told = ((one["name"], one["where"], "held back" if one["held_back"] else "used", one["what"]) for one in document["features"])
     render.write_table(("FEATURE", "OF THE", "STATE", "WHAT IT IS FOR"), told)
     render.say()
-    rows = ((one.limit, one.used, one.max, f"{percent(one)} %") for one in fills)
-    render.write_table(("LIMIT", "USED", "MAX", "FULL"), rows)
+    render.write_table(("LIMIT", "USED", "MAX", "FULL"), fills)
     for name, title in nested.items():
         render.say()
         render.write_table((title, "VALUE"), document[name].items())

@@ -7,31 +7,8 @@ from collections.abc import Sequence
 
 import click
 
-from coordinator.cli import (
-    audit,
-    backup,
-    cell,
-    config,
-    conform,
-    demo,
-    doctor,
-    drain,
-    keys,
-    log,
-    outbox,
-    participants,
-    pki,
-    policy,
-    reconcile,
-    render,
-    review,
-    serve,
-    store,
-    token,
-    txn,
-    version,
-)
-from coordinator.cli.command import Group
+from coordinator.cli import render
+from coordinator.cli.command import Commands, Group
 from coordinator.cli.failure import INTERRUPTED, OK, USAGE, AlreadyTold, Failure, failure_of
 from troth import __version__
 from troth.errors import TrothError
@@ -53,22 +30,24 @@ troth dev                                           # try it: a coordinator, its
 """
 
 
-@click.group(cls=Group, examples=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+COMMANDS = Commands({
+    **{name: f"coordinator.cli.{name}:{name}" for name in (
+        "serve", "txn", "participants", "drain", "cell", "log", "store", "backup", "reconcile", "pki", "token", "keys", "policy",
+        "audit", "review", "config", "demo", "conform", "doctor", "outbox", "version",
+    )},
+    "status": "coordinator.cli.drain:status",
+    "restore": "coordinator.cli.backup:restore",
+    "dev": "coordinator.cli.demo:dev",
+})  # fmt: skip
+
+
+@click.group(cls=Group, examples=EXAMPLES, commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="troth")
 def troth() -> None:
     """Two-phase commit for services: everywhere or nowhere.
 
     Exit codes: 0 ok, 1 refused, 2 usage or configuration, 3 the log cannot be used, 4 the coordinator cannot be reached.
     """
-
-
-for command in (
-    serve.serve, txn.txn, participants.participants, drain.drain, drain.status, cell.cell, log.log, store.store,
-    backup.backup, backup.restore, reconcile.reconcile, pki.pki, token.token, keys.keys, policy.policy, audit.audit,
-    review.review, config.config,
-    demo.demo, demo.dev, conform.conform, doctor.doctor, outbox.outbox, version.version,
-):  # fmt: skip
-    troth.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

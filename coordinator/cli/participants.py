@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 
-from coordinator.cli import reconcile as reconciling
 from coordinator.cli import render
 from coordinator.cli.asking import confirm
-from coordinator.cli.command import Group, coordinator_option, json_option, paging_options, tell_of_more, why_options
+from coordinator.cli.command import Commands, Group, coordinator_option, json_option, paging_options, tell_of_more, why_options
 from coordinator.cli.remote import connected, who_am_i
 from coordinator.core.words import blocks_words
 from troth.moments import utc
@@ -30,7 +27,10 @@ troth participants forget payments --why "it was renamed"
 """
 
 
-@click.group(cls=Group, examples=EXAMPLES, invoke_without_command=True)
+ELSEWHERE = Commands({"reconcile": "coordinator.cli.reconcile:of_one"})
+
+
+@click.group(cls=Group, examples=EXAMPLES, commands=ELSEWHERE, invoke_without_command=True)
 @paging_options(1_000)
 @coordinator_option
 @json_option
@@ -202,18 +202,6 @@ def forget(name: str, why: str, who: str | None, yes: bool, coordinator: str | N
         request = admin_pb2.ForgetParticipantRequest(participant=name, who=who or who_am_i(), why=why)
         response = remote.call(remote.admin.ForgetParticipant, request)
     render.answer(response, as_json, f"{name} is forgotten.")
-
-
-@participants.command(examples="troth participants reconcile payments --dsn postgresql://db/bank")
-@click.argument("name")
-@reconciling.evidence_options
-@coordinator_option
-@json_option
-def reconcile(
-    name: str, dsns: Sequence[str], files: Sequence[Path], applies: bool, coordinator: str | None, timeout: float, as_json: bool
-) -> int:  # fmt: skip
-    """Compare what the coordinator says with what the participant NAME, and its slots, hold: `troth reconcile` of one."""
-    return reconciling.run(reconciling.Asked(dsns, files, applies, name, as_json), coordinator, timeout)
 
 
 @participants.command(examples='troth participants repair payments --why "somebody posed as it with incarnation 900000"')

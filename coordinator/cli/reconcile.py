@@ -11,9 +11,10 @@ from typing import Any
 import click
 
 from coordinator.cli import render
+from coordinator.cli.calling import Remote
 from coordinator.cli.command import Command, Function, coordinator_option, json_option
 from coordinator.cli.failure import OK, REFUSED
-from coordinator.cli.remote import Remote, connected, who_am_i
+from coordinator.cli.remote import connected, who_am_i
 from coordinator.core.model import outcome_name
 from coordinator.drift import databases
 from coordinator.drift.comparing import STRANDED, Drift, Kind, Known, compare
@@ -55,6 +56,18 @@ def reconcile(
     Changes nothing without --apply.
     """
     return run(Asked(dsns, files, applies, as_json=as_json), coordinator, timeout)
+
+
+@click.command("reconcile", cls=Command, examples="troth participants reconcile payments --dsn postgresql://db/bank")
+@click.argument("name")
+@evidence_options
+@coordinator_option
+@json_option
+def of_one(
+    name: str, dsns: Sequence[str], files: Sequence[Path], applies: bool, coordinator: str | None, timeout: float, as_json: bool
+) -> int:
+    """Compare what the coordinator says with what the participant NAME, and its slots, hold: `troth reconcile` of one."""
+    return run(Asked(dsns, files, applies, name, as_json), coordinator, timeout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,5 +260,3 @@ def _correct(remote: Remote, asked: Asked, drift: Drift) -> str:
     if refusal.reason == Reason.AWAITS_APPROVAL.name:
         return f"{refusal.message}: `troth review list`"
     return f"not asked for: {refusal.message}; to do: {drift.fix}"
-
-

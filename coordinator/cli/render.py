@@ -15,9 +15,6 @@ from typing import Any
 
 import click
 from google.protobuf.message import Message
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from troth.logs import is_obeyed, visible
 
@@ -74,6 +71,10 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print rows: a table on a terminal, tabs in a pipe."""
     texts = [[visible(cell(value)) for value in row] for row in rows]
     if sys.stdout.isatty():
+        from rich.console import Console  # in a pipe none of it is needed
+        from rich.table import Table
+        from rich.text import Text
+
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in columns:
             table.add_column(column, overflow="fold")

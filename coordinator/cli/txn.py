@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from coordinator.cli import render, watching
+from coordinator.cli import render
 from coordinator.cli.asking import confirm
 from coordinator.cli.command import Group, coordinator_option, json_option, paging_options, tell_of_more, why_options
 from coordinator.cli.durations import Duration, Since
 from coordinator.cli.failure import OK, REFUSED, AlreadyTold, Failure
-from coordinator.cli.remote import Remote, connected, who_am_i
+from coordinator.cli.remote import connected, who_am_i
 from coordinator.core.listing import FINISHED_NAMES, STATE_NAMES
 from coordinator.core.model import outcome_name
 from coordinator.core.words import cause_words
 from troth.v1 import admin_pb2, client_pb2
+
+if TYPE_CHECKING:
+    from coordinator.cli.calling import Remote
 
 EXAMPLES = """
 troth txn list                                       # what is not finished, oldest first
@@ -196,6 +199,8 @@ def watch(transaction_id: str, coordinator: str | None, timeout: float, as_json:
     A coordinator that goes away is waited for, up to --timeout, and the watch goes on by itself. With --json: one list, written as
     it grows; when the watch fails, its last entry is the error.
     """
+    from coordinator.cli import watching  # and with it gRPC
+
     last = ""
     states = watching.follow(coordinator, timeout, transaction_id)
     for state in _as_json_list(states) if as_json else states:

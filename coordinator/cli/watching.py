@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import grpc
 
 from coordinator.cli import render
+from coordinator.cli.calling import failure_of_call, opened
 from coordinator.cli.failure import UNREACHABLE, Failure
-from coordinator.cli.remote import connected, failure_of_call
 from troth.v1 import client_pb2
 
 UNKNOWN = "UNKNOWN"
@@ -23,7 +23,7 @@ def follow(coordinator: str | None, timeout: float, transaction_id: str) -> Iter
     told: client_pb2.WatchResponse | None = None
     lost_at: float | None = None
     while True:
-        with connected(coordinator, timeout) as remote:
+        with opened(coordinator, timeout) as remote:
             try:
                 for state in remote.transactions.Watch(client_pb2.WatchRequest(transaction_id=transaction_id)):
                     if lost_at is not None:

@@ -20,6 +20,8 @@ import sys
 import traceback
 from typing import Any
 
+from coordinator.cli import calling, watching
+from coordinator.cli.main import COMMANDS
 from coordinator.cli.main import run as troth
 from tests.docs import rehearsal
 
@@ -97,6 +99,9 @@ class Forks:
             connection.send(str(os.waitstatus_to_exitcode(status)).encode())
         connection.close()
 
+
+IMPORTED = (*COMMANDS.values(), calling, watching)
+"""Each command is imported with the first use of it, which would be each fork's own."""
 
 if __name__ == "__main__":
     forks = Forks(sys.argv[1])

@@ -65,13 +65,16 @@ def test_all_packages_are_typed() -> None:
         assert (ROOT / package / "py.typed").is_file()
 
 
-@pytest.mark.parametrize("module", ["click", "rich", "structlog", "grpc_health"])
-def test_a_command_without_its_extra_says_which(module: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("module", "command", "is_a"),
+    [("click", "--help", ""), ("rich", "serve", "CONFIG: "), ("structlog", "--help", "CONFIG: "), ("grpc_health", "serve", "CONFIG: ")],
+)
+def test_a_command_without_its_extra_says_which(module: str, command: str, is_a: str, tmp_path: Path) -> None:
     hide(tmp_path, module)
-    done = run("from troth.entry import main; main()", tmp_path)
+    done = run(f"import sys; sys.argv[1:] = [{command!r}]; from troth.entry import main; main()", tmp_path)
     assert done.returncode == 2
-    told = f"troth: the module {module!r} is missing; it comes with the extra 'coordinator': pip install 'troth[coordinator]'\n"
-    assert done.stderr == told
+    what = f"the module {module!r} is missing; it comes with the extra 'coordinator': pip install 'troth[coordinator]'"
+    assert done.stderr == f"troth: {is_a}{what}\n"
 
 
 def test_a_resource_without_its_extra_says_which(tmp_path: Path) -> None:
