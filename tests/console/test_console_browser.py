@@ -80,6 +80,26 @@ async def test_a_page_follows_what_happens_and_an_action_is_done_by_typing(shown
         await page.close()
 
 
+async def test_an_invariant_that_does_not_hold_is_seen_where_people_look(shown: Any, chromium: Browser) -> None:
+    page = await chromium.new_page(viewport={"width": 1100, "height": 700})
+    await page.goto(f"{shown.url}/participants/stock", timeout=SECONDS)
+    assert await page.locator("tr:has-text('never_negative') .tag.good").inner_text() == "holds"
+    await page.goto(shown.url, timeout=SECONDS)
+    await page.wait_for_selector(".live.on", timeout=SECONDS)
+    shown.wrong.append("chair has -2")
+    await page.wait_for_selector("li.urgent:has-text('never_negative of stock does not hold: chair has -2')", timeout=SECONDS)
+    await picture(page, "console-invariant")
+    await page.goto(f"{shown.url}/participants", timeout=SECONDS)
+    assert await page.locator("tr:has-text('stock') .tag.bad").inner_text() == "never_negative violated"
+    assert await page.locator("tr:has-text('stock') .tag:text-is('1 holds')").count() == 1
+    assert await page.locator("tr:has-text('bank') .tag:text-is('2 hold')").count() == 1
+    await page.goto(f"{shown.url}/participants/stock", timeout=SECONDS)
+    row = page.locator("tr:has-text('never_negative')")
+    assert await row.locator(".tag.bad").inner_text() == "violated" and "chair has -2" in await row.inner_text()
+    await picture(page, "console-invariant-participant")
+    await page.close()
+
+
 async def test_without_javascript_everything_is_there(shown: Any, chromium: Browser) -> None:
     context = await chromium.new_context(java_script_enabled=False)
     page = await context.new_page()
