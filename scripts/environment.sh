@@ -12,7 +12,7 @@ troth_say() { printf '%s\n' "$*" >&2; }
 # The first Python that is new enough; the floor is 3.11.
 troth_base_python() {
   local candidate
-  for candidate in ${TROTH_PYTHON:-} python3.11 python3.12 python3.13 python3; do
+  for candidate in ${TROTH_PYTHON:-} python3.11 python3.12 python3.13 python3.14 python3; do
     if command -v "$candidate" >/dev/null 2>&1 &&
       "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
       command -v "$candidate"
@@ -73,6 +73,7 @@ troth_environment() {
   exec 9>&-
 }
 
-# The environment of everything that developers do; scripts/floors makes the same one of the oldest versions.
+# The environment of everything that developers do; scripts/floors makes the same one of the oldest versions, scripts/newest of the
+# newest Python.
 TEST_EXTRAS="sqlite,coordinator,postgres,asyncpg,mariadb,sqlalchemy,redis,pki,oidc,metrics,otlp,console,fast"
 troth_test_environment() { troth_environment test "$TEST_EXTRAS" dev; }

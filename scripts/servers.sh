@@ -14,13 +14,25 @@
 
 TROTH_SERVERS="$ROOT/.servers"
 
-# Fetches Debian packages, with those that they need and this machine lacks, and unpacks them into a directory.
+# Fetches Debian packages, with those that they need, and unpacks them into a directory:
+#
+#     troth_unpack_debian "" DIRECTORY PACKAGE…       of this machine's Debian, and what this machine has is not fetched again
+#     troth_unpack_debian SUITE DIRECTORY PACKAGE…    of another Debian, down to its C library: nothing of this machine fits them;
+#                                                     from where this machine has its own
 troth_unpack_debian() {
-  local directory="$1" apt="$TROTH_SERVERS/apt" package
-  shift
+  local suite="$1" directory="$2" apt="$2.apt" archive package
+  shift 2
   command -v apt-get >/dev/null 2>&1 && command -v dpkg-deb >/dev/null 2>&1 || return 1
+  rm -rf "$apt"
   mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
   local options=(-qq -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt/cache" -o Debug::NoLocking=1 -o APT::Sandbox::User=)
+  if [ -n "$suite" ]; then
+    archive="$(apt-get indextargets --format '$(REPO_URI)' | awk '!/security/ && !found { print; found = 1 }')"
+    printf '%s\n' "Types: deb" "URIs: $archive" "Suites: $suite" "Components: main" \
+      "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg" >"$apt/suite.sources"
+    : >"$apt/status"
+    options+=(-o "Dir::Etc::sourcelist=$apt/suite.sources" -o Dir::Etc::sourceparts=/dev/null -o "Dir::State::status=$apt/status")
+  fi
   apt-get "${options[@]}" update >&2 &&
     apt-get "${options[@]}" -y --download-only --reinstall --no-install-recommends install "$@" >&2 || return 1
   rm -rf "$directory.new"
@@ -45,7 +57,7 @@ troth_server() {
   if command -v flock >/dev/null 2>&1; then flock 9; fi
   if [ ! -x "$TROTH_SERVERS/$name/$unpacked/$program" ]; then
     troth_say "troth: fetching $name (once; some 20 MB)"
-    troth_unpack_debian "$TROTH_SERVERS/$name" "$@" || {
+    troth_unpack_debian "" "$TROTH_SERVERS/$name" "$@" || {
       troth_say "troth: could not fetch $name. Install it (Debian: apt install $*), or name its programs' directory in the environment."
       return 1
     }
