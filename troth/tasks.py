@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from typing import Any
 
 
 def is_cancelling() -> bool:
@@ -14,3 +16,14 @@ def is_cancelling() -> bool:
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+async def ended(task: asyncio.Task[Any]) -> None:
+    """Wait until the task is done, whichever way. Its error counts as asked for; its cancel is taken out of it.
+
+    A task keeps the CancelledError that ended it, with the frames and all that is in them, until somebody asks. In Python 3.14 one that
+    was cancelled in `asyncio.wait` is a circle so, which only the collector ends: the frame of `wait` names the task.
+    """
+    await asyncio.wait((task,))
+    with contextlib.suppress(asyncio.CancelledError):
+        task.exception()

@@ -33,6 +33,7 @@ from troth.errors import Aborted, Reason, RequestError
 from troth.link import FRAME_MESSAGES_MAX, Outbox, Packed
 from troth.logs import get_logger
 from troth.seals import proof_of
+from troth.tasks import ended
 from troth.v1 import client_pb2, common_pb2
 
 PROTOCOL_VERSION = 1
@@ -139,9 +140,7 @@ class Session:
             task.cancel()
             # It keeps how it ended, with the frames and the channel in them, and gRPC's threads live as long as a channel does: who
             # forks after a client was closed must not find them. So nothing here may keep the task.
-            await asyncio.wait((task,))
-            if not task.cancelled():
-                task.exception()  # retrieved: `refused` has told it
+            await ended(task)  # an error is told by `refused`
         self._leave()
 
     def _leave(self) -> None:

@@ -130,27 +130,29 @@ async def test_an_interrupted_caller_leaves_nothing_waiting(coordinator: FakeCoo
     coordinator.handlers["runs"] = None
     thread = background.take()
     try:
-        ended = asyncio.Event()
+        begun, ended = threading.Event(), asyncio.Event()
 
         async def waits() -> None:
             try:
+                begun.set()
                 await asyncio.Event().wait()
             finally:
                 loop.call_soon_threadsafe(ended.set)
 
+        def interrupt(*_: Any) -> None:
+            # What is cancelled before its first step has no `finally`: since Python 3.14 a cancel can come that early.
+            begun.wait()
+            raise KeyboardInterrupt
+
         loop = asyncio.get_running_loop()
         monkey = pytest.MonkeyPatch()
         with monkey.context() as patched:
-            patched.setattr("concurrent.futures.Future.result", _interrupt)
+            patched.setattr("concurrent.futures.Future.result", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 thread.do(waits())
         await ended.wait()
     finally:
         background.give_back()
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 # ---- interactive

@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
+from collections.abc import Iterator
 
-from troth.tasks import is_cancelling
+import pytest
+
+from troth.tasks import ended, is_cancelling
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    """Nothing but reference counts frees anything."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 async def test_a_cancelled_error_of_somebody_else_is_no_cancellation() -> None:
@@ -38,3 +52,39 @@ def test_outside_of_a_loop_nobody_is_cancelled() -> None:
     loop.run_forever()
     loop.close()
     assert told == [False]
+
+
+class Held:
+    """What a frame holds."""
+
+
+async def test_a_task_that_was_ended_by_a_cancel_leaves_nothing_of_its_frames(without_collector: None) -> None:
+    """In Python 3.14 a task that was cancelled in `asyncio.wait` holds itself."""
+    held: list[weakref.ref[Held]] = []
+
+    async def waits(other: asyncio.Future[None]) -> None:
+        one = Held()
+        held.append(weakref.ref(one))
+        await asyncio.wait((other,))
+
+    task = asyncio.create_task(waits(asyncio.get_running_loop().create_future()))
+    await asyncio.sleep(0)
+    task.cancel()
+    await ended(task)
+    assert task.cancelled()
+    del task
+    assert [one() for one in held] == [None]
+
+
+async def test_a_task_that_failed_is_ended_without_a_raise_and_without_a_complaint() -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+
+    async def fails() -> None:
+        raise ValueError("no")
+
+    task = asyncio.create_task(fails())
+    await ended(task)
+    del task
+    gc.collect()
+    assert complaints == []
