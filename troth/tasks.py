@@ -21,8 +21,8 @@ def is_cancelling() -> bool:
 async def ended(task: asyncio.Task[Any]) -> None:
     """Wait until the task is done, whichever way. Its error counts as asked for; its cancel is taken out of it.
 
-    A task keeps the CancelledError that ended it, with the frames and all that is in them, until somebody asks. In Python 3.14 one that
-    was cancelled in `asyncio.wait` is a circle so, which only the collector ends: the frame of `wait` names the task.
+    A task keeps the CancelledError that ended it, with the frames and all that is in them, until somebody asks. In Python 3.14 one
+    that was cancelled in `asyncio.wait` is a circle so, which only the collector ends: the frame of `wait` names the task.
     """
     await asyncio.wait((task,))
     with contextlib.suppress(asyncio.CancelledError):

@@ -118,7 +118,7 @@ def test_continuous_integration_runs_the_tests() -> None:
 def test_the_classifiers_name_the_pythons_from_the_floor_to_the_newest() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
-    named = [int(one.rpartition(".")[2]) for one in project["classifiers"] if one.startswith("Programming Language :: Python :: 3.")]
+    named = [int(one.rpartition(".")[2]) for one in project["classifiers"] if "Python :: 3." in one]
     floor = int(project["requires-python"].removeprefix(">=3."))
     fetched = re.findall(r"^TROTH_DEBIAN_PYTHONS=.*?:(\d+)", (ROOT / "scripts" / "pythons.sh").read_text("utf-8"), re.M)
     assert named == list(range(floor, int(fetched[0]) + 1))
