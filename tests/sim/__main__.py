@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import multiprocessing
 import os
 import sys
 import time
@@ -125,7 +126,8 @@ def sweep(level: Level, first: int, count: int, minutes: float | None, jobs: int
     began = time.monotonic()
     totals: Counter[str] = Counter()
     reached: Counter[str] = Counter()
-    with ProcessPoolExecutor(jobs, initializer=_quiet_collector) as pool:
+    # Forked: other ways to start, among them the usual one of Python 3.14, do not find the functions of a `__main__` again.
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _quiet_collector) as pool:
         pending = []
         for block in _blocks(first, count, minutes):
             pending.append(pool.submit(_run_block, level.name, block))
