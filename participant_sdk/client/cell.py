@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from participant_sdk.client.session import Session
 from participant_sdk.seat import Seat, Seats
+from troth import forks
 from troth.cell import coordinator_of, staying
 
 
@@ -21,6 +22,7 @@ class Sessions:
 
     def __init__(self, make: Callable[[Seat], Session]) -> None:
         self._make = make
+        self._generation = forks.generation()
         self._seats = Seats(self._changed)
         self._waiting: dict[asyncio.Future[None], None] = {}
         """Who waits for a session that stands; whoever came first is woken first."""
@@ -39,6 +41,8 @@ class Sessions:
 
     async def stop(self, seconds: float) -> None:
         """Let every session end as `Session.stop` does."""
+        if forks.generation() != self._generation:
+            return  # a child that unwinds: the sessions are its parent's, and since Python 3.14 it has no loop for `gather` either
         await asyncio.gather(*(session.stop(seconds) for session in self._all))
 
     def _changed(self) -> None:
