@@ -63,8 +63,12 @@ class Webhook:
 def _post(url: str, document: dict[str, Any]) -> None:
     headers = {"Content-Type": "application/json", "User-Agent": "troth"}
     request = urllib.request.Request(url, json.dumps(document).encode(), headers, method="POST")
-    with urllib.request.urlopen(request, timeout=POST_SECONDS) as response:
-        response.read(1)
+    try:
+        with urllib.request.urlopen(request, timeout=POST_SECONDS) as response:
+            response.read(1)
+    except urllib.error.HTTPError as refusal:
+        refusal.close()  # it is the answer, with its connection
+        raise
 
 
 def _without_query(url: str) -> str:
