@@ -36,7 +36,7 @@ class Outcomes:
         self.phases = {name: Histogram(SECONDS) for name in PHASES}
 
     def hear(self, over: Over) -> None:
-        """Count one. What is only news of an earlier one is not."""
+        """Count one. An end that turns out to be another (MIXED, or dealt with) is counted again, as that."""
         self.objective.hear(over)
         reason = over.cause.reason if over.cause is not None else ""
         self.over[outcome_name(over.outcome), reason if not reason or reason in Reason.__members__ else OTHER] += 1
