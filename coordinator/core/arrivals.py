@@ -186,7 +186,7 @@ def _judge_report(book: Book, participant: Participant, report: participant_pb2.
 def _judge_unknown(book: Book, participant: Participant, txn: Transaction | None, report: participant_pb2.BranchReport) -> None:
     """A listed branch of which this log may know nothing: what is presumed is told; what people have ended is heard; all else
     stays in doubt."""
-    by_hand = report.state in BY_HAND and (txn is None or txn.late)
+    by_hand = report.state in BY_HAND and (txn is None or txn.late or txn.state is State.HEURISTIC)
     if by_hand and _is_unknown(book, participant, report):
         late.listed(book, participant, txn, report)
     else:

@@ -34,6 +34,7 @@ def acknowledged(
     if decided is not None and (end == common_pb2.OUTCOME_ABORTED) is not decided:
         return  # as decided
     if decided is None and _is_dealt_with(book, participant, what.transaction_id, done, end):
+        _forget_there(book, participant, what.transaction_id, done)
         return
     check(book, participant, what.transaction_id, done, its_own=ordered or told)
     report = heuristic(decided, branch_outcome=end, why=what.detail[:TEXT_CHARACTERS_MAX])
@@ -51,27 +52,31 @@ def _is_dealt_with(
     book: Book, participant: Participant, transaction_id: str, done: Finished | None, end: common_pb2.Outcome.ValueType
 ) -> bool:
     """Whether there is nothing new in an end by hand, of a transaction whose decision is not known: people have forgotten that
-    very end, or it is a rollback of one of our own. Of those a commit may have been dropped, and none that was rolled back."""
+    very end, or it is a rollback of one of our own. Of those a commit may have been dropped, and none that was rolled back; but for
+    a log that took the name over, and may be in doubt about what the one before had acknowledged."""
     if done is None:
-        return end == common_pb2.OUTCOME_ABORTED and book.may_presume(TransactionId.parse(transaction_id))
+        parsed = TransactionId.parse(transaction_id)
+        its_log = not participant.was_before(parsed.epoch, 0)
+        return end == common_pb2.OUTCOME_ABORTED and book.may_presume(parsed) and its_log
     reports = done.dealt_with.reports if done.dealt_with is not None else ()
     return (participant.name, end) in {(report.participant, report.branch_outcome) for report in reports}
 
 
-def listed(book: Book, participant: Participant, txn: Transaction | None, report: participant_pb2.BranchReport) -> None:
-    """Hello lists a branch that people have ended, and nothing can be told of its transaction: it is over, and not in doubt."""
-    done, what = book.finished.get(report.transaction_id), as_acknowledged(report)
-    if txn is not None:
-        apply(book, txn, ACKNOWLEDGED, (participant, what))
-    elif done is not None and done.dealt_with is not None and _is_dealt_with(
-        book, participant, report.transaction_id, done, ENDS[what.kind]
-    ):
-        # It was away when that was forgotten.
+def _forget_there(book: Book, participant: Participant, transaction_id: str, done: Finished | None) -> None:
+    """It says once more how people have ended a branch, which they have forgotten since: it was away then."""
+    if done is not None and done.dealt_with is not None:
         forgotten = done.dealt_with.forgotten
         order = participant_pb2.Force(
-            transaction_id=report.transaction_id, kind=participant_pb2.FORCE_KIND_FORGET, who=forgotten.who, why=forgotten.why
+            transaction_id=transaction_id, kind=participant_pb2.FORCE_KIND_FORGET, who=forgotten.who, why=forgotten.why
         )
         book.send(participant, "forces", order)
+
+
+def listed(book: Book, participant: Participant, txn: Transaction | None, report: participant_pb2.BranchReport) -> None:
+    """Hello lists a branch that people have ended, and nothing can be told of its transaction: it is over, and not in doubt."""
+    what = as_acknowledged(report)
+    if txn is not None:
+        apply(book, txn, ACKNOWLEDGED, (participant, what))
     else:
         acknowledged(book, participant, what, ordered=True, told=False)
 

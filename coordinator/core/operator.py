@@ -77,7 +77,7 @@ def _is_over(book: Book, transaction_id: str) -> common_pb2.Cause:
     done = book.finished.get(transaction_id)
     if done is None:
         return cause_of(Reason.UNKNOWN_TRANSACTION, f"{transaction_id[:120]!r} is not open here")
-    outcome = outcome_name(done.outcome)
+    outcome = outcome_name(done.told)
     hint = "There is nothing to resolve: `troth txn explain` says how it ended."
     return cause_of(Reason.NOT_ACTIVE, f"{transaction_id} is over: {outcome}", hint=hint)
 

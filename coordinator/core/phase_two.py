@@ -26,6 +26,7 @@ from coordinator.core.verdict import decided, heuristic
 from troth.ids import TransactionId
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
+HAZARD = common_pb2.OUTCOME_HAZARD
 ENDS = {
     participant_pb2.ACKNOWLEDGEMENT_KIND_DONE: common_pb2.OUTCOME_ABORTED,
     participant_pb2.ACKNOWLEDGEMENT_KIND_HAZARD: common_pb2.OUTCOME_HAZARD,
@@ -86,7 +87,10 @@ def _say_since(book: Book, txn: Transaction, branch: Branch, message: participan
     last = next((report for report in reversed(txn.heuristic) if report.participant == name), None)
     ended = common_pb2.OUTCOME_COMMITTED if message.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_DONE else ENDS[message.kind]
     given_up = last is not None and last.who and last.commit_decided and last.branch_outcome == common_pb2.OUTCOME_HAZARD
-    if last is None or not given_up or ended == common_pb2.OUTCOME_HAZARD:
+    # Where no decision is known, who could not tell may be ended by hand: two ends are what MIXED is known by.
+    ended_since = last is not None and last.branch_outcome == common_pb2.OUTCOME_HAZARD and message.kind in BY_HAND.values()
+    settled = given_up or (ended_since and decision(book, txn) is None)
+    if last is None or not settled or ended == common_pb2.OUTCOME_HAZARD:
         return
     report = record_pb2.Heuristic()
     report.CopyFrom(last)
@@ -103,8 +107,8 @@ def acknowledged_too_late(book: Book, txn: Transaction, argument: tuple[Particip
         _say_since(book, txn, branch, message)
         return
     end = ENDS[message.kind]
-    if any((report.participant, report.branch_outcome) == (participant.name, end) for report in txn.heuristic):
-        return  # people have forgotten that it ended so
+    if any(report.participant == participant.name and end in (report.branch_outcome, HAZARD) for report in txn.heuristic):
+        return  # people have forgotten that it ended so; and what is known of it is not less known by what it cannot tell any more
     if message.kind != participant_pb2.ACKNOWLEDGEMENT_KIND_DONE and not agrees(end, decision(book, txn)):
         report_heuristic(book, txn, branch, message)
 

@@ -1,0 +1,109 @@
+"""Ends by hand where no decision is known, at the edges: another log, a full book, who was away, who could not tell before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coordinator.core import effects
+from tests.coordinator_core.driver import Driver
+from tests.coordinator_core.test_contradictions import BECAUSE
+from tests.coordinator_core.test_foreign import ABORT, dropped, end, explained, forget, lives, say, stranded, told
+from tests.coordinator_core.test_participants_say import FOREIGN, report
+from tests.coordinator_core.test_proving import accept, ask, back
+from tests.coordinator_core.test_recalling import let_in
+from troth.v1 import admin_pb2, participant_pb2
+
+
+def forced(driver: Driver) -> list[Any]:
+    """The orders of operators that were sent."""
+    return [one.message for one in driver.take(effects.Send) if one.field == "forces"]
+
+
+# ---- who lists it is not in doubt
+
+
+def test_a_keyed_commit_by_hand_is_not_listed_as_in_doubt_when_its_decision_is_lost() -> None:
+    first = Driver()
+    first.run(1, "a", key="k")
+    first.sync()
+    driver = Driver(records=first.log, nonce="0123abce", connect=False, hearing=1.0)
+    back(driver, "b", 21)
+    accept(driver)
+    driver.connect("a", 22)
+    say(driver, "a", "FORCED_COMMIT", first.id(1))
+    driver.sync()
+    for again in (driver, Driver(records=driver.log, nonce="0123abcf", connect=False)):
+        again.connect("a", 23, reports=[report(first.id(1), "FORCED_COMMIT", order=1)])
+        assert again.book.participants["a"].stranded == {} and not again.waiting
+        assert "Still in doubt" not in explained(again, first.id(1)).explanation
+
+
+# ---- of our own, and perhaps dropped
+
+
+def test_a_rollback_by_hand_of_a_log_that_took_a_name_over_may_be_of_a_dropped_commit() -> None:
+    driver = dropped()
+    name = driver.id(1)
+    let_in(driver, "a")
+    driver.connect("a", 41, log_id="log-b", reports=[report(name, "PREPARED", order=1)])
+    assert name in driver.book.participants["a"].stranded, "the log before may have acknowledged it"
+    end(driver, "a", "FORCED_ABORT", name)
+    assert told(driver, name) == "HAZARD"
+
+
+def test_who_was_away_when_it_was_forgotten_forgets_it_also_where_it_is_told_abort() -> None:
+    driver = dropped()
+    name = driver.id(1)
+    say(driver, "a", "FORCED_COMMIT", name)
+    driver.sync()
+    driver.lose("a")
+    forget(driver, name)
+    driver.out.clear()
+    driver.connect("a", 31, reports=[report(name, "FORCED_COMMIT", order=1)])
+    say(driver, "a", "FORCED_COMMIT", name)
+    assert [one.kind for one in forced(driver)] == [participant_pb2.FORCE_KIND_FORGET] and name not in driver.book.live
+
+
+
+# ---- who could not tell, and who was known
+
+
+@pytest.mark.parametrize("life", range(4))
+def test_who_could_not_tell_is_known_once_people_have_ended_it(life: int) -> None:
+    first = stranded()
+    end(first, "a", "FORCED_COMMIT")
+    say(first, "b", "HAZARD")
+    first.sync()
+    assert told(first) == "HAZARD"
+    end(first, "b", "FORCED_ABORT")
+    say(first, "b", "HAZARD")
+    first.sync()
+    driver = lives(first)[life]
+    assert told(driver) == "MIXED" and "b ended ABORTED" in explained(driver).explanation
+
+
+def test_what_is_known_of_a_branch_stays_known_when_an_order_comes_too_late_for_it() -> None:
+    driver = stranded()
+    end(driver, "a", "FORCED_COMMIT")
+    forget(driver, FOREIGN)
+    end(driver, "b", "FORCED_ABORT")
+    request = admin_pb2.ResolveRequest(transaction_id=FOREIGN, action=ABORT, participant="a", **BECAUSE)
+    assert not ask(driver, request).HasField("refusal")
+    say(driver, "a", "HAZARD")
+    driver.sync()
+    assert told(driver) == "MIXED" and "a ended COMMITTED" in explained(driver).explanation
+
+
+
+
+# ---- what operators read
+
+
+def test_what_is_over_and_was_never_decided_is_not_called_in_doubt() -> None:
+    driver = stranded(names="ab")
+    end(driver, "a", "FORCED_COMMIT")
+    forget(driver, FOREIGN)
+    refusal = ask(driver, admin_pb2.ResolveRequest(transaction_id=FOREIGN, action=ABORT, **BECAUSE)).refusal
+    assert refusal.message.startswith(f"{FOREIGN} is over: HAZARD (")
