@@ -32,8 +32,9 @@ from coordinator.core.book import Book
 from coordinator.core.fill import fill
 from coordinator.core.model import Beginning, Counters, Session, Transaction
 from coordinator.core.settings import CoreSettings
+from coordinator.core.steps import broke_protocol
 from coordinator.core.transitions import DECIDED, Input, apply
-from troth.errors import LocalProtocolError
+from troth.errors import LocalProtocolError, Reason, RemoteProtocolError
 from troth.lives import Life
 from troth.ready import Event, Instant, Opened, Ready
 from troth.v1 import participant_pb2, record_pb2
@@ -110,7 +111,11 @@ class CoordinatorCore:
         book = self._book
         while book.again and book.serving:
             event = book.again.popleft()
-            _HANDLERS[type(event)](book, event)
+            try:
+                _HANDLERS[type(event)](book, event)
+            except RemoteProtocolError as error:
+                # It is not of the event that is at hand, nor of a tick, which nobody may refuse.
+                _refuse(book, event, error)
 
     def tick(self, now: Instant) -> None:
         """Carry out what is due."""
@@ -227,6 +232,15 @@ class CoordinatorCore:
                 watermark = participant_pb2.Watermark(epoch=book.epoch, below=below)
                 book.ready.effects.append(effects.SendWatermark(participant.name, participant.stream, watermark))
         finishing.evict(book)
+
+
+def _refuse(book: Book, event: Any, error: RemoteProtocolError) -> None:
+    """What a participant said, and had to wait, breaks a rule: that ends its stream. What there is no room for it says again with
+    its next Hello. (Nobody else breaks rules here, and of a stream that has ended nothing is heard.)"""
+    if error.reason is Reason.OVERLOADED:
+        book.counters.reports_refused += 1
+    else:
+        broke_protocol(book, book.participants[event.participant], error.message)
 
 
 # ---- what is durable

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from coordinator.core import effects
+from coordinator.core import effects, events
+from coordinator.core.settings import CoreSettings
 from tests.coordinator_core.driver import Driver
 from tests.coordinator_core.test_contradictions import BECAUSE
 from tests.coordinator_core.test_foreign import ABORT, dropped, end, explained, forget, lives, say, stranded, told
 from tests.coordinator_core.test_participants_say import FOREIGN, report
-from tests.coordinator_core.test_proving import accept, ask, back
+from tests.coordinator_core.test_proving import LOST, accept, ask, back, peers, prepared, put_back
 from tests.coordinator_core.test_recalling import let_in
 from troth.v1 import admin_pb2, participant_pb2
 
@@ -96,6 +97,37 @@ def test_what_is_known_of_a_branch_stays_known_when_an_order_comes_too_late_for_
     assert told(driver) == "MIXED" and "a ended COMMITTED" in explained(driver).explanation
 
 
+# ---- a book that is full
+
+
+def test_what_is_said_again_when_there_is_no_room_is_refused_to_nobody_else() -> None:
+    driver = put_back()
+    back(driver, "b", 21)
+    back(driver, "a", 22, prepared(peers("ab")))
+    say(driver, "b", "FORCED_COMMIT", LOST)
+    driver.core.use(CoreSettings(late_heuristics_max=1))
+    back(driver, "c", 23, report(FOREIGN, "FORCED_COMMIT", order=4))
+    driver.sync()
+    say(driver, "a", "FORCED_COMMIT", LOST)
+    driver.wait(2.0)
+    assert list(driver.book.live) == [FOREIGN] and not driver.book.again
+    assert driver.core.counters.reports_refused == 2, "both say it again with their next Hello"
+    forget(driver, FOREIGN)
+    driver.connect("a", 31, reports=[report(LOST, "FORCED_COMMIT", order=4)])
+    driver.sync()
+    assert told(driver, LOST) == "HAZARD"
+
+
+def test_what_waited_and_breaks_a_rule_ends_the_stream_that_it_came_by() -> None:
+    driver = Driver(serve=False)
+    for stream, name in enumerate("ab", 1):
+        hello = participant_pb2.Hello(participant=name, log_id=f"log-{name}", incarnation=1)
+        driver.step(events.HelloReceived(name, stream, hello))
+        done = participant_pb2.Acknowledgement(transaction_id=FOREIGN, kind=participant_pb2.ACKNOWLEDGEMENT_KIND_DONE)
+        driver.step(events.FromParticipant(name, stream, done))
+    driver.sync_batch()
+    assert [(one.stream, one.cause.retryable) for one in driver.take(effects.Rejected)] == [(1, True), (2, True)]
+    assert not driver.book.again
 
 
 # ---- what operators read
