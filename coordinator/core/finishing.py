@@ -235,7 +235,7 @@ def evict(book: Book) -> None:
     if names:
         book.evicting = True
         over = [book.finished[name] for name in names]
-        horizon = book.dropped.add(name for name, done in zip(names, over, strict=True) if _may_stand(done))
+        horizon = book.dropped.add(name for name in names if _may_stand(book.finished[name]) and _is_ours(book, name))
         # A first attempt cannot be later than its end, whatever a client's clock said: one such client moves no horizon ahead.
         book.dropping_through_ms = max(book.dropped_through_ms, *(min(done.first_attempt_ms, done.at_ms) for done in over))
         horizon.dropped_through_ms = book.dropping_through_ms
@@ -265,6 +265,11 @@ _MAY_STAND = frozenset({common_pb2.OUTCOME_COMMITTED, common_pb2.OUTCOME_EXPIRED
 
 def _may_stand(done: Finished) -> bool:
     return done.outcome in _MAY_STAND or done.dealt_with is not None
+
+
+def _is_ours(book: Book, name: str) -> bool:
+    """Whether our sessions numbered it: of another coordinator's, which people had ended, no number says anything of ours."""
+    return name.startswith(f"{book.coordinator}.")
 
 
 def _over(book: Book) -> list[str]:

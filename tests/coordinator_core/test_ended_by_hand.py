@@ -67,6 +67,17 @@ def test_who_was_away_when_it_was_forgotten_forgets_it_also_where_it_is_told_abo
     assert [one.kind for one in forced(driver)] == [participant_pb2.FORCE_KIND_FORGET] and name not in driver.book.live
 
 
+def test_what_is_dropped_of_another_coordinator_is_no_number_of_ours() -> None:
+    driver = Driver(CoreSettings(retention_seconds=60.0, skew_seconds=10.0))
+    later = "c2.9.0123abcd.1.9"
+    driver.connect("a", 11, reports=[report(later, "PREPARED", order=4)])
+    end(driver, "a", "FORCED_COMMIT", later)
+    forget(driver, later)
+    before = driver.book.dropped.record()
+    driver.wait(200.0)
+    driver.sync()
+    assert later not in driver.book.finished and driver.book.dropped.record() == before
+
 
 # ---- who could not tell, and who was known
 
