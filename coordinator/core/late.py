@@ -33,7 +33,7 @@ def acknowledged(
     decided, end = _decision(book, participant, what.transaction_id, done), ENDS[what.kind]
     if decided is not None and (end == common_pb2.OUTCOME_ABORTED) is not decided:
         return  # as decided
-    if decided is None and _is_dealt_with(book, participant, what.transaction_id, done, end):
+    if decided is None and _is_dealt_with(book, participant, what.transaction_id, done, end, told=told):
         _forget_there(book, participant, what.transaction_id, done)
         return
     check(book, participant, what.transaction_id, done, its_own=ordered or told)
@@ -49,14 +49,15 @@ def _decision(book: Book, participant: Participant, transaction_id: str, done: F
 
 
 def _is_dealt_with(
-    book: Book, participant: Participant, transaction_id: str, done: Finished | None, end: common_pb2.Outcome.ValueType
-) -> bool:
+    book: Book, participant: Participant, transaction_id: str, done: Finished | None, end: common_pb2.Outcome.ValueType,
+    *, told: bool,
+) -> bool:  # fmt: skip
     """Whether there is nothing new in an end by hand, of a transaction whose decision is not known: people have forgotten that
     very end, or it is a rollback of one of our own. Of those a commit may have been dropped, and none that was rolled back; but for
-    a log that took the name over, and may be in doubt about what the one before had acknowledged."""
+    a log that took the name over, and may be in doubt about what the one before had acknowledged: then it is not told ABORT."""
     if done is None:
         parsed = TransactionId.parse(transaction_id)
-        its_log = not participant.was_before(parsed.epoch, 0)
+        its_log = told or not participant.was_before(parsed.epoch, 0)
         return end == common_pb2.OUTCOME_ABORTED and book.may_presume(parsed) and its_log
     reports = done.dealt_with.reports if done.dealt_with is not None else ()
     return (participant.name, end) in {(report.participant, report.branch_outcome) for report in reports}

@@ -65,7 +65,8 @@ def heuristic_words(reports: Sequence[record_pb2.Heuristic]) -> str:
 def _unknown_words(txn: Transaction) -> str:
     """Why something is listed of which no decision is known here, and what is to be done."""
     words = heuristic_words(txn.heuristic)
-    if txn.outcome == common_pb2.OUTCOME_MIXED:
+    ends = {report.branch_outcome for report in last_reports(txn.heuristic)}
+    if {common_pb2.OUTCOME_COMMITTED, common_pb2.OUTCOME_ABORTED} <= ends:  # a HAZARD beside them does not make it one way
         return f"It did not end in one way: {words} An operator must look, repair, and then forget it."
     return (
         f"It was ended by hand. {words} Nothing that is known contradicts it. An operator must compare that with what was decided, "
@@ -231,8 +232,9 @@ def _force_each(transaction_id: str, participants: Iterable[Participant], *, dec
             yield f"commit --participant {one.name}: {force_words(one.name, commit=True, decided=decided)}"
             yield f"abort --participant {one.name}: {force_words(one.name, commit=False, decided=decided)}"
         else:
+            then = "then that branch can be ended" if decided is None else "it is told the decision"
             yield (
-                f"{one.name} is not connected: start it, and it is told the decision. Only where it never will be: "
+                f"{one.name} is not connected: start it, and {then}. Only where it never will be: "
                 f"`troth log resolve FILE {transaction_id} commit` (or abort) on its machine, while it does not run."
             )
 

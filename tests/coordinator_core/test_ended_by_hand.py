@@ -54,6 +54,16 @@ def test_a_rollback_by_hand_of_a_log_that_took_a_name_over_may_be_of_a_dropped_c
     assert told(driver, name) == "HAZARD"
 
 
+def test_nor_is_it_news_where_abort_was_told() -> None:
+    driver = dropped()
+    name = driver.id(1)
+    let_in(driver, "a")
+    later = driver.book.participants["a"].before[1]
+    driver.connect("a", 41, log_id="log-b", reports=[report(name, "FORCED_ABORT", order=later)])
+    say(driver, "a", "FORCED_ABORT", name)
+    assert driver.book.live == {}, "its order is of the present log: no commit of it was dropped before it had acknowledged"
+
+
 def test_who_was_away_when_it_was_forgotten_forgets_it_also_where_it_is_told_abort() -> None:
     driver = dropped()
     name = driver.id(1)
@@ -106,6 +116,20 @@ def test_what_is_known_of_a_branch_stays_known_when_an_order_comes_too_late_for_
     say(driver, "a", "HAZARD")
     driver.sync()
     assert told(driver) == "MIXED" and "a ended COMMITTED" in explained(driver).explanation
+
+
+def test_that_branches_have_parted_is_said_also_beside_one_that_cannot_tell() -> None:
+    driver = stranded()
+    end(driver, "a", "FORCED_COMMIT")
+    end(driver, "b", "FORCED_ABORT")
+    say(driver, "c", "HAZARD")
+    driver.sync()
+    assert told(driver) == "HAZARD"
+    answer = explained(driver)
+    assert answer.explanation.startswith("It did not end in one way: ") and "Nothing that is known" not in answer.explanation
+    driver.lose("c")
+    (away,) = [words for words in explained(driver).if_forced if words.startswith("c is not connected")]
+    assert "told the decision" not in away, "nobody here knows it"
 
 
 # ---- a book that is full
