@@ -74,4 +74,4 @@ _mutant("whatever nobody decided is mixed", "18", (model, "heuristic_outcome", _
 _mutant("what nobody decided is retained as aborted", "6", (operator, "outcome_decided", _retained_as_aborted))
 _mutant("what people ended offline stays listed as in doubt", "18", (arrivals, "_is_unknown", to(lambda *arguments: False)))
 _mutant("what is forgotten does not count when it is told again", "18", (phase_two, "forgotten_reports", to(lambda done: ())))
-_mutant("what is forgotten is reported anew", "18", (late, "_is_dealt_with", to(lambda *arguments: False)))
+_mutant("what is forgotten is reported anew", "18", (late, "_is_dealt_with", to(lambda *arguments, **more: False)))
