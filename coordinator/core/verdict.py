@@ -17,7 +17,8 @@ life that an older copy does not have. Two more things make the record of a comm
 - the retention has dropped it (`Dropped.covers`). A participant that *asks in doubt* is told ABORT all the same: it has not
   acknowledged, and no commit is dropped before all have. But a branch that was committed by hand has acknowledged by that, without
   having heard COMMIT, and may be of such a commit. (One that was rolled back by hand is not: that commit was MIXED, and is dropped
-  only after people have seen that, and have forgotten it.)
+  only after people have seen that, and have forgotten it. But a log that took the participant's name over may be in doubt about
+  what the one before had acknowledged: it is not told ABORT, and its rollback by hand may be of such a commit as well.)
 
 Of anything else nothing is known here, and the absence of a record says nothing: `unknown`.
 
