@@ -61,12 +61,13 @@ async def test_it_is_told_where_one_alone_is_prepared(driver: str, database: Dat
     await bank.close()
 
 
-async def test_who_may_not_look_or_does_not_answer_tells_nothing(
-    database: Database, mariadb: MariadbServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    database.sql("CREATE USER IF NOT EXISTS poor@localhost")
-    database.sql(f"GRANT ALL ON {database.name}.* TO poor@localhost")
-    for dsn in (mariadb.dsn(database.name, user="poor"), "mysql://127.0.0.1:1/none"):
-        bank = MariaDB(dsn, limits=LIMITS)
-        bank.bind(PARTICIPANT, Registry())
-        assert isinstance(await bank.blocked(), Unreachable)
+async def test_who_may_not_look_or_does_not_answer_tells_nothing(database: Database, mariadb: MariadbServer) -> None:
+    database.sql("CREATE USER short_sighted@localhost")
+    try:
+        database.sql(f"GRANT ALL ON {database.name}.* TO short_sighted@localhost")
+        for dsn in (mariadb.dsn(database.name, user="short_sighted"), "mysql://127.0.0.1:1/none"):
+            bank = MariaDB(dsn, limits=LIMITS)
+            bank.bind(PARTICIPANT, Registry())
+            assert isinstance(await bank.blocked(), Unreachable)
+    finally:
+        database.sql("DROP USER short_sighted@localhost")
