@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import pytest_asyncio
 from log_samples import PostgresStore
 
 from troth.errors import LogError, LogForeign, LogLocked, Reason
+from troth.log.owned import Claim
 from troth.log.postgres import PostgresLog
 from troth.log.postgres_cell import CellStore, init_cell
 from troth.log.postgres_leases import Leases
@@ -58,6 +59,34 @@ async def test_a_node_sees_nodes_and_shards_and_who_has_what(postgres_store: Pos
     await log.close()
     await cell.leave()
     assert await postgres_store.query("SELECT name FROM troth.node") == []
+
+
+async def test_whoever_gives_its_lease_back_is_not_told_that_another_has_the_log(
+    postgres_store: PostgresStore, leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A renewal that was asked for before, and one that comes between: both find no lease."""
+    log = PostgresLog(postgres_store.dsn, role="coordinator", name="c5-00", leases=leases, owner="n1")
+    await log.open()
+    renew, give_back, asked, closed = leases._renewed, log._give_back, asyncio.Event(), asyncio.Event()
+
+    async def renewed_late(claims: Sequence[Claim]) -> set[Claim]:
+        if not asked.is_set():
+            asked.set()
+            await closed.wait()
+        return await renew(claims)
+
+    async def renewed_between() -> None:
+        await give_back()
+        await leases.renew()
+
+    monkeypatch.setattr(leases, "_renewed", renewed_late)
+    monkeypatch.setattr(log, "_give_back", renewed_between)
+    renewing = asyncio.create_task(leases.renew())
+    await asked.wait()
+    await log.close()
+    closed.set()
+    await renewing
+    assert log.lost is not None and not log.lost.done()
 
 
 async def test_a_canary_is_told_to_all_and_may_become_none(postgres_store: PostgresStore, leases: Leases) -> None:

@@ -114,6 +114,8 @@ class Leases(_Connected, ABC):
         holders = {holder.claim: holder for holder in self._holders}
         kept = await self._renewed(list(holders))
         for claim, holder in holders.items():
+            if holder not in self._holders:
+                continue  # it has given its lease back meanwhile, or was told already
             if claim in kept:
                 holder.renewed(asked + self.seconds)
             else:
@@ -367,6 +369,7 @@ class OwnedLog(_Connected, ABC):
         try:
             if self._state == "open":
                 await self._commit()
+                self._leases.discard(self)  # a renewal that finds the lease given back says nothing of another owner
                 await self._end()
         finally:
             await self._release()
