@@ -30,7 +30,8 @@ def acknowledged(
         return  # it was finished and forgotten, and the log knows how
     if ordered and done is None and what.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_HAZARD:
         return  # the order was for a branch that it does not have, of a transaction that nobody knows
-    decided, end = _decision(book, participant, what.transaction_id, done), ENDS[what.kind]
+    parse(participant, what.transaction_id)  # raises for what is none
+    decided, end = decision_of_past(book, what.transaction_id, done), ENDS[what.kind]
     if decided is not None and (end == common_pb2.OUTCOME_ABORTED) is not decided:
         return  # as decided
     if decided is None and _is_dealt_with(book, participant, what.transaction_id, done, end, told=told):
@@ -39,13 +40,6 @@ def acknowledged(
     check(book, participant, what.transaction_id, done, its_own=ordered or told)
     report = heuristic(decided, branch_outcome=end, why=what.detail[:TEXT_CHARACTERS_MAX])
     late_heuristic(book, participant, what.transaction_id, done, report)
-
-
-def _decision(book: Book, participant: Participant, transaction_id: str, done: Finished | None) -> bool | None:
-    try:
-        return decision_of_past(book, transaction_id, done)
-    except RequestError as error:
-        raise RemoteProtocolError(f"{participant.name} speaks of {error.message}") from None
 
 
 def _is_dealt_with(
