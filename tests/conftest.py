@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+
 import pytest
 
 EACH_BY_ITSELF = (
@@ -31,3 +34,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def rewrite(request: pytest.FixtureRequest) -> bool:
     """Whether transcripts are to be rewritten."""
     return bool(request.config.getoption("--rewrite"))
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    """Nothing but reference counts frees anything."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import grpc.aio
@@ -17,15 +15,6 @@ from troth import forks
 from troth.errors import Aborted, ConfigError, RequestError
 
 DEBIT = call("payments", "debit", account="a", amount=5)
-
-
-@pytest.fixture
-def without_collector() -> Iterator[None]:
-    """Nothing but reference counts frees anything."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.parametrize("connected", [True, False], ids=["connected", "away"])

@@ -5,20 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Iterator
-
-import pytest
 
 from troth.tasks import ended, is_cancelling
-
-
-@pytest.fixture
-def without_collector() -> Iterator[None]:
-    """Nothing but reference counts frees anything."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 async def test_a_cancelled_error_of_somebody_else_is_no_cancellation() -> None:
