@@ -10,9 +10,9 @@ from coordinator.core import effects, events
 from coordinator.core.settings import CoreSettings
 from tests.coordinator_core.driver import Driver
 from tests.coordinator_core.test_contradictions import BECAUSE
-from tests.coordinator_core.test_foreign import ABORT, dropped, end, explained, forget, lives, say, stranded, told
+from tests.coordinator_core.test_foreign import ABORT, dropped, end, explained, forget, lives, lost_key, say, stranded, told
 from tests.coordinator_core.test_participants_say import FOREIGN, report
-from tests.coordinator_core.test_proving import LOST, accept, ask, back, peers, prepared, put_back
+from tests.coordinator_core.test_proving import LOST, ask, back, peers, prepared, put_back
 from tests.coordinator_core.test_recalling import let_in
 from troth.v1 import admin_pb2, participant_pb2
 
@@ -26,19 +26,13 @@ def forced(driver: Driver) -> list[Any]:
 
 
 def test_a_keyed_commit_by_hand_is_not_listed_as_in_doubt_when_its_decision_is_lost() -> None:
-    first = Driver()
-    first.run(1, "a", key="k")
-    first.sync()
-    driver = Driver(records=first.log, nonce="0123abce", connect=False, hearing=1.0)
-    back(driver, "b", 21)
-    accept(driver)
-    driver.connect("a", 22)
-    say(driver, "a", "FORCED_COMMIT", first.id(1))
+    driver, name = lost_key()
+    say(driver, "a", "FORCED_COMMIT", name)
     driver.sync()
     for again in (driver, Driver(records=driver.log, nonce="0123abcf", connect=False)):
-        again.connect("a", 23, reports=[report(first.id(1), "FORCED_COMMIT", order=1)])
+        again.connect("a", 23, reports=[report(name, "FORCED_COMMIT", order=1)])
         assert again.book.participants["a"].stranded == {} and not again.waiting
-        assert "Still in doubt" not in explained(again, first.id(1)).explanation
+        assert "Still in doubt" not in explained(again, name).explanation
 
 
 # ---- of our own, and perhaps dropped

@@ -299,7 +299,8 @@ def test_what_was_forgotten_counts_when_another_ends_otherwise(life: int) -> Non
 # ---- a decision that may be lost
 
 
-def test_a_key_that_was_handed_over_before_a_loss_is_not_known_to_be_aborted() -> None:
+def lost_key() -> tuple[Driver, str]:
+    """What was decided under a key is lost, and that is accepted; its participant is there again. The transaction is the second."""
     first = Driver()
     first.run(1, "a", key="k")
     first.sync()
@@ -307,10 +308,15 @@ def test_a_key_that_was_handed_over_before_a_loss_is_not_known_to_be_aborted() -
     back(driver, "b", 21)
     accept(driver)
     driver.connect("a", 22)
-    assert driver.book.live[first.id(1)].state is State.SETTLING
-    say(driver, "a", "FORCED_COMMIT", first.id(1))
+    return driver, first.id(1)
+
+
+def test_a_key_that_was_handed_over_before_a_loss_is_not_known_to_be_aborted() -> None:
+    driver, name = lost_key()
+    assert driver.book.live[name].state is State.SETTLING
+    say(driver, "a", "FORCED_COMMIT", name)
     driver.sync()
-    assert told(driver, first.id(1)) == "HAZARD"
+    assert told(driver, name) == "HAZARD"
 
 
 def test_what_is_no_id_is_refused() -> None:
