@@ -18,7 +18,8 @@ from coordinator.server import Daemon, make_daemon
 from participant_sdk import LogBranch, LogResource, Participant, blocked
 from participant_sdk.client import Client, call
 from participant_sdk.resources.contract import HeldUp, Unreachable
-from participant_sdk.resources.postgres import Postgres, resource
+from participant_sdk.resources.postgres import Postgres
+from participant_sdk.resources.relational import finishing
 from troth.backoff import Backoff
 from troth.gids import parse_gid
 
@@ -113,7 +114,7 @@ async def test_a_database_that_does_not_answer_tells_nothing(database: Database,
     await database.sql("BEGIN; INSERT INTO item VALUES ('a', 1); PREPARE TRANSACTION 'troth:bank::c1.1.0a0b0c0d.1.1'")
     await database.sql("BEGIN; INSERT INTO item VALUES ('b', 1); PREPARE TRANSACTION 'troth:bank2::c1.1.0a0b0c0d.1.1'")
     assert await bank.blocked() == {"troth:bank::c1.1.0a0b0c0d.1.1": HeldUp(0, 0.0, ["item"])}
-    monkeypatch.setattr(resource, "BLOCKED_SECONDS", 0.2)
+    monkeypatch.setattr(finishing, "BLOCKED_SECONDS", 0.2)
     for dsn in ("postgresql://127.0.0.1:1/none", f"{database.dsn} user=nobody"):
         nowhere = Postgres(dsn, limits=LIMITS)
         nowhere.bind("bank", None)

@@ -51,10 +51,6 @@ _NOT_TRANSACTIONAL = (
 )
 
 
-BLOCKED_SECONDS = 5.0
-"""Longest look for who waits for prepared branches."""
-
-
 class MariaDB(RelationalResource):
     """The resource (`resources.contract.Resource`).
 
@@ -164,10 +160,10 @@ class MariaDB(RelationalResource):
         """See the contract. The server does not tell for which branch somebody waits: it is known where nobody waits for any, and
         where one alone is prepared on the whole server. Needs the privilege PROCESS, and has a connection of its own."""
         try:
-            async with asyncio.timeout(BLOCKED_SECONDS):
+            async with asyncio.timeout(finishing.BLOCKED_SECONDS):
                 waiting, prepared = await self._asked_about_waiting(await self._source.new())
         except TimeoutError:
-            return Unreachable(f"it has not answered within {BLOCKED_SECONDS} s")
+            return Unreachable(f"it has not answered within {finishing.BLOCKED_SECONDS} s")
         except errors.kinds() as error:
             return Unreachable(self._why(error))
         if waiting and len(prepared) != 1:

@@ -39,15 +39,13 @@ from participant_sdk.resources.postgres.branch import PostgresBranch
 from participant_sdk.resources.postgres.connections import BlockingPoolSource, DsnSource, PoolSource, Source
 from participant_sdk.resources.postgres.finishing import Finishers
 from participant_sdk.resources.postgres.sqlstates import cause_of_error, is_lost, why
+from participant_sdk.resources.relational import finishing
 from participant_sdk.resources.relational.branch import RelationalBranch
 from participant_sdk.resources.relational.resource import DatabaseLimits, RelationalResource
 from troth.errors import ConfigError
 from troth.gids import gid_of, gid_prefix
 from troth.log import postgres_branches as branches
 from troth.v1 import common_pb2
-
-BLOCKED_SECONDS = 5.0
-"""Longest look for who waits for prepared branches."""
 
 
 class Postgres(RelationalResource):
@@ -137,7 +135,7 @@ class Postgres(RelationalResource):
         """See the contract. It has a connection of its own: those that work and those that finish branches are not for this."""
         asking = self._new_finishers()
         try:
-            async with asyncio.timeout(BLOCKED_SECONDS):
+            async with asyncio.timeout(finishing.BLOCKED_SECONDS):
                 await asking.open()
                 rows = await asking.ask(branches.HELD, (gid_prefix(self._participant),))
         except (TimeoutError, psycopg.Error) as error:

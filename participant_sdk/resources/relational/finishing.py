@@ -15,6 +15,8 @@ from participant_sdk.resources.contract import Broken, Done, InDoubt, Unreachabl
 
 WAIT_SECONDS = 10.0
 """For a connection, and for the server's answer."""
+BLOCKED_SECONDS = 5.0
+"""Longest look for who waits for prepared branches."""
 LOCK_WAIT_SECONDS = 1
 """How long a tombstone waits for the transaction that has the marker."""
 
