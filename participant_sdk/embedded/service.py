@@ -36,7 +36,7 @@ from participant_sdk.client.transaction import Transaction
 from participant_sdk.context import Scope, within
 from participant_sdk.embedded.blocking import EmbeddedSyncClient
 from participant_sdk.embedded.client import NOWHERE, InProcessClient
-from participant_sdk.embedded.coordinator import InProcessCoordinator
+from participant_sdk.embedded.coordinator import Gone, InProcessCoordinator
 from participant_sdk.embedded.session import InProcessSession
 from participant_sdk.embedded.slots import NAME_OF_ITS_OWN, ROLE, CoordinatorLogs, OwnedLogs, strangers, visited
 from participant_sdk.session import Owner
@@ -54,6 +54,10 @@ if TYPE_CHECKING:
 
 FILE = "coordinator.db"
 """The log in its directory, as the daemon calls it."""
+FINISH_SECONDS = 5.0
+"""How long `close` waits for the participants to do what is decided: a database may be away."""
+FINISH_LOOK_SECONDS = 0.02
+"""Between two looks at that."""
 
 
 class Embedded:
@@ -132,11 +136,12 @@ class Embedded:
             self._tasks.append(asyncio.create_task(self._look(), name=f"troth-embedded-{self.name}"))
 
     async def close(self) -> None:
-        """Wait for what is being decided, make durable what is under way, and close everything. What is decided and not yet done is
-        finished after the next start, or by another process."""
+        """Wait for what is being decided, and for the participants to do it, but not for long (`FINISH_SECONDS`); make durable what
+        is under way, and close everything. What could not be done is finished after the next start, or by another process."""
         client, self._client = self._client, None
         if client is not None:
             await client.__aexit__(None, None, None)
+            await self._finish()
         if self._letting_go is not None:
             await self._letting_go
         await self._leave()
@@ -144,6 +149,15 @@ class Embedded:
             await coordinator.stop()
         if self._logs is not None:
             await self._logs.close()
+
+    async def _finish(self) -> None:
+        """A process that goes leaves no branch prepared, whose rows are locked until there is another process."""
+        own = self._coordinators[self._number]
+        with suppress(Gone):
+            for _ in range(int(FINISH_SECONDS / FINISH_LOOK_SECONDS)):
+                if not await own.owing():
+                    return
+                await asyncio.sleep(FINISH_LOOK_SECONDS)
 
     async def _leave(self) -> None:
         """End what is begun beside the coordinator, so that others may have it."""

@@ -207,7 +207,7 @@ async def test_rows_changed_under_no_key_are_seen_by_nobody(tmp_path: Path) -> N
                     await cluster.run(call("shelf", "look"))
                 assert died.value.reason is Reason.CONFLICT
                 raise ZeroDivisionError
-        assert await cluster["shelf"].read(look_there, locks=["t/a"]) == 0
+        assert await cluster["shelf"].read(look_there, locks=["t/a"], wait_seconds=10.0) == 0
 
 
 async def test_an_author_may_let_undecided_rows_be_seen(tmp_path: Path) -> None:

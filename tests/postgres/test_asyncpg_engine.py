@@ -429,7 +429,7 @@ async def test_a_transfer_without_a_daemon(banks: tuple[Database, Database]) -> 
             resource = Postgres(engine=await stack.enter_async_context(disposed(bank)))
             services.append(Participant(name, resource=resource, log=PostgresLog(bank.dsn), coordinator=troth))
         await stack.enter_async_context(troth)
-        async with troth.transaction(timeout=5.0):
+        async with troth.transaction(timeout=5.0, wait="complete"):
             for service, amount in zip(services, (-5, 5), strict=True):
                 async with service.branch() as session:
                     await add(session, name="a", amount=amount)

@@ -14,8 +14,12 @@ from pg_bench import Database
 from pg_processes import Processes
 
 from participant_sdk import Embedded, Participant, Postgres, PostgresLog
+from participant_sdk import slots as slots_module
 from participant_sdk.client import OutcomeUnknown
+from participant_sdk.embedded import service as service_module
+from participant_sdk.runtime import Runtime
 from participant_sdk.testing.postgres import PostgresServer
+from tests import late_decisions
 from tests.relational import until
 from troth.errors import Aborted, ConfigError, LogError, LogLocked, Reason, RequestError, TrothError
 from troth.failpoints import VARIABLE
@@ -142,6 +146,35 @@ async def test_a_process_whose_log_failed_gives_up_what_it_has(databases: tuple[
     assert await north.names() == await south.names() == ["t2"]
 
 
+async def test_who_goes_leaves_nothing_prepared(databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be no other process for long, and the rows would be locked until then."""
+    north, south = databases
+    monkeypatch.setattr(Runtime, "received", late_decisions.received_late)
+    troth, *banks = service(north.dsn, south.dsn)
+    async with troth:
+        await move(troth, tuple(banks), 1)
+        assert await north.prepared() and await south.prepared()
+    assert not await north.prepared() and not await south.prepared()
+    assert await north.names() == await south.names() == ["t1"]
+
+
+async def test_who_goes_does_not_wait_for_ever(databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not done by then is finished by the next one."""
+    north, south = databases
+    with monkeypatch.context() as patched:
+        patched.setattr(late_decisions, "SECONDS", 60.0)
+        patched.setattr(Runtime, "received", late_decisions.received_late)
+        patched.setattr(service_module, "FINISH_SECONDS", 0.3)
+        troth, *banks = service(north.dsn, south.dsn)
+        async with troth:
+            await move(troth, tuple(banks), 1)
+    assert await north.prepared() and await south.prepared()
+    async with service(north.dsn, south.dsn)[0]:
+        pass
+    assert not await north.prepared() and not await south.prepared()
+    assert await north.names() == await south.names() == ["t1"]
+
+
 async def test_keys_need_one_process(databases: tuple[Database, Database]) -> None:
     """Each of several has a coordinator of its own, which does not know the keys of the others."""
     north, south = databases
@@ -161,9 +194,10 @@ async def test_keys_need_one_process(databases: tuple[Database, Database]) -> No
 
 
 async def test_what_another_service_of_the_same_name_left_is_left_alone(
-    databases: tuple[Database, Database], processes: Processes
+    databases: tuple[Database, Database], processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who does not know its databases cannot finish it, and must not keep it from those who can."""
+    monkeypatch.setattr(slots_module, "VISIT_AGAIN_SECONDS", 2.0)  # whoever comes while it is visited waits so long
     north, south = databases
     environment = {VARIABLE: "coordinator:after-sync:decided=kill@2"}
     west, *_ = other_service(north)
