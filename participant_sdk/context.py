@@ -11,6 +11,7 @@ each such call a context, adds what it acknowledged to its own counts, and passe
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import threading
@@ -24,6 +25,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from participant_sdk.carriers import Carried, SyncCarrier, Uncounted, aio_carriers, cause_within
+from participant_sdk.early import EarlyVotes, Vote, fitting
 from participant_sdk.metadata import ACKNOWLEDGED_KEY, CAUSE_KEY, CONTEXT_KEY, Metadata
 from participant_sdk.tally import Tally
 from troth import tracing
@@ -39,16 +41,13 @@ CAUSE_MESSAGE_CHARACTERS_MAX = 500
 HANDLERS_KEPT_MAX = 10_000
 """Methods of a server whose wrapped handlers are kept."""
 
-EarlyVote = Callable[[str], Awaitable[common_pb2.SealedVote | None]]
-"""Prepares the branch of a transaction, given by its id, and votes; `None` when the commit has to ask."""
-
 
 class Scope:
     """One call of a service inside a transaction: its context, and what was done in it, here and further on."""
 
     __slots__ = (
         "_calls",
-        "_last",
+        "_early",
         "_lock",
         "_onward",
         "_reported",
@@ -75,8 +74,8 @@ class Scope:
         self.at_work = 0
         """Operations and blocks of the handler that have not ended."""
         self._calls: dict[str, int] = {}
-        self._last: dict[tuple[str, int], EarlyVote] = {}
-        """Of each participant that worked in its caller's last call, by incarnation: how it votes when the call ends."""
+        self._early = EarlyVotes()
+        """Of whoever worked in its caller's last call."""
         self._onward = 0
         self._tally = Tally()
         self._lock = threading.Lock()
@@ -135,19 +134,20 @@ class Scope:
             self._reported = None
             self._report()
 
-    def votes_at_end(self, participant: str, incarnation: int, vote: EarlyVote) -> None:
-        """Have a participant vote when the call ends, if it is its caller's last one."""
+    def votes_at_end(self, participant: str, incarnation: int, vote: Vote, loop: asyncio.AbstractEventLoop) -> None:
+        """Have a participant, which lives in the loop, vote when the call ends, if it is its caller's last one."""
         if self.context.last_call:
-            self._last[participant, incarnation] = vote
+            self._early.add(participant, incarnation, vote, loop)
 
     async def end(self) -> None:
         """The call ends well: whoever worked in it, and is not called again, may prepare now."""
-        for (participant, incarnation), vote in self._last.items():
-            told = await vote(self.context.transaction_id)
-            if told is not None:
-                with self._lock:
-                    self._tally.vote(participant, incarnation, told)
-                    self._reported = None
+        if await self._early.ask(self.context.transaction_id, self._tally):
+            self._reported = None
+
+    def end_in_thread(self) -> None:
+        """The same where the handler ran in a thread."""
+        if self._early.ask_in_thread(self.context.transaction_id, self._tally):
+            self._reported = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -163,7 +163,7 @@ class Scope:
 
     def trailers(self) -> Metadata:
         """What the client must learn. Never nothing: so it knows that nothing was done."""
-        told = self._tally.told() or [client_pb2.AcknowledgedOperations()]
+        told = fitting(self._tally.told()) or [client_pb2.AcknowledgedOperations()]
         return tuple((ACKNOWLEDGED_KEY, one.SerializeToString()) for one in told)
 
     def report(self) -> None:
@@ -389,8 +389,11 @@ def _generator_in_scope(behaviour: Callable[..., AsyncIterator[Any]], participan
 
 def _function_in_scope(behaviour: Callable[..., Any], participant: str, method: str) -> Callable[..., Any]:
     def handle(request: Any, servicer_context: Any) -> Any:
-        with _in_thread(servicer_context, participant, method) as scope, within(scope):
-            return behaviour(request, servicer_context)
+        with _in_thread(servicer_context, participant, method) as scope:
+            with within(scope):
+                response = behaviour(request, servicer_context)
+            scope.end_in_thread()
+            return response
 
     return handle
 
@@ -403,6 +406,7 @@ def _iterator_in_scope(behaviour: Callable[..., Iterator[Any]], participant: str
                 responses = iter(behaviour(request, servicer_context))
             while (response := _next(responses, scope)) is not _END:
                 yield response
+            scope.end_in_thread()
 
     return handle
 

@@ -14,6 +14,9 @@ ACKNOWLEDGED_KEY = "troth-acknowledged-bin"
 """With an answer (trailing metadata): a serialised AcknowledgedOperations for each participant."""
 CAUSE_KEY = "troth-cause-bin"
 """With an answer: a serialised Cause, when the transaction is why the call failed."""
+ACKNOWLEDGED_BYTES_MAX = 4096
+"""Characters of all that an answer acknowledges: over HTTP they are one header, and servers and proxies cut those off, or refuse
+them, from 8 KiB on, as gRPC does with trailing metadata. Some ninety participants in one call, or twenty that vote early."""
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -21,6 +24,11 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 def packed(data: Iterable[bytes]) -> str:
     """The value of a `-bin` header, as gRPC writes it: base64, several joined by commas."""
     return ",".join(base64.b64encode(one).decode() for one in data)
+
+
+def packed_length(count: int) -> int:
+    """How long so many bytes become in a header of several values, with the comma."""
+    return 4 * -(-count // 3) + 1
 
 
 def unpacked(value: str | bytes) -> list[bytes]:

@@ -402,7 +402,7 @@ class Participant:
                 hint="Give interceptors() to the server, use async handlers, and call with a transaction's channel.",
             )
         runtime = running()
-        scope.votes_at_end(self.slot, runtime.incarnation, runtime.last_call)
+        scope.votes_at_end(self.slot, runtime.incarnation, runtime.last_call, runtime.loop)
         return Branch(self.slot, runtime.incarnation, scope, self._call, self._registry.name_of, runtime.caller, self._pins)
 
     def branch_sync(self, context: common_pb2.TransactionContext | None = None) -> SyncBranch:

@@ -33,7 +33,8 @@ class TransactionMiddleware:
 
     `participant`  whose service it is: a `TrothError` that a handler raises is answered with its reason, and in its name.
 
-    The headers of an answer come before its body: what a body still does while it is sent is no part of the transaction.
+    The headers of an answer come before its body: what a body still does while it is sent is no part of the transaction. So the
+    work of a call ends where its answer begins; there it votes, if it is its caller's last one.
     """
 
     def __init__(self, app: App, participant: Participant) -> None:
@@ -81,7 +82,7 @@ class _Answering:
     async def _pass(self, message: Message) -> None:
         if message["type"] == "http.response.start" and not self._began:
             self._began = True
-            headers = self._call.answers(message["status"])
+            headers = await self._call.answers(message["status"])
             if isinstance(headers, Refusal):
                 self._replaced = True
                 await _send(headers, self._send)

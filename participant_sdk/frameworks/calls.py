@@ -9,7 +9,7 @@ from typing import NamedTuple
 from participant_sdk.context import Scope, cause_told, parse_context, within
 from participant_sdk.frameworks.headers import FAILED_FROM, STATUS_OF_CODE, context_of, of_cause, of_response
 from troth import tracing
-from troth.errors import Reason, RequestError
+from troth.errors import Reason, RequestError, TrothError
 from troth.v1 import common_pb2
 
 Headers = list[tuple[str, str]]
@@ -54,22 +54,42 @@ class HttpCall:
         with within(self._scope):
             yield self._scope
 
-    def answers(self, status: int) -> Headers | Refusal:
-        """The answer begins: what its headers say besides, or the answer that it has to be instead. No work counts after this."""
+    async def answers(self, status: int) -> Headers | Refusal:
+        """The answer begins: what its headers say besides, or the answer that it has to be instead. No work counts after this, so
+        whoever is not called again votes here."""
         try:
-            if status < FAILED_FROM and self._scope.at_work:
-                raise RequestError(
-                    Reason.INVALID_ARGUMENT, "the answer began while a block of the branch was open: it would not be counted",
-                    hint="End it before the handler returns. A dependency of FastAPI that yields: Depends(..., scope='function').",
-                )  # fmt: skip
-            headers = [of_response(self._scope.trailers())]
-        except RequestError as error:
-            told = refusal(error, self._participant)
-            assert told is not None
-            self._ended(told.status)
-            return told
+            if self._succeeds(status):
+                await self._scope.end()
+            return self._says(status)
+        except TrothError as error:
+            return self._says_instead(error)
+
+    def answers_in_thread(self, status: int) -> Headers | Refusal:
+        """The same where the handler ran in a thread."""
+        try:
+            if self._succeeds(status):
+                self._scope.end_in_thread()
+            return self._says(status)
+        except TrothError as error:
+            return self._says_instead(error)
+
+    def _succeeds(self, status: int) -> bool:
+        if status < FAILED_FROM and self._scope.at_work:
+            raise RequestError(
+                Reason.INVALID_ARGUMENT, "the answer began while a block of the branch was open: it would not be counted",
+                hint="End it before the handler returns. A dependency of FastAPI that yields: Depends(..., scope='function').",
+            )  # fmt: skip
+        return status < FAILED_FROM
+
+    def _says(self, status: int) -> Headers:
+        headers = [of_response(self._scope.trailers())]
         self._ended(status)
         return headers
+
+    def _says_instead(self, error: TrothError) -> Refusal:
+        told = self.fails(error)
+        assert told is not None
+        return told
 
     def _ended(self, status: int) -> None:
         self._scope.over = True
@@ -78,12 +98,13 @@ class HttpCall:
             self._scope.span = None
 
     def fails(self, error: BaseException) -> Refusal | None:
-        """The handler raised before its answer began: the answer, if the error tells one."""
+        """The call fails before its answer began: the answer, if the error tells one, with what was done all the same."""
         told = refusal(error, self._participant)
-        headers = self.answers(500 if told is None else told.status)
-        if told is None or isinstance(headers, Refusal):
-            return told
-        return told._replace(headers=[*told.headers, *headers])
+        self._ended(500 if told is None else told.status)
+        if told is not None:
+            with contextlib.suppress(RequestError):  # it is too long to be said; the cause is not
+                told.headers.append(of_response(self._scope.trailers()))
+        return told
 
     def over(self) -> None:
         """It has been answered, or never will be."""

@@ -50,7 +50,7 @@ class TransactionMiddleware:
             return _response(call)
         with call.inside():
             response = self._get_response(request)
-        return _answered(call, response)
+        return _answered(response, call.answers_in_thread(response.status_code))
 
     async def _in_loop(self, request: Any) -> Any:
         await asyncio.to_thread(self._participant.start_in_background)
@@ -61,7 +61,7 @@ class TransactionMiddleware:
             return _response(call)
         with call.inside():
             response = await self._get_response(request)
-        return _answered(call, response)
+        return _answered(response, await call.answers(response.status_code))
 
     def _call(self, request: Any) -> HttpCall | Refusal | None:
         context = request.META.get(CONTEXT_VARIABLE)
@@ -78,8 +78,7 @@ class TransactionMiddleware:
         return None if told is None else _response(told)
 
 
-def _answered(call: HttpCall, response: Any) -> Any:
-    said = call.answers(response.status_code)
+def _answered(response: Any, said: Headers | Refusal) -> Any:
     if isinstance(said, Refusal):
         response.close()
         return _response(said)

@@ -5,19 +5,18 @@ Response:  `troth-acknowledged-bin`, always, with one value for each participant
            transaction is why the call failed.
 
 Servers and proxies cut headers off, or refuse them, from 8 KiB on (nginx, gunicorn). So all that is said here stays below that:
-what does not fit ends the call with an error that says so, since a part of it would commit a half.
+what does not fit ends the call with an error that says so, since a part of it would commit a half. Early votes are left out
+before that (`participant_sdk.early`): without one the commit asks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from participant_sdk.metadata import ACKNOWLEDGED_KEY, CAUSE_KEY, CONTEXT_KEY, Metadata, packed, unpacked
+from participant_sdk.metadata import ACKNOWLEDGED_BYTES_MAX, ACKNOWLEDGED_KEY, CAUSE_KEY, CONTEXT_KEY, Metadata, packed, unpacked
 from troth.errors import Reason, RequestError
 from troth.v1 import common_pb2
 
-ACKNOWLEDGED_BYTES_MAX = 4096
-"""Of the value of `troth-acknowledged-bin`: some ninety participants in one call."""
 CONTEXT_BYTES_MAX = 2048
 """Of the value of `troth-context-bin`: calls that go some six hundred services deep."""
 

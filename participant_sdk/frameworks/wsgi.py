@@ -88,7 +88,7 @@ class _Answering:
     def _begin(self, body: _Body) -> Iterable[bytes]:
         assert self._begun is not None, "the application answered without a status"
         status, headers, exc_info = self._begun
-        said = self._call.answers(int(status.split(" ")[0]))
+        said = self._call.answers_in_thread(int(status.split(" ")[0]))
         if isinstance(said, Refusal):
             body.close()
             return _answer(said, self._start_response)
