@@ -5,8 +5,10 @@ Everything is real but the processes: a daemon, participants with files, gRPC se
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,3 +171,42 @@ async def test_whose_client_is_gone_is_rolled_back(town: Town) -> None:
         await tx.__aexit__(None, None, None)
     assert await town.totals() == [0, 0]
     assert town.services["left"].bank.health.in_doubt == 0
+
+
+# ---- servers of the blocking API
+
+
+@contextlib.asynccontextmanager
+async def in_threads(bank: Participant) -> AsyncIterator[str]:
+    """The service once more, on a server whose handlers run in threads, one of them with a stream of answers; gives its address."""
+
+    def do(request: bytes, context: Any) -> bytes:
+        bank.branch_sync().run("add", amount=int(request))
+        return b""
+
+    def stream(request: bytes, context: Any) -> Iterator[bytes]:
+        yield do(request, context)
+
+    pool = ThreadPoolExecutor(2)
+    server = grpc.server(pool, interceptors=bank.interceptors_sync(), options=[("grpc.so_reuseport", 0)])
+    handlers = {"Do": grpc.unary_unary_rpc_method_handler(do), "Stream": grpc.unary_stream_rpc_method_handler(stream)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("last.Service", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await asyncio.to_thread(server.stop(None).wait)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_handlers_in_threads_vote_as_well(town: Town, streams: bool) -> None:
+    async with in_threads(town.services["left"].bank) as address, town.client.transaction(one_call_each=True):
+        async with grpc.aio.insecure_channel(address, interceptors=town.client.interceptors()) as channel:
+            if streams:
+                assert [answer async for answer in channel.unary_stream(f"{METHOD[:-2]}Stream")(b"3")] == [b""]
+            else:
+                await channel.unary_unary(METHOD)(b"3")
+        assert town.services["left"].bank.health.in_doubt == 1, "it is prepared"
+        await town.call("right", 1)
+    assert town.prepares == 0 and await town.totals() == [3, 2]

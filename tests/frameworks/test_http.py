@@ -3,64 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
-import pytest_asyncio
 import requests
-from hops import fastapi_hop, flask_hop
-from web import bank_at_work, bank_of, on_threads, on_uvicorn, total
+from services import Services
+from web import on_uvicorn
 
-from participant_sdk import Participant
-from participant_sdk.client import Aborted, Client, RequestError, SyncClient
+from participant_sdk.client import Aborted, RequestError, SyncClient
 from participant_sdk.metadata import CONTEXT_KEY
 from troth.errors import Reason
-
-
-@dataclass
-class Services:
-    """`a` and `c` are FastAPI applications, `b` is one of Flask."""
-
-    client: Client
-    coordinator: str
-    banks: dict[str, Participant]
-    urls: dict[str, str]
-
-    def tree(self, name: str, *onward: Any, path: str = "/do", **fields: Any) -> Any:
-        return {"at": self.urls[name] + path, "onward": onward, **fields}
-
-    async def post(self, tree: Any) -> httpx.Response:
-        async with self.client.carry(httpx.AsyncClient()) as http:
-            return (await http.post(tree["at"], json=tree)).raise_for_status()
-
-    async def totals(self) -> tuple[int, ...]:
-        def of_b() -> int:
-            return self.banks["b"].wait(total(self.banks["b"]))
-
-        return await total(self.banks["a"]), await asyncio.to_thread(of_b), await total(self.banks["c"])
-
-
-@pytest_asyncio.fixture
-async def services(coordinator: str, client: Client, tmp_path: Path) -> AsyncIterator[Services]:
-    async with contextlib.AsyncExitStack() as stack:
-        a = await stack.enter_async_context(bank_at_work("a", tmp_path, coordinator))
-        c = await stack.enter_async_context(bank_at_work("c", tmp_path, coordinator))
-        b = bank_of("b", tmp_path, coordinator)
-        await asyncio.to_thread(b.start_in_background)
-        stack.push_async_callback(asyncio.to_thread, b.close_in_background)
-        await asyncio.to_thread(b.wait, b.wait_connected())
-        urls = {
-            "a": await stack.enter_async_context(on_uvicorn(fastapi_hop(a))),
-            "b": await stack.enter_async_context(on_threads(flask_hop(b))),
-            "c": await stack.enter_async_context(on_uvicorn(fastapi_hop(c))),
-        }
-        yield Services(client, coordinator, {"a": a, "b": b, "c": c}, urls)
-
 
 # ---- it takes part
 

@@ -40,8 +40,8 @@ async def bank_at_work(name: str, directory: Path, coordinator: str) -> AsyncIte
 
 
 async def total(bank: Participant) -> int:
-    """What is committed."""
-    return int(await bank.read(lambda db: db.one("SELECT coalesce(sum(amount), 0) FROM entry")[0]))
+    """What is committed, once nothing is undecided any more."""
+    return int(await bank.read(lambda db: db.one("SELECT coalesce(sum(amount), 0) FROM entry")[0], wait_seconds=20))
 
 
 @contextlib.asynccontextmanager
