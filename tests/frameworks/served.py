@@ -1,6 +1,8 @@
-"""One service for servers that are processes of their own: `fastapi_app` and `django_asgi` for uvicorn, `flask_app` and `django_wsgi`
-for gunicorn. Each makes its application when the server calls it. A call with `dies: 1` ends its process where the answer begins and
-its headers bring a vote: prepared, and nobody hears of it."""
+"""One service for servers that are processes: `fastapi_app` and `django_asgi` for uvicorn, the others for gunicorn.
+
+Each makes its application when the server calls it. A call with `dies: 1` ends its process where the answer begins and its headers
+bring a vote: prepared, and nobody hears of it.
+"""
 
 from __future__ import annotations
 

@@ -194,6 +194,21 @@ async def test_a_last_call_of_a_transaction_that_is_none_is_undone(services: Ser
     assert services.banks["a"].health.in_doubt == services.banks["b"].health.in_doubt == 0
 
 
+async def test_a_call_that_is_repeated_votes_again(services: Services) -> None:
+    """As libraries and proxies do it when an answer was lost: nothing runs twice, and the answer is the same."""
+    async with services.client.transaction() as tx:
+        for name in ("a", "b"):
+            context = tx.context()
+            context.last_call = True
+            headers = {CONTEXT_KEY: packed([context.SerializeToString()])}
+            async with httpx.AsyncClient() as http:
+                first, second = [await http.post(services.urls[name] + "/do", json={}, headers=headers) for _ in range(2)]
+            assert vote_of(first) == vote_of(second) is not None
+            tx.acknowledge(client_pb2.AcknowledgedOperations.FromString(said(second.headers)[0][1]))
+    assert services.messages() == NOT_ASKED
+    assert await services.totals() == (1, 1, 0)
+
+
 async def test_of_two_contexts_the_last_says_whether_it_is_the_last_call(services: Services) -> None:
     async with services.client.transaction() as tx:
         answers = []

@@ -1,4 +1,4 @@
-"""Early votes over HTTP with servers that are processes: uvicorn and gunicorn, killed between the vote and its answer, and after it."""
+"""Early votes over HTTP with servers that are processes, killed between the vote and its answer, and after it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ async def served(name: str, daemon: Daemon, directory: Path) -> AsyncIterator[Se
 
 
 @pytest.mark.parametrize("name", SERVERS)
-async def test_what_voted_stands_and_what_nobody_heard_of_does_not(name: str, daemon: Daemon, client: Client, tmp_path: Path) -> None:
+async def test_what_voted_stands_and_what_nobody_heard_of_does_not(
+    name: str, daemon: Daemon, client: Client, tmp_path: Path
+) -> None:
     async with contextlib.AsyncExitStack() as stack:
         other = await stack.enter_async_context(bank_at_work("other", tmp_path, daemon.address))
         beside = await stack.enter_async_context(on_uvicorn(fastapi_hop(other)))
@@ -124,5 +126,5 @@ async def test_what_voted_stands_and_what_nobody_heard_of_does_not(name: str, da
                 with pytest.raises(httpx.HTTPError):
                     await both(dies="1")
         await service.restart()
-        assert ((await service.state())["total"], await total(other)) == (2, 2), "whoever goes on without the answer commits nothing"
+        assert ((await service.state())["total"], await total(other)) == (2, 2), "without the answer there is no commit"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from participant_sdk import Refuse
+from participant_sdk import Refuse, background
 from participant_sdk.client import Client
 from participant_sdk.frameworks.calls import HttpCall, Refusal
 from participant_sdk.frameworks.clients import carry
@@ -60,13 +60,13 @@ def test_a_refusal_says_what_was_done_before_it() -> None:
 CALL = common_pb2.TransactionContext(transaction_id="c1.1.0badcafe.1.1", call_id="k", last_call=True)
 
 
-def answering(names: Iterable[str], vote: Callable[[str], Any]) -> HttpCall:
-    """A last call in which these have each done something, in the loop that runs."""
+def answering(names: Iterable[str], vote: Callable[[str], Any], loop: asyncio.AbstractEventLoop | None = None) -> HttpCall:
+    """A last call in which these have each done something, in that loop or the one that runs."""
     http = HttpCall([packed([CALL.SerializeToString()])], "north", "POST", lambda name: None)
     with http.inside() as scope:
         for name in names:
             scope.acknowledged(name, 1, incarnation=1)
-            scope.votes_at_end(name, 1, vote, asyncio.get_running_loop())
+            scope.votes_at_end(name, 1, vote, loop or asyncio.get_running_loop())
     return http
 
 
@@ -83,6 +83,22 @@ async def test_as_many_votes_are_told_as_there_is_room_for() -> None:
         told[count] = sum(one.HasField("vote") for one in done)
         assert len(headers[0][1]) <= ACKNOWLEDGED_BYTES_MAX
     assert told[10] == 10 and 10 < told[50] < 50 and told[75] < told[50], told
+
+
+async def test_each_votes_in_its_own_loop() -> None:
+    """Whoever serves the call may have another one, or none."""
+    thread, voted = background.take(), []
+
+    async def votes(transaction_id: str) -> None:
+        voted.append(asyncio.get_running_loop())
+
+    try:
+        http = answering(["north"], votes, thread.loop)
+        await http.answers(200)
+        await asyncio.to_thread(http.answers_in_thread, 200)
+        assert voted == [thread.loop] * 2
+    finally:
+        background.give_back()
 
 
 async def test_a_participant_that_has_ended_meanwhile_fails_the_call() -> None:

@@ -67,6 +67,20 @@ def test_a_call_that_succeeded_tells_no_cause_and_one_that_failed_counts_nothing
     assert told == [client_pb2.AcknowledgedOperations(participant="c"), common_pb2.Cause(code="X"), "over"], "it names the branch"
 
 
+@pytest.mark.parametrize("code", [grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE])
+def test_of_a_call_that_failed_no_vote_is_taken(code: grpc.StatusCode) -> None:
+    """What somebody between made an error of, after the service had voted, was not seen to succeed."""
+    tally = Tally()
+    tally.call_begins()
+    vote = common_pb2.SealedVote(vote=b"yes", seal=b"seal")
+    done = client_pb2.AcknowledgedOperations(participant="c", count=2, incarnation=1, vote=vote)
+    carried = Carried(common_pb2.TransactionContext, tally.count, lambda cause: None, tally.call_ends)
+    call_ended(carried, code, ((ACKNOWLEDGED_KEY, done.SerializeToString()),))
+    (told,) = tally.told()
+    succeeded = code is grpc.StatusCode.OK
+    assert (told.count, told.HasField("vote")) == (2 if succeeded else 0, succeeded)
+
+
 LOST = client_pb2.AcknowledgedOperations(unknown=True)
 
 
