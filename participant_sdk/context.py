@@ -141,13 +141,17 @@ class Scope:
 
     async def end(self) -> None:
         """The call ends well: whoever worked in it, and is not called again, may prepare now."""
-        if await self._early.ask(self.context.transaction_id, self._tally):
+        if not self._failed() and await self._early.ask(self.context.transaction_id, self._tally):
             self._reported = None
 
     def end_in_thread(self) -> None:
         """The same where the handler ran in a thread."""
-        if self._early.ask_in_thread(self.context.transaction_id, self._tally):
+        if not self._failed() and self._early.ask_in_thread(self.context.transaction_id, self._tally):
             self._reported = None
+
+    def _failed(self) -> bool:
+        """Whether a handler of gRPC has set an error's status, and returned. (What calls over HTTP end with is known before.)"""
+        return self._servicer_context is not None and _code_of(None, self._servicer_context) != "OK"
 
     @property
     def counts(self) -> dict[str, int]:

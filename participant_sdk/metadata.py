@@ -16,7 +16,7 @@ CAUSE_KEY = "troth-cause-bin"
 """With an answer: a serialised Cause, when the transaction is why the call failed."""
 ACKNOWLEDGED_BYTES_MAX = 4096
 """Characters of all that an answer acknowledges: over HTTP they are one header, and servers and proxies cut those off, or refuse
-them, from 8 KiB on, as gRPC does with trailing metadata. Some ninety participants in one call, or twenty that vote early."""
+them, from 8 KiB on, as gRPC does with trailing metadata. Some ninety participants in one call, or thirty that vote early."""
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 

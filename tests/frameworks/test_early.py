@@ -209,7 +209,8 @@ async def test_a_call_that_is_repeated_votes_again(services: Services) -> None:
     assert await services.totals() == (1, 1, 0)
 
 
-async def test_of_two_contexts_the_last_says_whether_it_is_the_last_call(services: Services) -> None:
+@pytest.mark.parametrize("name", ["a", "b"])
+async def test_of_two_contexts_the_last_says_whether_it_is_the_last_call(services: Services, name: str) -> None:
     async with services.client.transaction() as tx:
         answers = []
         for last in (False, True):
@@ -217,9 +218,9 @@ async def test_of_two_contexts_the_last_says_whether_it_is_the_last_call(service
             contexts[0].last_call, contexts[1].last_call = not last, last
             headers = [(CONTEXT_KEY, packed([context.SerializeToString()])) for context in contexts]
             async with httpx.AsyncClient() as http:
-                answer = await http.post(services.urls["a"] + "/do", json={}, headers=headers)
+                answer = await http.post(services.urls[name] + "/do", json={}, headers=headers)
             answers.append(vote_of(answer) is not None)
             tx.acknowledge(client_pb2.AcknowledgedOperations.FromString(said(answer.headers)[0][1]))
         assert answers == [False, True]
-    assert await services.totals() == (2, 0, 0)
+    assert sum(await services.totals()) == 2
     assert ACKNOWLEDGED_KEY in answer.headers

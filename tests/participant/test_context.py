@@ -308,6 +308,39 @@ def test_a_server_of_the_blocking_api_gives_its_handlers_their_scope() -> None:
         assert method(b"a") == b"none" and method(b"a", metadata=WITH_CONTEXT) == b"some" and method(b"a") == b"none"
 
 
+@pytest.mark.parametrize("threads", [False, True])
+@pytest.mark.parametrize("code", [None, grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND])
+async def test_who_has_set_an_errors_status_has_nobody_vote(threads: bool, code: grpc.StatusCode | None) -> None:
+    """It has failed as one that raised has, so nothing of it is prepared."""
+    asked: list[str] = []
+    loop = asyncio.get_running_loop()
+
+    async def vote(transaction_id: str) -> None:
+        asked.append(transaction_id)
+
+    def plain(request: bytes, context: Any) -> bytes:
+        scope = current_scope()
+        assert scope is not None
+        scope.votes_at_end("bank", 1, vote, loop)
+        if code is not None:
+            context.set_code(code)
+        return request
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        return plain(request, context)
+
+    last = common_pb2.TransactionContext(transaction_id="t", call_id="c", last_call=True)
+    metadata = ((CONTEXT_KEY, last.SerializeToString()),)
+    with contextlib.suppress(grpc.RpcError):
+        if threads:
+            with served_in_threads("unary_unary", plain) as method:
+                await asyncio.to_thread(method, b"a", metadata=metadata)
+        else:
+            async with served("unary_unary", handler) as method:
+                await method(b"a", metadata=metadata)
+    assert asked == ([] if code is grpc.StatusCode.NOT_FOUND else ["t"])
+
+
 def test_what_such_a_handler_raises_tells_its_cause() -> None:
     with served_in_threads("unary_unary", refuses_in_thread) as method:
         with pytest.raises(grpc.RpcError) as failed:
