@@ -20,7 +20,7 @@ import pytest_asyncio
 
 from coordinator.config import load
 from coordinator.server import Daemon, make_daemon
-from participant_sdk import Aborted, Participant, SqliteResource, current_scope
+from participant_sdk import Aborted, Participant, SqliteResource, current_scope, entered
 from participant_sdk.client import Client, Transaction
 from troth.errors import Reason
 
@@ -171,6 +171,19 @@ async def test_whose_client_is_gone_is_rolled_back(town: Town) -> None:
         await tx.__aexit__(None, None, None)
     assert await town.totals() == [0, 0]
     assert town.services["left"].bank.health.in_doubt == 0
+
+
+async def test_what_is_carried_by_hand_votes_by_hand(town: Town) -> None:
+    async with town.client.transaction() as tx:
+        for service in town.services.values():
+            with tx.last_call():
+                context = tx.context()
+            with entered(context, tells=True) as scope:
+                await service.bank.branch().run("add", amount=4)
+                await scope.end()
+            for done in scope.acknowledgements:
+                tx.acknowledge(done)
+    assert town.prepares == 0 and await town.totals() == [4, 4]
 
 
 # ---- servers of the blocking API
