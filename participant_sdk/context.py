@@ -25,7 +25,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from participant_sdk.carriers import Carried, SyncCarrier, Uncounted, aio_carriers, cause_within
-from participant_sdk.early import EarlyVotes, Vote, fitting
+from participant_sdk.early import EarlyVotes, Told, Vote, fitting
 from participant_sdk.metadata import ACKNOWLEDGED_KEY, CAUSE_KEY, CONTEXT_KEY, Metadata
 from participant_sdk.tally import Tally
 from troth import tracing
@@ -141,13 +141,20 @@ class Scope:
 
     async def end(self) -> None:
         """The call ends well: whoever worked in it, and is not called again, may prepare now."""
-        if not self._failed() and await self._early.ask(self.context.transaction_id, self._tally):
-            self._reported = None
+        if not self._failed():
+            self._have_voted(await self._early.ask(self.context.transaction_id))
 
     def end_in_thread(self) -> None:
         """The same where the handler ran in a thread."""
-        if not self._failed() and self._early.ask_in_thread(self.context.transaction_id, self._tally):
-            self._reported = None
+        if not self._failed():
+            self._have_voted(self._early.ask_in_thread(self.context.transaction_id))
+
+    def _have_voted(self, votes: list[Told]) -> None:
+        with self._lock:
+            for who, vote in votes:
+                if vote is not None:
+                    self._tally.vote(*who, vote)
+                    self._reported = None
 
     def _failed(self) -> bool:
         """Whether a handler of gRPC has set an error's status, and returned. (What calls over HTTP end with is known before.)"""

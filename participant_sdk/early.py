@@ -11,11 +11,12 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from participant_sdk.metadata import ACKNOWLEDGED_BYTES_MAX, packed_length
-from participant_sdk.tally import Tally
 from troth.v1 import client_pb2, common_pb2
 
 Vote = Callable[[str], Coroutine[Any, Any, common_pb2.SealedVote | None]]
 """Prepares the branch of a transaction, given by its id, and votes; `None` when the commit has to ask."""
+Told = tuple[tuple[str, int], common_pb2.SealedVote | None]
+"""A participant and its incarnation, and how it has voted."""
 
 
 class EarlyVotes:
@@ -30,35 +31,22 @@ class EarlyVotes:
         """A participant works in the call, and lives in this loop."""
         self._votes[participant, incarnation] = vote, loop
 
-    async def ask(self, transaction_id: str, tally: Tally) -> bool:
-        """Have all of them vote, from a loop; whether any did. Raises what a participant raises that has ended."""
-        voted = False
-        for who, (vote, loop) in list(self._votes.items()):
-            asked = vote(transaction_id)
-            if loop is not asyncio.get_running_loop():
-                asked = _elsewhere(asked, loop)
-            voted = _count(tally, who, await asked) or voted
-        return voted
+    async def ask(self, transaction_id: str) -> list[Told]:
+        """Have all of them vote, from a loop. Raises what a participant raises that has ended."""
+        return [(who, await _asked(vote(transaction_id), loop)) for who, (vote, loop) in list(self._votes.items())]
 
-    def ask_in_thread(self, transaction_id: str, tally: Tally) -> bool:
+    def ask_in_thread(self, transaction_id: str) -> list[Told]:
         """The same from a thread without a loop, which waits."""
-        voted = False
-        for who, (vote, loop) in list(self._votes.items()):
-            told = asyncio.run_coroutine_threadsafe(vote(transaction_id), loop).result()
-            voted = _count(tally, who, told) or voted
-        return voted
+        votes = list(self._votes.items())
+        return [(who, asyncio.run_coroutine_threadsafe(vote(transaction_id), loop).result()) for who, (vote, loop) in votes]
 
 
-async def _elsewhere(
-    asked: Coroutine[Any, Any, common_pb2.SealedVote | None], loop: asyncio.AbstractEventLoop
+async def _asked(
+    vote: Coroutine[Any, Any, common_pb2.SealedVote | None], loop: asyncio.AbstractEventLoop
 ) -> common_pb2.SealedVote | None:
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked, loop))
-
-
-def _count(tally: Tally, who: tuple[str, int], told: common_pb2.SealedVote | None) -> bool:
-    if told is not None:
-        tally.vote(*who, told)
-    return told is not None
+    if loop is asyncio.get_running_loop():
+        return await vote
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(vote, loop))
 
 
 def fitting(told: Iterable[client_pb2.AcknowledgedOperations]) -> list[client_pb2.AcknowledgedOperations]:
