@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coordinator.conform.case import READS, RESTART, Broken, case, expect
-from coordinator.conform.peer import ABORT, COMMIT, NO, Peer, told
+from coordinator.conform.peer import ABORT, COMMIT, NO, Branch, Peer, told
 from troth.v1 import participant_pb2
 
 FORCE_COMMIT = participant_pb2.FORCE_KIND_COMMIT
@@ -67,6 +67,7 @@ async def agrees(peer: Peer) -> None:
     await peer.reconnect()
     listed = peer.reports.keys() & {on.transaction_id, back.transaction_id}
     expect(not listed, "it is listed as forced although the decision agreed")
+    await on.settled("COMMITTED")
 
 
 @case("force.durable", RESTART)
@@ -86,6 +87,40 @@ async def durable(peer: Peer) -> None:
         await branch.forced(FORGET, "DONE")
         await peer.reconnect()
         expect(branch.transaction_id not in peer.reports, "it is listed after it was forgotten")
+
+
+async def _proves_nothing(branch: Branch) -> None:
+    branch.peer.say(settles=[branch.settle_message()])
+    message = await branch.acknowledgement()
+    expect(told(message) == "FORCED_COMMIT", f"RollbackIfUnseen was acknowledged {told(message)}")
+    _names(message)
+
+
+@case("force.forgotten")
+async def forgotten(peer: Peer) -> None:
+    """A commit by order that its operator has forgotten stays FORCED_COMMIT to RollbackIfUnseen, ABORT and orders: no proof."""
+    branch = peer.branch()
+    await branch.prepared()
+    await branch.forced(FORCE_COMMIT, "FORCED_COMMIT")
+    await branch.forced(FORGET, "DONE")
+    await _proves_nothing(branch)
+    await branch.acknowledged(ABORT, "FORCED_COMMIT")
+    await branch.forced(FORCE_ABORT, "FORCED_COMMIT")
+    await branch.forced(FORGET, "DONE")
+    await branch.acknowledged(COMMIT, "DONE")
+    await peer.reconnect()
+    expect(branch.transaction_id not in peer.reports, "it is listed after it was forgotten")
+
+
+@case("force.forgotten-durable", RESTART)
+async def forgotten_durable(peer: Peer) -> None:
+    """That a commit was by order is remembered with it, when the operator has forgotten that, and after a restart."""
+    branch = peer.branch()
+    await branch.prepared()
+    await branch.forced(FORCE_COMMIT, "FORCED_COMMIT")
+    await branch.forced(FORGET, "DONE")
+    await peer.restart()
+    await _proves_nothing(branch)
 
 
 @case("force.forget-prepared")

@@ -58,16 +58,17 @@ absence of a record says nothing there. But the participants of a transaction ho
 doubt names all of them (Prepare carries Peers). So the others are asked, by rollback-if-unseen, which also keeps whoever has
 not voted from voting YES any more, and decided is
 
-- COMMIT as soon as one has committed by the protocol: it was told COMMIT, and nobody is told that before it is decided for all;
+- COMMIT as soon as one has committed by the protocol: it was told COMMIT, and nobody is told that before it is decided for all.
+  (So a participant remembers with a commit that people made it, also when they have forgotten that, and answers FORCED_COMMIT);
 - ABORT when one *proves* it (it was told ABORT, or has not voted, and never will) and all have been heard. COMMIT needs every
   vote, so the proof alone would do; that all are heard is for whoever was told otherwise by a coordinator that did not know of
   its loss.
 
-An operator's force proves nothing (what is proven since is told to its branch, which says how it ended); nor does a participant
-that has only read, or may have and has forgotten: it holds nothing of the transaction either way. If nobody proves anything (all
-are in doubt, say), it stays in doubt and listed until people settle it. What proves something must not be forgotten meanwhile:
-until everybody whom the log knows has been heard, or the grace of a start has passed (`recovery_grace_seconds`), no watermark
-goes out.
+An operator's force proves nothing, forgotten or not (what is proven since is told to its branch, which says how it ended; and
+where nothing is proven, what people end later is compared with it); nor does a participant that has only read, or may have and
+has forgotten: it holds nothing of the transaction either way. If nobody proves anything (all are in doubt, say), it stays in
+doubt and listed until people settle it. What proves something must not be forgotten meanwhile: until everybody whom the log
+knows has been heard, or the grace of a start has passed (`recovery_grace_seconds`), no watermark goes out.
 
     state         input                                   next
     -----------   -------------------------------------   -----------------------------------------------------------

@@ -39,7 +39,9 @@ other branches are not known here. Three things follow where the decision is unk
   still counts for that, and is not reported anew when its participant says it again;
 - it answers nobody. Who is in doubt is answered as if nothing were recorded (`arrivals.presume`): by silence, and a place among
   those that are listed, unless ABORT may be presumed. What is retained once people have forgotten it is IN_DOUBT, not ABORTED;
-- people settle it, so it is not proven as well (`proving`): either of the two would be the other's unknown.
+- people settle it, so it is not proven as well (`proving`): either of the two would be the other's unknown. When the log has lost
+  that they did, it may be proven, but by what others know alone: who was ended by hand says so when it is asked, and has forgotten
+  nothing of it but that it is listed (`participant_sdk.core.transitions`). It is an end by hand then like any other here.
 
 Earlier software knew COMMIT and ABORT alone, and took the unknown for ABORT. What it wrote is judged again when it is read:
 of a transaction that is not its own it is unknown.

@@ -35,7 +35,7 @@ class Branch:
     peers: tuple[str, ...] = ()
     """The participants of its transaction, as far as it was told them."""
     forced: str = ""
-    """Who forced its end, and why."""
+    """Who forced its end, and why, also when people have forgotten that."""
     gid: str = ""
     """Its name, as the statements of the database's server take it."""
     keys: tuple[str, ...] = ()
@@ -90,6 +90,7 @@ def _apply(name: str, record: record_pb2.ParticipantRecord, found: dict[str, Bra
         over = record.branch_finished
         fate = Fate.COMMITTED if over.outcome == common_pb2.OUTCOME_COMMITTED else Fate.ABORTED
         forced = f"{over.who}: {over.why}" if over.forced else ""
+        forced = f"forgotten since: {over.why}" if over.by_hand else forced
         before = found.get(over.transaction_id)
         found[over.transaction_id] = Branch(
             name, over.transaction_id, fate, before.peers if before else (), forced, over.resource_branch,

@@ -24,7 +24,8 @@ var columns = map[string]int{"PREPARE": 0, "SETTLE": 1, "DECISION_KIND_COMMIT": 
 	"FORCE_KIND_COMMIT": 4, "FORCE_KIND_ABORT": 5, "FORCE_KIND_FORGET": 6}
 
 // table has the answer for each state and what comes, and before it the state that the branch goes to. Empty is what may not come. A state
-// in capitals is reported as that in a session; COMMITTED is what one phase committed.
+// in capitals is reported as that in a session; COMMITTED is what one phase committed, "forced" what an operator has, and has forgotten: it proves
+// nothing to others, as "committed" does.
 var table = map[string][7]string{
 	"unseen":        {"NO", "aborted ROLLED_BACK", "HAZARD", "aborted DONE", "HAZARD", "aborted DONE", "DONE"},
 	"expired":       {"NO", "EXPIRED", "EXPIRED", "EXPIRED", "EXPIRED", "EXPIRED", "DONE"},
@@ -34,7 +35,8 @@ var table = map[string][7]string{
 	"aborted":       {"NO", "ROLLED_BACK", "HAZARD", "DONE", "DONE", "DONE", "DONE"},
 	"read":          {"READ_ONLY", "aborted ROLLED_BACK", "DONE", "DONE", "DONE", "DONE", "DONE"},
 	"read at once":  {"READ_ONLY", "COMMITTED", "DONE", "DONE", "DONE", "DONE", "DONE"},
-	"FORCED_COMMIT": {"YES", "FORCED_COMMIT", "committed DONE", "FORCED_COMMIT", "FORCED_COMMIT", "FORCED_COMMIT", "committed DONE"},
+	"FORCED_COMMIT": {"YES", "FORCED_COMMIT", "committed DONE", "FORCED_COMMIT", "FORCED_COMMIT", "FORCED_COMMIT", "forced DONE"},
+	"forced":        {"YES", "FORCED_COMMIT", "DONE", "FORCED_COMMIT", "FORCED_COMMIT", "FORCED_COMMIT", "DONE"},
 	"FORCED_ABORT":  {"NO", "ROLLED_BACK", "FORCED_ABORT", "aborted DONE", "FORCED_ABORT", "FORCED_ABORT", "aborted DONE"},
 }
 

@@ -235,6 +235,8 @@ class Branch:
     """What an EXTERNAL resource calls it, from PREPARED on."""
     forced: Forced | None = None
     """Who forced it, when and why."""
+    by_hand: str = ""
+    """Of a commit that people made, and have forgotten since: who, when and why. It proves nothing (`transitions`)."""
     decided: common_pb2.Outcome.ValueType = common_pb2.OUTCOME_UNSPECIFIED
     """Of a parked branch: how it should have ended."""
     detail: str = ""

@@ -216,8 +216,10 @@ def abort_read_only(m: Machine, b: Branch, e: participant_pb2.Decision) -> None:
 
 
 def abort_committed(m: Machine, b: Branch, e: participant_pb2.Decision) -> None:
-    """The branch is committed: nothing changes; say HAZARD if asked."""
-    if e.acknowledge:
+    """The branch is committed: nothing changes; say HAZARD if asked, or that people committed it."""
+    if e.acknowledge and b.by_hand:
+        m.acknowledge(b, FORCED_COMMIT, b.by_hand)
+    elif e.acknowledge:
         m.acknowledge(b, HAZARD, "ABORT for a branch that is committed")
 
 
@@ -288,8 +290,11 @@ def settle_prepared(m: Machine, b: Branch, e: Any) -> None:
 
 
 def settle_committed(m: Machine, b: Branch, e: Any) -> None:
-    """Say that it is committed, with results as far as they are kept."""
-    m.settle(b, participant_pb2.SETTLEMENT_KIND_COMMITTED)
+    """Say that it is committed, with results as far as they are kept; or that people committed it."""
+    if b.by_hand:
+        m.acknowledge(b, FORCED_COMMIT, b.by_hand)
+    else:
+        m.settle(b, participant_pb2.SETTLEMENT_KIND_COMMITTED)
 
 
 def settle_aborted(m: Machine, b: Branch, e: Any) -> None:
@@ -348,8 +353,11 @@ def force_abort_unseen(m: Machine, b: Branch, e: participant_pb2.Force) -> None:
 
 
 def force_finished(m: Machine, b: Branch, e: Any) -> None:
-    """It is finished as decided: nothing is forced."""
-    m.acknowledge(b, DONE, f"was {b.state.name} as decided; nothing was forced")
+    """It is finished as decided: nothing is forced. Or people have committed it: say who, when and why."""
+    if b.by_hand:
+        m.acknowledge(b, FORCED_COMMIT, b.by_hand)
+    else:
+        m.acknowledge(b, DONE, f"was {b.state.name} as decided; nothing was forced")
 
 
 def force_unseen(m: Machine, b: Branch, e: Any) -> None:
@@ -368,7 +376,10 @@ def forced_abort_stands(m: Machine, b: Branch, e: Any) -> None:
 
 
 def close_committed(m: Machine, b: Branch, e: Any) -> None:
-    """The decision agrees with the operator, or the operator forgets: an ordinary commit from here, acknowledged when durable."""
+    """The decision agrees with the operator: an ordinary commit from here. Or the operator forgets: then it stays one that people
+    made, which is kept for nobody any more. Acknowledged when durable."""
+    if b.forced is not None:
+        b.by_hand = _by_hand(b) if isinstance(e, participant_pb2.Force) else ""
     b.forced = None
     b.state = State.COMMITTING
     _append_committed(m, b)
@@ -385,6 +396,11 @@ def close_aborted(m: Machine, b: Branch, e: participant_pb2.Force | participant_
     b.state = State.ABORTING
     release = Release(b.transaction_id) if m.atomic else None
     m.append(records.finished(b, common_pb2.OUTCOME_ABORTED), b, "aborted", apply=release)
+
+
+def _by_hand(b: Branch) -> str:
+    """What is remembered of an operator's commit. Of one phase nothing: that is its own decision, and concerns nobody else."""
+    return str(b.forced) if b.forced is not None and not b.one_phase else ""
 
 
 def close_parked(m: Machine, b: Branch, e: participant_pb2.Force) -> None:
@@ -405,7 +421,8 @@ def _park(m: Machine, b: Branch, decided: common_pb2.Outcome.ValueType, why: str
     """Keep it with its locks for an operator; nothing that failed deletes itself."""
     b.state = State.PARKED
     m.locks.stuck(b.transaction_id)
-    b.decided, b.detail, b.forced = decided, why, None
+    b.by_hand = _by_hand(b) and f"{why}; {b.forced}" if decided == common_pb2.OUTCOME_COMMITTED else ""
+    b.decided, b.detail, b.forced = decided, b.by_hand or why, None
     m.recovering.discard(b.transaction_id)
     m.append(records.parked(b), b, "parked")
 

@@ -52,6 +52,8 @@ def finished(branch: Branch, outcome: common_pb2.Outcome.ValueType) -> record_pb
     if branch.forced is not None:
         body.forced = True
         body.who, body.why, body.forced_at_ms = branch.forced
+    elif branch.by_hand and outcome == common_pb2.OUTCOME_COMMITTED:
+        body.by_hand, body.why = True, branch.by_hand
     if branch.resource_branch:
         body.resource_branch = branch.resource_branch
     return record
@@ -61,7 +63,8 @@ def parked(branch: Branch) -> record_pb2.ParticipantRecord:
     """BranchParked."""
     return record_pb2.ParticipantRecord(
         branch_parked=record_pb2.BranchParked(
-            transaction_id=branch.transaction_id, why=branch.detail, order=branch.order, decided=branch.decided
+            transaction_id=branch.transaction_id, why=branch.detail, order=branch.order, decided=branch.decided,
+            by_hand=bool(branch.by_hand),
         )
     )
 

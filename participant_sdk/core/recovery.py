@@ -160,6 +160,7 @@ def _replay_finished(m: Machine, record: record_pb2.BranchFinished) -> str:
     branch.one_phase = record.one_phase
     branch.results = record.results.SerializeToString() if record.one_phase else b""
     branch.forced = Forced(record.who, record.why, record.forced_at_ms) if record.forced else None
+    branch.by_hand = _by_hand(record)
     branch.resource_branch = record.resource_branch or branch.resource_branch
     branch.detail = ""
     branch.proves_abort = record.proves_abort
@@ -171,10 +172,15 @@ def _replay_finished(m: Machine, record: record_pb2.BranchFinished) -> str:
     return branch.transaction_id
 
 
+def _by_hand(record: record_pb2.BranchFinished | record_pb2.BranchParked) -> str:
+    return (record.why or "ended by hand") if record.by_hand else ""
+
+
 def _replay_parked(m: Machine, record: record_pb2.BranchParked) -> str:
     branch = _known(m, record.transaction_id, record.order)
     branch.state = State.PARKED
     branch.detail, branch.decided = record.why, record.decided
+    branch.by_hand = _by_hand(record)
     return branch.transaction_id
 
 

@@ -11,8 +11,17 @@ its durability is a state of its own: PREPARING, ONE_PHASE, COMMITTING, ABORTING
 **The window of doubt.** Up to its YES a participant may roll back when it likes; after it, never alone (Skeen's result of 1981 is
 that no commit protocol is without such a window). PREPARED therefore only asks, for ever, and is reported in each Hello; only a
 decision or an operator ends it. An operator's order (R*'s and X/Open XA's *heuristic* outcome) is recorded with who and why
-and stands against a later decision: the contradiction is told, never hidden. When the decision agrees, or the operator
-forgets it, it is an ordinary outcome again. What cannot be finished is PARKED with its locks, and nothing deletes itself.
+and stands against a later decision: the contradiction is told, never hidden. When the decision agrees, it is an ordinary outcome
+again. What cannot be finished is PARKED with its locks, and nothing deletes itself.
+
+**What people have forgotten.** When the operator forgets it (Force FORGET), a branch that people ended is finished, too: it is
+listed no more, and the watermark may take it. But a commit of the protocol is knowledge that others may rest on, since nobody is
+told COMMIT before it is decided for all; and this one is not. So the branch remembers, with its outcome and for as long, who
+committed it, when and why (`by_hand`), and whoever asks what became of it (RollbackIfUnseen, ABORT, another order) is answered as
+before: FORCED_COMMIT, which proves nothing. The same holds of an operator's commit that could not be carried out and was forgotten
+as PARKED: nobody decided it. A COMMIT that comes later is acknowledged, and proves no more than before: that is the safe side. A
+rollback needs none of this: to prove something it must say so (`proves_abort`). Nor does a one-phase commit: whoever ends the only
+branch decides.
 
 **One phase.** Handing the only participant a commit hands it the decision: from then on (ONE_PHASE) a restart of the
 coordinator, an ABORT or a question waits for what the resource says.

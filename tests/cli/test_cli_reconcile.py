@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from coordinator.config import load
 from coordinator.drift.comparing import STRANDED, Kind, Known, compare
-from coordinator.drift.evidence import Branch, Evidence, Fate
+from coordinator.drift.evidence import Branch, Evidence, Fate, read_file
 from coordinator.server import Daemon, make_daemon
 from participant_sdk.testing.postgres import PostgresServer
 from tests.cli.test_cli_offline import TRANSACTION, decided, make_log, prepared
@@ -206,3 +206,16 @@ async def test_what_is_in_doubt_in_a_file_and_what_peers_know_of_it(troth: Any, 
     table = await troth(*at)
     assert "1970-01-01 00:00:01" in table.out and "orders: committed" in table.out
     assert (await troth("log", "in-doubt", str(tmp_path / "o.db"), "--json")).json()["in_doubt"] == []
+
+
+async def test_a_peers_commit_by_hand_is_told_as_that_when_people_have_forgotten_it(troth: Any, tmp_path: Path) -> None:
+    await make_log(tmp_path / "p.db", "participant", "payments", prepared())
+    over = record_pb2.BranchFinished(
+        transaction_id=TRANSACTION, outcome=common_pb2.OUTCOME_COMMITTED, by_hand=True, why="forced by ann"
+    )
+    await make_log(tmp_path / "o.db", "participant", "orders", record_pb2.ParticipantRecord(branch_finished=over))
+    (row,) = (await troth("log", "in-doubt", str(tmp_path / "p.db"), "--peer", str(tmp_path / "o.db"), "--json")).json()["in_doubt"]
+    assert row["peers"] == [{"participant": "orders", "branch": "committed", "forced": "forgotten since: forced by ann"}]
+    (theirs,) = read_file(tmp_path / "o.db").branches
+    drift = look(PREPARED, Known("PROVING", "IN_DOUBT", ("pay",)), theirs)
+    assert (drift.kind, drift.order) == (Kind.UNDECIDABLE, None), "it proves nothing to whoever is in doubt"

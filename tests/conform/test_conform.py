@@ -33,7 +33,7 @@ MORE_OF_PYTHON = (
 SECONDS_MAX = 240
 HERE = Path(__file__).parent
 GO_SOURCE = ROOT / "examples" / "ledger-go"
-ALL_NAMES = 202
+ALL_NAMES = 204
 
 
 def conform(

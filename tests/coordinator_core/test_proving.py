@@ -313,6 +313,25 @@ def test_a_force_of_an_operator_proves_nothing_to_others() -> None:
     assert driver.sent() == []
 
 
+def test_nor_does_one_that_people_have_forgotten_and_which_its_participant_lists_no_more() -> None:
+    driver = in_doubt()
+    by_hand(driver, "b", "FORCED_COMMIT")
+    answered(driver, "c", "ROLLED_BACK")
+    assert driver.sent() == [] and not driver.waiting and row(driver, "a").stranded == [LOST]
+    driver.lose("b")
+    back(driver, "b", 21)
+    driver.lose("a")
+    back(driver, "a", 22, prepared())
+    assert driver.sent() == [] and row(driver, "a").stranded == [LOST], "a is in doubt, and listed, until people settle it"
+    force(driver, "a", "FORCED_ABORT")
+    assert outcome(driver) == "MIXED", "and then what was done at b counts"
+    driver.out.clear()
+    assert not ask(driver, admin_pb2.ForgetTransactionRequest(transaction_id=LOST, who="ann", why="repaid")).HasField("refusal")
+    assert [said for said in driver.sent() if said.endswith("forces")] == ["a.forces", "b.forces"]
+    driver.say("b", done())
+    assert LOST not in driver.book.live, "b had forgotten it before"
+
+
 def test_who_is_still_asked_is_named_and_an_order_that_is_told_twice_counts_once() -> None:
     driver = in_doubt()
     assert "what b and c may know" in ask(driver, admin_pb2.ExplainRequest(transaction_id=LOST)).explanation

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from participant_sdk.core.coordinators import Coordinators
-from participant_sdk.core.events import Connected
+from participant_sdk.core.effects import Send
+from participant_sdk.core.events import Connected, FromCoordinator
 from participant_sdk.core.starts import STARTS_MAX, Starts
 from tests.participant_core.driver import Machinery
-from troth.v1 import participant_pb2, record_pb2
+from tests.participant_core.test_table import T1
+from troth.v1 import common_pb2, participant_pb2, record_pb2
 
 
 def seen(epoch: int, log_id: str = "", nonce: str = "") -> record_pb2.EpochSeen:
@@ -76,3 +78,16 @@ def test_a_watermark_for_all_holds_for_whoever_was_known_and_for_the_first_that_
 
 def test_a_core_tells_its_starts() -> None:
     assert Machinery().core.starts.known == []
+
+
+@pytest.mark.parametrize("by_hand, field", [(False, "settlements"), (True, "acknowledgements")])
+def test_a_commit_proves_what_it_did_where_the_log_does_not_say_that_it_was_by_hand(by_hand: bool, field: str) -> None:
+    """Earlier software did not remember that: what it has written is a commit like any other."""
+    finished = record_pb2.BranchFinished(transaction_id=T1, order=1, outcome=common_pb2.OUTCOME_COMMITTED, by_hand=by_hand)
+    machine = booted(record_pb2.ParticipantRecord(branch_finished=finished).SerializeToString())
+    machine.step(Connected(1, "c1", 7))
+    machine.drain()
+    machine.effects.clear()
+    machine.step(FromCoordinator(1, participant_pb2.RollbackIfUnseen(transaction_id=T1, order=1)))
+    (said,) = [effect for effect in machine.effects if isinstance(effect, Send)]
+    assert said.field == field

@@ -121,7 +121,8 @@ def test_live_records(state: State) -> None:
 
 def test_live_records_say_what_a_queued_record_says() -> None:
     """Between an operator's `forget` and the durable record nothing else is left to be written again."""
-    for state, outcome in ((State.FORCED_COMMIT, "COMMITTED"), (State.FORCED_ABORT, "ABORTED")):
+    remembered = "COMMITTED why='forced by ann at 1970-01-01 00:16:40 UTC: disk lost' by_hand"
+    for state, outcome in ((State.FORCED_COMMIT, remembered), (State.FORCED_ABORT, "ABORTED")):
         driver = ParticipantDriver()
         driver.machine = reach(state)
         driver.run(Command("force T1 forget"))

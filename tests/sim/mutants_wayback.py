@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from coordinator.core import arrivals, finishing, hello, operator, recalling
+from coordinator.core import arrivals, finishing, hello, operator, proving, recalling
 from coordinator.core.book import Book
 from coordinator.core.model import State
 from coordinator.core.recovery import _READERS
 from coordinator.core.transitions import TABLE as C
 from coordinator.core.transitions import Input
+from participant_sdk.core import finishing as finishing_there
+from participant_sdk.core import records
 from participant_sdk.core.branches import Kind
 from participant_sdk.core.branches import State as P
+from participant_sdk.core.recovery import _REPLAY
 from participant_sdk.core.transitions import TABLE as T
-from tests.sim.mutant import Mutant, adder, nothing, to
+from tests.sim.mutant import SCRIPTED, Mutant, adder, nothing, to
 from troth.v1 import participant_pb2, record_pb2
 
 WAYBACK: list[Mutant] = []
 
 _mutant = adder(WAYBACK)
+_scripted = adder(SCRIPTED)
 
 
 # ---- rule 21: a refusal changes nothing on disk
@@ -66,15 +70,120 @@ def _read_proves(original: Any) -> Any:
     return settle_read_only
 
 
+def _settled_as_committed(original: Any) -> Any:
+    def settle_committed(m: Any, b: Any, e: Any) -> None:
+        m.settle(b, participant_pb2.SETTLEMENT_KIND_COMMITTED)
+
+    return settle_committed
+
+
+def _in_no_record(original: Any) -> Any:
+    def finished(branch: Any, outcome: Any) -> Any:
+        record = original(branch, outcome)
+        record.branch_finished.by_hand = False
+        return record
+
+    return finished
+
+
+def _in_this_life(original: Any) -> Any:
+    def replay_finished(m: Any, record: Any) -> Any:
+        owner = original(m, record)
+        m.branches[owner].by_hand = ""
+        return owner
+
+    return replay_finished
+
+
+def _with_the_order(original: Any) -> Any:
+    def close_committed(m: Any, b: Any, e: Any) -> None:
+        b.forced = None
+        original(m, b, e)
+
+    return close_committed
+
+
+def _whoever_committed(original: Any) -> Any:
+    def acknowledged(book: Book, txn: Any, argument: Any) -> None:
+        participant, message = argument
+        if message.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_COMMIT:
+            kind = participant_pb2.SETTLEMENT_KIND_COMMITTED
+            proving.settled(book, txn, (participant, participant_pb2.Settlement(transaction_id=txn.id, kind=kind)))
+        else:
+            original(book, txn, argument)
+
+    return acknowledged
+
+
 def _as_ever(self: Book, parsed: Any) -> bool:
     return parsed.coordinator == self.coordinator
 
+
+def _as_any_commit(original: Any) -> Any:
+    def handler(m: Any, b: Any, e: Any) -> None:
+        words, b.by_hand = b.by_hand, ""
+        original(m, b, e)
+        b.by_hand = words
+
+    return handler
+
+
+def _parked_as_decided(original: Any) -> Any:
+    def park(m: Any, b: Any, decided: Any, why: str) -> None:
+        b.forced = None
+        original(m, b, decided, why)
+
+    return park
+
+
+def _parked_for_this_life(original: Any) -> Any:
+    def replay_parked(m: Any, record: Any) -> Any:
+        owner = original(m, record)
+        m.branches[owner].by_hand = ""
+        return owner
+
+    return replay_parked
+
+
+def _parked_in_memory(original: Any) -> Any:
+    def parked(branch: Any) -> Any:
+        record = original(branch)
+        record.branch_parked.by_hand = False
+        return record
+
+    return parked
+
+
+def _whoever_agrees(original: Any) -> Any:
+    def close_committed(m: Any, b: Any, e: Any) -> None:
+        original(m, b, participant_pb2.Force())
+
+    return close_committed
+
+
+def _of_one_phase_too(b: Any) -> str:
+    return str(b.forced) if b.forced is not None else ""
+
+
+# Resources that refuse an operator's commit, and orders for what is forgotten, are left to transcripts.
+_scripted("an operator's commit that failed was decided", "21", (finishing_there, "_park", _parked_as_decided))
+_scripted("that an operator's commit failed is in no record", "21", (records, "parked", _parked_in_memory))
+_scripted("an operator's commit that failed was decided, after a restart", "21", (_REPLAY, "branch_parked", _parked_for_this_life))
+_scripted("a decision that agrees makes no commit of the protocol", "21", (T[P.FORCED_COMMIT], Kind.COMMIT, _whoever_agrees))
+_scripted("one phase is ended by hand as well", "21", (finishing_there, "_by_hand", to(_of_one_phase_too)))
+_scripted("a commit by hand is told to ABORT as one that cannot be told", "18", (T[P.COMMITTED], Kind.ABORT, _as_any_commit))
+_scripted("a commit by hand is told to an order as decided", "18", (T[P.COMMITTED], Kind.FORCE_ABORT, _as_any_commit))
 
 _of_proofs("abort is presumed of what the log has lost", (Book, "may_presume", to(_as_ever)))
 _of_proofs("whoever holds nothing proves abort", (C, (State.PROVING, Input.SETTLED), _anything_proves))
 _of_proofs("a branch that was read and forgotten proves abort", (T[P.READ_ONLY], Kind.SETTLE, _read_proves))
 _of_proofs("what others are in doubt about is forgotten in the meantime", (Book, "may_forget", to(property(lambda self: True))))
 _of_proofs("nobody is asked what he knows", (arrivals, "prove", to(nothing)))
+_of_proofs("a commit by hand proves COMMIT once people have forgotten it", (T[P.COMMITTED], Kind.SETTLE, _settled_as_committed))
+_of_proofs("that a commit was by hand is in no record", (records, "finished", _in_no_record))
+_of_proofs("a commit by hand is one of the protocol after a restart", (_REPLAY, "branch_finished", _in_this_life))
+_of_proofs("a commit by hand is forgotten with the order", (T[P.FORCED_COMMIT], Kind.FORCE_FORGET, _with_the_order))
+_of_proofs("the coordinator takes a commit by hand for a proof", (C, (State.PROVING, Input.ACKNOWLEDGED), _whoever_committed))
 _of_proofs("a loss is accepted in a life that nobody follows", (operator, "_of_a_life_too_low", to(nothing)))
 
 

@@ -14,16 +14,18 @@ HUNT_SEEDS_MAX = 2000
 
 
 def test_whoever_has_voted_ends_as_the_others_do_or_stays_in_doubt_and_listed() -> None:
-    proven, unproven, refused, restarts = 0, 0, 0, 0
+    proven, unproven, refused, restarts, by_hand = 0, 0, 0, 0, 0
     for seed in range(1, SEEDS + 1):
         violations, one = run(seed)
         assert violations == [], f"seed {seed}"
+        by_hand += len(one.forgotten & one.proving)
         refused += one.refused and not one.restarts
         restarts += one.restarts
         unproven += len(one.still_proving())
         proven += len(one.proving) - len(one.still_proving())
     assert proven > SEEDS / 4 and unproven, "both must have been tried"
     assert refused > SEEDS / 2 and restarts, "a start that is refused, and one that nobody was there to refuse"
+    assert by_hand, "and what people had ended by hand, and forgotten"
 
 
 def test_the_same_holds_where_the_log_is_lost_and_one_stands_in_for_it() -> None:

@@ -1,12 +1,16 @@
 """Runs in which the coordinator's log goes back: an older copy is put in its place, an operator accepts the loss, and what was in
 doubt is proven again from what participants know, as far as it can be.
 
-Between the copy and its return the coordinator has begun a newer life, which all participants have heard: so the loss is found out,
-always, and the start on the copy is refused whenever one of them is heard before its life begins. In some runs nobody is, as it may
-happen: a life waits for `hearing_seconds` and no longer. (That a loss within one life is found out is tried in
-`tests/coordinator_core/test_positions.py`.) Work goes on all the time, and some participants hear no decision for a while before.
-What must hold then is another thing than in `checkers`, since decisions really are lost: whoever has voted YES ends as all others
-do, or stays in doubt and listed; nobody ends against what a client was told; and nobody stays in doubt whom another one can help.
+Between the copy and its return the coordinator has begun a newer life, which all participants have heard: so the loss is found
+out, always, and the start on the copy is refused whenever one of them is heard before its life begins. In some runs nobody is,
+as it may happen: a life waits for `hearing_seconds` and no longer. (That a loss within one life is found out is tried in
+`tests/coordinator_core/test_positions.py`.) Work goes on all the time, and some participants hear no decision for a while
+before. In every third run people are at work then: what was aborted, and is still in doubt somewhere, they commit there by
+hand, and they forget it when it is listed as MIXED. So the log loses what it knew of that, and what it has lost is asked of
+who was ended by hand. What must hold then is another thing than in `checkers`, since decisions really are lost: whoever has
+voted YES ends as all others do, or stays in doubt and listed; nobody ends against what a client was told; and nobody stays in
+doubt whom another one can help. Ends by hand are compared with nothing, and nothing that the protocol ends may follow from
+them.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ WORK_SECONDS = 0.7
 REST_SECONDS = 20.0
 DEAF_SECONDS = 0.3
 """How long some participants hear no decision, before the log goes back."""
+PEOPLE_SECONDS = 0.6
+"""How long people then look for what is in doubt."""
 SILENCE_SECONDS = 4 * HEARING_SECONDS
 """How long nobody reaches a coordinator whose life begins in silence."""
 
@@ -48,6 +54,11 @@ class WentBack(Run):
         self.proving: set[str] = set()
         self.helpable: set[str] = set()
         self.deaf: set[str] = set()
+        self.people = seed % 3 == 0
+        self.by_hand: set[tuple[str, str]] = set()
+        """Transactions and participants: what people have committed there."""
+        self.forgotten: set[str] = set()
+        """Transactions of those that people have forgotten."""
         self.coordinator.perform = self._losing(self.coordinator.perform)  # type: ignore[method-assign]  # decisions are lost on it
         self.coordinator._step = self._hearing(self.coordinator._step)  # type: ignore[method-assign]  # an ear
         self.coordinator.on_administered = self._accepted
@@ -94,7 +105,7 @@ class WentBack(Run):
 
     def _written(self, name: str, record: record_pb2.ParticipantRecord) -> None:
         # The first end: a call that is repeated behind it begins a branch anew, which is undone, where the first one is forgotten.
-        if record.HasField("branch_finished"):
+        if record.HasField("branch_finished") and (record.branch_finished.transaction_id, name) not in self.by_hand:
             self.ended[record.branch_finished.transaction_id].setdefault(name, record.branch_finished.outcome)
 
     # ---- the run
@@ -115,8 +126,10 @@ class WentBack(Run):
         self._until_all_follow()
         self.workload.schedule(self.plan, self.plan.count(20, 40), WORK_SECONDS)
         world.run_until(world.now + random.uniform(0.1, 0.4))
-        self.deaf = {name for name in self.participants if random.random() < 0.6}
+        self.deaf = {name for name in self.participants if self.people or random.random() < 0.6}
         world.run_until(world.now + random.uniform(DEAF_SECONDS / 3, DEAF_SECONDS))
+        if self.people:
+            self._end_by_hand()
         coordinator.crash("and its log goes back")
         stand_in = record_pb2.CoordinatorRecord(at_ms=1, loss=record_pb2.Loss(why="the disk died")).SerializeToString()
         coordinator.disk.durable = [(1, stand_in)] if self.whole else list(copy.durable)
@@ -164,9 +177,40 @@ class WentBack(Run):
             self.refused |= self._is_refused()
             coordinator.submit(into.Administer("accept", admin_pb2.AcceptLossRequest(who="ann", why="last night's")))
 
-    def _accepted(self, _: Any, response: Any) -> None:
+    def _end_by_hand(self) -> None:
+        """People commit what is in doubt, though it was aborted, at one participant of each transaction; and forget it."""
+        book, end = self.coordinator.core._book, self.world.now + PEOPLE_SECONDS
+        while self.world.now < end:
+            for name, transaction_id in self._to_end(book):
+                self.by_hand.add((transaction_id, name))
+                order = admin_pb2.ResolveRequest(transaction_id=transaction_id, participant=name, who="ann", why="by phone")
+                order.action = admin_pb2.RESOLVE_ACTION_COMMIT
+                self._order(order)
+            for txn in book.live.values():
+                if txn.state is State.HEURISTIC:
+                    self.forgotten.add(txn.id)
+                    self._order(admin_pb2.ForgetTransactionRequest(transaction_id=txn.id, who="ann", why="paid back"))
+            self.world.run_until(self.world.now + 0.05)
+        if self.world.random.random() < 0.5:
+            for name in {name for transaction_id, name in self.by_hand if transaction_id in self.forgotten}:
+                self.participants[name].crash("and has in its log what people did")
+
+    def _to_end(self, book: Any) -> list[tuple[str, str]]:
+        found = {
+            transaction_id: name
+            for name, process in self.participants.items()
+            for transaction_id, state in process.core.states()
+            if state is BranchState.PREPARED and transaction_id not in book.live
+        }
+        ended = {transaction_id for transaction_id, _ in self.by_hand}
+        return [(name, transaction_id) for transaction_id, name in found.items() if transaction_id not in ended]
+
+    def _order(self, request: Any) -> None:
+        self.coordinator.later(0.0, self.coordinator.submit, into.Administer("people", request))
+
+    def _accepted(self, ticket: Any, response: Any) -> None:
         """An operator does what a refusal tells: the life began in silence, and is too low for those who were heard since."""
-        if response.HasField("refusal"):
+        if ticket == "accept" and response.HasField("refusal"):
             assert "Restart this coordinator" in response.refusal.message
             self.restarts += 1
             self.coordinator.crash("restarted, as the operator was told")
@@ -201,6 +245,8 @@ class WentBack(Run):
                 # Who has voted early knows no peers, by whom it could be proven.
                 helped = transaction_id in self.helpable and bool(process.core._m.branches[transaction_id].peers)
                 self.world.reach("in doubt for good")
+                if (transaction_id, name) in self.by_hand:
+                    continue
                 if state.name != "PREPARED" or transaction_id not in listed or helped:
                     ends = self.ended[transaction_id]
                     found.append(f"in doubt: {name} is {state.name} in {transaction_id}, {ends}, {list(listed)}")
@@ -208,8 +254,11 @@ class WentBack(Run):
 
     def _helpable(self) -> set[str]:
         """What one participant knows to be committed. Who has acknowledged may have forgotten it, with others away (rule 19)."""
-        branches = [branch for process in self.participants.values() for branch in process.core._m.branches.values()]
-        return {branch.transaction_id for branch in branches if branch.state is BranchState.COMMITTED}
+        branches = [(name, branch) for name, process in self.participants.items() for branch in process.core._m.branches.values()]
+        return {
+            branch.transaction_id for name, branch in branches
+            if branch.state is BranchState.COMMITTED and (branch.transaction_id, name) not in self.by_hand
+        }  # fmt: skip
 
 
 def run(seed: int, *, whole: bool = False) -> tuple[list[str], WentBack]:
@@ -217,5 +266,3 @@ def run(seed: int, *, whole: bool = False) -> tuple[list[str], WentBack]:
     one = WentBack(seed, whole=whole)
     one.go(None)
     return one.judge(), one
-
-

@@ -195,7 +195,9 @@ class _SettlementKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Settle
     SETTLEMENT_KIND_UNSPECIFIED: _SettlementKind.ValueType  # 0
     """Not a legal value on the wire."""
     SETTLEMENT_KIND_COMMITTED: _SettlementKind.ValueType  # 1
-    """The branch is committed."""
+    """The branch is committed, and that proves that COMMIT was decided. One that an operator committed, forgotten or not, answers with an
+    Acknowledgement FORCED_COMMIT instead.
+    """
     SETTLEMENT_KIND_ROLLED_BACK: _SettlementKind.ValueType  # 2
     """The branch is rolled back, durably, and will refuse late work."""
     SETTLEMENT_KIND_PREPARED: _SettlementKind.ValueType  # 3
@@ -209,7 +211,9 @@ class SettlementKind(_SettlementKind, metaclass=_SettlementKindEnumTypeWrapper):
 SETTLEMENT_KIND_UNSPECIFIED: SettlementKind.ValueType  # 0
 """Not a legal value on the wire."""
 SETTLEMENT_KIND_COMMITTED: SettlementKind.ValueType  # 1
-"""The branch is committed."""
+"""The branch is committed, and that proves that COMMIT was decided. One that an operator committed, forgotten or not, answers with an
+Acknowledgement FORCED_COMMIT instead.
+"""
 SETTLEMENT_KIND_ROLLED_BACK: SettlementKind.ValueType  # 2
 """The branch is rolled back, durably, and will refuse late work."""
 SETTLEMENT_KIND_PREPARED: SettlementKind.ValueType  # 3
@@ -231,7 +235,7 @@ class _ForceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ForceKind.V
     FORCE_KIND_ABORT: _ForceKind.ValueType  # 2
     """Roll the branch in doubt back."""
     FORCE_KIND_FORGET: _ForceKind.ValueType  # 3
-    """Forget a branch that was forced or parked."""
+    """Forget a branch that was forced or parked: it is finished then. That a commit was forced is remembered all the same."""
 
 class ForceKind(_ForceKind, metaclass=_ForceKindEnumTypeWrapper):
     """ForceKind of a forced ending."""
@@ -243,7 +247,7 @@ FORCE_KIND_COMMIT: ForceKind.ValueType  # 1
 FORCE_KIND_ABORT: ForceKind.ValueType  # 2
 """Roll the branch in doubt back."""
 FORCE_KIND_FORGET: ForceKind.ValueType  # 3
-"""Forget a branch that was forced or parked."""
+"""Forget a branch that was forced or parked: it is finished then. That a commit was forced is remembered all the same."""
 Global___ForceKind: _TypeAlias = ForceKind  # noqa: Y015
 
 @_typing.final

@@ -1206,6 +1206,7 @@ class BranchFinished(_message.Message):
     FORCED_AT_MS_FIELD_NUMBER: _builtins.int
     RESOURCE_BRANCH_FIELD_NUMBER: _builtins.int
     PROVES_ABORT_FIELD_NUMBER: _builtins.int
+    BY_HAND_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     order: _builtins.int
@@ -1226,6 +1227,10 @@ class BranchFinished(_message.Message):
     """The resource's own name of the branch, as long as the resource keeps a proof of the outcome; empty where it has none."""
     proves_abort: _builtins.bool
     """Whether its rollback proves that no COMMIT was decided: see Settlement."""
+    by_hand: _builtins.bool
+    """Of a commit: whether people had ended the branch, and have forgotten that since (Force FORGET). It proves to nobody that COMMIT was
+    decided, for as long as it is remembered. Earlier software takes it for a commit like any other.
+    """
     @_builtins.property
     def results(self) -> _common_pb2.Results:
         """What the operations returned, for a one-phase commit."""
@@ -1244,10 +1249,11 @@ class BranchFinished(_message.Message):
         forced_at_ms: _builtins.int = ...,
         resource_branch: _builtins.str = ...,
         proves_abort: _builtins.bool = ...,
+        by_hand: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["forced", b"forced", "forced_at_ms", b"forced_at_ms", "one_phase", b"one_phase", "order", b"order", "outcome", b"outcome", "proves_abort", b"proves_abort", "resource_branch", b"resource_branch", "results", b"results", "transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_hand", b"by_hand", "forced", b"forced", "forced_at_ms", b"forced_at_ms", "one_phase", b"one_phase", "order", b"order", "outcome", b"outcome", "proves_abort", b"proves_abort", "resource_branch", b"resource_branch", "results", b"results", "transaction_id", b"transaction_id", "who", b"who", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1297,6 +1303,7 @@ class BranchParked(_message.Message):
     WHY_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     DECIDED_FIELD_NUMBER: _builtins.int
+    BY_HAND_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction."""
     why: _builtins.str
@@ -1305,6 +1312,10 @@ class BranchParked(_message.Message):
     """The branch's order."""
     decided: _common_pb2.Outcome.ValueType
     """What was decided: COMMITTED or ABORTED."""
+    by_hand: _builtins.bool
+    """Whether it was an operator's commit that could not be carried out; `why` says whose. Finished as COMMITTED, it proves nothing then:
+    see BranchFinished.
+    """
     def __init__(
         self,
         *,
@@ -1312,10 +1323,11 @@ class BranchParked(_message.Message):
         why: _builtins.str = ...,
         order: _builtins.int = ...,
         decided: _common_pb2.Outcome.ValueType = ...,
+        by_hand: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided", "order", b"order", "transaction_id", b"transaction_id", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_hand", b"by_hand", "decided", b"decided", "order", b"order", "transaction_id", b"transaction_id", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
