@@ -36,7 +36,7 @@ VARIABLES
 vars == <<branch, held, proof, incarnation, restored, decision, lost, knew, present, step, proven>>
 
 Off(rule) == rule \in Broken
-States == {"unseen", "prepared", "read", "committed", "forgotten", "aborted", "forced commit", "forced abort"}
+States == {"unseen", "prepared", "read", "committed", "forgotten", "aborted", "forced commit", "by hand", "forced abort"}
 InDoubt == {p \in Participants : branch[p] = "prepared"}
 Proving == \E p \in Participants : step[p] # "none"
 First(p) == incarnation[p] = 1
@@ -112,10 +112,16 @@ PutBack(p) ==
 
 Force(p, state) ==
   /\ branch[p] = "prepared"
-  /\ Cardinality({q \in Participants : branch[q] \in {"forced commit", "forced abort"}}) < ForcesMax
+  /\ Cardinality({q \in Participants : branch[q] \in {"forced commit", "by hand", "forced abort"}}) < ForcesMax
   /\ branch' = [branch EXCEPT ![p] = state]
   /\ step' = [step EXCEPT ![p] = IF @ \in {"asked", "in doubt"} THEN "over" ELSE @]
   /\ UNCHANGED <<held, proof, incarnation, restored, decision, lost, knew, present, proven>>
+
+\* People forget a commit that they made: the branch is finished, and remembers whose commit that was.
+ForgetForce(p) ==
+  /\ branch[p] = "forced commit"
+  /\ branch' = [branch EXCEPT ![p] = IF Off("ForceIsRemembered") THEN "committed" ELSE "by hand"]
+  /\ UNCHANGED <<held, proof, incarnation, restored, decision, lost, knew, present, step, proven>>
 
 (***************************************************************************)
 (* After: nothing is presumed; what proves something decides.              *)
@@ -160,7 +166,7 @@ Tell(p) ==
 Next ==
   \/ \E p \in Participants :
        Hear(p) \/ Forget(p) \/ Restart(p) \/ PutBack(p) \/ Hello(p) \/ Ask(p) \/ Tell(p)
-       \/ Vote(p, "prepared") \/ Vote(p, "read") \/ Force(p, "forced commit") \/ Force(p, "forced abort")
+       \/ ForgetForce(p) \/ Vote(p, "prepared") \/ Vote(p, "read") \/ Force(p, "forced commit") \/ Force(p, "forced abort")
   \/ Decide \/ Lose \/ Conclude
 
 Spec == Init /\ [][Next]_vars
