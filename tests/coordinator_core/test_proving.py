@@ -393,6 +393,18 @@ def test_of_what_is_lost_nobody_is_told_abort_because_a_client_asks() -> None:
     assert driver.sent() == [] and list(driver.book.live) == [transaction_id]
 
 
+def test_nor_is_a_client_told_committed_by_what_people_have_committed() -> None:
+    driver = Driver(records=Driver(nonce="0123abce").log, nonce=NONCE, connect=False)
+    back(driver, "b", 8)
+    back(driver, "a", 9, heard=False)
+    transaction_id = "c1.1.0123abce.1.7"
+    driver.get(transaction_id, "a", first_attempt_ms=driver.instant().wall_ms)
+    kind = participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_COMMIT
+    driver.say("a", participant_pb2.Acknowledgement(transaction_id=transaction_id, kind=kind, detail="forced by ann"))
+    driver.sync()
+    assert driver.got() == ["0 HAZARD"]
+
+
 def test_nobody_forgets_anything_while_one_that_is_known_has_not_come_back() -> None:
     def forgetting(driver: Driver) -> list[str]:
         return [effect.participant for effect in driver.take(effects.SendWatermark) if effect.watermark.below > 0]
