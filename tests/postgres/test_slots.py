@@ -17,12 +17,13 @@ from participant_sdk.client.client import call
 from participant_sdk.resources.postgres import Postgres, PostgresLog
 from participant_sdk.resources.sqlite import SqliteResource
 from participant_sdk.testing.cluster import COORDINATOR, Cluster
+from tests.participant.paper_coordinator import PaperCoordinator, operation, transaction
 from tests.relational import until
 from troth.errors import Aborted, ConfigError, LogDamaged, LogError, Reason
 from troth.log import postgres_leases
 from troth.log.postgres_store import init
 from troth.ready import Append
-from troth.v1 import record_pb2
+from troth.v1 import participant_pb2, record_pb2
 
 PATIENT = replace(LIMITS, lock_wait_seconds=4.0)
 
@@ -105,6 +106,39 @@ async def test_what_a_dead_process_left_in_doubt_is_finished_by_another(service:
     (outcome,) = await asyncio.gather(running, return_exceptions=True)
     rows = {row[0] for row in await database.sql("SELECT name FROM item")}
     assert rows == ({"a", "b"} if not isinstance(outcome, Aborted) else set())
+
+
+async def test_who_takes_a_slot_over_remembers_what_people_have_committed_there_and_forgotten(database: Database) -> None:
+    await init(database.dsn, "participant", (), branches=True)
+    name = transaction(1)
+
+    def make(address: str) -> Participant:
+        log = PostgresLog(database.dsn, lease_seconds=3.0)
+        participant = Participant("pay", resource=Postgres(database.dsn, limits=LIMITS), log=log, coordinator=address)
+        participant.operation(name="put")(ASYNC["put"])
+        return participant
+
+    async with PaperCoordinator() as coordinator:
+        first = make(coordinator.address)
+        await first.start()
+        stream = await coordinator.welcomed()
+        prepare = participant_pb2.Prepare(transaction_id=name, order=1, operations=[operation("put", name="a", value=1)])
+        prepare.incarnation = stream.hello.incarnation
+        stream.say(prepares=[prepare])
+        assert (await stream.heard("votes")).kind == participant_pb2.VOTE_KIND_YES
+        for kind in (participant_pb2.FORCE_KIND_COMMIT, participant_pb2.FORCE_KIND_FORGET):
+            stream.say(forces=[participant_pb2.Force(transaction_id=name, kind=kind, who="ann", why="by phone")])
+            await stream.heard("acknowledgements")
+        await first.crash()
+        second = make(coordinator.address)
+        await second.start()
+        stream = await coordinator.welcomed()
+        assert stream.hello.participant == "pay/0" and stream.queue("reports").empty()
+        stream.say(settles=[participant_pb2.RollbackIfUnseen(transaction_id=name, order=1)])
+        said = await stream.heard("acknowledgements")
+        await second.close()
+    assert said.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_COMMIT and "by phone" in said.detail
+    assert await database.sql("SELECT value FROM item WHERE name = 'a'") == [(1,)]
 
 
 async def test_a_slot_that_nobody_has_is_visited_now_and_then(
