@@ -85,6 +85,17 @@ def test_the_commits_that_a_restored_log_lacks_are_listed_by_their_ids() -> None
     assert listed(driver) == [driver.id(4)], "its answer to that is as it should be"
 
 
+def test_whoever_has_it_has_it_though_people_have_committed_it_there() -> None:
+    driver = Driver()
+    driver.complete(1, "ab")
+    driver.sync()
+    let_in(driver)
+    kind = participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_COMMIT
+    driver.say("b", participant_pb2.Acknowledgement(transaction_id=driver.id(1), kind=kind, detail="forced by ann"))
+    driver.sync()
+    assert listed(driver) == [] and not row(driver, "b").recalling and driver.book.live == {}
+
+
 def test_no_watermark_is_told_before_all_is_asked() -> None:
     driver = Driver()
     driver.complete(1, "ab")
