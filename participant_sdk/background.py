@@ -9,13 +9,16 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from concurrent.futures import thread as executors
 from typing import Any, Protocol, TypeVar
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from troth import forks
 from troth.errors import Reason, RequestError
+from troth.logs import get_logger
 
+_log = get_logger("participant_sdk.background")
 T = TypeVar("T")
 
 
@@ -96,13 +99,21 @@ class Startable(Protocol):
         """End."""
 
 
-_started: WeakSet[Startable] = WeakSet()
+_ends: WeakKeyDictionary[Any, Callable[[Any], None]] = WeakKeyDictionary()
+"""What is open in this process, in the order in which it was opened, and how it is closed."""
+
+
+def at_end(one: Any, close: Callable[[Any], None]) -> None:
+    """Have it closed with the process, before what was opened earlier, if it is still there then."""
+    with lock:
+        _ends.pop(one, None)
+        _ends[one] = close
 
 
 def start(one: Startable) -> None:
     """Start it here, once in this process; it is closed at the end of the process. Raises what its `start` raises."""
     with lock:
-        if one in _started:
+        if one in _ends:
             return
         thread = take()
         try:
@@ -110,24 +121,45 @@ def start(one: Startable) -> None:
         except BaseException:
             give_back()
             raise
-        _started.add(one)
+        at_end(one, close)
 
 
 def close(one: Startable) -> None:
     """Close what was started here."""
     with lock:
-        if one in _started and _running is not None:
-            _started.discard(one)
+        if _ends.pop(one, None) is not None and _running is not None:
             try:
                 _running.do(one.close())
             finally:
                 give_back()
 
 
-@atexit.register
 def _close_all() -> None:
-    for one in list(_started):
-        close(one)
+    for one, end in reversed(list(_ends.items())):
+        try:
+            end(one)
+        except Exception as error:  # the process ends, whatever it is: what is durable is recovered by the next start
+            _log.warning("not closed in order", of=type(one).__name__, error=repr(error))
+
+
+def _close_with_main_thread() -> None:
+    if not _others_work():
+        _close_all()
+
+
+def _others_work() -> bool:
+    """Whether there are threads that the process waits for, besides those of executors, which end now."""
+    return any(
+        not one.daemon and one is not threading.main_thread() and one not in executors._threads_queues
+        for one in threading.enumerate()
+    )
+
+
+# When the main thread has ended, executors refuse work, and resources that work in threads can neither finish what is decided nor
+# close. So it is done before that: this is called ahead of what was registered earlier, and executors are imported here.
+# Where other threads go on, what they work with is closed after them, in the order that is still possible.
+threading._register_atexit(_close_with_main_thread)  # type: ignore[attr-defined]  # there is no public name
+atexit.register(_close_all)
 
 
 def refuse_in_loop(what: str, instead: str) -> None:
@@ -139,7 +171,7 @@ def refuse_in_loop(what: str, instead: str) -> None:
 def _in_child() -> None:
     global lock, _running, _users
     lock, _running, _users = threading.RLock(), None, 0
-    _started.clear()
+    _ends.clear()
 
 
 os.register_at_fork(after_in_child=_in_child)

@@ -13,10 +13,8 @@ cannot work, in a child of a process that had one open when it forked.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
-import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import NamedTuple
@@ -91,7 +89,7 @@ class SyncClient:
             opened = self._opened
             if opened is None or opened.generation != forks.generation():
                 opened = self._opened = self._begun()
-                atexit.register(_close, weakref.ref(self))
+                background.at_end(self, SyncClient.close)
             return opened
 
     def _begun(self) -> Opened:
@@ -197,13 +195,6 @@ class SyncClient:
         tx = current_transaction()
         face = None if tx is None else tx.face
         return face if isinstance(face, SyncTransaction) and face.client is self else None
-
-
-def _close(reference: weakref.ref[SyncClient]) -> None:
-    """At the end of the process."""
-    client = reference()
-    if client is not None:
-        client.close()
 
 
 class SyncTransaction:

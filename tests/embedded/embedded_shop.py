@@ -1,5 +1,6 @@
 """A service with two databases as a process: `python embedded_shop.py DIRECTORY TRANSFERS`. It prints what it has, moves one from
-`left` to `right` so many times, and prints what it has then; `TROTH_FAILPOINTS` may kill it on the way."""
+`left` to `right` so many times, and prints what it has then; `TROTH_FAILPOINTS` may kill it on the way. With `blocking` behind it
+it has no loop, and closes nothing by itself."""
 
 from __future__ import annotations
 
@@ -51,6 +52,31 @@ async def main(directory: Path, transfers: int) -> None:
         sys.stdout.write(f"{await total(left)} {await total(right)}\n")
 
 
+def sum_up(db: Any) -> int:
+    """What is committed."""
+    return int(db.one("SELECT coalesce(sum(amount), 0) FROM entry")[0])
+
+
+def blocking_main(directory: Path, transfers: int) -> None:
+    """The same without a loop."""
+    troth, left, right = shop(directory)
+    for one in (left, right):
+        one.operation(locks=["all"])(sum_up)
+    troth.start_in_background()
+
+    def say() -> None:
+        done = troth.sync.run(call("left", "sum_up"), call("right", "sum_up"))
+        sys.stdout.write(f"{done.results['left'][0]} {done.results['right'][0]}\n")
+
+    say()
+    for _ in range(transfers):
+        troth.sync.run(call("left", "add", amount=-1), call("right", "add", amount=1))
+    say()
+
+
 if __name__ == "__main__":
     failpoints.arm_from_environment()
-    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))
+    if sys.argv[3:] == ["blocking"]:
+        blocking_main(Path(sys.argv[1]), int(sys.argv[2]))
+    else:
+        asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -92,6 +93,15 @@ async def test_whoever_is_awaited_is_found_behind_any_number_of_others(tmp_path:
         assert await coordinator.owing() == set(names[-2:])
     finally:
         await coordinator.stop()
+
+
+def test_without_a_loop_it_closes_with_its_process_and_says_nothing(tmp_path: Path) -> None:
+    """The resource works in a thread, and Python's executors end before `atexit`."""
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    command = (sys.executable, str(HERE / "embedded_shop.py"), str(tmp_path), "2", "blocking")
+    for begun, ended in (("0 0", "-2 2"), ("-2 2", "-4 4")):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{begun}\n{ended}\n", "")
 
 
 async def test_one_process_at_a_time_has_its_log(tmp_path: Path) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -173,6 +177,20 @@ async def test_who_goes_does_not_wait_for_ever(databases: tuple[Database, Databa
         pass
     assert not await north.prepared() and not await south.prepared()
     assert await north.names() == await south.names() == ["t1"]
+
+
+@pytest.mark.parametrize("mode", [[], ["thread"]])
+async def test_a_service_without_a_loop_closes_with_its_process(databases: tuple[Database, Database], mode: list[str]) -> None:
+    """Python's executors end before `atexit`: what was to be finished and closed then could not be. It closes before that, but not
+    while the service's own threads work on."""
+    north, south = databases
+    command = [sys.executable, str(SCRIPT.with_name("blocking_pg.py")), north.dsn, south.dsn, *mode]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2])}
+    run = functools.partial(subprocess.run, command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = await asyncio.to_thread(run)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not await north.prepared() and not await south.prepared()
+    assert await north.names() == await south.names() == ["t0"]
 
 
 async def test_keys_need_one_process(databases: tuple[Database, Database]) -> None:
