@@ -102,6 +102,24 @@ async def test_branches_of_others_on_the_same_server_are_not_listed(bench: Bench
     assert await bench.in_doubt() == []
 
 
+async def test_who_closes_waits_for_what_is_just_being_forgotten(bench: Bench, database: Database) -> None:
+    """Also when who asked for it has been cancelled: else a task would be left that nobody holds, with a connection."""
+    branch, work = await bench.prepared()
+    assert isinstance(await until(lambda: bench.resource.commit(branch, work, one_phase=False)), Done)
+    blocker = database.session("BEGIN", "SELECT gid FROM troth_branch FOR UPDATE")
+    asking = asyncio.create_task(bench.resource.forget(branch))
+    forgetting = "SELECT ID FROM information_schema.PROCESSLIST WHERE INFO LIKE 'DELETE FROM troth_branch%'"
+    await until(lambda: asyncio.to_thread(database.sql, forgetting))
+    asking.cancel()
+    closing = asyncio.create_task(bench.resource.close())
+    await asyncio.wait([asking])
+    await asyncio.to_thread(database.sql, "SELECT 1")
+    assert not closing.done()
+    blocker.close()
+    await closing
+    assert not database.sql("SELECT gid FROM troth_branch")
+
+
 # ---- attached to its session
 
 

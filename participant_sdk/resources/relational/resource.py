@@ -94,6 +94,9 @@ class RelationalResource(ABC):
         self._executor: ThreadPoolExecutor | None = None
         self._forgetting: list[str] = []
         self._forget: asyncio.Task[Done | Unreachable] | None = None
+        """The one that takes more names."""
+        self._forgets: set[asyncio.Task[Done | Unreachable]] = set()
+        """That one, and those that are asking the database."""
 
     # ---- what each server does in its own words
 
@@ -172,8 +175,8 @@ class RelationalResource(ABC):
         held, self._branches = list(self._branches.values()), {}
         for branch in held:
             await branch.end()
-        if self._forget is not None:
-            await asyncio.wait([self._forget])
+        if self._forgets:
+            await asyncio.wait(self._forgets)
         finishers, self._finishers = self._finishers, None
         if finishers is not None:
             await finishers.close()
@@ -317,6 +320,8 @@ class RelationalResource(ABC):
         self._forgetting.append(resource_branch)
         if self._forget is None or self._forget.done():
             self._forget = asyncio.create_task(self._forget_all())
+            self._forgets.add(self._forget)
+            self._forget.add_done_callback(self._forgets.discard)
         return await asyncio.shield(self._forget)
 
     async def _forget_all(self) -> Done | Unreachable:
