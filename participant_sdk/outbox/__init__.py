@@ -10,8 +10,9 @@
     async with Relay(DSN, deliver):         # in the same service, or beside it; as many as you like
         ...
 
-A row of `troth.outbox` is written with the branch's work, and commits with it or not at all. The relay delivers committed rows at
-least once, each under an id that never changes, and those with the same key in the order of their commits.
+A row of `troth.outbox` (PostgreSQL) or `troth_outbox` (MariaDB) is written with the branch's work, and commits with it or not at
+all. The relay delivers committed rows at least once, each under an id that never changes, and those with the same key in the order
+of their commits.
 """
 
 from participant_sdk.outbox.message import BODY_BYTES_MAX, Message, put

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-import psycopg
-
 from participant_sdk.border import Raised, finished, words_of
 from participant_sdk.outbox.message import Message
+from participant_sdk.outbox.store import store_of
 from troth.backoff import Backoff
 from troth.logs import get_logger
 from troth.tasks import is_cancelling
@@ -31,21 +30,8 @@ when nobody can be reached, and anything else when it is this message that canno
 AGAIN = Backoff(first_seconds=0.1, cap_seconds=10.0)
 """The wait before a message that failed, or a broker that was away, is tried again."""
 ERROR_CHARACTERS_MAX = 1_000
-
-_FIRST = (
-    "SELECT position, octet_length(body) FROM troth.outbox AS o WHERE aside IS NULL AND due <= clock_timestamp()"
-    " AND (key IS NULL OR NOT EXISTS (SELECT FROM troth.outbox AS before WHERE before.key = o.key AND before.position < o.position"
-    " AND before.aside IS NULL)) ORDER BY position LIMIT %s"
-)
-_TAKE = (
-    "SELECT id, topic, key, body, attempts, position FROM troth.outbox WHERE position = ANY(%s) AND aside IS NULL ORDER BY position"
-    " FOR UPDATE SKIP LOCKED"
-)
-_DONE = "DELETE FROM troth.outbox WHERE position = ANY(%s)"
-_FAILED = (
-    "UPDATE troth.outbox SET attempts = attempts + 1, error = %(error)s, due = clock_timestamp() + make_interval(secs => %(wait)s),"
-    " aside = CASE WHEN attempts + 1 >= %(most)s THEN clock_timestamp() END WHERE position = %(position)s"
-)
+IDLE_SECONDS = 20.0
+"""Past the time of a delivery, in which a relay that lives asks its database for something."""
 
 _log = get_logger("participant_sdk.outbox")
 
@@ -71,12 +57,19 @@ class RelayLimits:
 
 
 class Relay:
-    """Delivers the outbox of one database; use it as `async with Relay(dsn, deliver)`. Any number of them may run."""
+    """Delivers the outbox of one database; use it as `async with Relay(dsn, deliver)`. Any number of them may run.
+
+    `dsn`      a connection string of PostgreSQL, or an address of MariaDB (`troth.mariadb.address`)
+    `deliver`  see `Deliver`
+
+    Raises `ConfigError` for an address of MariaDB that is none, or whose driver is missing.
+    """
 
     def __init__(self, dsn: str, deliver: Deliver, *, limits: RelayLimits | None = None) -> None:
         self._dsn = dsn
         self._deliver = deliver
         self._limits = limits or RelayLimits()
+        self._outbox = store_of(dsn, self._limits.deliver_seconds_max + IDLE_SECONDS)
         self._running: asyncio.Task[None] | None = None
         self.delivered = 0
         """Messages that were delivered and deleted."""
@@ -97,26 +90,33 @@ class Relay:
         failures = 0
         while not is_cancelling():
             try:
-                async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
+                async with self._outbox.connected() as connection:
                     while not is_cancelling():
                         done = await self.deliver_once(connection)
                         failures = 0
                         await asyncio.sleep(0 if done else self._limits.look_seconds)
-            except (Away, OSError, TimeoutError, psycopg.Error) as error:
+            except self._waits_for() as error:
                 wait = AGAIN.delay_seconds(failures, self._dsn)
                 failures += 1
                 _log.warning("the outbox waits", why=f"{type(error).__name__}: {error}", seconds=round(wait, 1))
                 await asyncio.sleep(wait)
 
-    async def deliver_once(self, connection: psycopg.AsyncConnection[Any]) -> int:
-        """Deliver what is due now, at most one batch; returns how many were tried. Raises `Away` (what was delivered is done)."""
+    def _waits_for(self) -> tuple[type[Exception], ...]:
+        """What is nobody's fault here: the database or the broker is away."""
+        return (Away, *self._outbox.kinds)
+
+    async def deliver_once(self, connection: Any) -> int:
+        """Deliver what is due now, at most one batch; returns how many were tried. Raises `Away` (what was delivered is done).
+
+        `connection` is the database's own: psycopg's, or a `troth.mariadb.connection.Connection` that reads committed data.
+        """
         away: BaseException | None = None
-        async with connection.transaction():
+        async with self._outbox.transaction(connection):
             messages = await self._take(connection)
             outcomes = await asyncio.gather(*(self._delivered(message) for message in messages))
             done = [message.position for message, error in zip(messages, outcomes, strict=True) if error is None]
             if done:
-                await connection.execute(_DONE, (done,))
+                await self._outbox.done(connection, done)
             for message, error in zip(messages, outcomes, strict=True):
                 if isinstance(error, (Away, OSError, TimeoutError)):
                     away = error
@@ -127,18 +127,16 @@ class Relay:
             raise Away(words_of(away, ERROR_CHARACTERS_MAX))
         return len(messages)
 
-    async def _take(self, connection: psycopg.AsyncConnection[Any]) -> list[Message]:
+    async def _take(self, connection: Any) -> list[Message]:
         limits = self._limits
-        first = await (await connection.execute(_FIRST, (limits.batch_max,))).fetchall()
+        first = await self._outbox.first(connection, limits.batch_max)
         room, positions = limits.batch_bytes_max, list[int]()
         for position, size in first:
             room -= size
             if room < 0 and positions:
                 break
             positions.append(position)
-        if not positions:
-            return []
-        return [Message(*row) for row in await (await connection.execute(_TAKE, (positions,))).fetchall()]
+        return await self._outbox.take(connection, positions) if positions else []
 
     async def _delivered(self, message: Message) -> BaseException | None:
         try:
@@ -148,10 +146,10 @@ class Relay:
             return error
         return result.error if type(result) is Raised else None
 
-    async def _failed(self, connection: psycopg.AsyncConnection[Any], message: Message, error: BaseException) -> None:
+    async def _failed(self, connection: Any, message: Message, error: BaseException) -> None:
         told = words_of(error, ERROR_CHARACTERS_MAX).replace("\0", " ")
         most = self._limits.attempts_max
         if message.attempts + 1 >= most:
             _log.error("a message is set aside", id=str(message.id), topic=message.topic, attempts=most, error=told)
         wait = AGAIN.delay_seconds(message.attempts, str(message.id))
-        await connection.execute(_FAILED, {"error": told, "wait": wait, "most": most, "position": message.position})
+        await self._outbox.failed(connection, message.position, told, wait, most)

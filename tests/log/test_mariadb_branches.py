@@ -1,10 +1,14 @@
-"""How branches are called in MariaDB, whose XA ids belong to the whole server and have 64 bytes in each part."""
+"""How branches are called in MariaDB, whose XA ids belong to the whole server and have 64 bytes in each part; and their keys."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+import pymysql
 from mariadb_samples import MariadbStore
 
 from troth.log import mariadb_branches as branches
+from troth.log import mariadb_outbox
 from troth.log.mariadb_store import connect, init
 
 TRANSACTION = "c1.7.9f2c4e1a.3.42"
@@ -64,3 +68,28 @@ async def test_the_table_is_made_once_and_excludes(mariadb_store: MariadbStore) 
         assert await connection.one(branches.FATE, ("g",)) is None
     finally:
         await connection.close()
+
+
+# ---- keys of messages
+
+
+async def test_each_key_has_its_row_and_what_is_missing_is_made_again(mariadb_store: MariadbStore) -> None:
+    """What a branch in doubt holds is not waited for."""
+    await init(mariadb_store.dsn, "participant", (), branches=True)
+    number = mariadb_outbox.key_number("a")
+    held = f"UPDATE troth_outbox_key SET used = used + 1 WHERE number = {number}"
+    mariadb_store.say("XA START 'x'", held, "XA END 'x'", "XA PREPARE 'x'")
+    await init(mariadb_store.dsn, "participant", (), branches=True)
+    while mariadb_store.say("XA RECOVER"):
+        with suppress(pymysql.Error):  # its session is still ending
+            mariadb_store.say("XA COMMIT 'x'")
+    mariadb_store.say(f"DELETE FROM troth_outbox_key WHERE number < {number}")
+    await init(mariadb_store.dsn, "participant", (), branches=True)
+    (found,) = mariadb_store.say("SELECT COUNT(*), MAX(number), SUM(used) FROM troth_outbox_key")
+    assert tuple(map(int, found)) == (mariadb_outbox.KEYS, mariadb_outbox.KEYS - 1, 1)
+
+
+def test_keys_have_rows_evenly() -> None:
+    numbers = [mariadb_outbox.key_number(f"account-{number}") for number in range(10_000)]
+    assert all(0 <= number < mariadb_outbox.KEYS for number in numbers) and len(set(numbers)) > 9_200
+    assert mariadb_outbox.key_number("a") == 33_042, "processes of every version mean the same row"

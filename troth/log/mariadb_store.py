@@ -14,7 +14,7 @@ from typing import Any
 
 from troth.errors import ConfigError, LogError, LogFailed, LogForeign, Reason
 from troth.ids import check_name
-from troth.log import mariadb_branches
+from troth.log import mariadb_branches, mariadb_outbox
 from troth.log import mariadb_schema as schema
 from troth.log.store_status import LogStatus
 from troth.mariadb import errors
@@ -133,8 +133,8 @@ async def check_format(connection: Connection) -> str:
 async def init(dsn: str, role: str, names: Sequence[str], *, branches: bool = False, grant_to: str = "") -> Sequence[str]:
     """Make the store where there is none, and the logs of `names` that it lacks; returns those that were made.
 
-    With `branches` also the table that proves what became of branches, for participants whose data are in this database;
-    `grant_to` is the user that these work as, `name` or `name@host`.
+    With `branches` also the table that proves what became of branches, and those of the outbox, for participants whose data are in
+    this database; `grant_to` is the user that these work as, `name` or `name@host`.
     """
     for name in names:
         check_name(role, name)
@@ -145,10 +145,18 @@ async def init(dsn: str, role: str, names: Sequence[str], *, branches: bool = Fa
         await connection.ask("INSERT IGNORE INTO troth_store (format_version, store_id) VALUES (%s, %s)", made)
         await check_format(connection)
         if branches:
-            await connection.ask(mariadb_branches.CREATE)
+            await _make_branches(connection)
         for grant in grants(grant_to) if grant_to else ():
             await connection.ask(grant)
         return [name for name in names if await make_log(connection, role, name)]
+
+
+async def _make_branches(connection: Connection) -> None:
+    for statement in (mariadb_branches.CREATE, *mariadb_outbox.CREATE):
+        await connection.ask(statement)
+    there = await connection.one(mariadb_outbox.COUNT_KEYS)
+    if there != (mariadb_outbox.KEYS,):
+        await connection.ask(mariadb_outbox.FILL_KEYS)
 
 
 @asynccontextmanager
@@ -171,7 +179,8 @@ def grants(user: str) -> list[str]:
     """What a user needs besides its own tables, to have branches and to keep its log here."""
     name, _, host = user.partition("@")
     who = f"{_quoted(name)}@{_quoted(host or '%')}"
-    return [f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {who}" for table in (*schema.TABLES, "troth_branch")]
+    tables = (*schema.TABLES, "troth_branch", *mariadb_outbox.TABLES)
+    return [f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {who}" for table in tables]
 
 
 def _quoted(text: str) -> str:

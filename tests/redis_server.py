@@ -14,7 +14,7 @@ from typing import Self
 
 import redis
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_SECONDS = 30.0
 
 
