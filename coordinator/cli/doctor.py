@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coordinator.cli import outbox, render
+from coordinator.cli import outbox_postgres, render
 from coordinator.cli.command import Command, json_option
 from coordinator.cli.failure import OK, REFUSED
-from coordinator.cli.finding import Finding, Held, old
+from coordinator.cli.finding import Finding, Held, old, outbox_denied, set_aside
 from troth.mariadb.address import is_address
 
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ SERVER = (
     " (SELECT count(*) FROM pg_prepared_xacts)::int AS prepared, current_setting('fsync') AS fsync,"
     " current_setting('full_page_writes') AS full_page_writes, current_setting('synchronous_commit') AS synchronous_commit,"
     " current_setting('synchronous_standby_names') AS standbys, (SELECT count(*) FROM pg_stat_replication)::int AS replicas"
+)
+OUTBOX = (
+    "SELECT outbox IS NOT NULL, current_user, has_table_privilege(outbox, 'SELECT') AND has_table_privilege(outbox, 'INSERT')"
+    " AND has_table_privilege(outbox, 'UPDATE') AND has_table_privilege(outbox, 'DELETE')"
+    " FROM (SELECT to_regclass('troth.outbox')::oid AS outbox) AS there"
 )
 FULL = 0.8
 """Of the room for prepared transactions."""
@@ -144,9 +149,13 @@ async def _branches(connection: Connection) -> Finding:
 
 
 async def _outbox(connection: Connection) -> Finding | None:
-    """What no relay delivers any more."""
-    ((there,),) = await _rows(connection, "SELECT to_regclass('troth.outbox') IS NOT NULL")
+    """A database may have none."""
+    from troth.log.postgres_branches import grants
+
+    ((there, role, granted),) = await _rows(connection, OUTBOX)
     if not there:
         return None
-    ((aside, _, _),) = await _rows(connection, outbox.COUNT)
-    return Finding("warning", f"{aside} messages of the outbox are set aside", "Look: `troth outbox list`.") if aside else None
+    if not granted:
+        return outbox_denied(f"the role {role}", grants(role))
+    ((aside, _, _),) = await _rows(connection, outbox_postgres.COUNT)
+    return set_aside(aside)

@@ -10,9 +10,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from coordinator.cli.finding import Finding, Held, old
+from coordinator.cli import outbox_mariadb
+from coordinator.cli.finding import Finding, Held, old, outbox_denied, set_aside
 from troth.gids import parse_gid
 from troth.log import mariadb_branches as branches
+from troth.log import mariadb_outbox
 from troth.log import mariadb_schema as schema
 from troth.log.mariadb_store import connect, from_error, grants, settings, unfit
 from troth.mariadb import errors
@@ -36,7 +38,7 @@ async def examine(dsn: str) -> tuple[list[Finding], list[Held]]:
         ages = await _ages(connection)
         held = await _held(connection, ages)
         findings += [one for one in (old(one, f"XA ROLLBACK {one.gid}") for one in held) if one is not None]
-        findings += [*await _lost(connection), *await _waiting(connection, held)]
+        findings += [*await _lost(connection), *await _waiting(connection, held), *await _outbox(connection)]
     except errors.kinds() as error:
         raise from_error("the database", error, "looked at") from error
     finally:
@@ -84,6 +86,27 @@ async def _of_tables(connection: Connection) -> list[Finding]:
         what = f"the table {table} is not transactional: what an operation wrote there could not be undone, and is refused"
         found.append(Finding("warning", what, "Change its engine.", f"ALTER TABLE {table} ENGINE = InnoDB"))
     return found
+
+
+async def _outbox(connection: Connection) -> list[Finding]:
+    """A database may have none. This session reads what is uncommitted: what branches in doubt have left is not set aside."""
+    try:
+        for table in mariadb_outbox.TABLES:
+            await connection.ask(f"DELETE FROM {table} WHERE 1 = 0")
+        counts = await connection.one(outbox_mariadb.COUNT)
+        found = set_aside(int(counts[0]) if counts else 0)
+        rows = await connection.one(mariadb_outbox.COUNT_KEYS)
+    except errors.kinds() as error:
+        code = errors.number(error)
+        if code == errors.NO_TABLE:
+            return []
+        if code not in errors.DENIED:
+            raise
+        row = await connection.one("SELECT CURRENT_USER()")
+        user = str(row[0]) if row else ""
+        return [outbox_denied(f"the user {user}", grants(user))]
+    lacks = Finding("problem", "troth_outbox_key has not all of its rows", "Run `troth store init --participant NAME` on it.")
+    return [one for one in (found, None if rows == (mariadb_outbox.KEYS,) else lacks) if one is not None]
 
 
 async def _ages(connection: Connection) -> dict[str, float]:

@@ -50,3 +50,15 @@ def old(held: Held, undo: str) -> Finding | None:
         return Finding("warning", what, fix, undo)
     fix = f"`troth txn explain {held.transaction}`: are its coordinator and a process of {held.participant} up? By hand comes last."
     return Finding("warning", what, fix)
+
+
+def outbox_denied(user: str, grants: list[str]) -> Finding:
+    """Its operations cannot leave messages, or its relay cannot deliver them."""
+    return Finding("problem", f"{user} may not use the outbox", "Grant it.", "; ".join(grants))
+
+
+def set_aside(messages: int) -> Finding | None:
+    """What no relay delivers any more."""
+    if not messages:
+        return None
+    return Finding("warning", f"{messages} messages of the outbox are set aside", "Look: `troth outbox list`.")

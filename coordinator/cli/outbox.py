@@ -1,6 +1,6 @@
 """`troth outbox`: the messages of a service's outbox that a relay has set aside, and what waits.
 
-A message that failed too often by its own fault stays in `troth.outbox` with its error, and those behind it go on. A person says
+A message that failed too often by its own fault stays in the outbox with its error, and those behind it go on. A person says
 what becomes of it: it is tried again, or dropped. What is not set aside is the relay's, and is left alone.
 """
 
@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import click
 
-from coordinator.cell.store import require_store
 from coordinator.cli import render
 from coordinator.cli.asking import confirm
 from coordinator.cli.command import Group, json_option
 from coordinator.cli.failure import OK, REFUSED, Failure
-from troth.errors import ConfigError
 from troth.mariadb.address import is_address
-
-if TYPE_CHECKING:
-    from troth.log.postgres_store import Connection
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -30,28 +25,45 @@ troth outbox list --dsn postgresql://db/bank              # what is set aside, a
 troth outbox show 17 --dsn postgresql://db/bank           # one message, with its body
 troth outbox retry 17 --dsn postgresql://db/bank          # deliver it after all; --all: everything that is set aside
 troth outbox drop 17 --dsn postgresql://db/bank           # give it up
+troth outbox list --dsn mysql://db/bank                   # MariaDB
 """
 COLUMNS = (
     "position", "id", "topic", "key", "attempts", "made_seconds_ago", "aside_seconds_ago", "error", "bytes",
 )  # fmt: skip
-_SHOWN = (
-    "SELECT position, id::text, topic, key, attempts, extract(epoch FROM clock_timestamp() - made)::float8,"
-    " extract(epoch FROM clock_timestamp() - aside)::float8, error, octet_length(body) FROM troth.outbox"
-)
-LIST = f"{_SHOWN} WHERE (aside IS NOT NULL OR %s) AND position > %s ORDER BY position LIMIT %s"
-COUNT = (
-    "SELECT count(aside)::int, (count(*) - count(aside))::int, coalesce(extract(epoch FROM clock_timestamp()"
-    " - min(made) FILTER (WHERE aside IS NULL)), 0)::float8 FROM troth.outbox"
-)
-SHOW = f"{_SHOWN} WHERE position = %s"
-BODY = "SELECT body FROM troth.outbox WHERE position = %s"
-CHOSEN = "WHERE aside IS NOT NULL AND (%s OR position = ANY(%s))"
-RETRY = f"UPDATE troth.outbox SET aside = NULL, attempts = 0, due = clock_timestamp() {CHOSEN} RETURNING position"
-DROP = f"DELETE FROM troth.outbox {CHOSEN} RETURNING position"
+
+
+class Place(Protocol):
+    """A database that has an outbox (`outbox_postgres`, `outbox_mariadb`).
+
+    Raises `LogError` when it cannot be reached, and `ConfigError` when it has no outbox, or its name is none.
+    """
+
+    async def listed(self, dsn: str, waiting: bool, after: int, messages_max: int) -> tuple[list[Any], Any]:
+        """The rows of what is set aside, or of everything, by position (`COLUMNS`); and how many are set aside, how many wait,
+        and for how many seconds the oldest of these."""
+
+    async def shown(self, dsn: str, position: int) -> tuple[Any, bytes] | None:
+        """One row, and its body."""
+
+    async def tried_again(self, dsn: str, everything: bool, positions: Sequence[int]) -> list[int]:
+        """Let what is set aside be due; returns the positions of what was."""
+
+    async def dropped(self, dsn: str, everything: bool, positions: Sequence[int]) -> list[int]:
+        """Delete what is set aside; returns the positions of what was."""
+
+
+def _place(dsn: str) -> Place:
+    if is_address(dsn):
+        from coordinator.cli import outbox_mariadb
+
+        return outbox_mariadb
+    from coordinator.cli import outbox_postgres
+
+    return outbox_postgres
 
 
 def _dsn_option(function: Function) -> Function:
-    said = "The service's PostgreSQL database, without a password."
+    said = "The service's database, without a password: PostgreSQL, or mysql://…."
     return click.option("--dsn", required=True, metavar="DSN", help=said)(function)
 
 
@@ -79,10 +91,9 @@ def list_(dsn: str, waiting: bool, limit: int, after: int, as_json: bool) -> Non
 
     What is delivered or dropped between two pages makes no other message come twice or go missing.
     """
-    rows, counts = _run(dsn, _rows(LIST, waiting, after, limit + 1), _rows(COUNT))
+    rows, (aside, waits, oldest) = asyncio.run(_place(dsn).listed(dsn, waiting, after, limit + 1))
     more, rows = len(rows) > limit, rows[:limit]
     following = rows[-1][0] if more else None
-    aside, waits, oldest = counts[0]
     if as_json:
         messages = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
         told = {"aside": aside, "waiting": waits, "oldest_waiting_seconds": oldest, "next_after": following}
@@ -102,14 +113,14 @@ def list_(dsn: str, waiting: bool, limit: int, after: int, as_json: bool) -> Non
 @json_option
 def show(dsn: str, only_body: bool, position: int, as_json: bool) -> None:
     """Show one message, with its body: as text where it is some, else in hexadecimal."""
-    rows, bodies = _run(dsn, _rows(SHOW, position), _rows(BODY, position))
-    if not rows or not bodies:
+    found = asyncio.run(_place(dsn).shown(dsn, position))
+    if found is None:
         raise _no_such(f"message {position} is not there")
-    body = bytes(bodies[0][0])
+    row, body = found
     if only_body:
         render.write_bytes(body)
         return
-    facts = [*zip(COLUMNS, rows[0], strict=True), ("body", _text(body))]
+    facts = [*zip(COLUMNS, row, strict=True), ("body", _text(body))]
     if as_json:
         render.write_json(dict(facts))
     else:
@@ -122,7 +133,9 @@ def show(dsn: str, only_body: bool, position: int, as_json: bool) -> None:
 @json_option
 def retry(dsn: str, everything: bool, positions: tuple[int, ...], as_json: bool) -> int:
     """Let the relay try messages again that are set aside, out of their order: later ones of their keys have gone before."""
-    return _change(dsn, RETRY, "tries again", everything, positions, as_json)
+    _check(everything, positions)
+    changed = asyncio.run(_place(dsn).tried_again(dsn, everything, positions))
+    return _told("tries again", changed, positions, as_json)
 
 
 @outbox.command(examples="troth outbox drop 17 --dsn postgresql://db/bank\ntroth outbox drop --all --yes --dsn postgresql://db/bank")
@@ -135,7 +148,8 @@ def drop(dsn: str, everything: bool, positions: tuple[int, ...], yes: bool, as_j
     _check(everything, positions)
     which = "all that are set aside" if everything else ", ".join(map(str, positions))
     confirm(f"drop {which}:", ("nobody will ever get these messages.",), yes)
-    return _change(dsn, DROP, "dropped", everything, positions, as_json)
+    changed = asyncio.run(_place(dsn).dropped(dsn, everything, positions))
+    return _told("dropped", changed, positions, as_json)
 
 
 def _check(everything: bool, positions: Sequence[int]) -> None:
@@ -143,15 +157,12 @@ def _check(everything: bool, positions: Sequence[int]) -> None:
         raise click.UsageError("name messages by their positions, or all of them by --all")
 
 
-def _change(dsn: str, statement: str, done: str, everything: bool, positions: Sequence[int], as_json: bool) -> int:
-    _check(everything, positions)
-    (rows,) = _run(dsn, _rows(statement, everything, list(positions)))
-    changed = sorted(row[0] for row in rows)
+def _told(done: str, changed: Sequence[int], positions: Sequence[int], as_json: bool) -> int:
     missing = sorted(set(positions) - set(changed))
     if as_json:
-        render.write_json({"changed": changed, "not_set_aside": missing})
+        render.write_json({"changed": sorted(changed), "not_set_aside": missing})
     else:
-        render.say(done, ", ".join(map(str, changed)) or "nothing")
+        render.say(done, ", ".join(map(str, sorted(changed))) or "nothing")
     if missing:
         render.tell(f"not set aside, or not there: {', '.join(map(str, missing))}")
     return REFUSED if missing else OK
@@ -171,38 +182,3 @@ def _text(body: bytes) -> str:
         return body.decode()
     except UnicodeDecodeError:
         return body.hex()
-
-
-# ---- the database
-
-Query = Callable[["Connection"], Any]
-
-
-def _rows(statement: str, *parameters: Any) -> Query:
-    async def query(connection: Connection) -> list[Any]:
-        return await (await connection.execute(statement, parameters)).fetchall()
-
-    return query
-
-
-def _run(dsn: str, *queries: Query) -> list[list[Any]]:
-    if is_address(dsn):
-        raise ConfigError("an outbox is in a PostgreSQL database", hint="Name that one; MariaDB has none.")
-    return asyncio.run(_asked(require_store(dsn), queries))
-
-
-async def _asked(dsn: str, queries: Sequence[Query]) -> list[list[Any]]:
-    """The rows of each. Raises `LogError` when the database cannot be reached, and `Failure` when it has no outbox."""
-    import psycopg
-
-    from troth.log.postgres_store import connect, from_error
-
-    connection = await connect(dsn, "troth outbox")
-    try:
-        return [await query(connection) for query in queries]
-    except psycopg.errors.UndefinedTable as error:
-        raise ConfigError("there is no outbox", hint="Run `troth store init --participant NAME` on this database.") from error
-    except psycopg.Error as error:
-        raise from_error("the outbox", error, "used") from error
-    finally:
-        await connection.close()

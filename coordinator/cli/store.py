@@ -11,11 +11,11 @@ import click
 
 from coordinator.cell.store import require_store
 from coordinator.cli import render
+from coordinator.cli.addresses import require_address
 from coordinator.cli.command import Group, json_option
 from troth.cell import SHARDS_DEFAULT
-from troth.errors import ConfigError
 from troth.ids import check_name
-from troth.mariadb.address import is_address, parse
+from troth.mariadb.address import is_address
 
 if TYPE_CHECKING:
     from troth.log.store_status import LogStatus
@@ -80,10 +80,7 @@ async def _prepare_database(dsn: str, grant_to: str) -> None:
     if is_address(dsn):
         from troth.log import mariadb_store
 
-        if parse(dsn).password:
-            hint = "MYSQL_PWD, or a file: ?read_default_file=~/.my.cnf"
-            raise ConfigError("the address holds a password, which lists of processes show", hint=hint)
-        await mariadb_store.init(dsn, "participant", (), branches=True, grant_to=grant_to)
+        await mariadb_store.init(require_address(dsn), "participant", (), branches=True, grant_to=grant_to)
     else:
         from troth.log import postgres_store
 

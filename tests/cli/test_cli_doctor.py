@@ -39,6 +39,10 @@ async def test_a_database_that_is_ready_and_one_that_is_not(server: PostgresServ
     poor = await sql(server.dsn(), "CREATE ROLE poor LOGIN")
     ran = await troth("doctor", "--dsn", server.dsn(user="poor"))
     assert ran.code == 1 and "GRANT USAGE ON SCHEMA troth TO poor" in ran.out
+    await poor.execute("GRANT USAGE ON SCHEMA troth TO poor")
+    await poor.execute("GRANT SELECT, INSERT, DELETE ON troth.branch TO poor")
+    ran = await troth("doctor", "--dsn", server.dsn(user="poor"))
+    assert ran.code == 1 and "the role poor may not use the outbox" in ran.out
     await poor.close()
 
 

@@ -51,6 +51,24 @@ async def test_a_database_that_is_ready_and_one_that_is_not(server: MariadbServe
     assert (await troth("store", "check", "--store", server.dsn())).code == 0
 
 
+async def test_an_outbox_that_cannot_be_used_is_told(server: MariadbServer, troth: Any) -> None:
+    """The tables are newer than others of Troth: the user may lack what it has of those; and a key without its row has no order."""
+    await troth("store", "init", "--store", server.dsn(), "--participant", "pay")
+    session(server, "CREATE USER poor", "GRANT SELECT ON troth.* TO poor").close()
+    for table in ("troth_branch", "troth_store", "troth_log", "troth_batch", "troth_lease", "troth_outbox"):
+        session(server, f"GRANT INSERT, UPDATE, DELETE ON {table} TO poor").close()
+    ran = await troth("doctor", "--dsn", server.dsn(user="poor"))
+    assert ran.code == 1 and "may not use the outbox" in ran.out and "ON troth_outbox_key TO `poor`@`%`" in ran.out
+    session(server, "DELETE FROM troth_outbox_key WHERE number = 5").close()
+    ran = await troth("doctor", "--dsn", server.dsn())
+    assert ran.code == 1 and "troth_outbox_key has not all of its rows" in ran.out
+    await troth("store", "init", "--store", server.dsn(), "--participant", "pay", "--grant-to", "poor")
+    for user in ("root", "poor"):
+        assert (await troth("doctor", "--dsn", server.dsn(user=user))).code == 0
+    session(server, "DROP TABLE troth_outbox, troth_outbox_key").close()
+    assert (await troth("doctor", "--dsn", server.dsn())).code == 0, "there need be none"
+
+
 async def test_a_password_in_the_address_is_refused(server: MariadbServer, troth: Any) -> None:
     ran = await troth("store", "init", "--store", "mysql://root:s3cret@h/d", "--participant", "pay")
     assert ran.code == 2 and "holds a password" in ran.err and "s3cret" not in ran.err

@@ -1,26 +1,74 @@
-"""`troth outbox` on a real server: what is set aside is seen, tried again, or dropped, and nothing else is touched."""
+"""`troth outbox` on real servers: what is set aside is seen, tried again, or dropped, and nothing else is touched."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-import psycopg
 import pytest
 
 from participant_sdk.outbox import Message, Relay, RelayLimits, put
+from participant_sdk.outbox.store import store_of
+from participant_sdk.testing.mariadb import MariadbServer
 from participant_sdk.testing.postgres import PostgresServer
 from troth.backoff import Backoff
+from troth.log.mariadb_store import connect
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with PostgresServer() as server:
-        yield server
+class OnPostgres:
+    """A server, and how one asks it."""
+
+    outbox, now = "troth.outbox", "clock_timestamp()"
+
+    def __init__(self, server: PostgresServer) -> None:
+        self.dsn = server.dsn
+
+    async def sql(self, db: Any, statement: str) -> list[Any]:
+        cursor = await db.execute(statement)
+        return await cursor.fetchall() if cursor.description else []
+
+    async def put(self, db: Any, *message: Any, key: str) -> None:
+        await put(db, *message, key=key)
+
+
+class OnMariadb:
+    """The same."""
+
+    outbox, now = "troth_outbox", "UTC_TIMESTAMP(6)"
+
+    def __init__(self, server: MariadbServer) -> None:
+        self.dsn = server.dsn
+
+    async def sql(self, db: Any, statement: str) -> list[Any]:
+        return list((await db.ask(statement)).rows)
+
+    async def put(self, db: Any, *message: Any, key: str) -> None:
+        await put(db.raw, *message, key=key)
+
+
+@pytest.fixture(scope="module", params=["PostgreSQL", "MariaDB"])
+def server(request: pytest.FixtureRequest) -> Iterator[OnPostgres | OnMariadb]:
+    if request.param == "PostgreSQL":
+        with PostgresServer() as postgres:
+            yield OnPostgres(postgres)
+    else:
+        with MariadbServer() as mariadb:
+            yield OnMariadb(mariadb)
+
+
+@pytest.fixture
+def mariadb_only() -> Iterator[OnMariadb]:
+    with MariadbServer() as mariadb:
+        yield OnMariadb(mariadb)
+
+
+def connected(dsn: str) -> Any:
+    """As a relay is."""
+    return store_of(dsn, 30.0).connected()
 
 
 async def test_what_is_set_aside_is_tried_again_or_dropped(
-    server: PostgresServer, troth: Any, monkeypatch: pytest.MonkeyPatch
+    server: OnPostgres | OnMariadb, troth: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a relay has set it aside: three messages are poison, and one has not been tried."""
     monkeypatch.setattr("participant_sdk.outbox.relay.AGAIN", Backoff(0.001, 0.001))
@@ -36,13 +84,13 @@ async def test_what_is_set_aside_is_tried_again_or_dropped(
     async def takes(message: Message) -> None:
         got.append(message.body)
 
-    async with await psycopg.AsyncConnection.connect(server.dsn(), autocommit=True) as db:
+    async with connected(server.dsn()) as db:
         for body in ("one", b"\xff", "three"):
-            await put(db, "mail", body, key="ada")
+            await server.put(db, "mail", body, key="ada")
         limits = RelayLimits(attempts_max=1)
         for _ in range(3):
             assert await Relay(server.dsn(), refuses, limits=limits).deliver_once(db) == 1
-        await put(db, "mail", "waits", key="ada")
+        await server.put(db, "mail", "waits", key="ada")
 
         listed = (await troth("outbox", "list", "--json", *dsn)).json()
         assert (listed["aside"], listed["waiting"]) == (3, 1)
@@ -73,17 +121,18 @@ async def test_what_is_set_aside_is_tried_again_or_dropped(
     assert got == [b"one", b"three", b"waits"]
 
 
-async def test_a_listing_that_is_cut_goes_on_behind_a_position(server: PostgresServer, troth: Any) -> None:
+async def test_a_listing_that_is_cut_goes_on_behind_a_position(server: OnPostgres | OnMariadb, troth: Any) -> None:
     """Every third is set aside; what is dropped between two pages makes no other come twice or go missing."""
-    async with await psycopg.AsyncConnection.connect(server.dsn(), autocommit=True) as db:
-        await db.execute("CREATE DATABASE long")
-    dsn = ("--dsn", server.dsn("long"))
-    await troth("store", "init", "--store", server.dsn("long"), "--participant", "pay")
-    async with await psycopg.AsyncConnection.connect(server.dsn("long"), autocommit=True) as db:
+    async with connected(server.dsn()) as db:
+        await server.sql(db, "CREATE DATABASE long_one")
+    dsn = ("--dsn", server.dsn("long_one"))
+    await troth("store", "init", "--store", server.dsn("long_one"), "--participant", "pay")
+    async with connected(server.dsn("long_one")) as db:
         for number in range(350):
-            await put(db, "mail", f"{number}", key="ada")
-        await db.execute("UPDATE troth.outbox SET aside = clock_timestamp(), error = 'no such host' WHERE position % 3 = 0")
-        rows = await (await db.execute("SELECT position, aside IS NOT NULL FROM troth.outbox ORDER BY position")).fetchall()
+            await server.put(db, "mail", f"{number}", key="ada")
+        third = "error = 'no such host' WHERE MOD(position, 3) = 0"
+        await server.sql(db, f"UPDATE {server.outbox} SET aside = {server.now}, {third}")
+        rows = await server.sql(db, f"SELECT position, aside IS NOT NULL FROM {server.outbox} ORDER BY position")
         aside, everything = [row[0] for row in rows if row[1]], [row[0] for row in rows]
         cut = await troth("outbox", "list", "--limit", "50", *dsn)
         assert f"that is not all: --after {aside[49]} goes on" in cut.err and len(cut.out.splitlines()) == 51
@@ -105,12 +154,38 @@ async def test_a_listing_that_is_cut_goes_on_behind_a_position(server: PostgresS
         assert "not all" not in full.err, "what is just full is not cut"
 
 
-async def test_where_there_is_no_outbox_it_says_so(server: PostgresServer, troth: Any) -> None:
-    async with await psycopg.AsyncConnection.connect(server.dsn(), autocommit=True) as db:
-        await db.execute("CREATE DATABASE bare")
+async def test_where_there_is_no_outbox_it_says_so(server: OnPostgres | OnMariadb, troth: Any) -> None:
+    async with connected(server.dsn()) as db:
+        await server.sql(db, "CREATE DATABASE bare")
     ran = await troth("outbox", "list", "--dsn", server.dsn("bare"))
     assert ran.code == 2 and "troth store init --participant" in ran.err
-    for dsn in ("nonsense", "mysql://db/bank"):
-        assert (await troth("outbox", "list", "--dsn", dsn)).code == 2
-    ran = await troth("outbox", "list", "--dsn", "host=127.0.0.1 port=1 dbname=bank")
-    assert ran.code == 3 and "cannot be reached" in ran.err
+
+
+async def test_names_that_lead_nowhere_are_told(troth: Any) -> None:
+    for dsn in ("nonsense", "mysql://db", "mysql://me:s3cret@db/bank"):
+        ran = await troth("outbox", "list", "--dsn", dsn)
+        assert ran.code == 2 and "s3cret" not in ran.err, dsn
+    for dsn in ("host=127.0.0.1 port=1 dbname=bank", "mysql://root@localhost/bank?unix_socket=/nowhere"):
+        ran = await troth("outbox", "list", "--dsn", dsn)
+        assert ran.code == 3 and "cannot be reached" in ran.err
+
+
+async def test_what_a_branch_in_doubt_has_left_is_not_waited_for(mariadb_only: OnMariadb, troth: Any) -> None:
+    """Its rows are among those that are set aside; `--all` means none of them."""
+    dsn = ("--dsn", mariadb_only.dsn())
+    await troth("store", "init", "--store", mariadb_only.dsn(), "--participant", "pay")
+    undecided = "X'61',X'',1"
+    async with connected(mariadb_only.dsn()) as db:
+        await put(db.raw, "mail", "one")
+        other = await connect(mariadb_only.dsn())
+        await other.ask(f"XA START {undecided}")
+        await put(other.raw, "mail", "doubt", key="ada")
+        await other.ask(f"XA END {undecided}")
+        await other.ask(f"XA PREPARE {undecided}")
+        await other.close()
+        await put(db.raw, "mail", "two")
+        await db.ask("UPDATE troth_outbox SET aside = made WHERE position > 0")
+    assert (await troth("outbox", "list", *dsn, "--json")).json()["aside"] == 2
+    assert len((await troth("outbox", "retry", "--all", *dsn, "--json")).json()["changed"]) == 2
+    ran = await troth("outbox", "list", "--waiting", *dsn)
+    assert "0 set aside; 2 wait" in ran.err and len(ran.out.splitlines()) == 3
