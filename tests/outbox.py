@@ -19,6 +19,7 @@ from participant_sdk import Participant, Refuse
 from participant_sdk.client import Aborted, call
 from participant_sdk.outbox import Away, Message, Relay, RelayLimits, put
 from participant_sdk.outbox.redis_stream import RedisStream
+from participant_sdk.outbox.store import store_of
 from participant_sdk.testing.cluster import Cluster
 from tests.redis_server import RedisServer
 from tests.relational import until
@@ -292,6 +293,17 @@ class RelayContract(_OnABench):
         assert Counter(received.bodies()) == {"hangs": 1, "1": 2, "2": 1}
         again = {f"{message.id} {message.body.decode()}" for message in received.messages}
         assert set(there.read_text().splitlines()) == {one for one in again if not one.endswith(" 2")}
+
+    async def test_a_relay_that_is_silent_for_long_loses_what_it_holds(self, cluster: Cluster, place: OutboxPlace) -> None:
+        """Its computer is gone, say, and the server has not noticed: another one goes on."""
+        await cluster.run(call("bank", "leave", keys=["a"], body="1"))
+        silent, received = store_of(place.dsn, idle_seconds=0.5), Received()
+        with suppress(*silent.kinds):  # it has no session any more
+            async with silent.connected() as connection, silent.transaction(connection):
+                taken = await silent.take(connection, [position for position, _ in await silent.first(connection, 10)])
+                await delivered(place, Relay(place.dsn, received, limits=LIMITS))
+        assert [message.id for message in received.messages] == [message.id for message in taken]
+        assert len(taken) == 1
 
     async def test_several_relays_keep_the_order_of_each_key(self, cluster: Cluster, place: OutboxPlace) -> None:
         for number in range(30):

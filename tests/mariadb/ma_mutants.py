@@ -16,7 +16,25 @@ def faults(name: str) -> tuple[str, ...]:
 
 BLOCKED = ("tests/mariadb/test_ma_blocked.py",)
 
+OUTBOX = "tests/mariadb/test_ma_outbox.py"
+RELAY, LEAVING = "participant_sdk/outbox/of_mariadb.py", "participant_sdk/outbox/leaving.py"
+
 MUTANTS = (
+    SourceMutant("a key is held by nobody", LEAVING, "    if key is not None:\n        yield HOLD",
+                 "    if False:\n        yield HOLD", (OUTBOX + "::TestDrivers",)),
+    SourceMutant("a key whose row is missing is held by nobody", LEAVING, "    if changed != 1:", "    if False:", (OUTBOX,)),
+    SourceMutant("those of a key do not wait for the first", RELAY, "AND (`key` IS NULL OR position = (", "AND (1 OR position = (",
+                 (OUTBOX + "::TestRelay",)),
+    SourceMutant("relays take the same", RELAY, " AND aside IS NULL ORDER BY position FOR UPDATE SKIP LOCKED",
+                 " AND aside IS NULL ORDER BY position", (OUTBOX + "::TestRelay",)),
+    SourceMutant("it is set aside one time late", RELAY, "IF(attempts + 1 >=", "IF(attempts >=", (OUTBOX + "::TestRelay",)),
+    SourceMutant("who is silent keeps what he has", RELAY,
+                 '            await connection.ask("SET SESSION idle_transaction_timeout = %s", (self._idle_seconds,))\n', "",
+                 (OUTBOX + "::TestRelay",)),
+    SourceMutant("texts are in the connection's character set", LEAVING,
+                 "topic.encode(), None if key is None else key.encode(), body", "topic, key, body", (OUTBOX + "::TestPools",)),
+    SourceMutant("keys share few rows", "troth/log/mariadb_outbox.py", '"big") % KEYS', '"big") % 16',
+                 ("tests/log/test_mariadb_branches.py",)),
     SourceMutant("of several it is said whose lock it is", ROOM + "resource.py", "if waiting and len(prepared) != 1:", "if False:",
                  BLOCKED),
     SourceMutant("of what is not certain nothing else is said", ROOM + "resource.py", "if waiting and len(prepared) != 1:",

@@ -191,18 +191,6 @@ async def test_a_key_without_its_row_is_told_and_no_message_is_left(database: Da
     assert [row[0] for row in await place.rows()] == ["2"]
 
 
-async def test_a_relay_that_is_silent_for_long_loses_what_it_holds(place: Place, database: Database) -> None:
-    """Its computer is gone, say, and the server has not noticed: another one goes on."""
-    put(database.session(), "paid", "1", key="a")
-    silent = of_mariadb.MariadbOutbox(place.dsn, idle_seconds=0.5)
-    async with silent.connected() as connection:
-        await connection.ask("BEGIN")
-        taken = await silent.take(connection, [position for position, _ in await silent.first(connection, 10)])
-        received = Received()
-        await delivered(place, Relay(place.dsn, received, limits=RELAY_LIMITS))
-        assert [message.id for message in received.messages] == [message.id for message in taken]
-
-
 async def test_a_server_that_is_too_old_is_waited_for_with_a_reason(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
