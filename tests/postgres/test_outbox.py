@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import django_shop
 import psycopg
 import pytest
 from pg_bench import Database, asyncpg_pool, url
@@ -81,6 +82,13 @@ class TestSessions(LeavingContract):
         engine = create_engine(url(database, "psycopg"))
         yield OutboxBench(Place(database), lambda: Postgres(engine=engine, limits=LIMITS), blocking=True)
         engine.dispose()
+
+
+class TestDjango(LeavingContract):
+    @pytest.fixture
+    def bench(self, database: Database) -> OutboxBench:
+        django_shop.configure(database.dsn)
+        return OutboxBench(Place(database), lambda: Postgres(django="default", limits=LIMITS), blocking=True)
 
 
 @pytest.mark.parametrize(
