@@ -48,6 +48,15 @@ REASON = "troth.reason"
 CODE = "troth.code"
 ATTEMPTS = "troth.attempts"
 
+_SAMPLED = frozenset("13579bdf")
+
+
+def is_sampled(traceparent: str) -> bool:
+    """Whether somebody keeps a trace, as the last digit of its flags says (W3C Trace Context, section 3.2.2). It is asked before
+    anything is parsed: of most traces nobody keeps anything."""
+    return traceparent[54:55] in _SAMPLED
+
+
 spans: Spans | None = None
 """Makes spans; `None` while this process does not trace."""
 

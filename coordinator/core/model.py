@@ -227,8 +227,11 @@ class Transaction:
 
 
 def outcome_name(outcome: common_pb2.Outcome.ValueType) -> str:
-    """The outcome without the prefix of its enum."""
-    return common_pb2.Outcome.Name(outcome).removeprefix("OUTCOME_")
+    """The outcome without the prefix of its enum. Raises `ValueError` for a number that has no name."""
+    return _OUTCOMES.get(outcome) or common_pb2.Outcome.Name(outcome)
+
+
+_OUTCOMES = {number: name.removeprefix("OUTCOME_") for name, number in common_pb2.Outcome.items()}
 
 
 class ToldBlocks(NamedTuple):

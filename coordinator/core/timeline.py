@@ -36,20 +36,33 @@ def note_repeat(txn: Transaction, now: Instant) -> None:
 
 def timeline_of(moments: Moments, now_ms: int) -> admin_pb2.Timeline:
     """The timeline; `now_ms` is the coordinator's clock at `moments.now`."""
+    timeline = admin_pb2.Timeline()
+    tell_timeline(timeline, moments, now_ms)
+    return timeline
+
+
+def tell_timeline(timeline: admin_pb2.Timeline, moments: Moments, now_ms: int) -> None:
+    """The same, into a message that is empty. The history has one for each transaction: fields are set one by one, which takes a
+    third of the time that messages made by keyword take, and thousandths are rounded as integers."""
     began = moments.steps[0][1] if moments.steps else moments.now
+    timeline.began_ms = now_ms - int((moments.now - began) * 1000)
+    add_step = timeline.steps.add
+    for state, at in moments.steps:
+        one = add_step()
+        one.state = _STATES[state]
+        one.at_ms = round((at - began) * 1_000_000) / 1000
+    add_branch = timeline.branches.add
+    for name, voted, over, step in moments.branches:
+        branch = add_branch()
+        branch.participant = name
+        branch.voted_ms = round((voted - began) * 1_000_000) / 1000 if voted else -1.0
+        branch.over_ms = round((over - began) * 1_000_000) / 1000 if over else -1.0
+        branch.state = _BRANCHES[step]
+    if moments.repeated_at:
+        timeline.repeated_ms.extend([round((at - began) * 1_000_000) / 1000 for at in moments.repeated_at])
+    timeline.took_ms = round((moments.now - began) * 1_000_000) / 1000
 
-    def after(at: float) -> float:
-        return round((at - began) * 1000, 3)
 
-    return admin_pb2.Timeline(
-        began_ms=now_ms - int((moments.now - began) * 1000),
-        steps=[admin_pb2.Step(state=state.value, at_ms=after(at)) for state, at in moments.steps],
-        branches=[
-            admin_pb2.BranchTimes(
-                participant=name, voted_ms=after(voted) if voted else -1.0, over_ms=after(over) if over else -1.0, state=step.value
-            )
-            for name, voted, over, step in moments.branches
-        ],
-        repeated_ms=map(after, moments.repeated_at),
-        took_ms=after(moments.now),
-    )
+_STATES = {state: state.value for state in State}
+_BRANCHES = {step: step.value for step in BranchStep}
+"""Read once: the value of a member of an enum is a property."""

@@ -12,14 +12,15 @@ from coordinator.core import listing, words
 from coordinator.core.effects import Over
 from coordinator.core.explaining import NOTHING_NEXT
 from coordinator.core.model import Finished, outcome_name
-from coordinator.core.timeline import timeline_of
+from coordinator.core.timeline import tell_timeline
+from troth.tracing import is_sampled
 from troth.v1 import admin_pb2, common_pb2
 
 KEY_HASH_BYTES = 16
 COUNTED_MAX = 100_000
 """Rows that are counted for a listing."""
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-([0-9a-f]{2}).*", re.ASCII)
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*", re.ASCII)
 """W3C Trace Context, section 3.2.2: version, trace id, parent id, flags."""
 
 
@@ -51,26 +52,34 @@ def trace_id(trace: common_pb2.TraceContext | None) -> str:
 
 
 def sampled_trace_id(trace: common_pb2.TraceContext) -> str:
-    """The same, of a trace that somebody keeps, as its flags say."""
-    match = _TRACEPARENT.fullmatch(trace.traceparent)
-    return match[1] if match and int(match[2], 16) & 1 else ""
+    """The same, of a trace that somebody keeps, as its flags say: of the others no more than these is looked at."""
+    return trace_id(trace) if is_sampled(trace.traceparent) else ""
 
 
 def summary_of(over: Over) -> admin_pb2.TransactionSummary:
-    """What people are told of a transaction that is over."""
-    return admin_pb2.TransactionSummary(
-        transaction_id=over.transaction_id, state=outcome_name(over.outcome), outcome=over.outcome,
-        participants=filter(None, over.participants), first_attempt_ms=over.first_attempt_ms, ended_ms=over.at_ms, cause=over.cause,
-        heuristic=over.heuristic, key_hash=key_hash(over.key), trace_id=trace_id(over.trace), client=over.client,
-        timeline=timeline_of(over.moments, over.at_ms),
-    )  # fmt: skip
+    """What people are told of a transaction that is over. Made for each one: fields are set one by one (`tell_timeline`)."""
+    summary = admin_pb2.TransactionSummary()
+    summary.transaction_id, summary.state, summary.outcome = over.transaction_id, outcome_name(over.outcome), over.outcome
+    summary.participants.extend(filter(None, over.participants))
+    summary.first_attempt_ms, summary.ended_ms = over.first_attempt_ms, over.at_ms
+    if over.cause is not None:
+        summary.cause.CopyFrom(over.cause)
+    if over.heuristic:
+        summary.heuristic = over.heuristic
+    if over.key:
+        summary.key_hash = key_hash(over.key)
+    if over.trace is not None:
+        summary.trace_id = trace_id(over.trace)
+    summary.client = over.client
+    tell_timeline(summary.timeline, over.moments, over.at_ms)
+    return summary
 
 
 def row_of(over: Over) -> Row:
     """The row of a transaction that is over."""
     summary = summary_of(over)
     return Row(
-        over.transaction_id, over.first_attempt_ms, over.at_ms, over.outcome, f",{','.join(summary.participants)},",
+        over.transaction_id, over.first_attempt_ms, over.at_ms, over.outcome, f",{','.join(filter(None, over.participants))},",
         summary.key_hash, summary.SerializeToString(), over.is_news,
     )  # fmt: skip
 

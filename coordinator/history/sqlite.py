@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from coordinator.core.effects import Over
-from coordinator.history.entry import Query, row_of
+from coordinator.history.entry import Query, Row, row_of
 from coordinator.history.store import PRUNED_MAX, Bounds, HistoryError
 from troth.logs import get_logger
 
@@ -105,8 +105,8 @@ class SqliteHistory:
     def _write(self, batch: Sequence[Over]) -> None:
         rows = [row_of(over) for over in batch]
         with self._open() as connection:
-            connection.executemany(_KEEP, [row[:7] for row in rows if not row.is_news])
-            connection.executemany(_REPLACE, [row[:7] for row in rows if row.is_news])
+            connection.executemany(_KEEP, [_values(row) for row in rows if not row.is_news])
+            connection.executemany(_REPLACE, [_values(row) for row in rows if row.is_news])
 
     def _prune(self, bounds: Bounds, now_ms: int) -> int:
         connection = self._open()
@@ -150,6 +150,11 @@ class SqliteHistory:
     def _close_reader(self) -> None:
         if self._reading is not None:
             self._reading.close()
+
+
+def _values(row: Row) -> tuple[object, ...]:
+    """What is inserted. For `bytes` sqlite3 looks for an adapter each time; a `bytearray` it takes as it is."""
+    return (*row[:6], bytearray(row.body))
 
 
 def _opened(path: Path) -> sqlite3.Connection:
