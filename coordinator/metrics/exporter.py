@@ -107,7 +107,7 @@ class Exporter(Collector):
             yield "troth_over_total", (outcome, reason), count
         for (reason, fault), count in self.outcomes.refused.items():
             yield "troth_refusals_total", (reason, fault), count
-        for result, count in self.outcomes.objective.counts.items():
+        for result, count in self.outcomes.objective.items():
             yield "troth_objective_total", (result,), count
         for phase, histogram in self.outcomes.phases.items():
             yield "troth_phase_seconds", (phase,), histogram

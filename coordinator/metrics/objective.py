@@ -9,9 +9,6 @@ caller who asks for what cannot be had would otherwise make a bad hour look like
 
 from __future__ import annotations
 
-from collections import Counter
-
-from coordinator.core.effects import Over
 from troth.errors import Reason
 from troth.v1 import common_pb2
 
@@ -28,22 +25,9 @@ CALLERS = frozenset({
 operators have wanted so."""
 
 
-class Objective:
-    """Counts, by whether the objective was met."""
-
-    def __init__(self) -> None:
-        self.counts = Counter({MET: 0, MISSED: 0})
-
-    def hear(self, over: Over) -> None:
-        """A transaction is over. What did not end in one way is missed, whyever."""
-        aborted = over.outcome == common_pb2.OUTCOME_ABORTED
-        reason = over.cause.reason if over.cause is not None else ""
-        met = over.outcome == common_pb2.OUTCOME_COMMITTED or (aborted and is_callers(reason))
-        self.counts[MET if met else MISSED] += 1
-
-    def hear_refused(self, reason: Reason, by_caller: bool) -> None:
-        """Something was refused before it was a transaction."""
-        self.counts[MISSED] += is_ours(reason, by_caller)
+def is_met(outcome: common_pb2.Outcome.ValueType, reason: str) -> bool:
+    """Whether the objective was met by a transaction that is over. What did not end in one way is missed, whyever."""
+    return outcome == common_pb2.OUTCOME_COMMITTED or (outcome == common_pb2.OUTCOME_ABORTED and is_callers(reason))
 
 
 def is_callers(reason: str) -> bool:

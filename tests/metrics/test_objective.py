@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from coordinator.config import load
-from coordinator.metrics.objective import CALLERS, MET, MISSED, Objective
+from coordinator.metrics.objective import CALLERS, MET, MISSED
 from coordinator.metrics.outcomes import CALLER, SERVICE, Outcomes
 from coordinator.server import Daemon, make_daemon
 from participant_sdk import LogResource, Participant
@@ -31,7 +31,8 @@ COMMITTED, ABORTED, MIXED = common_pb2.OUTCOME_COMMITTED, common_pb2.OUTCOME_ABO
 
 def over(outcome: int, reason: str = "") -> Any:
     """As much of a transaction that is over as is looked at."""
-    return SimpleNamespace(outcome=outcome, cause=SimpleNamespace(reason=reason) if reason else None)
+    cause = SimpleNamespace(reason=reason) if reason else None
+    return SimpleNamespace(outcome=outcome, cause=cause, trace=None, moments=SimpleNamespace(steps=()))
 
 
 @pytest.mark.parametrize(
@@ -48,9 +49,9 @@ def over(outcome: int, reason: str = "") -> Any:
     ],
 )
 def test_what_is_over_is_counted_by_whose_fault_it_was(what: Any, counted: str) -> None:
-    objective = Objective()
-    objective.hear(what)
-    assert objective.counts == {MET: counted == MET, MISSED: counted == MISSED}
+    outcomes = Outcomes()
+    outcomes.hear(what)
+    assert outcomes.objective == {MET: counted == MET, MISSED: counted == MISSED}
 
 
 OURS = (Reason.PARTICIPANT_AWAY, Reason.OVERLOADED, Reason.DRAINING, Reason.LOG_WENT_BACK, Reason.LOG_FAILED, Reason.WRONG_NODE)
@@ -58,12 +59,12 @@ OURS = (Reason.PARTICIPANT_AWAY, Reason.OVERLOADED, Reason.DRAINING, Reason.LOG_
 
 @pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.name)
 def test_what_is_refused_is_counted_when_it_is_our_fault_alone(reason: Reason) -> None:
-    objective = Objective()
-    objective.hear_refused(reason, True)
-    assert objective.counts == {MET: 0, MISSED: 0}
-    objective.hear_refused(reason, False)
-    assert objective.counts == {MET: 0, MISSED: reason not in CALLERS}
-    assert objective.counts[MISSED] or reason not in OURS
+    outcomes = Outcomes()
+    outcomes.hear_refused(reason, True)
+    assert outcomes.objective == {MET: 0, MISSED: 0}
+    outcomes.hear_refused(reason, False)
+    assert outcomes.objective == {MET: 0, MISSED: reason not in CALLERS}
+    assert outcomes.objective[MISSED] or reason not in OURS
 
 
 # ---- a daemon
@@ -103,13 +104,13 @@ async def test_while_a_participant_is_away_the_objective_is_missed(start: Any, t
             await bank.wait_connected()
             await client.run(call("bank", "note"))
         await eventually(lambda: not daemon.participants.open_streams())
-        assert outcomes.objective.counts == {MET: 1, MISSED: 0}
+        assert outcomes.objective == {MET: 1, MISSED: 0}
         for service, reason in (("bank", "PARTICIPANT_AWAY"), ("nobody", "UNKNOWN_PARTICIPANT")):
             with pytest.raises(Aborted, match=reason):
                 await client.run(call(service, "note"))
     attempts = outcomes.refused["PARTICIPANT_AWAY", SERVICE]
     assert attempts and outcomes.refused == {("PARTICIPANT_AWAY", SERVICE): attempts, ("UNKNOWN_PARTICIPANT", CALLER): 1}
-    assert outcomes.objective.counts == {MET: 1, MISSED: attempts}
+    assert outcomes.objective == {MET: 1, MISSED: attempts}
 
 
 async def test_calls_and_streams_that_do_not_come_to_the_core_are_counted_too(start: Any) -> None:
@@ -139,7 +140,7 @@ async def test_what_is_refused_while_a_daemon_drains_is_counted(start: Any) -> N
         await admin_pb2_grpc.AdminServiceStub(channel).Drain(admin_pb2.DrainRequest())
         with pytest.raises(grpc.aio.AioRpcError, match="DRAINING"):
             await client_pb2_grpc.TransactionServiceStub(channel).Begin(client_pb2.BeginRequest(timeout_ms=30_000))
-    assert outcomes.objective.counts == {MET: 0, MISSED: 1}
+    assert outcomes.objective == {MET: 0, MISSED: 1}
 
 
 # ---- the alerts
