@@ -473,13 +473,13 @@ class Runtime:
     def received(self, stream: int, frame: participant_pb2.SessionResponse) -> None:
         """See `Owner`. What ends work comes before what begins some: that may need the locks."""
         # Sliced to lists: the end of a loop over protobuf's own container is an exception, even when it is empty.
-        position = frame.position
+        position, decisions, prepares = frame.position, frame.decisions[:], frame.prepares[:]
         if tracing.spans is not None:
-            self._spans.came(frame)
-        events: list[Event] = [FromCoordinator(stream, message, position) for message in frame.decisions[:]]
+            self._spans.came(decisions, prepares)
+        events: list[Event] = [FromCoordinator(stream, message, position) for message in decisions]
         events += [FromCoordinator(stream, message, position) for message in frame.settles[:]]
         events += [FromCoordinator(stream, message, position) for message in frame.enlisted[:]]
-        events += [self._prepare_received(stream, message, position) for message in frame.prepares[:]]
+        events += [self._prepare_received(stream, message, position) for message in prepares]
         if frame.HasField("watermark"):
             events.append(FromCoordinator(stream, frame.watermark, position))
             self._heard_out.add(stream)

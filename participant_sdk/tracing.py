@@ -51,12 +51,16 @@ def _keep(participant: str, transaction_id: str, trace: common_pb2.TraceContext)
     traced[participant, transaction_id] = trace
 
 
-@contextmanager
-def inside(participant: str, transaction_id: str, call_id: str) -> Iterator[None]:
-    """Run work for a branch where its trace is. To be asked only while `troth.tracing.spans` is there."""
+_HERE = nullcontext()
+
+
+def inside(participant: str, transaction_id: str, call_id: str) -> AbstractContextManager[None]:
+    """Run work for a branch where its trace is, and in no other. To be asked only while `troth.tracing.spans` is there."""
     spans = tracing.spans
-    with nullcontext() if spans is None else spans.inside(parents.get((participant, transaction_id, call_id))):
-        yield
+    parent = parents.get((participant, transaction_id, call_id))
+    if spans is None or (parent is None and not spans.is_anywhere()):
+        return _HERE  # most work has no trace that is sampled, and is done by who has none
+    return spans.inside(parent)
 
 
 @contextmanager
@@ -66,7 +70,7 @@ def call_under_way(participant: str, context: common_pb2.TransactionContext, cal
     key = (participant, context.transaction_id, call_id)
     if here is not None:
         parents[key] = here
-    if context.trace.traceparent and key[:2] not in traced:
+    if tracing.is_sampled(context.trace.traceparent) and key[:2] not in traced:
         _keep(participant, context.transaction_id, context.trace)  # Prepare tells it again, but not who has voted early
     try:
         yield
@@ -111,17 +115,21 @@ class BranchSpans:
 
     # ---- messages, as they come and go
 
-    def came(self, frame: participant_pb2.SessionResponse) -> None:
-        """A frame has come."""
-        for decision in frame.decisions[:]:
-            self.decision_came(decision)
-        for prepare in frame.prepares[:]:
-            self.prepare_came(prepare)
+    def came(self, decisions: Iterable[participant_pb2.Decision], prepares: Iterable[participant_pb2.Prepare]) -> None:
+        """A frame has come. Of a branch whose trace nobody samples no more is done than to see that."""
+        finishing, participant = self._finishing, self._participant
+        for decision in decisions:
+            name = decision.transaction_id
+            if (participant, name) in traced or name in finishing:
+                self.decision_came(decision)
+        for prepare in prepares:
+            if tracing.is_sampled(prepare.trace.traceparent):
+                self.prepare_came(prepare)
 
     def prepare_came(self, prepare: participant_pb2.Prepare) -> None:
         """A vote is asked for."""
         spans, name = tracing.spans, prepare.transaction_id
-        parent = None if spans is None or not prepare.HasField("trace") else spans.sampled(prepare.trace)
+        parent = None if spans is None else spans.sampled(prepare.trace)
         if spans is None or parent is None or name in self._preparing or name in self._finishing:
             return
         _keep(self._participant, name, prepare.trace)

@@ -11,9 +11,10 @@ say what nobody should read.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from contextvars import Token
+from types import TracebackType
 from typing import Any
 
 from opentelemetry import context as contexts
@@ -30,10 +31,6 @@ from troth.v1 import common_pb2
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.45.0"
 HEADERS = ("traceparent", "tracestate")
 """What a trace is called in call metadata and HTTP headers."""
-FLAGS = slice(53, 55)
-"""Where a traceparent has its flags (W3C Trace Context, section 3.2.2)."""
-SAMPLED = tuple("13579bdf")
-"""The last digit of the flags of a trace that is sampled."""
 SERVER_ERRORS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 """Status codes of gRPC that are the server's own fault; the others are no error of its span."""
 
@@ -43,7 +40,53 @@ Attributes = Mapping[str, Any]
 
 def _told(attributes: Attributes) -> Attributes:
     """What there is nothing to say of is left out."""
-    return {name: value for name, value in attributes.items() if value not in ("", None)}
+    return attributes and {name: value for name, value in attributes.items() if value not in ("", None)}
+
+
+def _said(context: Context | None) -> tuple[str, str]:
+    """A context, or the present one, as its two headers say it; empty ones where there is none. It is the format that OpenTelemetry's
+    propagator writes, without its dictionary and setters: a transaction that nobody samples is told by it, too."""
+    here = trace.get_current_span(context).get_span_context()
+    if not here.is_valid:
+        return "", ""
+    state = here.trace_state
+    traceparent = f"00-{here.trace_id:032x}-{here.span_id:016x}-{here.trace_flags:02x}"
+    return traceparent, state.to_header() if state else ""
+
+
+class _Inside(AbstractContextManager[None]):
+    """See `Spans.inside`. A class, since one that is made of a generator takes three times as long."""
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        self._token = contexts.attach(self._context)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        contexts.detach(self._token)
+
+
+class _Around(AbstractContextManager[Span]):
+    """See `Spans.around`."""
+
+    __slots__ = ("_context", "_span", "_token")
+
+    def __init__(self, span: Span, context: Context) -> None:
+        self._span = span
+        self._context = context
+
+    def __enter__(self) -> Span:
+        self._token = contexts.attach(self._context)
+        return self._span
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if error is not None:
+            Spans.tell_error(self._span, error)
+        contexts.detach(self._token)
+        self._span.end()
 
 
 class Call:
@@ -104,23 +147,21 @@ class Spans:
 
     @classmethod
     def sampled(cls, carried: common_pb2.TraceContext | None) -> Context | None:
-        """The same, of a trace that somebody keeps: of one that its first process has not sampled nothing is made any more, and
-        that is seen before anything is parsed."""
-        flags = "" if carried is None else carried.traceparent[FLAGS]
-        return cls.parent(carried) if flags[1:2] in SAMPLED else None
+        """The same, of a trace that somebody keeps: of one that its first process has not sampled nothing is made any more."""
+        return cls.parent(carried) if carried is not None and tracing.is_sampled(carried.traceparent) else None
 
     @staticmethod
     def headers(context: Context | None = None) -> dict[str, str]:
         """The headers that carry a context, the present one by default."""
-        found: dict[str, str] = {}
-        _W3C.inject(found, context)
-        return found
+        said = _said(context)
+        return {name: value for name, value in zip(HEADERS, said, strict=True) if value}
 
-    def carry(self, message: common_pb2.TraceContext, context: Context | None = None) -> None:
+    @staticmethod
+    def carry(message: common_pb2.TraceContext, context: Context | None = None) -> None:
         """Put a context, the present one by default, into a message; where there is none, what is there stays."""
-        headers = self.headers(context)
-        if headers:
-            message.traceparent, message.tracestate = headers["traceparent"], headers.get("tracestate", "")
+        said = _said(context)
+        if said[0]:
+            message.traceparent, message.tracestate = said
 
     def caller(self, header: Callable[[str], str | None], carried: common_pb2.TraceContext) -> Context | None:
         """Who calls: as the headers say, which a proxy may have changed, or else as the message does."""
@@ -188,7 +229,12 @@ class Spans:
     def here() -> Context | None:
         """The present context, if it is in a trace."""
         present = contexts.get_current()
-        return present if trace.get_current_span(present).get_span_context().is_valid else None
+        return present if present and trace.get_current_span(present).get_span_context().is_valid else None
+
+    @staticmethod
+    def is_anywhere() -> bool:
+        """Whether there is anything around what is done here: a trace, or what else travels in a context."""
+        return bool(contexts.get_current())
 
     @staticmethod
     def is_recording() -> bool:
@@ -200,19 +246,10 @@ class Spans:
         """A context whose spans are children of a span."""
         return trace.set_span_in_context(span, Context())
 
-    @contextmanager
-    def around(self, name: str, attributes: Attributes, parent: Context | None = None) -> Iterator[Span]:
-        """A span around a block; what leaves the block is told by its type, or its reason."""
+    def around(self, name: str, attributes: Attributes, parent: Context | None = None) -> AbstractContextManager[Span]:
+        """A span around a block, which begins here; what leaves the block is told by its type, or its reason."""
         span = self.start(name, attributes, parent=parent)
-        token = contexts.attach(trace.set_span_in_context(span, parent))
-        try:
-            yield span
-        except BaseException as error:
-            self.tell_error(span, error)
-            raise
-        finally:
-            contexts.detach(token)
-            span.end()
+        return _Around(span, trace.set_span_in_context(span, parent))
 
     @staticmethod
     def fails(span: Span, error_type: str) -> None:
@@ -220,25 +257,21 @@ class Spans:
         span.set_attribute("error.type", error_type)
         span.set_status(StatusCode.ERROR)
 
-    def tell_error(self, span: Span, error: BaseException) -> None:
+    @staticmethod
+    def tell_error(span: Span, error: BaseException) -> None:
         """Why it failed, without the words of the error: they may have a payload in them."""
         if isinstance(error, TrothError):
-            self.fails(span, error.reason.name)
+            Spans.fails(span, error.reason.name)
             span.set_attribute(tracing.REASON, error.reason.name)
             if code := getattr(error, "code", ""):
                 span.set_attribute(tracing.CODE, code)
         else:
-            self.fails(span, type(error).__qualname__)
+            Spans.fails(span, type(error).__qualname__)
 
     @staticmethod
-    @contextmanager
-    def inside(context: Context | None) -> Iterator[None]:
-        """Be inside of a context for the time of the block."""
-        token = contexts.attach(Context() if context is None else context)
-        try:
-            yield
-        finally:
-            contexts.detach(token)
+    def inside(context: Context | None) -> AbstractContextManager[None]:
+        """Be inside of a context for the time of the block; of `None`, outside of any."""
+        return _Inside(Context() if context is None else context)
 
 
 def offset_ns() -> int:
