@@ -5,7 +5,7 @@ scripts/bench --quick                the same with short measurements: about a m
 scripts/bench --json bench.json      everything in a file, too
 scripts/bench --growth               long logs, restarts, many of everything, overload: some minutes (--quick: one)
 scripts/bench --only echo,log        some stages: echo, textbook, floor, one-process, log, sqlite, wide, hot, cell, databases,
-                                     closed, abuse
+                                     closed, observed, abuse
 """
 
 from __future__ import annotations

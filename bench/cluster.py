@@ -32,12 +32,14 @@ def coordinator_process(directory: Path, *settings: str) -> Process:
 
 
 def participant_process(
-    directory: Path, coordinator: str, names: list[str], resource: str, store: str = "", tls: Tls | None = None
-) -> Process:
+    directory: Path, coordinator: str, names: list[str], resource: str, store: str = "", tls: Tls | None = None, *,
+    traced: bool = False,
+) -> Process:  # fmt: skip
     """One process with the participants `names`; with a store each has a slot there, and nothing on the disk."""
     command = ["-m", "bench.participant", "--directory", str(directory), "--coordinator", coordinator, "--store", store]
     files = ["--tls", f"{tls.authorities},{tls.certificate},{tls.key}"] if tls is not None else []
-    return Process(names[0], directory, [*command, "--names", ",".join(names), "--resource", resource, *files])
+    more = ["--traced"] if traced else []
+    return Process(names[0], directory, [*command, "--names", ",".join(names), "--resource", resource, *files, *more])
 
 
 class Cluster(Together):
@@ -51,6 +53,7 @@ class Cluster(Together):
         settings: tuple[str, ...] = (),
         before_participants: Callable[[float], None] = lambda seconds: None,
         access: Closed | None = None,
+        traced: bool = False,
     ) -> None:
         self._groups = groups
         self._before_participants = before_participants
@@ -60,6 +63,7 @@ class Cluster(Together):
         self._directory = directory
         super().__init__()
         self._access = access
+        self._traced = traced
         closed = access.settings() if access is not None else ()
         self.coordinator = coordinator_process(directory / "coordinator", *settings, *closed)
         self.participants: list[Process] = []
@@ -72,7 +76,7 @@ class Cluster(Together):
         address = self.coordinator.address
         for names in self._groups:
             tls = self._tls(names[0], *(f"spiffe://bench/{name}" for name in names))
-            one = participant_process(self._directory / names[0], address, names, self._resource, tls=tls)
+            one = participant_process(self._directory / names[0], address, names, self._resource, tls=tls, traced=self._traced)
             self.participants.append(one)
             self._stack.push_async_callback(one.stop)
             await one.spawn()

@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.service import Handler, run_loop, serve
+from bench.service import Handler, provide_traces, run_loop, serve
 from participant_sdk import Database, LogResource, Participant, Refuse, SqliteResource
 from participant_sdk.resources.log_only import LogBranch
+from troth import tracing
 from troth.identity.tls import Tls
 
 ACCOUNTS = 20_000
@@ -138,8 +139,12 @@ def main() -> None:
     parser.add_argument("--names", required=True)
     parser.add_argument("--store", default="")
     parser.add_argument("--tls", default="", metavar="AUTHORITIES,CERTIFICATE,KEY")
+    parser.add_argument("--traced", action="store_true")
     parser.add_argument("--resource", choices=("log", "sqlite"), default="log")
     options = parser.parse_args()
+    if options.traced:
+        provide_traces()
+        tracing.enable()
     tls = Tls(*options.tls.split(",")) if options.tls else None
     make: Make = sqlite_participant if options.resource == "sqlite" else partial(log_participant, store=options.store, tls=tls)
     run_loop(work(options.directory, options.coordinator, options.names.split(","), make))

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import closed, hot
+from bench import closed, hot, observed
 from bench.measure import Result
 from bench.stages import Bench
 
@@ -109,6 +109,11 @@ def figures(bench: Bench) -> dict[str, float]:
         "sqlalchemy_share": rate("sqlalchemy troth") / rate("sqlalchemy floor"),
         "closed_share128": closed.share(bench.results, 128),
         "closed_share1024": closed.share(bench.results, 1024),
+        "observed_cpu": observed.share(bench.results),
+        "metrics_cpu": observed.share(bench.results, "metrics"),
+        "traced_cpu": observed.share(bench.results, "traced"),
+        "history_cpu": observed.share(bench.results, "history"),
+        "console_cpu": observed.share(bench.results, "console"),
         "floor_ratio128": rate("floor 128") / echo,
         "floor_ratio1024": rate("floor 1024") / echo,
         "floor_c1_over_echo": p50("floor 1") / p50("echo c1"),
@@ -135,6 +140,7 @@ TARGETS = {
     "sqlalchemy_share": (">=", 0.8),
     "closed_share128": (">=", 0.85),
     "closed_share1024": (">=", 0.85),
+    "observed_cpu": (">=", 0.9),
 }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from bench import abuse, cell, closed, databases, floor, hot
+from bench import abuse, cell, closed, databases, floor, hot, observed
 from bench.cluster import Cluster
 from bench.echo import echo as answer
 from bench.measure import Once, Result, Span, measure
@@ -289,6 +289,7 @@ STAGES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "cell": cell.cell,
     "databases": databases.databases,
     "closed": closed.closed,
+    "observed": observed.observed,
     "abuse": abuse.abuse,
 }
 
