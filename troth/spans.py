@@ -43,10 +43,10 @@ def _told(attributes: Attributes) -> Attributes:
     return attributes and {name: value for name, value in attributes.items() if value not in ("", None)}
 
 
-def _said(context: Context | None) -> tuple[str, str]:
-    """A context, or the present one, as its two headers say it; empty ones where there is none. It is the format that OpenTelemetry's
-    propagator writes, without its dictionary and setters: a transaction that nobody samples is told by it, too."""
-    here = trace.get_current_span(context).get_span_context()
+def _said(span: Span) -> tuple[str, str]:
+    """A span as the two headers say it; empty ones for none. It is the format that OpenTelemetry's propagator writes, without its
+    dictionary and setters: a transaction that nobody samples is told by it, too."""
+    here = span.get_span_context()
     if not here.is_valid:
         return "", ""
     state = here.trace_state
@@ -153,13 +153,18 @@ class Spans:
     @staticmethod
     def headers(context: Context | None = None) -> dict[str, str]:
         """The headers that carry a context, the present one by default."""
-        said = _said(context)
+        said = _said(trace.get_current_span(context))
         return {name: value for name, value in zip(HEADERS, said, strict=True) if value}
 
-    @staticmethod
-    def carry(message: common_pb2.TraceContext, context: Context | None = None) -> None:
+    @classmethod
+    def carry(cls, message: common_pb2.TraceContext, context: Context | None = None) -> None:
         """Put a context, the present one by default, into a message; where there is none, what is there stays."""
-        said = _said(context)
+        cls.carry_span(message, trace.get_current_span(context))
+
+    @staticmethod
+    def carry_span(message: common_pb2.TraceContext, span: Span) -> None:
+        """The same of a span that is in no context."""
+        said = _said(span)
         if said[0]:
             message.traceparent, message.tracestate = said
 
@@ -248,7 +253,11 @@ class Spans:
 
     def around(self, name: str, attributes: Attributes, parent: Context | None = None) -> AbstractContextManager[Span]:
         """A span around a block, which begins here; what leaves the block is told by its type, or its reason."""
-        span = self.start(name, attributes, parent=parent)
+        return self.around_span(self.start(name, attributes, parent=parent), parent)
+
+    @staticmethod
+    def around_span(span: Span, parent: Context | None = None) -> AbstractContextManager[Span]:
+        """The same, of a span that has begun."""
         return _Around(span, trace.set_span_in_context(span, parent))
 
     @staticmethod

@@ -164,8 +164,9 @@ class Client:
         if not calls:
             raise RequestError(Reason.INVALID_ARGUMENT, "there is nothing to run: name at least one call")
         terms = terms_of(timeout, key, wait, first_attempt_ms, hold_read_locks)
-        work = self._attempted(_run_request(self._on_the_way(calls, terms), terms), terms, attempts)
-        return await (work if tracing.spans is None else traced.one_shot(tracing.spans, work))
+        request = _run_request(self._on_the_way(calls, terms), terms)
+        work = self._attempted(request, terms, attempts)
+        return await (work if tracing.spans is None else traced.one_shot(tracing.spans, request.trace, work))
 
     def _on_the_way(self, calls: Sequence[Call], terms: Terms) -> Sequence[Call]:
         """Calls with arguments that only their participants can read, where there is a codec. Raises `RequestError`."""

@@ -12,6 +12,8 @@ from troth.errors import Reason
 from troth.v1 import client_pb2, common_pb2
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
     from participant_sdk.client.results import Committed
     from troth.spans import Call, Spans
 
@@ -20,10 +22,13 @@ RUN, COMMIT = "troth.v1.TransactionService/Run", "troth.v1.TransactionService/Co
 
 
 def request(spans: Spans, method: str, address: str, trace: common_pb2.TraceContext | None = None) -> Call | None:
-    """A request is made, which carries its `trace`; in a transaction that is not sampled it has no span of its own."""
-    call = spans.calls_grpc(method, address) if spans.is_recording() else None
+    """A request is made, which carries its `trace`; in a transaction that is not sampled it has no span of its own, and what it
+    carries is the transaction's."""
+    if not spans.is_recording():
+        return None
+    call = spans.calls_grpc(method, address)
     if trace is not None:
-        spans.carry(trace, None if call is None else call.context)
+        spans.carry(trace, call.context)
     return call
 
 
@@ -48,9 +53,19 @@ def _status(reply: Reply) -> str:
     return "UNKNOWN" if reason is None else reason.grpc_code
 
 
-async def one_shot(spans: Spans, work: Awaitable[Committed]) -> Committed:
-    """A one-shot transaction, all its attempts."""
-    with spans.around(tracing.TRANSACTION, {}) as span:
+def one_shot(spans: Spans, trace: common_pb2.TraceContext, work: Awaitable[Committed]) -> Awaitable[Committed]:
+    """A one-shot transaction, all its attempts, whose request carries `trace`.
+
+    Of one that nobody samples the trace travels, and nothing else is kept: its span, and a context with it, would live for as long as
+    the transaction does, and to the collector of garbage that is dearer than to make them.
+    """
+    span = spans.start(tracing.TRANSACTION, {})
+    spans.carry_span(trace, span)
+    return _kept(spans, span, work) if span.is_recording() or spans.is_recording() else work
+
+
+async def _kept(spans: Spans, span: Span, work: Awaitable[Committed]) -> Committed:
+    with spans.around_span(span):
         done = await work
         span.set_attribute(tracing.TRANSACTION_ID, done.transaction_id)
         span.set_attribute(tracing.OUTCOME, "COMMITTED")
