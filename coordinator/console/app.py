@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -33,6 +34,11 @@ LIVE_MAX = 64
 """Browsers that are told of changes at once."""
 LIVE_SECONDS = 2.0
 """How often a page that is watched is looked at."""
+LIVE_SHARE = 50
+"""A page that takes long to make, such as a listing of all that is retained, is looked at less often: after so many times what it
+took. So who watches takes a fiftieth of the time that there is, and less of a coordinator that has no time."""
+LIVE_SECONDS_MAX = 10.0
+"""But no less often than this."""
 VERBS = frozenset({"abort", "commit", "abandon", "forget"})
 _UNAUTHENTICATED = frozenset({Reason.UNAUTHENTICATED, Reason.TOKEN_EXPIRED})
 
@@ -187,8 +193,10 @@ class Console:
         last = ""
         try:
             while not self.ending.is_set() and not await request.is_disconnected():
+                began = time.monotonic()
                 page = await self._made(show, target)
                 html = self._html(page.template, page, target, self._forms.session_of(request))
+                pause = pause_seconds(time.monotonic() - began)
                 mark = hashlib.sha256(html.encode()).hexdigest()
                 if mark != last:
                     last = mark
@@ -196,11 +204,16 @@ class Console:
                 else:
                     yield ": nothing new\n\n"
                 try:
-                    await asyncio.wait_for(self.ending.wait(), LIVE_SECONDS)
+                    await asyncio.wait_for(self.ending.wait(), pause)
                 except TimeoutError:
                     continue
         finally:
             self._watching -= 1
+
+
+def pause_seconds(took: float) -> float:
+    """How long a watched page is left alone that took so many seconds to make."""
+    return min(max(LIVE_SECONDS, took * LIVE_SHARE), LIVE_SECONDS_MAX)
 
 
 async def _unused(request: Request) -> Response:

@@ -15,6 +15,7 @@ import pytest
 from coordinator.config import load
 from coordinator.console import waterfall
 from coordinator.console.actions import offers
+from coordinator.console.app import pause_seconds
 from coordinator.core import recalling
 from coordinator.core.model import Participant as Known
 from troth.errors import ConfigError
@@ -153,6 +154,10 @@ async def test_what_is_watched_is_told_once_and_again_when_it_changes(shown: Any
         assert b"COMMITT" in await reader.readline()
     writer.close()
     assert (await Browser(shown.url).get("/live?page=/static/console.css"))[0] == 404
+
+
+def test_a_page_that_takes_long_to_make_is_looked_at_less_often() -> None:
+    assert [pause_seconds(took) for took in (0.0, 0.001, 0.1, 60.0)] == [2.0, 2.0, 5.0, 10.0]
 
 
 def test_offers_are_what_the_words_offer() -> None:
