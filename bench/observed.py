@@ -1,5 +1,5 @@
-"""What it costs to be looked at: metrics that are scraped, traces of which one in a hundred is sampled, history and an open console,
-against none of it, in the same run. Each of them alone, too.
+"""What it costs to be looked at: metrics that are scraped, traces of which one in a hundred is sampled, history and an open
+console, against none of it, in the same run. Each of them alone, too.
 
 What is compared is CPU, and not rates: those of one run differ by more than what is looked for.
 """

@@ -56,8 +56,8 @@ def _status(reply: Reply) -> str:
 def one_shot(spans: Spans, trace: common_pb2.TraceContext, work: Awaitable[Committed]) -> Awaitable[Committed]:
     """A one-shot transaction, all its attempts, whose request carries `trace`.
 
-    Of one that nobody samples the trace travels, and nothing else is kept: its span, and a context with it, would live for as long as
-    the transaction does, and to the collector of garbage that is dearer than to make them.
+    Of one that nobody samples the trace travels, and nothing else is kept: its span, and a context with it, would live for as long
+    as the transaction does, and the collector of garbage would go over them again and again.
     """
     span = spans.start(tracing.TRANSACTION, {})
     spans.carry_span(trace, span)

@@ -27,7 +27,7 @@ COORDINATOR_BYTES_MAX = 2048
 """Python objects of one open transaction with two participants; the messages that they refer to are not traced."""
 
 
-def _counted(work: Callable[[], None]) -> Counter[str]:
+def counted(work: Callable[[], None]) -> Counter[str]:
     """How many calls of Python functions (`call`) and of built-in ones (`c_call`) a piece of work makes."""
     calls: Counter[str] = Counter()
 
@@ -83,7 +83,7 @@ def test_early_votes_leave_phase_two_alone(batch: int) -> None:
 def test_a_transaction_makes_no_more_calls_than_before() -> None:
     pair = Pair()
     pair.run(BATCH)
-    calls = _counted(lambda: pair.run(BATCH))
+    calls = counted(lambda: pair.run(BATCH))
     assert calls["call"] / BATCH <= PYTHON_CALLS_MAX
     assert calls["c_call"] / BATCH <= C_CALLS_MAX
 
@@ -93,7 +93,7 @@ def test_the_cost_of_a_transaction_does_not_grow_with_the_batch_or_with_history(
     pair.run(BATCH)
 
     def cost(batch: int) -> float:
-        return _counted(lambda: pair.run(batch))["call"] / batch
+        return counted(lambda: pair.run(batch))["call"] / batch
 
     early = cost(BATCH)
     for _ in range(20):
