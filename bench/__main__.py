@@ -12,12 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 from rich.console import Console
+
+from bench.processes import FORKS
+
+os.environ[FORKS] = "0"  # read when gRPC is imported
 
 from bench import growth, report, stages
 from bench.measure import Span
