@@ -112,11 +112,11 @@ def test_headers_say_more_than_the_message(rig: Rig) -> None:
 
 
 def test_here_is_nowhere_outside_of_a_trace(rig: Rig) -> None:
-    assert rig.spans.here() is None
+    assert rig.spans.here() is None and not rig.spans.is_anywhere()
     with rig.spans.around("work", {}):
-        assert rig.spans.here() is not None
+        assert rig.spans.here() is not None and rig.spans.is_anywhere()
         with rig.spans.inside(None):
-            assert rig.spans.here() is None
+            assert rig.spans.here() is None and not rig.spans.is_anywhere()
 
 
 # ---- calls
