@@ -10,12 +10,12 @@ The judge looks at Hellos, at records and at what is handed to the network; not 
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Iterator
 from typing import Any
 
 from tests.sim.clients import ABORTED, COMMITTED
+from tests.sim.following import copied, has_identity, identity_of
 from tests.sim.roles import CoordinatorProcess, ParticipantProcess
 from tests.sim.scene import YES
 from tests.sim.world import World
@@ -70,7 +70,8 @@ class GoingBack:
             assert history is not None
             self.times[process.name] += [self.world.now] * (len(history) - len(self.times[process.name]))
         victim = self.victim
-        self.identities.append((self.world.now, copy.deepcopy((victim.incarnation, victim.starts, victim.coordinators))))
+        if not self.identities or not has_identity(victim, self.identities[-1][1]):
+            self.identities.append((self.world.now, identity_of(victim)))
         if self.struck_at < 0:
             self.world.after(0.002, self._look)
 
@@ -128,7 +129,8 @@ class GoingBack:
             self.coordinator.crash("and is started again as well")
         if self.kind != "participant's file alone":
             kept = [identity for at, identity in self.identities if at <= self.kept_at] or [self.identities[0][1]]
-            victim.incarnation, victim.starts, victim.coordinators = copy.deepcopy(kept[-1])
+            victim.incarnation, starts, coordinators = kept[-1]
+            victim.starts, victim.coordinators = copied(starts), copied(coordinators)
 
     # ---- what follows
 

@@ -8,12 +8,12 @@ participant like any other. The judge looks at what the participant wrote before
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from coordinator.core import events as into
 from coordinator.core import recalling
 from participant_sdk.core.branches import State as BranchState
+from tests.sim.following import copied, identity_of
 from tests.sim.run import Run
 from tests.sim.world import World
 from troth.ids import TransactionId
@@ -63,7 +63,7 @@ class Restored(Run):
     def _identify(self) -> None:
         victim, history = self.victim, self.victim.disk.history
         while history is not None and len(self.identities) < len(history):
-            self.identities.append(copy.deepcopy((victim.incarnation, victim.starts, victim.coordinators)))
+            self.identities.append(identity_of(victim))
 
     def _written(self, record: record_pb2.ParticipantRecord, seq: int) -> None:
         done = record.branch_finished
@@ -111,7 +111,8 @@ class Restored(Run):
         self.reached = victim.disk.position
         number = max(0, len(history) - 1 - self.own.choice(SYNCS_LOST))
         victim.disk.put_back(number)
-        victim.incarnation, victim.starts, victim.coordinators = copy.deepcopy(self.identities[number])
+        victim.incarnation, starts, coordinators = self.identities[number]
+        victim.starts, victim.coordinators = copied(starts), copied(coordinators)
         self.struck, self.cut = True, victim.disk.position
         self.lost = {name for name, seq in self.committed_at.items() if self.cut < seq <= self.reached}
         _say(self.world, f"WENT BACK {victim.name} to {self.cut} of {self.reached}, lost {sorted(self.lost)}")

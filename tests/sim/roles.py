@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -23,7 +22,7 @@ from participant_sdk.core.starts import Starts
 from participant_sdk.core.work import ResourceKind
 from tests.sim.bank import Bank, keys_of
 from tests.sim.disk import Disk
-from tests.sim.following import may_follow
+from tests.sim.following import copied, may_follow
 from tests.sim.network import End, Network, Stream
 from tests.sim.process import Process
 from tests.sim.races import watch_effect, watch_event
@@ -363,7 +362,7 @@ class ParticipantProcess(Process):
             return
         self._number += 1
         number, life = self._number, self.life
-        heard = copy.deepcopy(self.coordinators)
+        heard = copied(self.coordinators)
         heard.join(self.core.coordinators)
         hello = participant_pb2.Hello(
             participant=self.name, log_id=f"log-{self.name}", incarnation=self.incarnation + (not self.begun),
