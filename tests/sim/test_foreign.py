@@ -26,5 +26,5 @@ def test_what_people_end_is_mixed_where_they_end_it_in_two_ways_and_nobody_is_to
 
 
 @pytest.mark.parametrize("mutant", FOREIGN, ids=lambda mutant: mutant.name.replace(" ", "_"))
-def test_every_mutant_of_what_another_coordinator_decided_is_caught(mutant: Mutant) -> None:
-    assert_caught(mutant, run, HUNT_SEEDS_MAX)
+def test_every_mutant_of_what_another_coordinator_decided_is_caught(mutant: Mutant, rewrite: bool) -> None:
+    assert_caught(mutant, run, HUNT_SEEDS_MAX, "foreign", remembering=rewrite)

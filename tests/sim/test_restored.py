@@ -27,5 +27,5 @@ def test_what_a_log_lacks_that_was_put_back_is_listed_and_nothing_else() -> None
 
 
 @pytest.mark.parametrize("mutant", RECALLING, ids=lambda mutant: mutant.name.replace(" ", "_"))
-def test_every_mutant_of_recalling_is_caught(mutant: Mutant) -> None:
-    assert_caught(mutant, run, HUNT_SEEDS_MAX)
+def test_every_mutant_of_recalling_is_caught(mutant: Mutant, rewrite: bool) -> None:
+    assert_caught(mutant, run, HUNT_SEEDS_MAX, "restored", remembering=rewrite)

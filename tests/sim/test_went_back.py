@@ -39,5 +39,5 @@ def test_the_same_holds_where_the_log_is_lost_and_one_stands_in_for_it() -> None
 
 
 @pytest.mark.parametrize("mutant", PROVING, ids=lambda mutant: mutant.name.replace(" ", "_"))
-def test_every_mutant_of_proving_is_caught(mutant: Mutant) -> None:
-    assert_caught(mutant, run, HUNT_SEEDS_MAX)
+def test_every_mutant_of_proving_is_caught(mutant: Mutant, rewrite: bool) -> None:
+    assert_caught(mutant, run, HUNT_SEEDS_MAX, "went_back", remembering=rewrite)
