@@ -6,6 +6,9 @@
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 unset PYTHONHOME PYTHONPATH VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
+# Machines of continuous integration set it. Thousands of processes start in a run, and each would compile all sources again, and
+# pytest would rewrite each test again: half of the time that a daemon takes to start.
+unset PYTHONDONTWRITEBYTECODE
 
 troth_say() { printf '%s\n' "$*" >&2; }
 
