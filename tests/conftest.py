@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 EACH_BY_ITSELF = (
-    "tests/crash/test_crash_points.py", "tests/crash/test_nth_failure.py", "tests/e2e/", "tests/repo/", "tests/sim/",
-    "tests/sim_engine/", "tests/sim_locks/", "tests/sim_resource/", "tests/model/", "tests/docs/",
+    "tests/conform/", "tests/crash/test_crash_points.py", "tests/crash/test_nth_failure.py", "tests/crash/test_points.py",
+    "tests/e2e/", "tests/repo/", "tests/sim/", "tests/sim_engine/", "tests/sim_locks/", "tests/sim_resource/", "tests/model/",
+    "tests/docs/",
 )  # fmt: skip
 """Long tests that share nothing with their module."""
 
@@ -19,15 +21,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rewrite", action="store_true", help="rewrite scripted transcripts with what happens now")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where there are lanes (`scripts/test`), the tests of one module run in one of them: they share its servers."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        module = item.nodeid.partition("::")[0]
-        if not module.startswith(EACH_BY_ITSELF):
-            item.add_marker(pytest.mark.xdist_group(module))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where there are lanes (`scripts/test`), the tests of one module run in one of them: they share its servers.
+
+    xdist's own groups are suffixes of the tests' ids, which pytest 9.2 does not let it add any more: each test went by itself then.
+    """
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByModule(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if nodeid.startswith(EACH_BY_ITSELF) else nodeid.partition("::")[0]
+
+    return ByModule(config, log)
 
 
 @pytest.fixture
