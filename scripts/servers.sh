@@ -99,5 +99,10 @@ troth_chromium() {
   export TEST_CHROMIUM_BIN
 }
 
-# All of them.
-troth_servers() { troth_postgres && troth_pgbouncer && troth_mariadb && troth_redis && troth_promtool && troth_chromium; }
+# All of them. What is not there yet is fetched side by side: most of that is waiting for the archive.
+troth_servers() {
+  local one
+  for one in postgres pgbouncer mariadb redis promtool chromium; do ("troth_$one") & done
+  wait
+  troth_postgres && troth_pgbouncer && troth_mariadb && troth_redis && troth_promtool && troth_chromium
+}
