@@ -14,11 +14,32 @@ EACH_BY_ITSELF = (
     "tests/docs/",
 )  # fmt: skip
 """Long tests that share nothing with their module."""
+WAITING = ("tests/conform/", "tests/crash/", "tests/e2e/")
+COMPUTING = ("tests/sim",)
+"""Lanes begin with what waits most of its time and what computes all of it, in turn, so that no core is idle meanwhile. Both are
+long, and what comes last is short."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--rewrite`: write what happens now into the transcripts, to be reviewed as a diff."""
     parser.addoption("--rewrite", action="store_true", help="rewrite scripted transcripts with what happens now")
+
+
+def _module(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a lane: the order of modules. Without lanes they come as they stand."""
+    if not hasattr(config, "workerinput"):
+        return
+    modules = list(dict.fromkeys(_module(item.nodeid) for item in items))
+    places: dict[str, float] = {}
+    for kind in (WAITING, COMPUTING):
+        own = [module for module in modules if module.startswith(kind)]
+        places.update((module, number / len(own)) for number, module in enumerate(own))
+    items.sort(key=lambda item: places.get(_module(item.nodeid), 1.0))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -33,7 +54,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByModule(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return nodeid if nodeid.startswith(EACH_BY_ITSELF) else nodeid.partition("::")[0]
+            return nodeid if nodeid.startswith(EACH_BY_ITSELF) else _module(nodeid)
 
     return ByModule(config, log)
 
