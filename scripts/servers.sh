@@ -6,7 +6,7 @@
 #     troth_chromium      →  exports TEST_CHROMIUM_BIN, that of Chromium; empty where it cannot be had
 #     troth_mariadb       →  exports TEST_MARIADB_BIN, the directory of MariaDB's server
 #     troth_redis         →  exports TEST_REDIS_BIN, that of Redis
-#     troth_servers       →  all of them
+#     troth_servers       →  all of them, and TEST_SERVERS_DIRECTORY in continuous integration
 #
 # A server that the distribution has installed is used as it is. Otherwise Debian's packages are fetched and unpacked into
 # .servers/ of this clone; nothing is installed, nothing is started. Tests start private instances of what stands there
@@ -104,5 +104,17 @@ troth_servers() {
   local one
   for one in postgres pgbouncer mariadb redis promtool chromium; do ("troth_$one") & done
   wait
+  troth_in_memory
   troth_postgres && troth_pgbouncer && troth_mariadb && troth_redis && troth_promtool && troth_chromium
+}
+
+# In continuous integration servers have their data in memory, where there is plenty: tests make databases by the hundred, of 300
+# files each. A test kills processes, and no machine's power: what a server has written stays there as it does in a disk's cache.
+# Elsewhere they are in /tmp, for a run that is killed leaves them behind.
+troth_in_memory() {
+  local available room
+  if [ -z "${CI:-}" ] || [ -n "${TEST_SERVERS_DIRECTORY:-}" ]; then return 0; fi
+  available="$(awk '/^MemAvailable:/ { print int($2 / 1048576) }' /proc/meminfo 2>/dev/null)" || return 0
+  room="$(df --output=avail -k /dev/shm 2>/dev/null | awk 'NR == 2 { print int($1 / 1048576) }')" || return 0
+  if [ "${available:-0}" -ge 12 ] && [ "${room:-0}" -ge 10 ] && [ -w /dev/shm ]; then export TEST_SERVERS_DIRECTORY=/dev/shm; fi
 }

@@ -1,6 +1,7 @@
 """A database server of a test's own, as a process: a private directory, a unix socket and no port, stopped by its pid.
 
-What is the same for every kind of server; `postgres.py` and `mariadb.py` have the kinds.
+What is the same for every kind of server; `postgres.py` and `mariadb.py` have the kinds. `TEST_SERVERS_DIRECTORY` names the
+directory below which they have theirs; without it that is where temporary files are.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class PrivateServer(ABC):
     def __init__(self, name: str, place: Path) -> None:
         self._name = name
         self._bin = place
-        self.directory = Path(tempfile.mkdtemp(prefix=f"troth-{name.lower()[:2]}-"))
+        below = os.environ.get("TEST_SERVERS_DIRECTORY") or None
+        self.directory = Path(tempfile.mkdtemp(prefix=f"troth-{name.lower()[:2]}-", dir=below))
         """The socket and the data, and the server's log in `log`."""
         self._process: subprocess.Popen[bytes] | None = None
 
