@@ -7,7 +7,6 @@ import functools
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from forking import ADDRESS, SECONDS, add, add_in_thread, told
@@ -32,13 +31,12 @@ async def asgi(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def make_celery(directory: Path) -> Any:
-    """A Celery application whose broker and results are files."""
+def make_celery(redis: str) -> Any:
+    """A Celery application whose broker and results are a Redis server's. (Of a broker in files a worker reads half a message.)"""
     from celery import Celery
 
-    folders = {name: str(directory) for name in ("data_folder_in", "data_folder_out", "control_folder")}
-    app = Celery("servers", broker="filesystem://", backend=f"file://{directory}")
-    app.conf.update(broker_transport_options={**folders, "polling_interval": 0.05}, broker_connection_retry_on_startup=True)
+    app = Celery("servers", broker=redis, backend=redis)
+    app.conf.update(broker_connection_retry_on_startup=True)
     troth = SyncClient(ADDRESS)
 
     @app.task(name="add")
@@ -48,7 +46,7 @@ def make_celery(directory: Path) -> Any:
     return app
 
 
-celery = make_celery(Path(os.environ["CELERY_DIRECTORY"])) if "CELERY_DIRECTORY" in os.environ else None
+celery = make_celery(os.environ["CELERY_REDIS"]) if "CELERY_REDIS" in os.environ else None
 
 if __name__ == "__main__":
     assert celery is not None

@@ -23,6 +23,7 @@ from coordinator.config import load
 from coordinator.server import make_daemon
 from participant_sdk import LogBranch, LogResource, Participant, SqliteResource
 from participant_sdk.client import Client, call
+from tests.redis_server import RedisServer
 from troth.errors import RequestError
 
 HERE = Path(__file__).parent
@@ -187,15 +188,14 @@ async def test_uvicorn_with_two_workers(coordinator: str) -> None:
     assert server.pid not in {answer["pid"] for answer in answers}
 
 
-async def test_a_celery_worker_that_forks_its_workers(coordinator: str, tmp_path: Path) -> None:
-    folder = tmp_path / "celery"
-    folder.mkdir()
+async def test_a_celery_worker_that_forks_its_workers(coordinator: str) -> None:
     worker = ("-m", "celery", "--app", "servers:celery", "worker", "--pool", "prefork", "--concurrency", "2", "--loglevel", "INFO",
               "--without-mingle", "--without-gossip", "--without-heartbeat")  # fmt: skip
-    extra = {"TROTH_COORDINATOR": coordinator, "CELERY_DIRECTORY": str(folder)}
-    async with program(*worker, **extra) as running:
-        await said(running, "ready")
-        done = json.loads(await run(str(HERE / "servers.py"), **extra))
+    with RedisServer() as redis:
+        extra = {"TROTH_COORDINATOR": coordinator, "CELERY_REDIS": f"redis://127.0.0.1:{redis.port}/0"}
+        async with program(*worker, **extra) as running:
+            await said(running, "ready")
+            done = json.loads(await run(str(HERE / "servers.py"), **extra))
     assert sorted(number for _, number in done) == list(range(1, 9))
     assert running.pid not in {process for process, _ in done}
 
