@@ -60,6 +60,8 @@ def acknowledged(book: Book, txn: Transaction, argument: tuple[Participant, part
         return
     if branch.step is not COMMIT_OWED and branch.step is not SETTLE_OWED:
         return  # a repeat
+    # Who was only asked what it holds, of a commit that was proven, has what people have committed there.
+    branch.changed |= message.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_COMMIT
     if message.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_DONE:
         branch.step = OVER
         branch.over_at = book.now.monotonic

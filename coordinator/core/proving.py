@@ -144,6 +144,7 @@ def _commit(book: Book, txn: Transaction) -> None:
         if branch.step is DISPROVES or branch.participant.name in by_hand:
             branch.step = YES
             branch.participant.recovered[txn.id] = txn
+        branch.changed |= branch.step is YES
     book.set_state(txn, DECIDING)
     book.append(txn.id, book.decided_record(txn), force=True, event=Durable("decided", txn.id))
 

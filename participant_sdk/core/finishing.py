@@ -19,6 +19,9 @@ EXPIRED = participant_pb2.ACKNOWLEDGEMENT_KIND_EXPIRED
 FORCED_COMMIT = participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_COMMIT
 FORCED_ABORT = participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_ABORT
 
+BY_HAND_CHARACTERS_MAX = 1_000
+"""What is kept of who has committed a branch, and why, when that is forgotten: as much as a coordinator keeps of it."""
+
 _COMMITTING, _COMMITTED = State.COMMITTING, State.COMMITTED
 
 
@@ -337,6 +340,7 @@ def force_commit(m: Machine, b: Branch, e: participant_pb2.Force) -> None:
 def force_abort(m: Machine, b: Branch, e: participant_pb2.Force) -> None:
     """Roll back by order; recorded with who and why."""
     b.forced, b.detail = Forced(e.who, e.why, m.now.wall_ms), ""
+    b.by_hand = ""  # of a commit that was tried before, and could not be carried out
     roll_back(m, b, m.cause(Reason.OPERATOR_ABORT, f"{e.who}: {e.why}"), force=True)
 
 
@@ -380,7 +384,7 @@ def close_committed(m: Machine, b: Branch, e: Any) -> None:
     made, which is kept for nobody any more. Acknowledged when durable."""
     if b.forced is not None:
         b.by_hand = _by_hand(b) if isinstance(e, participant_pb2.Force) else ""
-    b.forced = None
+    b.forced, b.by_hand = None, b.by_hand[:BY_HAND_CHARACTERS_MAX]
     b.state = State.COMMITTING
     _append_committed(m, b)
 

@@ -231,13 +231,14 @@ def say_no_early_vote(m: Machine, b: Branch, e: LastCall) -> None:
 
 def prepare_early(m: Machine, b: Branch, e: PrepareReceived) -> None:
     """It is asked all the same, since its vote was left out of the commit. The count is looked at now: with another one it votes
-    NO, and waits to be told ABORT, because its YES is out. A decision that is handed over is written first."""
+    NO, and waits to be told ABORT, because its YES is out. A decision that is handed over is written first; where people, or
+    a decision, have ended it before, there is nothing to be handed over, and its YES stands."""
     m.learn_order(b, e.message.order)
     m.locks.finishing(b.transaction_id)
     b.peers = b.peers or e.message.peers
     if e.message.operation_count != b.operation_count:
         m.vote(b, NO, _another_count(m, e.message, b.operation_count))
-    elif e.message.one_phase:
+    elif e.message.one_phase and b.state is _PREPARED:
         b.one_phase, b.stream, b.state = True, e.stream, _PREPARING
         m.append(records.prepared(b, b.works[-1][1]), b, "prepared")
     else:

@@ -332,6 +332,20 @@ def test_nor_does_one_that_people_have_forgotten_and_which_its_participant_lists
     assert LOST not in driver.book.live, "b had forgotten it before"
 
 
+def test_a_commit_that_is_proven_names_the_branch_of_each_that_has_it_also_of_one_that_people_have_committed() -> None:
+    """By these orders a log that takes a name over is asked later what it has (`recalling`)."""
+    driver = in_doubt()
+    answered(driver, "b", "COMMITTED")
+    driver.sync()
+    by_hand(driver, "c", "FORCED_COMMIT")
+    driver.say("a", done())
+    driver.sync()
+    assert driver.book.finished[LOST].outcome == common_pb2.OUTCOME_COMMITTED
+    assert driver.book.finished[LOST].orders == (4, 5, 6)
+    again = Driver(records=driver.log, nonce="0123abd0", connect=False)
+    assert again.book.finished[LOST].orders == (4, 5, 6), "as a restart reads it"
+
+
 def test_who_is_still_asked_is_named_and_an_order_that_is_told_twice_counts_once() -> None:
     driver = in_doubt()
     assert "what b and c may know" in ask(driver, admin_pb2.ExplainRequest(transaction_id=LOST)).explanation

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from participant_sdk.core.branches import State
 from participant_sdk.core.coordinators import Coordinators
 from participant_sdk.core.effects import Send
 from participant_sdk.core.events import Connected, FromCoordinator
+from participant_sdk.core.finishing import BY_HAND_CHARACTERS_MAX
 from participant_sdk.core.starts import STARTS_MAX, Starts
 from tests.participant_core.driver import Machinery
-from tests.participant_core.test_table import T1
+from tests.participant_core.test_table import T1, heard, reach
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
 
@@ -91,3 +93,14 @@ def test_a_commit_proves_what_it_did_where_the_log_does_not_say_that_it_was_by_h
     machine.step(FromCoordinator(1, participant_pb2.RollbackIfUnseen(transaction_id=T1, order=1)))
     (said,) = [effect for effect in machine.effects if isinstance(effect, Send)]
     assert said.field == field
+
+
+@pytest.mark.parametrize("state", [State.PREPARED, State.PARKED])
+def test_of_why_a_commit_was_by_hand_no_more_is_kept_than_a_coordinator_keeps(state: State) -> None:
+    machine = reach(state)
+    for kind, why in ((participant_pb2.FORCE_KIND_COMMIT, "y" * 100_000), (participant_pb2.FORCE_KIND_FORGET, "paid back")):
+        machine.step(heard(participant_pb2.Force(transaction_id=T1, kind=kind, who="ann", why=why)))
+        machine.drain()
+    record = record_pb2.ParticipantRecord.FromString(machine.durable[-1])
+    assert record.branch_finished.by_hand and len(record.branch_finished.why) == BY_HAND_CHARACTERS_MAX
+    assert len(machine.core._m.branches[T1].by_hand) == BY_HAND_CHARACTERS_MAX

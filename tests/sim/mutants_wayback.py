@@ -172,6 +172,7 @@ _scripted("an operator's commit that failed was decided, after a restart", "21",
 _scripted("a decision that agrees makes no commit of the protocol", "21", (T[P.FORCED_COMMIT], Kind.COMMIT, _whoever_agrees))
 _scripted("one phase is ended by hand as well", "21", (finishing_there, "_by_hand", to(_of_one_phase_too)))
 _scripted("a commit by hand is told to ABORT as one that cannot be told", "18", (T[P.COMMITTED], Kind.ABORT, _as_any_commit))
+_scripted("a rollback by hand is told as the commit that had failed", "21", (T[P.PARKED], Kind.FORCE_ABORT, _as_any_commit))
 _scripted("a commit by hand is told to an order as decided", "18", (T[P.COMMITTED], Kind.FORCE_ABORT, _as_any_commit))
 
 _of_proofs("abort is presumed of what the log has lost", (Book, "may_presume", to(_as_ever)))
