@@ -333,14 +333,18 @@ def settle_expired(m: Machine, b: Branch, e: Any) -> None:
 
 def force_commit(m: Machine, b: Branch, e: participant_pb2.Force) -> None:
     """Commit by order; recorded with who and why."""
-    b.forced, b.detail = Forced(e.who, e.why, m.now.wall_ms), ""
+    _take_order(m, b, e)
     begin_commit(m, b)
+
+
+def _take_order(m: Machine, b: Branch, e: participant_pb2.Force) -> None:
+    """Who wants it, when and why. What was tried before, by hand or not, and could not be carried out, is over."""
+    b.forced, b.detail, b.by_hand = Forced(e.who, e.why, m.now.wall_ms), "", ""
 
 
 def force_abort(m: Machine, b: Branch, e: participant_pb2.Force) -> None:
     """Roll back by order; recorded with who and why."""
-    b.forced, b.detail = Forced(e.who, e.why, m.now.wall_ms), ""
-    b.by_hand = ""  # of a commit that was tried before, and could not be carried out
+    _take_order(m, b, e)
     roll_back(m, b, m.cause(Reason.OPERATOR_ABORT, f"{e.who}: {e.why}"), force=True)
 
 
