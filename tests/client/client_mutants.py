@@ -189,8 +189,8 @@ _mutants(
     ("what came back from onward is dropped", "            self._tally.count(done)\n", "            pass\n"),
     ("blocking calls are not looked at again", "        self.uncounted.count()\n        with self._lock:", "        with self._lock:"),
     ("a handler's refusal names nobody", "cause = cause_within(error, participant)", "cause = cause_within(error)"),
-    ("a refusal from onward stays gRPC's error", "except Exception as error:\n            await _abort(servicer_context, error, participant)\n\n    return handle\n\n\ndef _generator", "except TrothError as error:\n            await _abort(servicer_context, error, participant)\n\n    return handle\n\n\ndef _generator"),
-    ("a stream's refusal from onward stays gRPC's error", "except Exception as error:\n            await _abort(servicer_context, error, participant)\n\n    return handle\n\n\ndef _function_in_scope", "except TrothError as error:\n            await _abort(servicer_context, error, participant)\n\n    return handle\n\n\ndef _function_in_scope"),
+    ("a refusal from onward stays gRPC's error", "except Exception as error:\n            await _abort(servicer_context, error, participant)\n\n    return handle\n\n\ndef _generator", "except RequestError as error:\n            await _abort(servicer_context, error, participant)\n\n    return handle\n\n\ndef _generator"),
+    ("a stream's refusal from onward stays gRPC's error", "except Exception as error:\n            await _abort(servicer_context, error, participant)\n\n    return handle\n\n\ndef _function_in_scope", "except RequestError as error:\n            await _abort(servicer_context, error, participant)\n\n    return handle\n\n\ndef _function_in_scope"),
     ("a context without a transaction is taken", "if not context.transaction_id or not context.call_id:", "if not context.call_id:"),
     ("the first of two contexts is taken", "_carried(metadata)[-1]", "_carried(metadata)[0]"),
     ("a handler's own trailing metadata is dropped", "self._reported = (*others, *self.trailers())", "self._reported = self.trailers()"),
@@ -209,10 +209,18 @@ _mutants(
 )  # fmt: skip
 _mutants(
     "frameworks/calls", HTTP,
-    ("an answer begins while a block is open", "            if status < FAILED_FROM and self._scope.at_work:", "            if False:"),
+    ("an answer begins while a block is open", "        if status < FAILED_FROM and self._scope.at_work:", "        if False:"),
     ("work after the answer began is the transaction's", "        self._scope.over = True\n        if self._scope.span is not None:\n            self._scope.span.ended(", "        if self._scope.span is not None:\n            self._scope.span.ended("),
-    ("a refusal over HTTP says nothing of the work", "        return told._replace(headers=[*told.headers, *headers])", "        return told"),
+    ("a refusal over HTTP says nothing of the work", "                told.headers.append(of_response(self._scope.trailers()))", "                pass"),
 )  # fmt: skip
+EARLY = ("tests/frameworks/test_early.py",)
+_mutants(
+    "frameworks/calls", EARLY,
+    ("nobody votes when an HTTP answer begins", "                await self._scope.end()\n", "                pass\n"),
+    ("nobody votes when the answer of a thread begins", "                self._scope.end_in_thread()\n", "                pass\n"),
+    ("a failed HTTP call votes", "        return status < FAILED_FROM\n", "        return True\n"),
+)  # fmt: skip
+_mutants("early", EARLY, ("votes are never too large", "        if length <= ACKNOWLEDGED_BYTES_MAX:", "        if True:"))
 _mutants(
     "client/sync", ("tests/client/test_sync_client.py",),
     ("a synchronous block stays current", "        finally:\n            tx.leave()", "        finally:\n            pass"),
