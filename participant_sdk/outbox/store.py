@@ -16,6 +16,9 @@ from typing import Any, Protocol
 from participant_sdk.outbox.message import Message
 from troth.mariadb.address import is_address
 
+NOBODY = 0
+"""A position that no message has."""
+
 
 class OutboxStore(Protocol):
     """The outbox of one database. Whatever the database says is raised as one of `kinds`."""
@@ -25,7 +28,8 @@ class OutboxStore(Protocol):
         """For `except`."""
 
     def connected(self) -> AbstractAsyncContextManager[Any]:
-        """A connection for the time of the block."""
+        """A connection for the time of the block. Whatever keeps a delivery from being recorded (a privilege that is missing, a setting
+        of the server) is raised here, before anything is delivered: otherwise each message would be delivered again for ever."""
 
     def transaction(self, connection: Any) -> AbstractAsyncContextManager[Any]:
         """A transaction for the time of the block; it is rolled back when that raises."""

@@ -19,6 +19,7 @@ from test_ma_sqlalchemy import url
 from participant_sdk import MariaDB
 from participant_sdk.client import Aborted, call
 from participant_sdk.outbox import Relay, of_mariadb, put
+from participant_sdk.outbox.store import store_of
 from participant_sdk.resources.mariadb import MariadbLimits
 from participant_sdk.testing.cluster import Cluster
 from tests.outbox import LIMITS as RELAY_LIMITS
@@ -26,6 +27,8 @@ from tests.outbox import LeavingContract, OutboxBench, Received, RelayContract, 
 from tests.relational import until
 from troth.errors import ConfigError, Reason
 from troth.log import mariadb_outbox
+from troth.mariadb.address import parse
+from troth.mariadb.connection import Connection
 
 LIMITS = MariadbLimits(connections_max=8, lock_wait_seconds=1.0)
 OTHERS = "X'6F74686572',X'',1"
@@ -189,6 +192,43 @@ async def test_a_key_without_its_row_is_told_and_no_message_is_left(database: Da
         put(database.session(), "paid", "1", key="a")
     put(database.session(), "paid", "2", key="b")
     assert [row[0] for row in await place.rows()] == ["2"]
+
+
+@pytest.mark.parametrize("mode", ["NO_BACKSLASH_ESCAPES,ANSI_QUOTES", "ORACLE", "EMPTY_STRING_IS_NULL"])
+@pytest.mark.parametrize("driver", ["aiomysql", "asyncmy", "pymysql"])
+async def test_no_sql_mode_of_the_service_changes_a_message(database: Database, place: Place, driver: str, mode: str) -> None:
+    """Where a backslash escapes nothing, what a driver escapes with one is a part of the statement."""
+    texts = ["", "'), (1, 2, 3, 4) -- ", "\\' OR 1 = 1 -- \n\0"]
+    connection = await Connection.to(parse(database.dsn(driver=driver)))
+    await connection.ask("SET SESSION sql_mode = %s", (mode,))
+    for text in texts:
+        left = put(connection.raw, f"t{text}", text, key=f"k{text}")
+        if driver != "pymysql":
+            await left
+    await connection.close()
+    received = Received()
+    await delivered(place, Relay(place.dsn, received, limits=RELAY_LIMITS))
+    assert sorted((message.topic, message.key, message.body.decode()) for message in received.messages) == sorted(
+        (f"t{text}", f"k{text}", text) for text in texts
+    )
+
+
+@pytest.mark.parametrize("lacks", ["UPDATE", "DELETE"])
+async def test_who_could_not_record_a_delivery_delivers_nothing(database: Database, place: Place, lacks: str) -> None:
+    """MariaDB lets who only reads lock rows, too: each message would come again for ever."""
+    put(database.session(), "paid", "1")
+    given = {"SELECT", "UPDATE", "DELETE"} - {lacks}
+    database.sql("CREATE OR REPLACE USER relay@localhost")
+    database.sql(f"GRANT {', '.join(given)} ON troth_outbox TO relay@localhost")
+    outbox = store_of(database.dsn(user="relay"), 1.0)
+    with pytest.raises(outbox.kinds, match=f"{lacks} command denied"):
+        async with outbox.connected():
+            pass
+    database.sql(f"GRANT {lacks} ON troth_outbox TO relay@localhost")
+    received = Received()
+    relay = Relay(database.dsn(user="relay"), received, limits=RELAY_LIMITS)
+    await delivered(place, relay)
+    assert received.bodies() == ["1"]
 
 
 async def test_a_server_that_is_too_old_is_waited_for_with_a_reason(

@@ -9,11 +9,13 @@ import django_shop
 import psycopg
 import pytest
 from pg_bench import Database, asyncpg_pool, url
+from psycopg.conninfo import make_conninfo
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from participant_sdk import Postgres, PostgresLimits
 from participant_sdk.outbox import BODY_BYTES_MAX, put
+from participant_sdk.outbox.store import store_of
 from tests.outbox import LeavingContract, OutboxBench, RelayContract
 from troth.errors import RequestError
 
@@ -102,3 +104,19 @@ def test_messages_have_limits(topic: str, key: str | None, body: str | bytes) ->
 def test_what_is_no_database_is_told() -> None:
     with pytest.raises(RequestError, match="cannot be left in a object"):
         put(object(), "t", "")
+
+
+@pytest.mark.parametrize("lacks", ["UPDATE", "DELETE"])
+async def test_who_could_not_record_a_delivery_delivers_nothing(database: Database, lacks: str) -> None:
+    """Each message would come again for ever."""
+    given = {"SELECT", "UPDATE", "DELETE"} - {lacks}
+    await database.sql("DROP ROLE IF EXISTS relay; CREATE ROLE relay LOGIN; GRANT USAGE ON SCHEMA troth TO relay")
+    await database.sql(f"GRANT {', '.join(given)} ON troth.outbox TO relay")
+    outbox = store_of(make_conninfo(database.dsn, user="relay"), 1.0)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        async with outbox.connected():
+            pass
+    await database.sql(f"GRANT {lacks} ON troth.outbox TO relay")
+    async with outbox.connected():
+        pass
+    await database.sql("DROP OWNED BY relay; DROP ROLE relay")
