@@ -96,6 +96,7 @@ class Embedded:
         self._visits: Visits | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._letting_go: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._started = False
         self._client: Client | None = None
         self.sync = EmbeddedSyncClient(self)
@@ -137,7 +138,13 @@ class Embedded:
 
     async def close(self) -> None:
         """Wait for what is being decided, and for the participants to do it, but not for long (`FINISH_SECONDS`); make durable what
-        is under way, and close everything. What could not be done is finished after the next start, or by another process."""
+        is under way, and close everything. What could not be done is finished after the next start, or by another process. Whoever
+        closes it, too, waits for the same; who is cancelled does not interrupt it."""
+        if self._closing is None or self._closing.done():
+            self._closing = asyncio.create_task(self._close(), name=f"troth-embedded-{self.name}-closing")
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
             await client.__aexit__(None, None, None)
@@ -176,7 +183,7 @@ class Embedded:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await asyncio.shield(self.close())
+        await self.close()
 
     async def _claim(self) -> InProcessCoordinator:
         """A coordinator for this process."""

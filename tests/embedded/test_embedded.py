@@ -16,6 +16,8 @@ from coordinator.core.settings import CoreSettings
 from participant_sdk import Embedded, RequestError
 from participant_sdk.client import Aborted, SyncTransaction, call, transactional
 from participant_sdk.embedded.coordinator import InProcessCoordinator
+from participant_sdk.runtime import Runtime
+from tests import late_decisions
 from troth import failpoints
 from troth.errors import ConfigError, LogFailed, LogLocked, Reason, TrothError
 from troth.log.sqlite import SqliteLog
@@ -93,6 +95,41 @@ async def test_whoever_is_awaited_is_found_behind_any_number_of_others(tmp_path:
         assert await coordinator.owing() == set(names[-2:])
     finally:
         await coordinator.stop()
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+async def test_whoever_closes_it_too_waits_until_what_is_decided_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, interrupted: bool
+) -> None:
+    """The second one closed the participants, for whom the first one waited: what they had to do was left to the next start. Who is
+    cancelled does not interrupt it."""
+    monkeypatch.setattr(Runtime, "received", late_decisions.received_late)
+    troth, left, right = shop(tmp_path)
+    await troth.start()
+    await troth.run(call("left", "add", amount=-1), call("right", "add", amount=1))
+    own = troth._coordinators[0]
+    assert await own.owing()
+    owing_at_stop: list[set[str]] = []
+    stop = own.stop
+
+    async def stopped() -> None:
+        if not owing_at_stop:
+            owing_at_stop.append(await own.owing())
+        await stop()
+
+    monkeypatch.setattr(own, "stop", stopped)
+    first = asyncio.create_task(troth.close())
+    await asyncio.sleep(0)
+    if interrupted:
+        first.cancel()
+    await troth.close()
+    await asyncio.wait([first])
+    assert first.cancelled() is interrupted
+    await troth.close()
+    assert owing_at_stop == [set()]
+    troth, left, right = shop(tmp_path)
+    async with troth:
+        assert (await total(left), await total(right)) == (-1, 1)
 
 
 def test_without_a_loop_it_closes_with_its_process_and_says_nothing(tmp_path: Path) -> None:
