@@ -9,6 +9,7 @@ import asyncio
 import atexit
 import os
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import thread as executors
 from typing import Any, Protocol, TypeVar
@@ -20,6 +21,20 @@ from troth.logs import get_logger
 
 _log = get_logger("participant_sdk.background")
 T = TypeVar("T")
+
+END_SECONDS = 20.0
+"""How long a process that ends takes to close what it has; after that it ends all the same. A database may be silent for ever."""
+LEAST_SECONDS = 1.0
+"""Of that, for each of them, when others have taken it all."""
+_ending = threading.local()
+"""`by`: the time of `time.monotonic` by which the thread that closes everything goes on."""
+
+
+def _seconds_left() -> float | None:
+    """Of a process that ends; None where nobody presses."""
+    by: float | None = getattr(_ending, "by", None)
+    return None if by is None else max(LEAST_SECONDS, by - time.monotonic())
+
 
 
 class Background:
@@ -44,15 +59,15 @@ class Background:
         await self._end
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run it in the loop, with the caller's context, and wait. Raises what it raises, and `RequestError` in a forked child and
-        when the loop has ended."""
+        """Run it in the loop, with the caller's context, and wait. Raises what it raises, `RequestError` in a forked child and when
+        the loop has ended, `TimeoutError` when the process ends and has no time left."""
         if forks.generation() != self._generation or self.loop.is_closed():
             work.close()
             what = "it was closed" if forks.generation() == self._generation else "it belongs to the process that was forked"
             raise RequestError(Reason.INVALID_ARGUMENT, f"{what}, with all that was begun in it", hint="Begin anew.")
         running = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
-            return running.result()
+            return running.result(_seconds_left())
         except BaseException:
             running.cancel()  # the caller was interrupted; otherwise it is done
             raise
@@ -60,7 +75,7 @@ class Background:
     def end(self) -> None:
         """Stop the loop, and wait for the thread."""
         self.loop.call_soon_threadsafe(self._end.set_result, None)
-        self._thread.join()
+        self._thread.join(_seconds_left())
 
 
 lock = threading.RLock()
@@ -135,6 +150,7 @@ def close(one: Startable) -> None:
 
 
 def _close_all() -> None:
+    _ending.by = time.monotonic() + END_SECONDS
     for one, end in reversed(list(_ends.items())):
         try:
             end(one)

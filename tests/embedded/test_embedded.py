@@ -97,6 +97,15 @@ async def test_whoever_is_awaited_is_found_behind_any_number_of_others(tmp_path:
         await coordinator.stop()
 
 
+def test_a_process_ends_though_what_it_has_does_not() -> None:
+    """A database that is silent, say, whose connection nobody ends: the process hung for as long."""
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    command = (sys.executable, str(HERE / "hangs_at_end.py"))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "closed\n")
+    assert done.stderr == "not closed in order of=Silent error=TimeoutError()\n"
+
+
 @pytest.mark.parametrize("interrupted", [False, True])
 async def test_whoever_closes_it_too_waits_until_what_is_decided_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, interrupted: bool
