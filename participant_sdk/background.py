@@ -36,7 +36,6 @@ def _seconds_left() -> float | None:
     return None if by is None else max(LEAST_SECONDS, by - time.monotonic())
 
 
-
 class Background:
     """A loop on a thread. Get it with `take`, and `give_back` what was taken."""
 

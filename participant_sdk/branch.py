@@ -92,7 +92,7 @@ class Branch:
 
         Raises `Aborted` when it refused, failed, or met a conflict (`code`, `reason` and `retryable` say which). It left
         nothing behind then: a service that catches this may go on, and one that lets it out tells the client to abort. Raises
-        `RequestError` when the operation or the arguments are wrong: nothing has run.
+        `RequestError` when the operation or the arguments are wrong, or the call has been answered (NO_CONTEXT): nothing has run.
 
         A repeat of the same call of the service gets the answers of the first time, if its operations come in the same
         order; so run them in an order that does not depend on chance.
@@ -100,8 +100,8 @@ class Branch:
         # Everything that can be wrong is looked at before the operation gets a number.
         name = self._name_of(operation)
         encoded = encode_arguments(arguments)
+        self._scope.work.begins()
         call_id = self._scope.next_call_id(self._participant)
-        self._scope.at_work += 1
         try:
             value = await self._run(self._scope, call_id, name, encoded)
         except BaseException:
@@ -109,7 +109,7 @@ class Branch:
             self._scope.acknowledged(self._participant, 0, self._incarnation)
             raise
         finally:
-            self._scope.at_work -= 1
+            self._scope.work.ends()
         self._scope.acknowledged(self._participant, 1, self._incarnation)
         return value
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from participant_sdk.at_work import AtWork
 from participant_sdk.carriers import Carried, SyncCarrier, Uncounted, aio_carriers, cause_within
 from participant_sdk.early import EarlyVotes, Told, Vote, fitting
 from participant_sdk.metadata import ACKNOWLEDGED_KEY, CAUSE_KEY, CONTEXT_KEY, Metadata
@@ -53,13 +54,12 @@ class Scope:
         "_reported",
         "_servicer_context",
         "_tally",
-        "at_work",
         "caller",
         "context",
-        "over",
         "span",
         "tells",
         "uncounted",
+        "work",
     )  # fmt: skip
 
     def __init__(self, context: common_pb2.TransactionContext, servicer_context: Any = None, *, tells: bool = False) -> None:
@@ -69,9 +69,7 @@ class Scope:
         """Who began it, once `Branch.caller` has asked."""
         self.tells = tells or servicer_context is not None
         """Whether whoever called is told, with the answer, all of `acknowledgements`. Otherwise branches are enlisted first."""
-        self.over = False
-        """Whether the call has been answered. What a task does that outlives it (one that a handler started) is no part of it."""
-        self.at_work = 0
+        self.work = AtWork()
         """Operations and blocks of the handler that have not ended."""
         self._calls: dict[str, int] = {}
         self._early = EarlyVotes()
@@ -95,9 +93,14 @@ class Scope:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """The call of gRPC ends. The counts are told once more: the handler may have set trailing metadata of its own."""
         self.report()
-        self.over = True
+        self.work.over = True
         if self.span is not None:
             self.span.ended(_code_of(error, self._servicer_context))
+
+    @property
+    def over(self) -> bool:
+        """Whether the call has been answered. What a task does that outlives it (one that a handler started) is no part of it."""
+        return self.work.over
 
     def next_call_id(self, participant: str) -> str:
         """The id of the participant's next operation in this call: `CALL/INDEX`.
@@ -140,13 +143,15 @@ class Scope:
             self._early.add(participant, incarnation, vote, loop)
 
     async def end(self) -> None:
-        """The call ends well: whoever worked in it, and is not called again, may prepare now."""
+        """The call ends well: whoever worked in it, and is not called again, may prepare now. Raises as `AtWork.close` does."""
         if not self._failed():
+            self.work.close()
             self._have_voted(await self._early.ask(self.context.transaction_id))
 
     def end_in_thread(self) -> None:
         """The same where the handler ran in a thread."""
         if not self._failed():
+            self.work.close()
             self._have_voted(self._early.ask_in_thread(self.context.transaction_id))
 
     def _have_voted(self, votes: list[Told]) -> None:
@@ -194,7 +199,7 @@ class Scope:
 
     def tell(self, carried: Carried) -> None:
         """The call has ended, and its caller is in this process: told here what was done."""
-        self.over = True
+        self.work.over = True
         for done in self.acknowledgements:
             carried.count(done)
         carried.over()
@@ -240,7 +245,7 @@ def entered(context: common_pb2.TransactionContext, *, tells: bool = False) -> I
         try:
             yield scope
         finally:
-            scope.over = True
+            scope.work.over = True
 
 
 @contextlib.contextmanager

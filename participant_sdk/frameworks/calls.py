@@ -58,7 +58,7 @@ class HttpCall:
         """The answer begins: what its headers say besides, or the answer that it has to be instead. No work counts after this, so
         whoever is not called again votes here."""
         try:
-            if self._succeeds(status):
+            if status < FAILED_FROM:
                 await self._scope.end()
             return self._says(status)
         except TrothError as error:
@@ -67,24 +67,20 @@ class HttpCall:
     def answers_in_thread(self, status: int) -> Headers | Refusal:
         """The same where the handler ran in a thread."""
         try:
-            if self._succeeds(status):
+            if status < FAILED_FROM:
                 self._scope.end_in_thread()
             return self._says(status)
         except TrothError as error:
             return self._says_instead(error)
 
-    def _succeeds(self, status: int) -> bool:
-        if status < FAILED_FROM and self._scope.at_work:
-            raise RequestError(
-                Reason.INVALID_ARGUMENT, "the answer began while a block of the branch was open: it would not be counted",
-                hint="End it before the handler returns. A dependency of FastAPI that yields: Depends(..., scope='function').",
-            )  # fmt: skip
-        return status < FAILED_FROM
-
     def _says(self, status: int) -> Headers:
-        headers = [of_response(self._scope.trailers())]
+        headers = [self._acknowledged()]
         self._ended(status)
         return headers
+
+    def _acknowledged(self) -> tuple[str, str]:
+        self._scope.uncounted.count()
+        return of_response(self._scope.trailers())
 
     def _says_instead(self, error: TrothError) -> Refusal:
         told = self.fails(error)
@@ -92,7 +88,7 @@ class HttpCall:
         return told
 
     def _ended(self, status: int) -> None:
-        self._scope.over = True
+        self._scope.work.over = True
         if self._scope.span is not None:
             self._scope.span.ended(status)
             self._scope.span = None
@@ -103,11 +99,11 @@ class HttpCall:
         self._ended(500 if told is None else told.status)
         if told is not None:
             with contextlib.suppress(RequestError):  # it is too long to be said; the cause is not
-                told.headers.append(of_response(self._scope.trailers()))
+                told.headers.append(self._acknowledged())
         return told
 
     def over(self) -> None:
         """It has been answered, or never will be."""
-        self._scope.over = True
+        self._scope.work.over = True
         if self._scope.span is not None:
             self._scope.span.fails("cancelled")

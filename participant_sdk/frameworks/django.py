@@ -48,9 +48,12 @@ class TransactionMiddleware:
             return self._get_response(request)
         if isinstance(call, Refusal):
             return _response(call)
-        with call.inside():
-            response = self._get_response(request)
-        return _answered(response, call.answers_in_thread(response.status_code))
+        try:
+            with call.inside():
+                response = self._get_response(request)
+            return _answered(response, call.answers_in_thread(response.status_code))
+        finally:
+            call.over()
 
     async def _in_loop(self, request: Any) -> Any:
         await asyncio.to_thread(self._participant.start_in_background)
@@ -59,9 +62,12 @@ class TransactionMiddleware:
             return await self._get_response(request)
         if isinstance(call, Refusal):
             return _response(call)
-        with call.inside():
-            response = await self._get_response(request)
-        return _answered(response, await call.answers(response.status_code))
+        try:
+            with call.inside():
+                response = await self._get_response(request)
+            return _answered(response, await call.answers(response.status_code))
+        finally:
+            call.over()  # also where whoever called is gone, and the view was cancelled
 
     def _call(self, request: Any) -> HttpCall | Refusal | None:
         context = request.META.get(CONTEXT_VARIABLE)

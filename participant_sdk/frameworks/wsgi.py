@@ -63,6 +63,7 @@ class _Answering:
         self._call = call
         self._start_response = start_response
         self._begun: tuple[str, Headers, Any] | None = None
+        self._said: Headers | None = None
         self._written: list[bytes] = []
 
     def run(self, app: App, environ: dict[str, Any]) -> Iterable[bytes]:
@@ -82,6 +83,8 @@ class _Answering:
             self._call.over()
 
     def _remember(self, status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
+        if self._said is not None:  # an error in the body: the server takes the new status, or breaks off
+            return self._start_response(status, [*headers, *self._said], exc_info)
         self._begun = status, headers, exc_info
         return self._written.append
 
@@ -92,6 +95,7 @@ class _Answering:
         if isinstance(said, Refusal):
             body.close()
             return _answer(said, self._start_response)
+        self._said = said
         self._start_response(status, [*headers, *said], *([exc_info] if exc_info else []))
         return body
 

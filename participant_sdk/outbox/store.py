@@ -28,8 +28,8 @@ class OutboxStore(Protocol):
         """For `except`."""
 
     def connected(self) -> AbstractAsyncContextManager[Any]:
-        """A connection for the time of the block. Whatever keeps a delivery from being recorded (a privilege that is missing, a setting
-        of the server) is raised here, before anything is delivered: otherwise each message would be delivered again for ever."""
+        """A connection for the time of the block. Whatever keeps a delivery from being recorded (a privilege that is missing, a
+        setting of the server) is raised here, before anything is delivered: otherwise it would be delivered again for ever."""
 
     def transaction(self, connection: Any) -> AbstractAsyncContextManager[Any]:
         """A transaction for the time of the block; it is rolled back when that raises."""

@@ -209,16 +209,25 @@ _mutants(
 )  # fmt: skip
 _mutants(
     "frameworks/calls", HTTP,
-    ("an answer begins while a block is open", "        if status < FAILED_FROM and self._scope.at_work:", "        if False:"),
-    ("work after the answer began is the transaction's", "        self._scope.over = True\n        if self._scope.span is not None:\n            self._scope.span.ended(", "        if self._scope.span is not None:\n            self._scope.span.ended("),
-    ("a refusal over HTTP says nothing of the work", "                told.headers.append(of_response(self._scope.trailers()))", "                pass"),
+    ("a refusal over HTTP says nothing of the work", "                told.headers.append(self._acknowledged())", "                pass"),
+    ("blocking calls of a handler that have ended are under way", "        self._scope.uncounted.count()\n", ""),
+)  # fmt: skip
+_mutants(
+    "frameworks/wsgi", ("tests/frameworks/test_late_work.py",),
+    ("an error in a body is kept back", "        if self._said is not None:  #", "        if False:  #"),
+)  # fmt: skip
+_mutants(
+    "at_work", ("tests/frameworks/test_late_work.py", "tests/frameworks/test_http.py"),
+    ("an answer begins while a block is open", "            if not self._open:", "            if True:"),
+    ("a branch that was kept works on", "            if not self.over:", "            if True:"),
+    ("work begins beside the vote", "                self.over = True\n                return", "                return"),
 )  # fmt: skip
 EARLY = ("tests/frameworks/test_early.py",)
 _mutants(
     "frameworks/calls", EARLY,
     ("nobody votes when an HTTP answer begins", "                await self._scope.end()\n", "                pass\n"),
     ("nobody votes when the answer of a thread begins", "                self._scope.end_in_thread()\n", "                pass\n"),
-    ("a failed HTTP call votes", "        return status < FAILED_FROM\n", "        return True\n"),
+    ("a failed HTTP call votes", "            if status < FAILED_FROM:\n                await", "            if True:\n                await"),
 )  # fmt: skip
 _mutants("early", EARLY, ("votes are never too large", "        if length <= ACKNOWLEDGED_BYTES_MAX:", "        if True:"))
 _mutants(

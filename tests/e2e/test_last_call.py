@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,8 @@ import pytest_asyncio
 
 from coordinator.config import load
 from coordinator.server import Daemon, make_daemon
-from participant_sdk import Aborted, Participant, SqliteResource, current_scope, entered
+from participant_sdk import Aborted, Participant, RequestError, SqliteResource, current_scope, entered
+from participant_sdk.branch import Branch
 from participant_sdk.client import Client, Transaction
 from troth.errors import Reason
 
@@ -40,10 +41,14 @@ class Service:
         self._make = make
         self.bank = make()
         self.carried: list[bool] = []
+        self.handler: Callable[[bytes, Any], Awaitable[bytes]] = self.do
         self.server = grpc.aio.server(interceptors=self.bank.interceptors(), options=[("grpc.so_reuseport", 0)])
         self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
-        handlers = {"Do": grpc.unary_unary_rpc_method_handler(self.do)}
+        handlers = {"Do": grpc.unary_unary_rpc_method_handler(self._do)}
         self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("last.Service", handlers),))
+
+    async def _do(self, request: bytes, context: Any) -> bytes:
+        return await self.handler(request, context)
 
     async def do(self, request: bytes, context: Any) -> bytes:
         """The handler: several operations are one call."""
@@ -190,7 +195,7 @@ async def test_what_is_carried_by_hand_votes_by_hand(town: Town) -> None:
 
 
 @contextlib.asynccontextmanager
-async def in_threads(bank: Participant) -> AsyncIterator[str]:
+async def in_threads(bank: Participant, other: Callable[[bytes, Any], bytes] | None = None) -> AsyncIterator[str]:
     """The service once more, on a server whose handlers run in threads, one of them with a stream of answers; gives its address."""
 
     def do(request: bytes, context: Any) -> bytes:
@@ -202,7 +207,7 @@ async def in_threads(bank: Participant) -> AsyncIterator[str]:
 
     pool = ThreadPoolExecutor(2)
     server = grpc.server(pool, interceptors=bank.interceptors_sync(), options=[("grpc.so_reuseport", 0)])
-    handlers = {"Do": grpc.unary_unary_rpc_method_handler(do), "Stream": grpc.unary_stream_rpc_method_handler(stream)}
+    handlers = {"Do": grpc.unary_unary_rpc_method_handler(other or do), "Stream": grpc.unary_stream_rpc_method_handler(stream)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("last.Service", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -223,3 +228,65 @@ async def test_handlers_in_threads_vote_as_well(town: Town, streams: bool) -> No
         assert town.services["left"].bank.health.in_doubt == 1, "it is prepared"
         await town.call("right", 1)
     assert town.prepares == 0 and await town.totals() == [3, 2]
+
+
+# ---- work that its handler did not wait for
+
+OPEN = (Aborted, RequestError)
+
+
+@pytest.mark.parametrize("last", [False, True])
+async def test_a_handler_that_does_not_wait_for_its_work_has_failed(town: Town, last: bool) -> None:
+    """Its answer would tell nobody of it: behind a commit it would be rolled back."""
+    left = town.services["left"]
+    tasks: list[asyncio.Task[None]] = []
+
+    async def forgets(request: bytes, context: Any) -> bytes:
+        tasks.append(asyncio.create_task(left.bank.branch().run("add", amount=1)))
+        await asyncio.sleep(0)
+        return b""
+
+    left.handler = forgets
+    with pytest.raises(OPEN, match="an operation or a block of the branch was open"):
+        await both_calls(town, last)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert await town.totals() == [0, 0]
+
+
+@pytest.mark.parametrize("last", [False, True])
+async def test_a_branch_that_is_kept_works_no_more(town: Town, last: bool) -> None:
+    left = town.services["left"]
+    kept: list[Branch] = []
+
+    async def keeps(request: bytes, context: Any) -> bytes:
+        kept.append(left.bank.branch())
+        return b""
+
+    left.handler = keeps
+    async with town.client.transaction(one_call_each=last):
+        await town.call("left", 1)
+        await town.call("right", 1)
+        with pytest.raises(RequestError) as caught:
+            await kept[0].run("add", amount=1)
+    assert caught.value.reason is Reason.NO_CONTEXT
+    assert await town.totals() == [0, 2]
+
+
+async def test_a_handler_in_a_thread_that_does_not_wait_for_its_work_has_failed(town: Town) -> None:
+    def forgets(request: bytes, context: Any) -> bytes:
+        scope = current_scope()
+        assert scope is not None
+        scope.work.begins()  # as a thread that it began, and did not join
+        return b""
+
+    async with in_threads(town.services["left"].bank, forgets) as address:
+        with pytest.raises(OPEN, match="an operation or a block of the branch was open"):
+            interceptors = town.client.interceptors()
+            async with town.client.transaction(), grpc.aio.insecure_channel(address, interceptors=interceptors) as channel:
+                await channel.unary_unary(METHOD)(b"")
+
+
+async def both_calls(town: Town, last: bool) -> None:
+    async with town.client.transaction(one_call_each=last):
+        await town.call("right", 1)
+        await town.call("left", 1)

@@ -1,4 +1,4 @@
-"""A service without a loop, one of whose things never ends to close: `python hangs_at_end.py`. Another one is closed all the same."""
+"""A service without a loop, one of whose things never ends to close: `python hangs_at_end.py`. Another one is closed."""
 
 from __future__ import annotations
 

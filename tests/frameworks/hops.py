@@ -57,7 +57,7 @@ def _special(app: FastAPI, bank: Participant) -> None:
     async def left_open() -> int:
         scope = current_scope()
         assert scope is not None
-        scope.at_work += 1  # as a dependency that yields inside of a block
+        scope.work.begins()  # as a dependency that yields inside of a block
         return 1
 
     @app.post("/many")
