@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -163,11 +164,17 @@ def _close_with_main_thread() -> None:
 
 
 def _others_work() -> bool:
-    """Whether there are threads that the process waits for, besides those of executors, which end now."""
-    return any(
-        not one.daemon and one is not threading.main_thread() and one not in executors._threads_queues
-        for one in threading.enumerate()
-    )
+    """Whether there are threads that the process waits for, and that have something to do."""
+    return any(not one.daemon and one is not threading.main_thread() and _has_work(one) for one in threading.enumerate())
+
+
+def _has_work(thread: threading.Thread) -> bool:
+    """Not the thread of an executor (in which resources work, too) that waits for a job, and has none."""
+    jobs = executors._threads_queues.get(thread)
+    if jobs is None or not jobs.empty():
+        return True
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is None or frame.f_code is not executors._worker.__code__
 
 
 # When the main thread has ended, executors refuse work, and resources that work in threads can neither finish what is decided nor

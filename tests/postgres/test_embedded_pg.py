@@ -179,7 +179,7 @@ async def test_who_goes_does_not_wait_for_ever(databases: tuple[Database, Databa
     assert await north.names() == await south.names() == ["t1"]
 
 
-@pytest.mark.parametrize("mode", [[], ["thread"]])
+@pytest.mark.parametrize("mode", [[], ["thread"], ["executor"]])
 async def test_a_service_without_a_loop_closes_with_its_process(databases: tuple[Database, Database], mode: list[str]) -> None:
     """Python's executors end before `atexit`: what was to be finished and closed then could not be. It closes before that, but not
     while the service's own threads work on."""
