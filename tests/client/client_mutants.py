@@ -210,6 +210,9 @@ _mutants(
 _mutants(
     "frameworks/calls", HTTP,
     ("a refusal over HTTP says nothing of the work", "                told.headers.append(self._acknowledged())", "                pass"),
+)  # fmt: skip
+_mutants(
+    "frameworks/calls", ("tests/frameworks/test_late_work.py",),
     ("blocking calls of a handler that have ended are under way", "        self._scope.uncounted.count()\n", ""),
 )  # fmt: skip
 _mutants(
