@@ -34,9 +34,11 @@ KINDS: dict[str, tuple[str, ...]] = {
     "console": (*CONSOLE, *NO_HISTORY), "observed": (*METRICS, *TRACING, *CONSOLE),
 }  # fmt: skip
 """The settings of each."""
+LOOKED_AT = tuple(kind for kind in KINDS if kind != "unobserved")
+"""Those that are compared with that one."""
 
 
-def share(results: dict[str, Result], kind: str = "observed") -> float:
+def share(results: dict[str, Result], kind: str) -> float:
     """CPU of a transaction of the unobserved to that of a kind: the median of the rounds; nan where that was not measured."""
     turns = [(results.get(f"unobserved {turn}"), results.get(f"{kind} {turn}")) for turn in range(ROUNDS)]
     found = [sum(bare.cpu_us.values()) / sum(one.cpu_us.values()) for bare, one in turns if bare is not None and one is not None]
