@@ -45,14 +45,17 @@ async def shown(dsn: str, position: int) -> tuple[Any, bytes] | None:
 
 async def tried_again(dsn: str, everything: bool, positions: Sequence[int]) -> list[int]:
     """See `outbox.Place`."""
-    async with _connected(dsn) as connection:
-        return [row[0] for row in await _rows(connection, _RETRY, everything, list(positions))]
+    return await _changed(dsn, _RETRY, everything, positions)
 
 
 async def dropped(dsn: str, everything: bool, positions: Sequence[int]) -> list[int]:
     """See `outbox.Place`."""
+    return await _changed(dsn, _DROP, everything, positions)
+
+
+async def _changed(dsn: str, statement: str, everything: bool, positions: Sequence[int]) -> list[int]:
     async with _connected(dsn) as connection:
-        return [row[0] for row in await _rows(connection, _DROP, everything, list(positions))]
+        return [row[0] for row in await _rows(connection, statement, everything, list(positions))]
 
 
 async def _rows(connection: Connection, statement: str, *parameters: Any) -> list[Any]:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from participant_sdk.outbox.message import Message
-from participant_sdk.outbox.store import NOBODY
+from participant_sdk.outbox.store import try_to_record
 from troth.log import mariadb_schema
 from troth.log.mariadb_store import version_of
 from troth.mariadb import errors
@@ -65,8 +65,7 @@ class MariadbOutbox:
                 wanted = ".".join(map(str, SERVER_VERSION_MIN))
                 raise OSError(f"{self._address.place} is on {row and row[0]}: a relay takes MariaDB {wanted} or newer")
             await connection.ask("SET SESSION idle_transaction_timeout = %s", (self._idle_seconds,))
-            await self.done(connection, [NOBODY])
-            await self.failed(connection, NOBODY, "", 0.0, 1)
+            await try_to_record(self, connection)
             yield connection
         finally:
             await connection.close()

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from participant_sdk.outbox.message import Message
-from participant_sdk.outbox.store import NOBODY
+from participant_sdk.outbox.store import try_to_record
 
 _FIRST = (
     "SELECT position, octet_length(body) FROM troth.outbox AS o WHERE aside IS NULL AND due <= clock_timestamp()"
@@ -43,8 +43,7 @@ class PostgresOutbox:
     async def connected(self) -> Any:
         """See `OutboxStore`."""
         async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
-            await self.done(connection, [NOBODY])
-            await self.failed(connection, NOBODY, "", 0.0, 1)
+            await try_to_record(self, connection)
             yield connection
 
     def transaction(self, connection: Connection) -> AbstractAsyncContextManager[Any]:

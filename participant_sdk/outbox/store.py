@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from participant_sdk.outbox.message import Message
 from troth.mariadb.address import is_address
 
-NOBODY = 0
+_NOBODY = 0
 """A position that no message has."""
 
 
@@ -45,6 +45,13 @@ class OutboxStore(Protocol):
 
     async def failed(self, connection: Any, position: int, error: str, wait_seconds: float, attempts_max: int) -> None:
         """Count a failure of one that was taken; it is due again later, or set aside where it has failed `attempts_max` times."""
+
+
+async def try_to_record(outbox: OutboxStore, connection: Any) -> None:
+    """Record what came of no message, as each store does before it gives a connection (`OutboxStore.connected`). Raises what keeps
+    deliveries from being recorded."""
+    await outbox.done(connection, [_NOBODY])
+    await outbox.failed(connection, _NOBODY, "", 0.0, 1)
 
 
 def store_of(dsn: str, idle_seconds: float) -> OutboxStore:

@@ -18,6 +18,7 @@ BLOCKED = ("tests/mariadb/test_ma_blocked.py",)
 
 OUTBOX = "tests/mariadb/test_ma_outbox.py"
 RELAY, LEAVING = "participant_sdk/outbox/of_mariadb.py", "participant_sdk/outbox/leaving.py"
+STORE = "participant_sdk/outbox/store.py"
 
 MUTANTS = (
     SourceMutant("a key is held by nobody", LEAVING, "    if key is not None:\n        yield HOLD",
@@ -34,9 +35,9 @@ MUTANTS = (
     SourceMutant("texts are in another character set", LEAVING,
                  "CONVERT(UNHEX(%s) USING utf8mb4), CONVERT(UNHEX(%s) USING utf8mb4)",
                  "CONVERT(UNHEX(%s) USING latin1), CONVERT(UNHEX(%s) USING latin1)", (OUTBOX + "::TestPools",)),
-    SourceMutant("who cannot delete delivers", RELAY, "            await self.done(connection, [NOBODY])\n", "",
+    SourceMutant("who cannot delete delivers", STORE, "    await outbox.done(connection, [_NOBODY])\n", "",
                  (OUTBOX + "::test_who_could_not_record_a_delivery_delivers_nothing",)),
-    SourceMutant("who cannot count failures delivers", RELAY, '            await self.failed(connection, NOBODY, "", 0.0, 1)\n', "",
+    SourceMutant("who cannot count failures delivers", STORE, '    await outbox.failed(connection, _NOBODY, "", 0.0, 1)\n', "",
                  (OUTBOX + "::test_who_could_not_record_a_delivery_delivers_nothing",)),
     SourceMutant("keys share few rows", "troth/log/mariadb_outbox.py", '"big") % KEYS', '"big") % 16',
                  ("tests/log/test_mariadb_branches.py",)),

@@ -74,7 +74,7 @@ COSTLY = (
     SourceMutant("what a delivery raises ends the relay", "participant_sdk/outbox/relay.py",
                  "await finished(self._deliver, message)", "await self._deliver(message)", OUTBOX),
     SourceMutant("who cannot record a delivery delivers", "participant_sdk/outbox/of_postgres.py",
-                 "            await self.done(connection, [NOBODY])\n", "", OUTBOX),
+                 "            await try_to_record(self, connection)\n", "", OUTBOX),
     SourceMutant("who is silent keeps what he has", "participant_sdk/outbox/of_postgres.py",
                  "        await connection.execute(_LIMIT_IDLE, (self._idle,))", "        pass", OUTBOX),
     SourceMutant("a text that cannot be stored ends the relay", "participant_sdk/border.py", "encodable(words[:", "(words[:",
