@@ -396,23 +396,25 @@ def test_nothing_is_proven_before_the_loss_is_accepted_and_then_also_for_those_t
     assert questions(driver) == [("c", 1, 6)]
 
 
-def test_of_what_is_lost_nobody_is_told_abort_because_a_client_asks() -> None:
+def asked_by_a_client() -> tuple[Driver, str]:
+    """A client asks about a transaction of a life that the log has lost, and names `a`; the driver, and its id."""
     driver = Driver(records=Driver(nonce="0123abce").log, nonce=NONCE, connect=False)
     back(driver, "b", 8)
     back(driver, "a", 9, heard=False)
     transaction_id = "c1.1.0123abce.1.7"
     driver.get(transaction_id, "a", first_attempt_ms=driver.instant().wall_ms)
+    return driver, transaction_id
+
+
+def test_of_what_is_lost_nobody_is_told_abort_because_a_client_asks() -> None:
+    driver, transaction_id = asked_by_a_client()
     assert list(driver.book.live) == [transaction_id] and driver.sent() == ["a.settles"]
     driver.settle("a", transaction_id, "PREPARED")
     assert driver.sent() == [] and list(driver.book.live) == [transaction_id]
 
 
 def test_nor_is_a_client_told_committed_by_what_people_have_committed() -> None:
-    driver = Driver(records=Driver(nonce="0123abce").log, nonce=NONCE, connect=False)
-    back(driver, "b", 8)
-    back(driver, "a", 9, heard=False)
-    transaction_id = "c1.1.0123abce.1.7"
-    driver.get(transaction_id, "a", first_attempt_ms=driver.instant().wall_ms)
+    driver, transaction_id = asked_by_a_client()
     kind = participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_COMMIT
     driver.say("a", participant_pb2.Acknowledgement(transaction_id=transaction_id, kind=kind, detail="forced by ann"))
     driver.sync()

@@ -97,11 +97,16 @@ async def test_whoever_is_awaited_is_found_behind_any_number_of_others(tmp_path:
         await coordinator.stop()
 
 
+def ran(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A program of this folder, at its end."""
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    command = (sys.executable, str(HERE / script), *arguments)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
 def test_a_process_ends_though_what_it_has_does_not() -> None:
     """A database that is silent, say, whose connection nobody ends: the process hung for as long."""
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
-    command = (sys.executable, str(HERE / "hangs_at_end.py"))
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = ran("hangs_at_end.py")
     assert (done.returncode, done.stdout) == (0, "closed\n")
     assert done.stderr == "not closed in order of=Silent error=TimeoutError()\n"
 
@@ -143,10 +148,8 @@ async def test_whoever_closes_it_too_waits_until_what_is_decided_is_done(
 
 def test_without_a_loop_it_closes_with_its_process_and_says_nothing(tmp_path: Path) -> None:
     """The resource works in a thread, and Python's executors end before `atexit`."""
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
-    command = (sys.executable, str(HERE / "embedded_shop.py"), str(tmp_path), "2", "blocking")
     for begun, ended in (("0 0", "-2 2"), ("-2 2", "-4 4")):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = ran("embedded_shop.py", str(tmp_path), "2", "blocking")
         assert (done.returncode, done.stdout, done.stderr) == (0, f"{begun}\n{ended}\n", "")
 
 

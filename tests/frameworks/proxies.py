@@ -1,4 +1,4 @@
-"""What may lie between a client and a service: it passes a call on, and changes what comes back."""
+"""What may lie between a client and a service: it passes a call on, and changes what comes back, or sends the client elsewhere."""
 
 from __future__ import annotations
 
@@ -28,6 +28,17 @@ MANGLED = {
     "garbled": "OPERATION_COUNT",
 }
 """What is done to the header, and what becomes of the commit: with this vote, by asking, or ended for this reason."""
+
+
+def moved_to(url: str) -> Any:
+    """An ASGI application that sends whoever calls to another place, and has done nothing itself."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        told = [(b"location", url.encode()), (b"troth-acknowledged-bin", b"")]
+        await send({"type": "http.response.start", "status": 307, "headers": told})
+        await send({"type": "http.response.body"})
+
+    return app
 
 
 def mangling(service: str, how: str) -> Any:

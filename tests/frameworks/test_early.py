@@ -11,14 +11,15 @@ from typing import Any
 import httpx
 import pytest
 import requests
-from proxies import MANGLED, mangling
+from by_hand import carrying, told
+from proxies import MANGLED, mangling, moved_to
 from services import Services
 from web import on_uvicorn
 
 from participant_sdk.client import Aborted, RequestError, SyncClient
-from participant_sdk.metadata import ACKNOWLEDGED_KEY, CONTEXT_KEY, packed, said
+from participant_sdk.metadata import ACKNOWLEDGED_KEY
 from troth.errors import Reason
-from troth.v1 import client_pb2, common_pb2
+from troth.v1 import common_pb2
 
 ASKED, NOT_ASKED = Counter(prepares=3, votes=3), Counter[str]()
 """Of three services that each did some work. Phase two is the same; how often a decision is told depends on who asks meanwhile."""
@@ -100,14 +101,9 @@ async def test_a_call_that_failed_votes_nothing(services: Services) -> None:
 
 
 async def test_a_redirection_leads_to_a_last_call(services: Services) -> None:
-    async def moved(scope: Any, receive: Any, send: Any) -> None:
-        where = (services.urls["c"] + "/do").encode()
-        told = [(b"location", where), (b"troth-acknowledged-bin", b"")]
-        await send({"type": "http.response.start", "status": 307, "headers": told})
-        await send({"type": "http.response.body"})
-
     before = services.messages()
     http = services.client.carry(httpx.AsyncClient(follow_redirects=True))
+    moved = moved_to(services.urls["c"] + "/do")
     async with http, on_uvicorn(moved) as url, services.client.transaction(one_call_each=True):
         (await http.post(url, json={"add": [1]})).raise_for_status()
         await services.post(services.tree("a"))
@@ -153,8 +149,7 @@ async def test_a_caller_that_leaves_its_block_takes_it_back(services: Services) 
 
 def vote_of(answer: httpx.Response) -> common_pb2.SealedVote | None:
     """What was voted in an answer."""
-    ((_, data),) = said(answer.headers)
-    done = client_pb2.AcknowledgedOperations.FromString(data)
+    done = told(answer)
     return done.vote if done.HasField("vote") else None
 
 
@@ -187,8 +182,7 @@ async def test_a_last_call_of_a_transaction_that_is_none_is_undone(services: Ser
     made_up = common_pb2.TransactionContext(transaction_id=own.rpartition(".")[0] + ".999", call_id="1", last_call=True)
     for name in ("a", "b"):
         async with httpx.AsyncClient() as http:
-            headers = {CONTEXT_KEY: packed([made_up.SerializeToString()])}
-            answer = await http.post(services.urls[name] + "/do", json={}, headers=headers)
+            answer = await http.post(services.urls[name] + "/do", json={}, headers=carrying(made_up))
         assert answer.status_code == 200 and vote_of(answer) is not None
     assert await services.totals() == (0, 0, 0)
     assert services.banks["a"].health.in_doubt == services.banks["b"].health.in_doubt == 0
@@ -200,11 +194,10 @@ async def test_a_call_that_is_repeated_votes_again(services: Services) -> None:
         for name in ("a", "b"):
             context = tx.context()
             context.last_call = True
-            headers = {CONTEXT_KEY: packed([context.SerializeToString()])}
             async with httpx.AsyncClient() as http:
-                first, second = [await http.post(services.urls[name] + "/do", json={}, headers=headers) for _ in range(2)]
+                first, second = [await http.post(services.urls[name] + "/do", json={}, headers=carrying(context)) for _ in range(2)]
             assert vote_of(first) == vote_of(second) is not None
-            tx.acknowledge(client_pb2.AcknowledgedOperations.FromString(said(second.headers)[0][1]))
+            tx.acknowledge(told(second))
     assert services.messages() == NOT_ASKED
     assert await services.totals() == (1, 1, 0)
 
@@ -216,11 +209,11 @@ async def test_of_two_contexts_the_last_says_whether_it_is_the_last_call(service
         for last in (False, True):
             contexts = [tx.context() for _ in range(2)]
             contexts[0].last_call, contexts[1].last_call = not last, last
-            headers = [(CONTEXT_KEY, packed([context.SerializeToString()])) for context in contexts]
+            headers = [header for context in contexts for header in carrying(context).items()]
             async with httpx.AsyncClient() as http:
                 answer = await http.post(services.urls[name] + "/do", json={}, headers=headers)
             answers.append(vote_of(answer) is not None)
-            tx.acknowledge(client_pb2.AcknowledgedOperations.FromString(said(answer.headers)[0][1]))
+            tx.acknowledge(told(answer))
         assert answers == [False, True]
     assert sum(await services.totals()) == 2
     assert ACKNOWLEDGED_KEY in answer.headers

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import requests
+from proxies import moved_to
 from services import Services
 from web import on_uvicorn
 
@@ -61,17 +62,11 @@ async def test_a_body_that_is_still_sent_is_no_part_of_it(services: Services, na
 
 
 async def test_redirections_are_calls_of_their_own(services: Services) -> None:
-    async def moved(scope: Any, receive: Any, send: Any) -> None:
-        where = (services.urls["c"] + "/do").encode()
-        told = [(b"location", where), (b"troth-acknowledged-bin", b"")]
-        await send({"type": "http.response.start", "status": 307, "headers": told})
-        await send({"type": "http.response.body"})
-
     def blocking() -> None:
         with services.client.carry(requests.Session()) as http:
             http.post(url, json={"add": [2]}, timeout=20).raise_for_status()
 
-    async with on_uvicorn(moved) as url, services.client.transaction() as tx:
+    async with on_uvicorn(moved_to(services.urls["c"] + "/do")) as url, services.client.transaction() as tx:
         async with services.client.carry(httpx.AsyncClient(follow_redirects=True)) as http:
             (await http.post(url, json={"add": [1]})).raise_for_status()
         await asyncio.to_thread(blocking)

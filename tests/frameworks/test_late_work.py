@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from by_hand import carrying, told
 from fastapi import BackgroundTasks, Depends, FastAPI
 from fastapi.responses import StreamingResponse
 from services import Services
@@ -22,7 +23,7 @@ from participant_sdk.client import Aborted, RequestError
 from participant_sdk.frameworks.asgi import TransactionMiddleware
 from participant_sdk.frameworks.calls import HttpCall, Refusal
 from participant_sdk.frameworks.wsgi import TransactionMiddleware as WsgiMiddleware
-from participant_sdk.metadata import ACKNOWLEDGED_KEY, CONTEXT_KEY, packed, said
+from participant_sdk.metadata import ACKNOWLEDGED_KEY, packed, said
 from troth.errors import Reason, TrothError
 from troth.v1 import client_pb2, common_pb2
 
@@ -174,8 +175,8 @@ def test_blocking_calls_that_have_ended_are_not_under_way(status: int) -> None:
     answer = call.answers_in_thread(200) if status == 200 else call.fails(Refuse("UNWILLING"))
     assert answer is not None
     headers = dict(answer.headers if isinstance(answer, Refusal) else answer)
-    (told,) = [client_pb2.AcknowledgedOperations.FromString(one) for name, one in said(headers) if name == ACKNOWLEDGED_KEY]
-    assert (told.participant, told.count, told.unknown) == ("further", 1, False)
+    (done,) = [client_pb2.AcknowledgedOperations.FromString(one) for name, one in said(headers) if name == ACKNOWLEDGED_KEY]
+    assert (done.participant, done.count, done.unknown) == ("further", 1, False)
 
 
 # ---- calls that come twice, and answers that others change
@@ -188,14 +189,13 @@ async def test_a_call_that_comes_twice_at_once_is_done_once(services: Services, 
         for name in ("a", "b"):
             context = tx.context()
             context.last_call = last
-            headers = {CONTEXT_KEY: packed([context.SerializeToString()])}
             async with httpx.AsyncClient() as http:
                 urls = [services.urls[name] + "/do"] * 3
-                answers = await asyncio.gather(*(http.post(url, json={"add": [1, 2]}, headers=headers) for url in urls))
+                answers = await asyncio.gather(*(http.post(url, json={"add": [1, 2]}, headers=carrying(context)) for url in urls))
             assert {answer.status_code for answer in answers} == {200}
-            told = [client_pb2.AcknowledgedOperations.FromString(said(answer.headers)[0][1]) for answer in answers]
-            assert [(one.count, one.HasField("vote")) for one in told] == [(2, last)] * 3
-            tx.acknowledge(told[0])
+            done = [told(answer) for answer in answers]
+            assert [(one.count, one.HasField("vote")) for one in done] == [(2, last)] * 3
+            tx.acknowledge(done[0])
     assert await services.totals() == (3, 3, 0)
 
 

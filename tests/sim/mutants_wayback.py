@@ -78,21 +78,21 @@ def _settled_as_committed(original: Any) -> Any:
 
 
 def _in_no_record(original: Any) -> Any:
-    def finished(branch: Any, outcome: Any) -> Any:
-        record = original(branch, outcome)
-        record.branch_finished.by_hand = False
+    def make(*of: Any) -> Any:
+        record = original(*of)
+        getattr(record, record.WhichOneof("kind")).by_hand = False
         return record
 
-    return finished
+    return make
 
 
 def _in_this_life(original: Any) -> Any:
-    def replay_finished(m: Any, record: Any) -> Any:
+    def replay(m: Any, record: Any) -> Any:
         owner = original(m, record)
         m.branches[owner].by_hand = ""
         return owner
 
-    return replay_finished
+    return replay
 
 
 def _with_the_order(original: Any) -> Any:
@@ -136,24 +136,6 @@ def _parked_as_decided(original: Any) -> Any:
     return park
 
 
-def _parked_for_this_life(original: Any) -> Any:
-    def replay_parked(m: Any, record: Any) -> Any:
-        owner = original(m, record)
-        m.branches[owner].by_hand = ""
-        return owner
-
-    return replay_parked
-
-
-def _parked_in_memory(original: Any) -> Any:
-    def parked(branch: Any) -> Any:
-        record = original(branch)
-        record.branch_parked.by_hand = False
-        return record
-
-    return parked
-
-
 def _whoever_agrees(original: Any) -> Any:
     def close_committed(m: Any, b: Any, e: Any) -> None:
         original(m, b, participant_pb2.Force())
@@ -167,8 +149,8 @@ def _of_one_phase_too(b: Any) -> str:
 
 # Resources that refuse an operator's commit, and orders for what is forgotten, are left to transcripts.
 _scripted("an operator's commit that failed was decided", "21", (finishing_there, "_park", _parked_as_decided))
-_scripted("that an operator's commit failed is in no record", "21", (records, "parked", _parked_in_memory))
-_scripted("an operator's commit that failed was decided, after a restart", "21", (_REPLAY, "branch_parked", _parked_for_this_life))
+_scripted("that an operator's commit failed is in no record", "21", (records, "parked", _in_no_record))
+_scripted("an operator's commit that failed was decided, after a restart", "21", (_REPLAY, "branch_parked", _in_this_life))
 _scripted("a decision that agrees makes no commit of the protocol", "21", (T[P.FORCED_COMMIT], Kind.COMMIT, _whoever_agrees))
 _scripted("one phase is ended by hand as well", "21", (finishing_there, "_by_hand", to(_of_one_phase_too)))
 _scripted("a commit by hand is told to ABORT as one that cannot be told", "18", (T[P.COMMITTED], Kind.ABORT, _as_any_commit))
