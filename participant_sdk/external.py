@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from participant_sdk.backlog import Backlog
 from participant_sdk.blocked import Blocked
 from participant_sdk.border import Raised, finished
 from participant_sdk.causes import cause_of, cause_of_operation
@@ -81,6 +82,7 @@ class ExternalDriver:
         self._named: dict[str, str] = {}
         """The resource's names of prepared branches, until they are forgotten."""
         self._blocked = Blocked(resource, self._jobs, self._named)
+        self._backlog = Backlog()
         self._losing: dict[str, asyncio.Task[None]] = {}
         """Rollbacks of work that failed. Whoever goes on in the same transaction begins a branch of the same name: not before."""
 
@@ -186,6 +188,7 @@ class ExternalDriver:
         if losing := self._losing.get(transaction_id):
             await asyncio.wait((losing,))
         if transaction_id not in self._begun:
+            await self._backlog.give_way()
             answer = await self._asked("begin", self._resource.begin, transaction_id)
             if not isinstance(answer, Begun):
                 raise self._not_done(answer)
@@ -278,7 +281,8 @@ class ExternalDriver:
         failed: list[str] = []
 
         async def attempt() -> str:
-            answer = await self._asked(finish.__name__, finish, name, work)
+            with self._backlog.finishing():
+                answer = await self._asked(finish.__name__, finish, name, work)
             if isinstance(answer, Broken | Refused):
                 failed.append(answer.why if isinstance(answer, Broken) else answer.cause.message)
                 return ""

@@ -38,6 +38,13 @@ class Store:
     faults: dict[str, deque[Any]] = field(default_factory=dict)
     rollbacks: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     """The rollbacks that were asked for."""
+    finishing: asyncio.Event = field(default_factory=asyncio.Event)
+    """Whether commits and rollbacks get on: while it is clear, they wait."""
+    begun: list[str] = field(default_factory=list)
+    """The branches that were begun, in their order."""
+
+    def __post_init__(self) -> None:
+        self.finishing.set()
 
     def fault(self, step: str) -> Any:
         """The fault that stands for a step, if any."""
@@ -79,6 +86,7 @@ class LedgerResource:
 
     async def begin(self, transaction_id: str) -> Begun | Refused | Unreachable:
         branch = f"{self._participant}/{transaction_id}"
+        self.store.begun.append(branch)
         self._views[branch] = View(self.store)
         return self.store.fault("begin") or Begun(branch)
 
@@ -101,6 +109,7 @@ class LedgerResource:
     async def commit(
         self, resource_branch: str, work: record_pb2.BranchWork, *, one_phase: bool
     ) -> Done | Refused | Unreachable | Broken:
+        await self.store.finishing.wait()
         fault = self.store.fault("commit")
         if fault is not None:
             return fault  # type: ignore[no-any-return]  # a fault is whatever the test put there
@@ -113,6 +122,7 @@ class LedgerResource:
 
     async def rollback(self, resource_branch: str, work: record_pb2.BranchWork) -> Done | Unreachable | Broken:
         self.store.rollbacks.put_nowait(resource_branch)
+        await self.store.finishing.wait()
         fault = self.store.fault("rollback")
         if fault is not None:
             return fault  # type: ignore[no-any-return]  # a fault is whatever the test put there

@@ -12,7 +12,7 @@ import pytest
 from ledger import LedgerResource, Store, register
 from paper_coordinator import PATIENCE_SECONDS, PaperCoordinator, Stream, operation, transaction
 
-from participant_sdk import LogBranch, LogResource, Participant, drivers, external
+from participant_sdk import LogBranch, LogResource, Participant, backlog, drivers, external
 from participant_sdk.resources.contract import Broken, Refused, Unreachable
 from participant_sdk.resources.log_only import LoggedOperation
 from troth.backoff import Backoff
@@ -139,6 +139,47 @@ async def test_a_commit_is_repeated_until_it_is_done_and_holds_up_nobody(
         acknowledged = [await stream.heard("acknowledgements") for _ in range(2)]
         assert [one.transaction_id for one in acknowledged] == [transaction(2), transaction(1)]
         assert store.entries == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("kind", [pb.DECISION_KIND_COMMIT, pb.DECISION_KIND_ABORT])
+async def test_what_is_decided_goes_before_what_begins(
+    make: Any, coordinator: PaperCoordinator, store: Store, kind: pb.DecisionKind.ValueType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise those that are prepared and not finished pile up until the resource has no room for another one."""
+    monkeypatch.setattr(backlog, "UNFINISHED_MAX", 2)
+    async with make():
+        stream = await coordinator.welcomed()
+        for number in (1, 2):
+            await prepared(stream, number, PUT)
+        store.finishing.clear()
+        for number in (1, 2):
+            decide(stream, number, kind)
+        prepare(stream, 3, PUT)
+        await asyncio.sleep(0.1)
+        assert len(store.begun) == 2, "the third waits for the first two"
+        store.finishing.set()
+        assert (await stream.heard("votes")).kind == pb.VOTE_KIND_YES
+        assert store.begun[-1].endswith(transaction(3))
+
+
+async def test_what_begins_waits_for_a_while_only(
+    make: Any, coordinator: PaperCoordinator, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resource that finishes nothing says itself what is wrong with it; and a branch that waits for its next try is in nobody's
+    way."""
+    monkeypatch.setattr(backlog, "UNFINISHED_MAX", 1)
+    monkeypatch.setattr(backlog, "HELD_BACK_SECONDS_MAX", 0.01)
+    async with make():
+        stream = await coordinator.welcomed()
+        await prepared(stream, 1, PUT)
+        store.finishing.clear()
+        decide(stream, 1, pb.DECISION_KIND_COMMIT)
+        await prepared(stream, 2, operation("put", name="b", value=2))
+        monkeypatch.setattr(backlog, "HELD_BACK_SECONDS_MAX", 3600.0)
+        monkeypatch.setattr(drivers, "RETRY", Backoff(3600.0, 3600.0))
+        store.faults["commit"] = deque([AWAY])
+        store.finishing.set()
+        await prepared(stream, 3, operation("put", name="c", value=3))
 
 
 @pytest.mark.parametrize(("kind", "step"), [(pb.DECISION_KIND_COMMIT, "commit"), (pb.DECISION_KIND_ABORT, "rollback")])
