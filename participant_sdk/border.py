@@ -54,6 +54,17 @@ async def finished(function: Callable[..., Any], *arguments: Any) -> Any:
     return await awaited(result) if inspect.isawaitable(result) else result
 
 
+async def answered(method: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+    """As `finished`, for a resource that answers for itself, in this very task. What it runs for others is behind a border of its
+    own, so nobody there cancels this task."""
+    try:
+        return await method(*arguments)
+    except BaseException as error:
+        if isinstance(error, asyncio.CancelledError) and is_cancelling():
+            raise
+        return Raised(error)
+
+
 def deliverable(error: BaseException) -> Exception:
     """The error as a caller can be given it, who awaits it in a task: a StopIteration or a SystemExit would be taken for an order
     to that task, or to the whole loop."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from participant_sdk.backlog import Backlog
 from participant_sdk.blocked import Blocked
-from participant_sdk.border import Raised, finished
+from participant_sdk.border import Raised, answered, finished
 from participant_sdk.causes import cause_of, cause_of_operation
 from participant_sdk.core.work import (
     CommitBranch,
@@ -83,6 +83,7 @@ class ExternalDriver:
         """The resource's names of prepared branches, until they are forgotten."""
         self._blocked = Blocked(resource, self._jobs, self._named)
         self._backlog = Backlog()
+        self._answer = answered if getattr(resource, "answers_for_itself", False) else finished
         self._losing: dict[str, asyncio.Task[None]] = {}
         """Rollbacks of work that failed. Whoever goes on in the same transaction begins a branch of the same name: not before."""
 
@@ -196,7 +197,7 @@ class ExternalDriver:
         return self._begun[transaction_id]
 
     async def _perform(self, name: str, operation: common_pb2.Operation) -> common_pb2.Value:
-        answer = await finished(self._resource.execute, name, operation)
+        answer = await self._answer(self._resource.execute, name, operation)
         if type(answer) is Raised:
             raise _NotDone(cause_of_operation(answer.error, self._participant, operation.name))
         if not isinstance(answer, Performed):
@@ -294,7 +295,7 @@ class ExternalDriver:
 
     async def _asked(self, what: str, method: Callable[..., Any], *arguments: Any) -> Any:
         """The resource's answer. What raised instead may have happened or not, like what was asked of one that is away."""
-        answer = await finished(method, *arguments)
+        answer = await self._answer(method, *arguments)
         if type(answer) is Raised:
             return Unreachable(raised(f"{self._participant} resource {what}", answer.error))
         return answer

@@ -13,6 +13,7 @@ import pytest
 from ledger import LedgerResource, Store
 
 from participant_sdk import LogBranch, LogResource, Participant, Refuse, SqliteResource, border, drivers
+from participant_sdk.border import Raised
 from participant_sdk.causes import CODE_CHARACTERS_MAX, MESSAGE_CHARACTERS_MAX, cause_of
 from participant_sdk.client import call
 from participant_sdk.resources.contract import Begun, Performed, Prepared
@@ -392,6 +393,28 @@ async def test_what_is_cancelled_before_it_begins_is_not_left_for_the_collector(
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert inspect.getcoroutinestate(begun) == inspect.CORO_CLOSED
+
+
+async def test_a_resource_that_answers_for_itself_is_asked_in_the_same_task() -> None:
+    """What it raises is a value all the same, also a cancellation that nobody has asked for; our own goes on."""
+
+    async def raises(error: BaseException) -> None:
+        await asyncio.sleep(0)
+        raise error
+
+    async def asking() -> object:
+        return asyncio.current_task()
+
+    assert await border.answered(asking) is asyncio.current_task()
+    for error in (LookupError("a bug"), asyncio.CancelledError(), StopAsyncIteration(), SystemExit(3)):
+        told = await border.answered(raises, error)
+        assert type(told) is Raised and told.error is error
+
+    waiting = asyncio.ensure_future(border.answered(asyncio.sleep, 3600))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
 
 
 def test_long_texts_are_cut() -> None:

@@ -235,6 +235,34 @@ async def test_whoever_waits_too_long_for_a_lock_is_in_conflict(bench: Bench) ->
     assert isinstance(await bench.resource.commit(first, work, one_phase=False), Done)
 
 
+async def test_a_connection_is_its_owners_again(database: Database) -> None:
+    """With all its methods, and with those that its owner has put into their place."""
+    from psycopg_pool import AsyncConnectionPool
+
+    from participant_sdk.resources.postgres import Postgres
+
+    counted = []
+    async with AsyncConnectionPool(database.dsn, min_size=1, max_size=1, open=False) as pool:
+        async with pool.connection() as db:
+            commit = db.commit
+            db.commit = lambda: counted.append(1) or commit()  # type: ignore[method-assign, func-returns-value]  # as an owner may
+            before = set(vars(db))
+        bench = Bench(PostgresWorkbench(database, {**ASYNC, "commits": commit_method}, lambda dsn: Postgres(pool)))
+        await bench.open()
+        branch = await bench.begin()
+        await bench.put(branch, "a", 1)
+        counted.clear()
+        refused = await bench.resource.execute(branch, operation("commits"))
+        assert isinstance(refused, Refused) and refused.cause.reason == "FORBIDDEN_SQL" and not counted
+        await bench.resource.rollback(branch, record_pb2.BranchWork())
+        async with pool.connection() as db:
+            assert type(db) is psycopg.AsyncConnection and set(vars(db)) == before
+            counted.clear()
+            await db.commit()
+            assert counted == [1]
+        await bench.resource.close()
+
+
 async def test_whoever_gets_no_connection_is_told_that_it_is_overload(database: Database) -> None:
     from participant_sdk.resources.postgres import Postgres, PostgresLimits
 

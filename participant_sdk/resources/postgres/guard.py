@@ -16,6 +16,7 @@ from participant_sdk.resources.relational.guard import ENDS, LEAKS, BranchGuard,
 
 _ENDS = ("commit", "rollback", "close", "tpc_begin", "tpc_prepare", "tpc_commit", "tpc_rollback", "tpc_recover")
 _SESSION = ("set_autocommit", "set_isolation_level", "set_read_only", "set_deferrable", "notifies")
+_REFUSED = {**dict.fromkeys(_ENDS, ENDS), **dict.fromkeys(_SESSION, LEAKS)}
 _FACTORIES = ("cursor_factory", "server_cursor_factory")
 _read = remembered(forbidden)
 _writes = remembered(writes)
@@ -50,22 +51,34 @@ class Guard(BranchGuard):
         self.wrote = self.wrote or _writes(text)
 
     @contextmanager
-    def on(self, connection: BaseConnection[Any]) -> Iterator[None]:
+    def on(self, connection: Any) -> Iterator[None]:
         """See `BranchGuard`."""
-        self._connection, asynchronous = connection, isinstance(connection, AsyncConnection)
-        attributes = vars(connection)
-        before = {name: attributes[name] for name in (*_ENDS, *_SESSION, *_FACTORIES) if name in attributes}
-        for name in _FACTORIES:
-            attributes[name] = _guarded(before[name])
-        attributes.update({name: self.method(name, ENDS, asynchronous=asynchronous) for name in _ENDS})
-        attributes.update({name: self.method(name, LEAKS, asynchronous=asynchronous) for name in _SESSION})
-        attributes["troth_guard"], self.over = self, False
+        self._connection, kind, attributes = connection, connection.__class__, vars(connection)
+        before = {name: attributes[name] for name in _FACTORIES}
+        hidden = {name: attributes.pop(name) for name in _REFUSED.keys() & attributes.keys()}
+        attributes.update({name: _guarded(factory) for name, factory in before.items()}, troth_guard=self)
+        connection.__class__, self.over = _refusing(kind), False
         try:
             yield
         finally:
-            for name in (*_ENDS, *_SESSION, "troth_guard"):
-                attributes.pop(name, None)
-            attributes.update(before)
+            connection.__class__ = kind
+            del attributes["troth_guard"]
+            attributes.update(before, **hidden)
+
+
+@cache
+def _refusing(kind: Any) -> Any:
+    """A class of connections without what an operation must not call; a connection can be of either."""
+    asynchronous = issubclass(kind, AsyncConnection)
+
+    def refused(name: str, why: str) -> Callable[..., Any]:
+        def call(self: Any, *arguments: Any, **options: Any) -> Any:
+            guard: Guard = vars(self)["troth_guard"]
+            return guard.method(name, why, asynchronous=asynchronous)()
+
+        return call
+
+    return type(kind.__name__, (kind,), {name: refused(name, why) for name, why in _REFUSED.items()})
 
 
 def _text(query: Any, connection: Any) -> str:

@@ -69,6 +69,8 @@ class RelationalResource(ABC):
     """The resource (`resources.contract.Resource`). `source` gives connections to branches."""
 
     atomic = False
+    answers_for_itself = True
+    """What authors wrote runs behind a border in here: the driver needs none around each question."""
     isolates = True
     """Nobody sees or changes what a branch has changed before its outcome: operations need no keys."""
     busy: type[Exception]
