@@ -22,6 +22,7 @@ from troth.address import addresses_of
 from troth.backoff import Backoff
 from troth.channel import dialled
 from troth.errors import ProtocolError, Reason, RemoteProtocolError, RequestError, TrothError
+from troth.features import PROTOCOL_VERSION
 from troth.identity.tls import Tls
 from troth.ids import check_name
 from troth.link import FRAME_MESSAGES_MAX, Link, Outbox, Packed, from_wire, paced, to_wire
@@ -33,7 +34,7 @@ ROLE = "participant"
 METHOD = "/troth.v1.ParticipantService/Session"
 COMPLETE = participant_pb2.SessionRequest(reports_complete=True).SerializeToString()
 """Added to the frame that carries the last of the reports."""
-PROTOCOL = common_pb2.ProtocolRange(lowest=1, highest=1)
+PROTOCOL = common_pb2.ProtocolRange(lowest=PROTOCOL_VERSION, highest=PROTOCOL_VERSION)
 """The versions of the protocol that this software speaks."""
 GREETING_SECONDS = 10.0
 """How long the coordinator may take to answer Hello."""

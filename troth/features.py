@@ -20,6 +20,9 @@ from enum import Enum
 
 from troth.errors import Reason, RequestError
 
+PROTOCOL_VERSION = 1
+"""The only version of the wire as a whole so far. The sides of a stream must share one; it changes when features do not do."""
+
 
 class Where(Enum):
     """What a feature adds to."""

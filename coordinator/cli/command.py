@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -37,33 +37,51 @@ class Command(_WithExamples, click.Command):
         self.examples = examples
 
 
-class Commands(MutableMapping[str, click.Command]):
-    """The commands of a group by name, each imported when it is asked for: what one command needs, most others do not.
+class Later(click.Command):
+    """A command of which only its line in a list is known; its module is imported when it is run, or asked for what it has.
 
-    `places` has `MODULE:NAME` for each; a place whose extra is not installed raises `ModuleNotFoundError` then.
+    `place` is `MODULE:NAME`. A module whose extra is not installed raises `ModuleNotFoundError` then.
     """
 
-    def __init__(self, places: Mapping[str, str]) -> None:
-        self._known: dict[str, click.Command | str] = dict(places)
+    def __init__(self, name: str, line: str, place: str = "") -> None:
+        super().__init__(name, help=line)
+        self.place = place or f"coordinator.cli.{name}:{name}"
+
+    def itself(self) -> click.Command:
+        """The command, imported."""
+        module, _, attribute = self.place.partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """The context of the command itself, with which click goes on: it parses, runs, helps and completes there."""
+        return self.itself().make_context(info_name, args, parent, **extra)
+
+
+class Commands(MutableMapping[str, click.Command]):
+    """The commands of a group by name, each imported when it is asked for: what one command needs, most others do not."""
+
+    def __init__(self, *commands: Later) -> None:
+        self.listed: dict[str, click.Command] = {command.name: command for command in commands if command.name}
+        """What a list shows and what runs: nothing is imported for being listed."""
 
     def __getitem__(self, name: str) -> click.Command:
-        known = self._known[name]
-        if isinstance(known, str):
-            module, _, attribute = known.partition(":")
-            known = self._known[name] = getattr(import_module(module), attribute)
-        return known
+        known = self.listed[name]
+        return known.itself() if isinstance(known, Later) else known
 
     def __setitem__(self, name: str, command: click.Command) -> None:
-        self._known[name] = command
+        self.listed[name] = command
 
     def __delitem__(self, name: str) -> None:
-        del self._known[name]
+        del self.listed[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
+        return iter(self.listed)
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self.listed)
 
 
 class Group(_WithExamples, click.Group):
@@ -74,6 +92,12 @@ class Group(_WithExamples, click.Group):
     def __init__(self, *args: Any, examples: str = "", **options: Any) -> None:
         super().__init__(*args, **options)
         self.examples = examples
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by name, as click lists it and runs it."""
+        if isinstance(self.commands, Commands):
+            return self.commands.listed.get(cmd_name)
+        return super().get_command(ctx, cmd_name)
 
 
 Group.group_class = Group

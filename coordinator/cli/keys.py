@@ -25,7 +25,7 @@ troth keys drop 20261130-4f1c2a --log var/c1/coordinator.db   # one that no reco
 
 @click.group(cls=Group, examples=EXAMPLES)
 def keys() -> None:
-    """Make, show and rotate the keys that seal payload in logs: the setting `payload_keys`, and `Participant(payload_keys=...)`."""
+    """Make, show and rotate keys that seal payload in logs: the setting `payload_keys`, and `Participant(payload_keys=...)`."""
 
 
 _file = click.option(

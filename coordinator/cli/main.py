@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from coordinator.cli import render
-from coordinator.cli.command import Commands, Group
+from coordinator.cli.command import Commands, Group, Later
 from coordinator.cli.failure import INTERRUPTED, OK, USAGE, AlreadyTold, Failure, failure_of
 from troth import __version__
 from troth.errors import TrothError
@@ -30,15 +30,47 @@ troth dev                                           # try it: a coordinator, its
 """
 
 
-COMMANDS = Commands({
-    **{name: f"coordinator.cli.{name}:{name}" for name in (
-        "serve", "txn", "participants", "drain", "cell", "log", "store", "backup", "reconcile", "pki", "token", "keys", "policy",
-        "audit", "review", "config", "demo", "conform", "doctor", "outbox", "version",
-    )},
-    "status": "coordinator.cli.drain:status",
-    "restore": "coordinator.cli.backup:restore",
-    "dev": "coordinator.cli.demo:dev",
-})  # fmt: skip
+COMMANDS = Commands(
+    Later("serve", "Run the coordinator until SIGTERM or SIGINT."),
+    Later("txn", "See, understand and force transactions."),
+    Later("participants", "List participants, or let another log take over a name."),
+    Later("drain", "Refuse new transactions."),
+    Later("cell", "Tell which nodes the cell has, and which shard is where."),
+    Later("log", "Verify, read or mend the log of a process that does not run."),
+    Later("store", "Make, look at or upgrade a store: a PostgreSQL database that the nodes of a cell share."),
+    Later("backup", "Copy the logs of a process while it runs: consistent, verified, and whole or not at all."),
+    Later("reconcile", "Compare what the coordinator says with what participants hold."),
+    Later("pki", "Make and renew certificates."),
+    Later("token", "Make, list and take back bearer tokens, in a file that the setting `tokens` names."),
+    Later(
+        "keys",
+        "Make, show and rotate keys that seal payload in logs: the setting `payload_keys`, and `Participant(payload_keys=...)`.",
+    ),
+    Later("policy", "Check a policy, and explain what it decides."),
+    Later("audit", "Show, verify or export the audit log of a coordinator, on its machine."),
+    Later("review", "List, approve or reject what others have asked for (four eyes)."),
+    Later("config", "Show or check the daemon's settings, or have it read them again."),
+    Later("demo", "Run the shop: orders over three services while everything is being killed."),
+    Later(
+        "conform",
+        "Run a participant, in any language, against a coordinator that follows a script, and tell which rules it breaks.",
+    ),
+    Later("doctor", "Look at a service's database: settings, privileges, and prepared transactions with what they block."),
+    Later("outbox", "Look at a service's outbox, and say what becomes of messages that could not be delivered."),
+    Later("version", "Tell the versions of what runs here."),
+    Later(
+        "status",
+        "Tell the daemon's identity, counters and limits, and how full those are that fill up.",
+        "coordinator.cli.drain:status",
+    ),
+    Later("restore", "Put a backup back, and say first what that means.", "coordinator.cli.backup:restore"),
+    Later(
+        "dev",
+        "Try it out: a coordinator, its console and three services, with a page to place orders and to crash one of them.",
+        "coordinator.cli.demo:dev",
+    ),
+)
+"""Each with the first sentence of its own help."""
 
 
 @click.group(cls=Group, examples=EXAMPLES, commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})

@@ -9,7 +9,16 @@ import click
 
 from coordinator.cli import render
 from coordinator.cli.asking import confirm
-from coordinator.cli.command import Commands, Group, coordinator_option, json_option, paging_options, tell_of_more, why_options
+from coordinator.cli.command import (
+    Commands,
+    Group,
+    Later,
+    coordinator_option,
+    json_option,
+    paging_options,
+    tell_of_more,
+    why_options,
+)
 from coordinator.cli.remote import connected, who_am_i
 from coordinator.core.words import blocks_words
 from troth.moments import utc
@@ -27,7 +36,10 @@ troth participants forget payments --why "it was renamed"
 """
 
 
-ELSEWHERE = Commands({"reconcile": "coordinator.cli.reconcile:of_one"})
+ELSEWHERE = Commands(Later(
+    "reconcile", "Compare what the coordinator says with what the participant NAME, and its slots, hold: `troth reconcile` of one.",
+    "coordinator.cli.reconcile:of_one",
+))  # fmt: skip
 
 
 @click.group(cls=Group, examples=EXAMPLES, commands=ELSEWHERE, invoke_without_command=True)

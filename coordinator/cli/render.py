@@ -11,12 +11,14 @@ import io
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from google.protobuf.message import Message
 
 from troth.logs import is_obeyed, visible
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 
 def json_text(document: Any, indent: int | None = None) -> str:
@@ -144,7 +146,7 @@ def _field(message: Message, field: Any) -> Any:
 
 
 def _value(value: Any, field: Any) -> Any:
-    if isinstance(value, Message):
+    if field.message_type is not None:
         return plain(value)
     if field.enum_type is not None:
         return enum_name(value, field)

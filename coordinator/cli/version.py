@@ -10,8 +10,8 @@ import click
 
 from coordinator.cli import render
 from coordinator.cli.command import Command, json_option
-from coordinator.services.streams import PROTOCOL_VERSION
 from troth import __version__
+from troth.features import PROTOCOL_VERSION
 
 
 @click.command(cls=Command, examples="troth version\ntroth version --json")

@@ -15,12 +15,10 @@ from coordinator.services.context import Context
 from coordinator.services.guard import Malformed
 from coordinator.shell_settings import ShellSettings
 from troth.errors import ProtocolError, Reason, RemoteProtocolError, RequestError, TrothError
+from troth.features import PROTOCOL_VERSION
 from troth.link import Frame, Link, Outbox, Packed, paced
 from troth.logs import get_logger
 from troth.v1 import common_pb2
-
-PROTOCOL_VERSION = 1
-"""The only version of the wire protocol so far."""
 
 COMES_BACK = frozenset({Reason.FORBIDDEN, Reason.TOKEN_EXPIRED})
 """Why a peer is sent away and yet may dial again: a mistake in a policy, once it is mended, must not leave services ended."""

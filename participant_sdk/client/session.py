@@ -30,13 +30,13 @@ from participant_sdk.silence import Silence
 from troth import __version__, forks
 from troth.backoff import Backoff
 from troth.errors import Aborted, Reason, RequestError
+from troth.features import PROTOCOL_VERSION
 from troth.link import FRAME_MESSAGES_MAX, Outbox, Packed
 from troth.logs import get_logger
 from troth.seals import proof_of
 from troth.tasks import ended
 from troth.v1 import client_pb2, common_pb2
 
-PROTOCOL_VERSION = 1
 FRAME_BYTES_DEFAULT = 1024 * 1024
 """The size of frames to a coordinator that announces none."""
 RESEND = Backoff(first_seconds=5.0, cap_seconds=30.0)

@@ -68,7 +68,7 @@ def test_all_packages_are_typed() -> None:
 @pytest.mark.parametrize(
     ("module", "command", "is_a"),
     [
-        ("click", "--help", ""), ("structlog", "--help", "CONFIG: "), ("grpc_health", "--help", "CONFIG: "),
+        ("click", "--help", ""), ("structlog", "serve --help", "CONFIG: "), ("grpc_health", "serve", "CONFIG: "),
         ("rich", "config show", "CONFIG: "),
     ],
 )  # fmt: skip
@@ -79,6 +79,13 @@ def test_a_command_without_its_extra_says_which(module: str, command: str, is_a:
     assert done.returncode == 2
     what = f"the module {module!r} is missing; it comes with the extra 'coordinator': pip install 'troth[coordinator]'"
     assert done.stderr == f"troth: {is_a}{what}\n"
+
+
+def test_the_list_of_commands_needs_no_extra_of_any_of_them(tmp_path: Path) -> None:
+    for module in ("structlog", "grpc_health", "psycopg", "cryptography"):
+        hide(tmp_path, module)
+    done = run("import sys; sys.argv[1:] = ['--help']; from troth.entry import main; main()", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and "Run the coordinator until SIGTERM or SIGINT." in done.stdout
 
 
 def test_a_resource_without_its_extra_says_which(tmp_path: Path) -> None:
@@ -92,7 +99,7 @@ def test_a_resource_without_its_extra_says_which(tmp_path: Path) -> None:
 def test_what_is_missing_beside_our_extras_is_not_explained(tmp_path: Path) -> None:
     assert packages.what_is_missing(ModuleNotFoundError("x", name="clickhouse")) == ""
     hide(tmp_path, "google")
-    done = run("from troth.entry import main; main()", tmp_path)
+    done = run("import sys; sys.argv[1:] = ['status']; from troth.entry import main; main()", tmp_path)
     assert done.returncode == 1 and "No module named 'google'" in done.stderr
 
 
