@@ -48,7 +48,7 @@ from troth import tracing
 from troth.backoff import Backoff
 from troth.errors import LogFailed, Reason, RequestError, TrothError
 from troth.logs import get_logger
-from troth.tasks import is_cancelling
+from troth.tasks import all_of, is_cancelling
 from troth.v1 import common_pb2, record_pb2
 from troth.values import encode_result
 
@@ -124,8 +124,7 @@ class ExternalDriver:
 
     async def close(self) -> None:
         """Drop what runs, and close the resource."""
-        await self._jobs.close()
-        await self._resource.close()
+        await all_of(self._jobs.close, self._resource.close)
 
     async def _until_reachable(self, what: str, ask: Callable[[], Awaitable[object]]) -> None:
         async def attempt() -> str:

@@ -65,6 +65,7 @@ from troth.errors import Aborted, ConfigError, Reason, RequestError, TrothError
 from troth.identity.tls import Tls
 from troth.ids import check_name
 from troth.payload_keys import Source, keyring
+from troth.tasks import all_of
 from troth.v1 import common_pb2
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -261,8 +262,7 @@ class Participant:
     async def close(self) -> None:
         """Refuse new work, make durable what is under way, disconnect. What is in doubt is taken up at the next start."""
         if self._runtime is not None:
-            await self._unwatched()
-            await self._runtime.stop()
+            await all_of(self._unwatched, self._runtime.stop)
 
     async def _unwatched(self) -> None:
         if self._watch is not None:

@@ -33,7 +33,7 @@ from troth.engine import EngineCounters
 from troth.errors import ConfigError, LogError, LogLocked, Reason, RequestError, TrothError
 from troth.log.contract import Log
 from troth.logs import get_logger
-from troth.tasks import is_cancelling
+from troth.tasks import all_of, is_cancelling
 from troth.v1 import common_pb2
 
 LOOK_SECONDS = 1.0
@@ -262,11 +262,7 @@ class Slots:
         if self._tending is not None:
             self._tending.cancel()
             await asyncio.gather(self._tending, return_exceptions=True)
-        await self._visits.end()
-        try:
-            await how(self.own)
-        finally:
-            await self._logs.close()
+        await all_of(self._visits.end, lambda: how(self.own), self._logs.close)
 
     async def _claim(self) -> Runtime:
         """A slot that nobody has, or the one that this process is to have, recovered. Raises `LogError`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 
@@ -27,3 +28,33 @@ async def ended(task: asyncio.Task[Any]) -> None:
     await asyncio.wait((task,))
     with contextlib.suppress(asyncio.CancelledError):
         task.exception()
+
+
+async def all_of(*steps: Callable[[], Awaitable[object]]) -> None:
+    """Take each step, one after the other, also when one before it has failed: what ends gives everything back. Raises the first
+    error, with the others as notes of it."""
+    errors: list[BaseException] = []
+    for step in steps:
+        try:
+            await step()
+        except BaseException as error:
+            errors.append(error)
+    raise_first(errors)
+
+
+async def side_by_side(works: Iterable[Awaitable[object]]) -> None:
+    """Wait for all of them at once, also when one fails; raises as `all_of` does."""
+    results = await asyncio.gather(*works, return_exceptions=True)
+    raise_first([result for result in results if isinstance(result, BaseException)])
+
+
+def raise_first(errors: Iterable[BaseException]) -> None:
+    """Raise the first error, if there is one, with the others as notes of it."""
+    first: BaseException | None = None
+    for error in errors:
+        if first is None:
+            first = error
+        elif error is not first:
+            first.add_note(f"and then: {type(error).__name__}: {error}")
+    if first is not None:
+        raise first

@@ -21,9 +21,10 @@ any number of processes run at once, each with a coordinator of its own, and any
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -47,7 +48,7 @@ from troth.ids import check_name
 from troth.log.contract import Log
 from troth.log.sqlite import SqliteLog
 from troth.payload_keys import Source, keyring
-from troth.tasks import is_cancelling
+from troth.tasks import all_of, is_cancelling, side_by_side
 
 if TYPE_CHECKING:
     from participant_sdk.participant import Participant
@@ -146,35 +147,40 @@ class Embedded:
 
     async def _close(self) -> None:
         client, self._client = self._client, None
+        steps: list[Callable[[], Awaitable[object]]] = [self._let_go, self._leave, self._stop_coordinators]
         if client is not None:
-            await client.__aexit__(None, None, None)
-            await self._finish()
-        if self._letting_go is not None:
-            await self._letting_go
-        await self._leave()
-        for coordinator in list(self._coordinators.values()):
-            await coordinator.stop()
+            steps[:0] = [partial(client.__aexit__, None, None, None), self._finish]
         if self._logs is not None:
-            await self._logs.close()
+            steps.append(self._logs.close)
+        await all_of(*steps)
 
     async def _finish(self) -> None:
         """A process that goes leaves no branch prepared, whose rows are locked until there is another process."""
         own = self._coordinators[self._number]
-        with suppress(Gone):
-            for _ in range(int(FINISH_SECONDS / FINISH_LOOK_SECONDS)):
-                if not await own.owing():
-                    return
-                await asyncio.sleep(FINISH_LOOK_SECONDS)
+        with suppress(Gone, TimeoutError):
+            async with asyncio.timeout(FINISH_SECONDS):  # its log may be silent, and it with it
+                while await own.owing():  # noqa: ASYNC110 - nothing signals it
+                    await asyncio.sleep(FINISH_LOOK_SECONDS)
+
+    async def _let_go(self) -> None:
+        if self._letting_go is not None:
+            await self._letting_go
 
     async def _leave(self) -> None:
         """End what is begun beside the coordinator, so that others may have it."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        steps: list[Callable[[], Awaitable[object]]] = [self._close_participants]
         if self._visits is not None:
-            await self._visits.end()
-        for participant in self._participants:
-            await participant.close()
+            steps.insert(0, self._visits.end)
+        await all_of(*steps)
+
+    async def _close_participants(self) -> None:
+        await side_by_side(participant.close() for participant in self._participants)
+
+    async def _stop_coordinators(self) -> None:
+        await side_by_side(coordinator.stop() for coordinator in self._coordinators.values())
 
     async def __aenter__(self) -> Self:
         await self.start()

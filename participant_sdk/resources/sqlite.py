@@ -109,9 +109,11 @@ class SqliteResource(UncontestedLog):
     async def close(self) -> None:
         """Release the file."""
         log, self._log = self._log, None
-        if log is not None:
-            await self._on_thread(log.close)
-        self._executor.shutdown(wait=False)
+        try:
+            if log is not None:
+                await self._on_thread(log.close)
+        finally:
+            self._executor.shutdown(wait=False)
 
     def recover_locks(self, transaction_id: str, rows: Sequence[bytes]) -> None:
         """Lock again the rows of an unfinished branch; after `open` and before the first `write`."""

@@ -6,7 +6,9 @@ import asyncio
 import gc
 import weakref
 
-from troth.tasks import ended, is_cancelling
+import pytest
+
+from troth.tasks import all_of, ended, is_cancelling, side_by_side
 
 
 async def test_a_cancelled_error_of_somebody_else_is_no_cancellation() -> None:
@@ -76,3 +78,41 @@ async def test_a_task_that_failed_is_ended_without_a_raise_and_without_a_complai
     del task
     gc.collect()
     assert complaints == []
+
+
+async def test_each_step_of_an_end_is_taken_and_the_first_error_is_told_with_the_others() -> None:
+    taken: list[str] = []
+
+    async def step(name: str, error: BaseException | None = None) -> None:
+        taken.append(name)
+        if error is not None:
+            raise error
+
+    first, cancelled = OSError("the disk is full"), asyncio.CancelledError()
+    with pytest.raises(OSError) as told:
+        await all_of(
+            lambda: step("a"), lambda: step("b", first), lambda: step("c", ValueError("wrong")), lambda: step("d", cancelled),
+            lambda: step("e", first), lambda: step("f"),
+        )  # fmt: skip
+    assert taken == ["a", "b", "c", "d", "e", "f"]
+    assert told.value is first and first.__notes__ == ["and then: ValueError: wrong", "and then: CancelledError: "]
+    await all_of(lambda: step("g"))
+
+
+async def test_works_side_by_side_are_all_waited_for_also_when_one_fails() -> None:
+    ended: list[str] = []
+    go_on = asyncio.Event()
+
+    async def fails() -> None:
+        go_on.set()
+        raise KeyError("a")
+
+    async def lasts() -> None:
+        await go_on.wait()
+        await asyncio.sleep(0)
+        ended.append("lasts")
+
+    with pytest.raises(KeyError):
+        await side_by_side([fails(), lasts()])
+    assert ended == ["lasts"]
+    await side_by_side([])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from embedded_shop import shop, total
@@ -144,6 +145,36 @@ async def test_whoever_closes_it_too_waits_until_what_is_decided_is_done(
     troth, left, right = shop(tmp_path)
     async with troth:
         assert (await total(left), await total(right)) == (-1, 1)
+
+
+async def test_what_fails_while_it_closes_keeps_nothing_else_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One participant could not be closed: the other one, and the coordinator's log, stayed locked as long as the process lived."""
+
+    def fails(resource: Any, words: str) -> None:
+        close = resource.close
+
+        async def closed() -> None:
+            await close()
+            raise OSError(words)
+
+        monkeypatch.setattr(resource, "close", closed)
+
+    troth, left, right = shop(tmp_path)
+    await troth.start()
+    await troth.run(call("left", "add", amount=-1), call("right", "add", amount=1), wait="complete")
+    fails(left._setup.resource, "the left disk is gone")
+    with pytest.raises(OSError, match="the left disk is gone"):
+        await troth.close()
+    troth, left, right = shop(tmp_path)
+    await troth.start()
+    assert (await total(left), await total(right)) == (-1, 1)
+    fails(left._setup.resource, "the left disk is gone")
+    fails(right._setup.resource, "the right disk too")
+    with pytest.raises(OSError, match="the left disk is gone") as told:
+        await troth.close()
+    assert told.value.__notes__ == ["and then: OSError: the right disk too"]
+    async with shop(tmp_path)[0]:
+        pass
 
 
 def test_without_a_loop_it_closes_with_its_process_and_says_nothing(tmp_path: Path) -> None:

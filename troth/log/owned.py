@@ -30,7 +30,7 @@ from troth.errors import LogDamaged, LogError, LogFailed, LogForeign, LogLocked,
 from troth.log import batches
 from troth.log.contract import LogIdentity, StoredRecord, Written
 from troth.ready import Append
-from troth.tasks import is_cancelling
+from troth.tasks import all_of, is_cancelling
 
 LEASE_SECONDS = 3.0
 """How long a log stays with an owner that says nothing any more, if its connection still stands."""
@@ -383,6 +383,4 @@ class OwnedLog(_Connected, ABC):
     async def _release(self) -> None:
         self._state = "failed" if self._state == "failed" else "closed"
         self._leases.discard(self)
-        if not self._shares_leases:
-            await self._leases.close()
-        await self._drop()
+        await all_of(*(() if self._shares_leases else (self._leases.close,)), self._drop)
