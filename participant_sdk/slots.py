@@ -82,6 +82,9 @@ class SlotLogs(Protocol):
     def log(self, slot: str) -> Log:
         """The log of a slot, not opened."""
 
+    async def hurry(self) -> None:
+        """What is closed now waits for no answer of a silent database for long; returns when none is awaited to look at slots."""
+
     async def close(self) -> None:
         """Let go of what was opened to look, and to renew leases, once all logs are closed."""
 
@@ -259,10 +262,12 @@ class Slots:
         self.own.check_place()
         if not self.ended.done():
             self.ended.set_result(error)
+        await all_of(self._logs.hurry, self._untended, self._visits.end, lambda: how(self.own), self._logs.close)
+
+    async def _untended(self) -> None:
         if self._tending is not None:
             self._tending.cancel()
             await asyncio.gather(self._tending, return_exceptions=True)
-        await all_of(self._visits.end, lambda: how(self.own), self._logs.close)
 
     async def _claim(self) -> Runtime:
         """A slot that nobody has, or the one that this process is to have, recovered. Raises `LogError`."""

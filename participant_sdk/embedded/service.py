@@ -139,8 +139,9 @@ class Embedded:
 
     async def close(self) -> None:
         """Wait for what is being decided, and for the participants to do it, but not for long (`FINISH_SECONDS`); make durable what
-        is under way, and close everything. What could not be done is finished after the next start, or by another process. Whoever
-        closes it, too, waits for the same; who is cancelled does not interrupt it."""
+        is under way, and close everything; a database that does not answer holds it up for about half a minute. What could not be
+        done is finished after the next start, or by another process. Whoever closes it, too, waits for the same; who is cancelled
+        does not interrupt it."""
         if self._closing is None or self._closing.done():
             self._closing = asyncio.create_task(self._close(), name=f"troth-embedded-{self.name}-closing")
         await asyncio.shield(self._closing)
@@ -168,13 +169,17 @@ class Embedded:
 
     async def _leave(self) -> None:
         """End what is begun beside the coordinator, so that others may have it."""
+        steps: list[Callable[[], Awaitable[object]]] = [self._unlooked, self._close_participants]
+        if self._visits is not None:
+            steps.insert(1, self._visits.end)
+        if self._logs is not None:
+            steps.insert(0, self._logs.hurry)
+        await all_of(*steps)
+
+    async def _unlooked(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        steps: list[Callable[[], Awaitable[object]]] = [self._close_participants]
-        if self._visits is not None:
-            steps.insert(0, self._visits.end)
-        await all_of(*steps)
 
     async def _close_participants(self) -> None:
         await side_by_side(participant.close() for participant in self._participants)
@@ -238,8 +243,8 @@ class Embedded:
         del self._coordinators[CoordinatorLogs.number(coordinator.name)]
 
     def _failed(self, failed: asyncio.Future[TrothError]) -> None:
-        if failed.cancelled():
-            return
+        if failed.cancelled() or self._closing is not None:
+            return  # who closes it needs not be told to end
         if self._is_shared:  # another process is to have the participants' slots of this number
             self._letting_go = asyncio.create_task(self._leave(), name=f"troth-embedded-{self.name}")
         if self.on_failure is not None:

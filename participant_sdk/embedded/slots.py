@@ -50,6 +50,9 @@ class OwnedLogs(Protocol):
     def named(self, role: str, name: str) -> Log:
         """A log, not opened."""
 
+    async def hurry(self) -> None:
+        """See `SlotLogs`."""
+
     async def close(self) -> None:
         """Let go of what was opened, once all logs are closed."""
 
@@ -89,6 +92,10 @@ class CoordinatorLogs:
     def log(self, slot: str) -> Log:
         """See `SlotLogs`."""
         return self._logs.named(ROLE, slot)
+
+    async def hurry(self) -> None:
+        """See `SlotLogs`."""
+        await self._logs.hurry()
 
     async def close(self) -> None:
         """See `SlotLogs`."""

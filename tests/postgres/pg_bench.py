@@ -145,7 +145,7 @@ class PostgresWorkbench:
         """Its sockets close without a word."""
         assert isinstance(resource, Postgres)
         for branch in list(resource._branches.values()):
-            branch._cut()
+            branch.cut()
         await resource.close()
 
     async def visible(self, name: str) -> int | None:

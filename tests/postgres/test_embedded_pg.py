@@ -21,12 +21,15 @@ from participant_sdk import Embedded, Participant, Postgres, PostgresLog
 from participant_sdk import slots as slots_module
 from participant_sdk.client import OutcomeUnknown
 from participant_sdk.embedded import service as service_module
+from participant_sdk.resources.relational import resource
 from participant_sdk.runtime import Runtime
 from participant_sdk.testing.postgres import PostgresServer
 from tests import late_decisions
 from tests.relational import until
+from tests.stopped import silent
 from troth.errors import Aborted, ConfigError, LogError, LogLocked, Reason, RequestError, TrothError
 from troth.failpoints import VARIABLE
+from troth.log import owned
 from troth.log.postgres_store import init
 
 SCRIPT = Path(__file__).with_name("embedded_pg.py")
@@ -251,3 +254,35 @@ def other_service(database: Database) -> tuple[Embedded, Participant]:
 def test_a_name_is_none_of_another_ones_slots() -> None:
     with pytest.raises(ConfigError, match="number"):
         Embedded(PostgresLog("dbname=x"), name="shop-1")
+
+
+async def test_a_service_lives_on_though_its_databases_are_silent_when_it_is_closed(
+    databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They accept and never answer: what it had asked them for was waited for without end. Nothing of it is left behind."""
+    for module, name in ((owned, "ANSWER_SECONDS"), (resource, "CLOSE_SECONDS"), (service_module, "FINISH_SECONDS")):
+        monkeypatch.setattr(module, name, 0.2)
+    north, south = databases
+    failed: list[TrothError] = []
+    troth, *banks = service(north.dsn, south.dsn)
+    troth.on_failure = failed.append
+    await troth.start()
+    await move(troth, tuple(banks), 1)
+    async with troth.transaction():  # of which both still have to do what is decided
+        for bank in banks:
+            async with bank.branch() as db:
+                await db.execute("INSERT INTO item VALUES ('t2', 1)")
+    with silent(north.server), silent(south.server):
+        await troth.close()
+    assert failed == [], "who closes it needs not be told to end"
+
+    async def nothing_is_left() -> bool:
+        return all(not task.get_name().startswith("troth") for task in asyncio.all_tasks())
+
+    await until(nothing_is_left)
+    again, *banks = await taken_over(north, south)
+    try:
+        await move(again, tuple(banks), 3)
+        assert await north.names() == await south.names() == ["t1", "t2", "t3"]
+    finally:
+        await again.close()

@@ -35,6 +35,9 @@ class Leases(owned.Leases):
             answer = await connection.ask(schema.MINE.format(", ".join(["%s"] * len(logs))), logs)
             return {Claim(int(log), int(epoch), str(owner)) for log, epoch, owner in answer.rows}
 
+    def _shut(self, connection: Connection) -> None:
+        connection.cut()
+
     async def _connect(self) -> Connection:
         return await connect(self._dsn)
 
@@ -71,6 +74,9 @@ class MariadbLog(owned.OwnedLog):
             yield
         except kinds() as error:
             raise from_error(self._where, error, doing) from error
+
+    def _shut(self, connection: Connection) -> None:
+        connection.cut()
 
     # ---- opening
 

@@ -21,7 +21,7 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, NamedTuple, Protocol
 
 from google.protobuf.message import Message
@@ -29,6 +29,7 @@ from google.protobuf.message import Message
 from troth.errors import LogDamaged, LogError, LogFailed, LogForeign, LogLocked, Reason
 from troth.log import batches
 from troth.log.contract import LogIdentity, StoredRecord, Written
+from troth.logs import get_logger
 from troth.ready import Append
 from troth.tasks import all_of, is_cancelling
 
@@ -38,6 +39,10 @@ UNSYNCED_RECORDS_MAX = 10_000
 """Records that may wait for a sync in memory."""
 CLAIM_WAIT_SECONDS = 10.0
 """How long a claim waits for the appends before it."""
+ANSWER_SECONDS = 5.0
+"""How long whoever closes waits for one answer of the server."""
+
+log = get_logger("troth.log")
 
 
 def owner_name() -> str:
@@ -55,16 +60,60 @@ class Claim(NamedTuple):
     owner: str
 
 
-class _Connected:
+class _Connected(ABC):
     """Has a connection, or none."""
 
     _connection: Any = None
+    _hurried = False
+    _asking = False
+    _silent = False
+    """Whether the server did not answer in that time: it is asked nothing more that needs a new connection."""
+    _cutting: asyncio.TimerHandle | None = None
+
+    def hurry(self) -> None:
+        """Who closes does not wait for long: from now on, what the server does not answer within `ANSWER_SECONDS` fails as if the
+        connection were lost. Before that nobody is hurried: a server that was silent for a minute may go on, and we with it."""
+        self._hurried = True
+        if self._asking and self._cutting is None:
+            self._cut_later()
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """The server is asked for something in the block; by one at a time."""
+        self._asking = True
+        if self._hurried:
+            self._cut_later()
+        try:
+            yield
+        finally:
+            self._asking = False
+            if self._cutting is not None:
+                self._cutting.cancel()
+                self._cutting = None
+
+    def _cut_later(self) -> None:
+        self._cutting = asyncio.get_running_loop().call_later(ANSWER_SECONDS, self._cut)
+
+    def _cut(self) -> None:
+        self._silent = True
+        self._cut_later()  # one that is only being made has a time limit of its own, and then is asked
+        if self._connection is not None:
+            log.warning("a database does not answer; closing without it", of=self._what(), seconds=ANSWER_SECONDS)
+            self._shut(self._connection)
 
     async def _drop(self) -> None:
         """Let go of the connection, in whatever state it is."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
+
+    @abstractmethod
+    def _shut(self, connection: Any) -> None:
+        """Have whoever waits for the server on this connection see it lost, now."""
+
+    @abstractmethod
+    def _what(self) -> str:
+        """What has the connection, for people."""
 
 
 class Leases(_Connected, ABC):
@@ -95,11 +144,19 @@ class Leases(_Connected, ABC):
 
     async def close(self) -> None:
         """Stop renewing, and let go of the connection."""
+        await self.rest()
         renewing, self._renewing = self._renewing, None
         if renewing is not None:
             renewing.cancel()
             await asyncio.wait([renewing])
         await self._drop()
+
+    async def rest(self) -> None:
+        """Return when the server has answered, or was waited for long enough. No driver is to be cancelled while it waits: some of
+        them then ask the same server to forget the question, and wait for that."""
+        self.hurry()
+        async with self._one_at_a_time:
+            pass
 
     async def _keep(self) -> None:
         while not is_cancelling():  # a driver's wait may have swallowed it, see there
@@ -128,12 +185,21 @@ class Leases(_Connected, ABC):
         `what` (the leases) could not be `doing`."""
         async with self._one_at_a_time:
             try:
-                if self._connection is None:
-                    self._connection = await self._connect()
-                yield self._connection
+                with self._asked():
+                    if self._connection is None:
+                        if self._silent:
+                            raise self._away(what, doing)
+                        self._connection = await self._connect()
+                    yield self._connection
             except self._kinds() as error:
                 await self._drop()
                 raise self._error(what or f"the lease of {self._name}", error, doing) from error
+
+    def _what(self) -> str:
+        return f"the leases of {self._name}"
+
+    def _away(self, what: str, doing: str) -> LogError:
+        return LogError(Reason.LOG_AWAY, f"{what or self._what()} could not be {doing}: the server did not answer")
 
     # ---- what each server does in its own words
 
@@ -228,13 +294,17 @@ class OwnedLog(_Connected, ABC):
         assert self._state == "new", f"the log is {self._state}: a log is opened once"
         self._state = "opening"
         try:
-            identity, records = await self._claimed()
+            with self._asked():
+                identity, records = await self._claimed()
         except BaseException:
             await self._release()
             raise
         self._state = "open"
         self._leases.add(self)
         return identity, records
+
+    def _what(self) -> str:
+        return self._where
 
     def _locked(self, owner: str, seconds: float) -> LogLocked:
         return LogLocked(
@@ -340,7 +410,8 @@ class OwnedLog(_Connected, ABC):
 
     async def _send(self, bodies: list[bytes], drop_below: int) -> None:
         try:
-            landed = await self._sent(list(self._rows(bodies, drop_below)), drop_below)
+            with self._asked():
+                landed = await self._sent(list(self._rows(bodies, drop_below)), drop_below)
         except LogError as error:
             self._lose(error)
             raise
@@ -366,6 +437,7 @@ class OwnedLog(_Connected, ABC):
 
     async def close(self) -> None:
         """See `Log.close`. Unsynced records are written first, and the lease is given back, unless the log has failed."""
+        self.hurry()
         try:
             if self._state == "open":
                 await self._commit()
@@ -376,7 +448,8 @@ class OwnedLog(_Connected, ABC):
 
     async def _end(self) -> None:
         try:
-            await self._give_back()
+            with self._asked():
+                await self._give_back()
         except LogError as error:
             self._lose(error)
 

@@ -29,6 +29,7 @@ from troth.log.postgres_store import (
     from_error,
     gave_up_waiting,
     place,
+    shut,
 )
 
 
@@ -61,6 +62,9 @@ class PostgresLog(owned.OwnedLog):
             # An unclear commit (rule 17): the next claim, which waits for the replicas as well, tells.
             hint = "Let nothing cancel the backends of Troth; see to the replica."
             raise LogFailed(Reason.LOG_FAILED, f"{self._where} was {doing}, but {NOT_REPLICATED}", hint=hint)
+
+    def _shut(self, connection: Connection) -> None:
+        shut(connection)
 
     def _noticed(self, notice: Diagnostic) -> None:
         self._replicated = self._replicated and not gave_up_waiting(notice.source_function)

@@ -11,7 +11,7 @@ from troth.errors import LogError
 from troth.log import owned
 from troth.log import postgres_schema as schema
 from troth.log.owned import Claim
-from troth.log.postgres_store import Connection, connect, from_error
+from troth.log.postgres_store import Connection, connect, from_error, shut
 
 
 class Leases(owned.Leases):
@@ -23,6 +23,9 @@ class Leases(owned.Leases):
         async with self.connected("held") as connection:
             cursor = await connection.execute(schema.RENEW, mine)
             return {Claim(*row) for row in await cursor.fetchall()}
+
+    def _shut(self, connection: Connection) -> None:
+        shut(connection)
 
     async def _connect(self) -> Connection:
         return await connect(self._dsn, f"troth lease {self._name}")

@@ -8,8 +8,9 @@ backends, missing privileges, and a store of a newer format.
 from __future__ import annotations
 
 import secrets
+import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -54,6 +55,13 @@ async def connect(dsn: str, application: str) -> Connection:
     except psycopg.Error as error:
         hint = "A replica takes no log: name the primary, or all servers." if "read-only" in str(error) else ""
         raise LogError(Reason.LOG_AWAY, f"the store cannot be reached: {_words(error)}", hint=hint) from None
+
+
+def shut(connection: Connection) -> None:
+    """Let the socket seem closed by the server. It stays psycopg's: closed here, its number could be another one's before psycopg
+    looks at it again."""
+    with suppress(OSError, psycopg.Error), socket.fromfd(connection.pgconn.socket, socket.AF_INET, socket.SOCK_STREAM) as one:
+        one.shutdown(socket.SHUT_RDWR)
 
 
 def gave_up_waiting(source_function: str | None) -> bool:

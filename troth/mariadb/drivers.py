@@ -6,7 +6,7 @@ Their own helpers for two-phase commit and pools are not used. A driver that blo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from troth.errors import ConfigError
 from troth.mariadb.address import Address
+from troth.mariadb.errors import SERVER_LOST
 
 ASYNCMY_MIN = (0, 2, 12)
 """Below it an SQL injection (CVE-2025-65896)."""
@@ -54,6 +55,16 @@ class _Asynchronous:
 
     asynchronous = True
 
+    async def _connected(self, connect: Callable[..., Any], lost: type[Exception], address: Address) -> Any:
+        """A new connection. The drivers' own limit is for the socket: of a server that accepts and says nothing they know none."""
+        arguments = address.arguments()
+        seconds = arguments["connect_timeout"]
+        try:
+            async with asyncio.timeout(seconds):
+                return await connect(db=address.database, **arguments)
+        except TimeoutError:
+            raise lost(SERVER_LOST, f"the server has not answered within {seconds} s") from None
+
     async def _ask(self, cursor: Any, statement: str, parameters: Sequence[Any] | Mapping[str, Any]) -> Answer:
         await cursor.execute(statement, parameters or None)
         return Answer(await cursor.fetchall() if cursor.description else (), cursor.rowcount)
@@ -77,7 +88,7 @@ class Aiomysql(_Asynchronous):
         """See `Driver`."""
         import aiomysql
 
-        return await aiomysql.connect(db=address.database, **address.arguments())
+        return await self._connected(aiomysql.connect, aiomysql.OperationalError, address)
 
     async def ask(self, connection: Any, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Answer:
         """See `Driver`."""
@@ -104,8 +115,9 @@ class Asyncmy(_Asynchronous):
     async def connect(self, address: Address) -> Any:
         """See `Driver`."""
         import asyncmy
+        from asyncmy.errors import OperationalError
 
-        return await asyncmy.connect(db=address.database, **address.arguments())
+        return await self._connected(asyncmy.connect, OperationalError, address)
 
     async def ask(self, connection: Any, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Answer:
         """See `Driver`."""

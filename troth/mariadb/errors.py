@@ -22,7 +22,11 @@ NO_ROOM = frozenset({1021, 1037, 1038, 1040, 1041, 1114, 1135, 1203, 1206, 1226}
 CONSTRAINTS = frozenset({1048, 1062, 1169, 1216, 1217, 1451, 1452, 1557, 1586, 1761, 1762, 3819, 4025})
 ENDS_BRANCH = frozenset({1399, 1568})
 """The statement would have ended the branch's transaction, or changed how it runs."""
-_LOST = frozenset({1053, 1152, 1158, 1159, 1160, 1161, 1927, 2000, 2002, 2003, 2006, 2012, 2013, 2014, 2026, 2027, 2055, 4031})
+SERVER_LOST = 2013
+"""While it was asked: also of one that was asked and did not answer."""
+_LOST = frozenset({
+    1053, 1152, 1158, 1159, 1160, 1161, 1927, 2000, 2002, 2003, 2006, 2012, SERVER_LOST, 2014, 2026, 2027, 2055, 4031,
+})  # fmt: skip
 
 
 @cache

@@ -78,7 +78,7 @@ class AsyncpgBranch(RelationalBranch):
         work: Callable[[Any], Any] = self._source.work(operation, self._session, self._reader)
         return work
 
-    def _cut(self) -> None:
+    def cut(self) -> None:
         self._session.cut()
 
     async def _interrupt(self) -> None:

@@ -50,7 +50,7 @@ class PostgresBranch(RelationalBranch):
     def _work(self, operation: BoundOperation) -> Callable[[Any], Any]:
         return self._source.work(operation, self._connection, self._reader)
 
-    def _cut(self) -> None:
+    def cut(self) -> None:
         self._connection.pgconn.finish()
 
     async def _interrupt(self) -> None:

@@ -51,7 +51,7 @@ class RelationalBranch(ABC):
         """The operation as a function of that connection."""
 
     @abstractmethod
-    def _cut(self) -> None:
+    def cut(self) -> None:
         """Close the connection's socket: whoever has it in his hands may go on with it."""
 
     @abstractmethod
@@ -87,13 +87,13 @@ class RelationalBranch(ABC):
                 try:
                     result = await awaited(work(given))
                 except asyncio.CancelledError:
-                    self._cut()
+                    self.cut()
                     raise
         else:
             result = await self._in_thread(work, executor)
         error = result.error if type(result) is Raised else None
         if isinstance(error, InUse):
-            self._cut()
+            self.cut()
         self.error = self._guard.denial or error or self._guard.fatal or self._broken(operation.name)
         return result if self.error is None else Raised(self.error)
 

@@ -20,6 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 from participant_sdk.border import Raised
@@ -40,8 +41,11 @@ from participant_sdk.resources.contract import (
 from participant_sdk.resources.relational.branch import NotDone, RelationalBranch
 from participant_sdk.resources.relational.finishing import BranchFinishers, Fate
 from troth.errors import Aborted, ConfigError, Reason, RequestError
+from troth.tasks import all_of, side_by_side
 from troth.v1 import common_pb2, record_pb2
 
+CLOSE_SECONDS = 5.0
+"""How long a resource that is closed waits for the server's answers."""
 ISOLATION_LEVELS = ("read committed", "repeatable read", "serializable")
 
 
@@ -175,16 +179,30 @@ class RelationalResource(ABC):
     async def close(self) -> None:
         """See the contract."""
         held, self._branches = list(self._branches.values()), {}
-        for branch in held:
-            await branch.end()
+        await all_of(partial(self._end, held), self._forgotten, self._disconnect)
+
+    async def _end(self, branches: Sequence[RelationalBranch]) -> None:
+        """End branches that are at work; one whose server does not answer loses its connection."""
+        ending = {asyncio.ensure_future(branch.end()): branch for branch in branches}
+        if ending:
+            _, silent = await asyncio.wait(ending, timeout=CLOSE_SECONDS)
+            for one in silent:
+                ending[one].cut()
+        await side_by_side(ending)
+
+    async def _forgotten(self) -> None:
         if self._forgets:
-            await asyncio.wait(self._forgets)
+            _, silent = await asyncio.wait(self._forgets, timeout=CLOSE_SECONDS)
+            for one in silent:
+                one.cancel()
+            await asyncio.gather(*silent, return_exceptions=True)
+
+    async def _disconnect(self) -> None:
         finishers, self._finishers = self._finishers, None
-        if finishers is not None:
-            await finishers.close()
-            await self._source.close()
         if self._executor is not None:
             self._executor.shutdown(wait=False)
+        if finishers is not None:
+            await all_of(finishers.close, self._source.close)
 
     # ---- work
 

@@ -27,6 +27,7 @@ class DatabaseLogs(ABC):
         self._checked = False
         self._opened: dict[tuple[str, str], owned.OwnedLog] = {}
         """The last log of each role and name that this process had: it knows how far that was."""
+        self._hurried = False
         self.slots_max = slots_max
 
     # ---- what each server does in its own words
@@ -61,6 +62,8 @@ class DatabaseLogs(ABC):
         """Any log of the store, not opened; see `participant_sdk.embedded`."""
         known = self._opened[role, name].acknowledged if (role, name) in self._opened else 0
         self._opened[role, name] = log = self._new_log(role, name, known)
+        if self._hurried:
+            log.hurry()
         return log
 
     async def make_named(self, role: str, name: str) -> None:
@@ -74,6 +77,8 @@ class DatabaseLogs(ABC):
         """Renews those of all slots of this process, and has the connection on which it looks at the others."""
         if self._leases is None:
             self._leases = self._new_leases()
+            if self._hurried:
+                self._leases.hurry()
         return self._leases
 
     async def listed(self, role: str, prefix: str) -> Sequence[Slot]:
@@ -97,8 +102,16 @@ class DatabaseLogs(ABC):
         """See `SlotLogs`. Whoever makes the same one at the same time has made it."""
         await self.make_named(ROLE, slot)
 
+    async def hurry(self) -> None:
+        """See `SlotLogs`."""
+        self._hurried = True
+        for log in self._opened.values():
+            log.hurry()
+        await self.leases.rest()
+
     async def close(self) -> None:
         """See `SlotLogs`."""
+        self._hurried = False
         leases, self._leases = self._leases, None
         if leases is not None:
             await leases.close()
