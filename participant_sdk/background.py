@@ -68,8 +68,10 @@ class Background:
         running = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
             return running.result(_seconds_left())
-        except BaseException:
+        except BaseException as error:
             running.cancel()  # the caller was interrupted; otherwise it is done
+            if isinstance(error, KeyboardInterrupt) and _seconds_left() is not None:
+                _ending.by = 0.0  # whoever ends the process does not want to wait
             raise
 
     def end(self) -> None:
@@ -154,7 +156,7 @@ def _close_all() -> None:
     for one, end in reversed(list(_ends.items())):
         try:
             end(one)
-        except Exception as error:  # the process ends, whatever it is: what is durable is recovered by the next start
+        except (Exception, KeyboardInterrupt) as error:  # the process ends, whatever it is: what is durable is recovered next time
             _log.warning("not closed in order", of=type(one).__name__, error=repr(error))
 
 

@@ -1,8 +1,11 @@
-"""A service without a loop, one of whose things never ends to close: `python hangs_at_end.py`. Another one is closed."""
+"""A service without a loop, one of whose things never ends to close: `python hangs_at_end.py`. Another one is closed.
+With `interrupted` behind it, somebody presses Ctrl-C as soon as the one that never ends is closed."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 from contextlib import suppress
 
@@ -30,8 +33,21 @@ class Silent(Quick):
                 await asyncio.Event().wait()
 
 
+class Interrupted(Silent):
+    """Somebody does not want to wait for it."""
+
+    async def close(self) -> None:
+        """Never."""
+        sys.stdout.write("closing\n")
+        sys.stdout.flush()
+        os.kill(os.getpid(), signal.SIGINT)
+        await super().close()
+
+
 if __name__ == "__main__":
-    background.END_SECONDS = 0.2
-    things = Quick(), Silent()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started it in the background may have had it ignored
+    interrupted = sys.argv[1:] == ["interrupted"]
+    background.END_SECONDS = 60.0 if interrupted else 0.2
+    things = Quick(), Interrupted() if interrupted else Silent()
     for one in things:
         background.start(one)

@@ -112,6 +112,13 @@ def test_a_process_ends_though_what_it_has_does_not() -> None:
     assert done.stderr == "not closed in order of=Silent error=TimeoutError()\n"
 
 
+def test_who_interrupts_a_process_that_closes_is_not_shown_where_it_was() -> None:
+    """Python wrote "Exception ignored in", with a traceback, and the rest was waited for as before."""
+    done = ran("hangs_at_end.py", "interrupted")
+    assert (done.returncode, done.stdout) == (0, "closing\nclosed\n")
+    assert done.stderr == "not closed in order of=Interrupted error=KeyboardInterrupt()\n"
+
+
 @pytest.mark.parametrize("interrupted", [False, True])
 async def test_whoever_closes_it_too_waits_until_what_is_decided_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, interrupted: bool

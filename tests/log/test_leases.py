@@ -35,6 +35,9 @@ class Swallowing(Leases):
     async def _connect(self) -> Any:
         raise NotImplementedError
 
+    def _shut(self, connection: Any) -> None:
+        raise NotImplementedError
+
     def _kinds(self) -> tuple[type[Exception], ...]:
         return ()
 
