@@ -46,6 +46,18 @@ async def is_hurried(store: Any) -> None:
     assert (await lost(log)).reason is Reason.LOG_FAILED
 
 
+async def are_let_go(leases: owned.Leases, server: Any) -> None:
+    """Of leases that are just being renewed."""
+    await leases.renew()
+    with silent(server):
+        renewing = asyncio.ensure_future(leases.renew())
+        await asyncio.wait([renewing], timeout=0.3)
+        assert not renewing.done()
+        await leases.close()
+        with pytest.raises(LogError, match="the lease of both"):
+            await renewing
+
+
 async def is_asked_no_more(leases: owned.Leases, server: Any) -> None:
     """To connect has a time limit of its own; it is not tried again."""
     leases.hurry()
@@ -80,3 +92,11 @@ async def test_a_silent_postgresql_is_connected_to_once_when_leases_are_closed(p
 
 async def test_a_silent_mariadb_is_connected_to_once_when_leases_are_closed(mariadb_store: MariadbStore) -> None:
     await is_asked_no_more(mariadb.Leases(mariadb_store.dsn, 60.0, "both"), mariadb_store.server)
+
+
+async def test_leases_in_a_silent_postgresql_are_let_go(postgres_store: PostgresStore) -> None:
+    await are_let_go(postgres_leases.Leases(postgres_store.dsn, 60.0, "both"), postgres_store.server)
+
+
+async def test_leases_in_a_silent_mariadb_are_let_go(mariadb_store: MariadbStore) -> None:
+    await are_let_go(mariadb.Leases(mariadb_store.dsn, 60.0, "both"), mariadb_store.server)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from ma_bench import Database
 
+from tests.stopped import silent
 from troth.errors import ConfigError
+from troth.mariadb import address as addresses
 from troth.mariadb import drivers, errors
 from troth.mariadb.address import parse
 from troth.mariadb.connection import Connection
@@ -63,3 +65,14 @@ async def test_a_block_that_fails_is_rolled_back(database: Database, driver: str
     await connection.close()
     await connection.close()
     assert connection.closed
+
+
+@pytest.mark.parametrize("driver", ["aiomysql", "asyncmy"])
+async def test_to_connect_to_a_server_that_accepts_and_says_nothing_has_an_end(
+    database: Database, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The drivers' own limit was for the socket alone."""
+    monkeypatch.setattr(addresses, "CONNECT_SECONDS", 1)
+    with silent(database.server), pytest.raises(errors.kinds()) as lost:
+        await Connection.to(parse(database.dsn(driver=driver)))
+    assert errors.is_lost(lost.value) and "has not answered within 1 s" in errors.why(lost.value)

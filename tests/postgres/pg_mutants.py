@@ -92,7 +92,7 @@ COSTLY = (
                  "asking.ask(branches.HELD, (gid_prefix(self._participant),))", 'asking.ask(branches.HELD, ("",))', BLOCKED),
     SourceMutant("nobody is said to wait", TABLE, "coalesce(waits.sessions, 0), coalesce(", "0, coalesce(", BLOCKED),
     SourceMutant("who goes leaves what is decided undone", "participant_sdk/embedded/service.py",
-                 "if not await own.owing()", "if True", ("tests/postgres/test_embedded_pg.py",)),
+                 "while await own.owing():", "while False:", ("tests/postgres/test_embedded_pg.py",)),
     SourceMutant("nobody visits", "participant_sdk/slots.py", "if slot.owned:\n", "if True:\n", ("tests/postgres/test_slots.py",)),
 )  # fmt: skip
 """Those whose tests start a server."""
