@@ -254,7 +254,8 @@ class RelayContract(_OnABench):
 
         async with Relay(place.dsn, received, limits=LIMITS):
             await until(tried)
-        assert [tuple(row[1:]) for row in await place.rows()] == [(0, None, False)] * 2
+        told = f"{type(error).__name__}: {error}"
+        assert [tuple(row[1:]) for row in await place.rows()] == [(0, told, False)] * 2
         received.wrong.clear()
         await delivered(place, Relay(place.dsn, received, limits=LIMITS))
 
@@ -300,7 +301,8 @@ class RelayContract(_OnABench):
         silent, received = store_of(place.dsn, idle_seconds=0.5), Received()
         with suppress(*silent.kinds):  # it has no session any more
             async with silent.connected() as connection, silent.transaction(connection):
-                taken = await silent.take(connection, [position for position, _ in await silent.first(connection, 10)])
+                heads = await silent.heads(connection, ["a"], [], 10)
+                taken = await silent.take(connection, [one.position for one in heads])
                 await delivered(place, Relay(place.dsn, received, limits=LIMITS))
         assert [message.id for message in received.messages] == [message.id for message in taken]
         assert len(taken) == 1

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from participant_sdk.outbox.message import Message
-from participant_sdk.outbox.store import try_to_record
+from participant_sdk.outbox.store import Place, Waiting, tell_of_missing_index, try_to_record
 from troth.log import mariadb_schema
 from troth.log.mariadb_store import version_of
 from troth.mariadb import errors
@@ -24,11 +24,20 @@ SERVER_VERSION_MIN = (10, 6)
 """Since then it has SKIP LOCKED."""
 LOCK_WAIT_SECONDS = 10
 
-_FIRST = (
-    "SELECT position, LENGTH(body) FROM troth_outbox AS o WHERE aside IS NULL AND due <= UTC_TIMESTAMP(6)"
-    " AND (`key` IS NULL OR position = (SELECT position FROM troth_outbox AS f WHERE f.`key` = o.`key` AND f.aside IS NULL"
-    " ORDER BY f.position LIMIT 1)) ORDER BY position LIMIT %s"
+_HAS_INDEX = (
+    "SELECT 1 FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'troth_outbox'"
+    " AND INDEX_NAME = 'of_topic' LIMIT 1"
 )
+_NEXT_TOPIC = "SELECT topic FROM troth_outbox {index} WHERE topic > %s AND aside IS NULL ORDER BY topic LIMIT 1"
+"""`DISTINCT` would read all rows, where the table's statistics are old."""
+_LINES = (
+    "(SELECT topic, `key`, position FROM troth_outbox {index} WHERE topic = %s AND aside IS NULL AND `key` > %s"
+    " ORDER BY `key`, position LIMIT %s) UNION ALL (SELECT topic, `key`, position FROM troth_outbox {index} WHERE topic = %s"
+    " AND aside IS NULL AND `key` IS NULL AND position > %s AND due <= UTC_TIMESTAMP(6) ORDER BY position LIMIT %s)"
+)
+_HEAD = "SELECT position, topic, `key`, due <= UTC_TIMESTAMP(6), LENGTH(body) FROM troth_outbox FORCE INDEX ({index}) WHERE"
+_OF_KEY = f"({_HEAD.format(index='of_key')} `key` = %s AND aside IS NULL ORDER BY position LIMIT %s)"
+_AT = f"({_HEAD.format(index='PRIMARY')} position IN ({{}}) AND aside IS NULL)"
 _TAKE = (
     "SELECT id, topic, `key`, body, attempts, position FROM troth_outbox FORCE INDEX (PRIMARY) WHERE position IN ({})"
     " AND aside IS NULL ORDER BY position FOR UPDATE SKIP LOCKED"
@@ -40,6 +49,11 @@ _FAILED = (
 )
 """From left to right: what stands behind `attempts` would see the new one."""
 
+_PUT_OFF = (
+    "UPDATE troth_outbox SET error = %(error)s, due = UTC_TIMESTAMP(6) + INTERVAL %(microseconds)s MICROSECOND"
+    " WHERE position = %(position)s"
+)
+
 
 class MariadbOutbox:
     """See `OutboxStore`. Raises `ConfigError` for what is no address, or has a driver that is not there."""
@@ -48,6 +62,7 @@ class MariadbOutbox:
         self._address = parse(address)
         driver_of(self._address.driver)
         self._idle_seconds = math.ceil(idle_seconds)
+        self._index = ""
 
     @property
     def kinds(self) -> tuple[type[Exception], ...]:
@@ -66,6 +81,10 @@ class MariadbOutbox:
                 raise OSError(f"{self._address.place} is on {row and row[0]}: a relay takes MariaDB {wanted} or newer")
             await connection.ask("SET SESSION idle_transaction_timeout = %s", (self._idle_seconds,))
             await try_to_record(self, connection)
+            there = await connection.one(_HAS_INDEX) is not None
+            self._index = "FORCE INDEX (of_topic)" if there else ""
+            if not there:
+                tell_of_missing_index(self._address.place)
             yield connection
         finally:
             await connection.close()
@@ -81,9 +100,32 @@ class MariadbOutbox:
             connection.cut()
             raise
 
-    async def first(self, connection: Connection, messages_max: int) -> Sequence[tuple[int, int]]:
+    async def topics(self, connection: Connection, after: str, topics_max: int) -> Sequence[str]:
         """See `OutboxStore`."""
-        return [(int(position), int(size)) for position, size in (await connection.ask(_FIRST, (messages_max,))).rows]
+        found = list[str]()
+        while len(found) < topics_max:
+            row = await connection.one(_NEXT_TOPIC.format(index=self._index), (found[-1] if found else after,))
+            if row is None:
+                break
+            found.append(row[0])
+        return found
+
+    async def lines(
+        self, connection: Connection, places: Sequence[Place], each_max: int
+    ) -> Sequence[tuple[str, str | None, int]]:
+        """See `OutboxStore`."""
+        told = [value for topic, key, position in places for value in (topic, key, each_max, topic, position, each_max)]
+        asked = " UNION ALL ".join([_LINES.format(index=self._index)] * len(places))
+        return [(topic, key, position) for topic, key, position in (await connection.ask(asked, told)).rows]
+
+    async def heads(
+        self, connection: Connection, keys: Sequence[str], positions: Sequence[int], each_max: int
+    ) -> Sequence[Waiting]:
+        """See `OutboxStore`."""
+        asked = [_OF_KEY] * len(keys) + [_AT.format(", ".join(["%s"] * len(positions)))] * bool(positions)
+        told = [*(value for key in keys for value in (key, each_max)), *positions]
+        rows = (await connection.ask(" UNION ALL ".join(asked) + " ORDER BY 1", told)).rows
+        return [Waiting(position, topic, key, bool(due), size) for position, topic, key, due, size in rows]
 
     async def take(self, connection: Connection, positions: Sequence[int]) -> list[Message]:
         """See `OutboxStore`."""
@@ -99,3 +141,8 @@ class MariadbOutbox:
         """See `OutboxStore`."""
         told = {"error": error, "microseconds": int(wait_seconds * 1_000_000), "most": attempts_max, "position": position}
         await connection.ask(_FAILED, told)
+
+    async def put_off(self, connection: Connection, position: int, error: str, wait_seconds: float) -> None:
+        """See `OutboxStore`."""
+        told = {"error": error, "microseconds": int(wait_seconds * 1_000_000), "position": position}
+        await connection.ask(_PUT_OFF, told)

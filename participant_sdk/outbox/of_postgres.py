@@ -10,12 +10,30 @@ from typing import Any
 import psycopg
 
 from participant_sdk.outbox.message import Message
-from participant_sdk.outbox.store import try_to_record
+from participant_sdk.outbox.store import Place, Waiting, tell_of_missing_index, try_to_record
 
-_FIRST = (
-    "SELECT position, octet_length(body) FROM troth.outbox AS o WHERE aside IS NULL AND due <= clock_timestamp()"
-    " AND (key IS NULL OR NOT EXISTS (SELECT FROM troth.outbox AS before WHERE before.key = o.key AND before.position < o.position"
-    " AND before.aside IS NULL)) ORDER BY position LIMIT %s"
+_HAS_INDEX = (
+    "SELECT FROM pg_index WHERE indexrelid = to_regclass('troth.outbox_topic') AND indisvalid"
+)
+_TOPICS = (
+    "WITH RECURSIVE found (topic, number) AS ((SELECT topic, 1 FROM troth.outbox WHERE aside IS NULL AND topic > %(after)s"
+    " ORDER BY topic LIMIT 1) UNION ALL SELECT (SELECT o.topic FROM troth.outbox AS o WHERE o.aside IS NULL"
+    " AND o.topic > found.topic ORDER BY o.topic LIMIT 1), number + 1 FROM found WHERE found.topic IS NOT NULL"
+    " AND number < %(most)s) SELECT topic FROM found WHERE topic IS NOT NULL"
+)
+"""From one to the next: `DISTINCT` would read all rows."""
+_LINES = (
+    "SELECT line.* FROM unnest(%(topics)s::text[], %(keys)s::text[], %(positions)s::bigint[]) AS place (topic, key, position),"
+    " LATERAL ((SELECT o.topic, o.key, o.position FROM troth.outbox AS o WHERE o.topic = place.topic AND o.key > place.key"
+    " AND o.aside IS NULL ORDER BY o.key, o.position LIMIT %(most)s) UNION ALL (SELECT o.topic, o.key, o.position"
+    " FROM troth.outbox AS o WHERE o.topic = place.topic AND o.key IS NULL AND o.position > place.position AND o.aside IS NULL"
+    " AND o.due <= clock_timestamp() ORDER BY o.position LIMIT %(most)s)) AS line"
+)
+_HEADS = (
+    "SELECT head.* FROM unnest(%(keys)s::text[]) AS wanted (key), LATERAL (SELECT position, topic, key, due <= clock_timestamp(),"
+    " octet_length(body) FROM troth.outbox AS o WHERE o.key = wanted.key AND aside IS NULL ORDER BY o.position LIMIT %(most)s)"
+    " AS head UNION ALL SELECT position, topic, key, due <= clock_timestamp(), octet_length(body) FROM troth.outbox"
+    " WHERE position = ANY(%(positions)s) AND aside IS NULL ORDER BY 1"
 )
 _LIMIT_IDLE = "SELECT set_config('idle_in_transaction_session_timeout', %s, true)"
 _TAKE = (
@@ -26,6 +44,10 @@ _DONE = "DELETE FROM troth.outbox WHERE position = ANY(%s)"
 _FAILED = (
     "UPDATE troth.outbox SET attempts = attempts + 1, error = %(error)s, due = clock_timestamp() + make_interval(secs => %(wait)s),"
     " aside = CASE WHEN attempts + 1 >= %(most)s THEN clock_timestamp() END WHERE position = %(position)s"
+)
+_PUT_OFF = (
+    "UPDATE troth.outbox SET error = %(error)s, due = clock_timestamp() + make_interval(secs => %(wait)s)"
+    " WHERE position = %(position)s"
 )
 Connection = psycopg.AsyncConnection[Any]
 
@@ -44,15 +66,33 @@ class PostgresOutbox:
         """See `OutboxStore`."""
         async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
             await try_to_record(self, connection)
+            if await (await connection.execute(_HAS_INDEX)).fetchone() is None:
+                tell_of_missing_index(connection.info.dbname)
             yield connection
 
     def transaction(self, connection: Connection) -> AbstractAsyncContextManager[Any]:
         """See `OutboxStore`."""
         return connection.transaction()
 
-    async def first(self, connection: Connection, messages_max: int) -> Sequence[tuple[int, int]]:
+    async def topics(self, connection: Connection, after: str, topics_max: int) -> Sequence[str]:
         """See `OutboxStore`."""
-        return await (await connection.execute(_FIRST, (messages_max,))).fetchall()
+        found = await connection.execute(_TOPICS, {"after": after, "most": topics_max})
+        return [row[0] for row in await found.fetchall()]
+
+    async def lines(
+        self, connection: Connection, places: Sequence[Place], each_max: int
+    ) -> Sequence[tuple[str, str | None, int]]:
+        """See `OutboxStore`."""
+        topics, keys, positions = (list(column) for column in zip(*places, strict=True))
+        told = {"topics": topics, "keys": keys, "positions": positions, "most": each_max}
+        return await (await connection.execute(_LINES, told)).fetchall()
+
+    async def heads(
+        self, connection: Connection, keys: Sequence[str], positions: Sequence[int], each_max: int
+    ) -> Sequence[Waiting]:
+        """See `OutboxStore`."""
+        told = {"keys": list(keys), "positions": list(positions), "most": each_max}
+        return [Waiting(*row) for row in await (await connection.execute(_HEADS, told)).fetchall()]
 
     async def take(self, connection: Connection, positions: Sequence[int]) -> list[Message]:
         """See `OutboxStore`."""
@@ -67,3 +107,7 @@ class PostgresOutbox:
         """See `OutboxStore`."""
         told = {"error": error, "wait": wait_seconds, "most": attempts_max, "position": position}
         await connection.execute(_FAILED, told)
+
+    async def put_off(self, connection: Connection, position: int, error: str, wait_seconds: float) -> None:
+        """See `OutboxStore`."""
+        await connection.execute(_PUT_OFF, {"error": error, "wait": wait_seconds, "position": position})

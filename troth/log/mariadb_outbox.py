@@ -22,7 +22,7 @@ CREATE = (
     f" topic VARCHAR(200) {_WORD} NOT NULL, `key` VARCHAR(200) {_WORD}, body LONGBLOB NOT NULL,"
     " made DATETIME(6) NOT NULL DEFAULT UTC_TIMESTAMP(6), attempts INT NOT NULL DEFAULT 0,"
     f" due DATETIME(6) NOT NULL DEFAULT UTC_TIMESTAMP(6), error TEXT {_WORD}, aside DATETIME(6),"
-    " INDEX of_key (`key`, aside)) ENGINE = InnoDB ROW_FORMAT = DYNAMIC",
+    " INDEX of_key (`key`, aside), INDEX of_topic (topic, aside, `key`)) ENGINE = InnoDB ROW_FORMAT = DYNAMIC",
     "CREATE TABLE IF NOT EXISTS troth_outbox_key (number INT UNSIGNED PRIMARY KEY, used BIGINT NOT NULL DEFAULT 0)"
     " ENGINE = InnoDB",
 )

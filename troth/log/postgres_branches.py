@@ -21,6 +21,7 @@ CREATE = (
     " made timestamptz NOT NULL DEFAULT clock_timestamp(), attempts int NOT NULL DEFAULT 0,"
     " due timestamptz NOT NULL DEFAULT clock_timestamp(), error text, aside timestamptz)",
     "CREATE INDEX IF NOT EXISTS outbox_key ON troth.outbox (key, position) WHERE aside IS NULL",
+    "CREATE INDEX IF NOT EXISTS outbox_topic ON troth.outbox (topic, key, position) WHERE aside IS NULL",
 )
 
 MARK = "INSERT INTO troth.branch (gid) SELECT %s WHERE pg_current_xact_id_if_assigned() IS NOT NULL"

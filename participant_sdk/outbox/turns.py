@@ -1,0 +1,150 @@
+"""Whose turn it is: which messages a relay takes next.
+
+Topics take turns, and within a topic keys do (a message without a key is one by itself): a *line* is what comes one after the other.
+A batch has messages of as many lines as there are, and as many of each as fit, from its first on. So a long line, or a topic with
+many of them, takes no more than its share, and what cannot be delivered just now is passed by.
+
+A look goes on where the last one ended, and goes around: what it reads is bounded, however much waits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+from participant_sdk.outbox.store import OutboxStore, Place, Waiting
+
+TOPICS_MAX = 20
+"""At which one look looks."""
+
+
+class BatchMax(NamedTuple):
+    """What a batch may have."""
+
+    messages: int
+    size: int
+    """Bytes of their bodies; one message goes in any case."""
+
+
+class Turns:
+    """Where a relay goes on in its outbox."""
+
+    def __init__(self, outbox: OutboxStore) -> None:
+        self._outbox = outbox
+        self._topic = ""
+        self._places: dict[str, Place] = {}
+        self.whole = True
+        """Whether the last look of all saw everything that is there; otherwise the next one sees more."""
+
+    async def of_all(self, connection: Any, most: BatchMax, apart: Collection[str]) -> list[Waiting]:
+        """What is next of all topics but these, by position."""
+        began, topics = self._topic, await self._outbox.topics(connection, self._topic, TOPICS_MAX)
+        self._topic = topics[-1] if len(topics) == TOPICS_MAX else ""
+        self.whole = not began and not self._topic
+        together = [topic for topic in topics if topic not in apart]
+        return await self._next(connection, together, most, lambda topic: topic not in apart)
+
+    async def of_topic(self, connection: Any, most: BatchMax, topic: str) -> list[Waiting]:
+        """What is next of one topic, by position."""
+        return await self._next(connection, [topic], most, topic.__eq__)
+
+    async def _next(
+        self, connection: Any, topics: Sequence[str], most: BatchMax, allowed: Callable[[str], bool]
+    ) -> list[Waiting]:
+        looks = [_Look(self._places.pop(topic, Place(topic, "", 0))) for topic in topics]
+        if not looks:
+            return []
+        by_topic = {look.place.topic: look for look in looks}
+        for topic, key, position in await self._outbox.lines(connection, [look.place for look in looks], most.messages):
+            by_topic[topic].add(key, position)
+        turns = [(look, line) for lines in zip_longest(*(look.lines() for look in looks))
+                 for look, line in zip(looks, lines, strict=True) if line is not None][: most.messages]  # fmt: skip
+        taken = Counter(look.place.topic for look, _ in turns)
+        for look in looks:
+            self._keep(look, taken[look.place.topic], most.messages)
+        keys = list(dict.fromkeys(line for _, line in turns if isinstance(line, str)))
+        positions = [line for _, line in turns if isinstance(line, int)]
+        if not turns:
+            return []
+        each_max = -(-most.messages // (len(keys) + len(positions)))
+        return _that_fit(most, _deliverable(await self._outbox.heads(connection, keys, positions, each_max), allowed))
+
+    def _keep(self, look: _Look, taken: int, rows_max: int) -> None:
+        """Where the topic is gone on in; nothing is kept where that is its beginning."""
+        topic, _, _ = look.place
+        behind = look.behind(taken, rows_max)
+        if behind != Place(topic, "", 0):
+            self._places[topic] = behind
+        if look.place != Place(topic, "", 0) or topic in self._places:
+            self.whole = False
+
+
+class _Look:
+    """What is seen of one topic, from a place on."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._rows = 0
+        self._keys: dict[str, None] = {}
+        self._positions: list[int] = []
+
+    def add(self, key: str | None, position: int) -> None:
+        """Of a row."""
+        if key is None:
+            self._positions.append(position)
+        else:
+            self._keys[key] = None
+            self._rows += 1
+
+    def lines(self) -> list[str | int]:
+        """Keys, and positions of messages that have none, in turns."""
+        pairs = zip_longest(self._keys, self._positions)
+        return [line for pair in pairs for line in pair if line is not None]
+
+    def behind(self, taken: int, rows_max: int) -> Place:
+        """The place behind as many lines; the beginning, where nothing comes behind them."""
+        lines = self.lines()[:taken]
+        keys, positions = [line for line in lines if isinstance(line, str)], [line for line in lines if isinstance(line, int)]
+        key, position = [*(self.place.key, *keys)][-1], [*(self.place.position, *positions)][-1]
+        all_keys = self._rows < rows_max and len(keys) == len(self._keys)
+        all_positions = len(self._positions) < rows_max and len(positions) == len(self._positions)
+        return Place(self.place.topic, "" if all_keys else key, 0 if all_positions else position)
+
+
+def _deliverable(heads: Iterable[Waiting], allowed: Callable[[str], bool]) -> list[list[Waiting]]:
+    """Of each line what may be delivered: from its first on, as far as it is due and its topic is one of these."""
+    lines: dict[str | int, list[Waiting]] = {}
+    stopped = set[str | int]()
+    for one in heads:
+        line = one.position if one.key is None else one.key
+        if line in stopped or not one.due or not allowed(one.topic):
+            stopped.add(line)
+        else:
+            lines.setdefault(line, []).append(one)
+    return list(lines.values())
+
+
+def _that_fit(most: BatchMax, lines: Iterable[Sequence[Waiting]]) -> list[Waiting]:
+    """The first of each line, then the second of each, as far as they fit; by position."""
+    room, chosen = most.size, list[Waiting]()
+    for one in (one for ones in zip_longest(*lines) for one in ones if one is not None):
+        room -= one.size
+        if len(chosen) == most.messages or (room < 0 and chosen):
+            break
+        chosen.append(one)
+    return sorted(chosen)
+
+
+def unbroken(chosen: Iterable[Waiting], taken: Collection[int]) -> list[int]:
+    """Positions of what was taken, up to the first of each key that was not: another relay has it, or it is gone, and those behind
+    it wait until the next look tells."""
+    broken = set[str]()
+    found = list[int]()
+    for one in chosen:
+        if one.key in broken or (one.position not in taken and one.key is not None):
+            broken.add(one.key or "")
+        elif one.position in taken:
+            found.append(one.position)
+    return found
