@@ -40,6 +40,12 @@ class OutboxPlace(Protocol):
     async def rows(self) -> Sequence[Any]:
         """Body as text, attempts, error, and whether it is set aside, of each message by position."""
 
+    async def left(self, *messages: tuple[str, str | None, str]) -> None:
+        """Topic, key and body of messages that somebody has left, in this order, each by itself."""
+
+    async def sql(self, statement: str) -> None:
+        """`{outbox}` stands for the table."""
+
     async def try_again(self) -> None:
         """Let what is set aside be due again."""
 
@@ -112,7 +118,7 @@ async def delivered(place: OutboxPlace, relay: Relay) -> None:
         await until(empty)
 
 
-class _OnABench:
+class OnABench:
     """What each contract needs: `bench` is given by the class that runs it."""
 
     @pytest.fixture(autouse=True)
@@ -131,7 +137,7 @@ class _OnABench:
         return bench.place
 
 
-class LeavingContract(_OnABench):
+class LeavingContract(OnABench):
     """Messages in branches, for each kind of `db`."""
 
     async def test_what_a_branch_left_is_delivered_if_it_commits(self, cluster: Cluster, place: OutboxPlace) -> None:
@@ -203,7 +209,7 @@ SLIPS = {
 }
 
 
-class RelayContract(_OnABench):
+class RelayContract(OnABench):
     """Relays, on each database and with each driver that one has."""
 
     async def test_a_message_that_cannot_be_delivered_is_set_aside_and_others_go_on(

@@ -67,7 +67,9 @@ class Apart:
         self._topics[topic] = TopicAway(one.failures, one.wait_seconds, until, one.error)
 
     def slow(self, topic: str) -> None:
-        """It takes long, and answers."""
+        """It takes long, and may answer yet."""
+        if self.is_away(topic):
+            return
         self._topics[topic] = TopicAway(0, 0.0, asyncio.get_running_loop().time(), "")
 
     def well(self, topic: str) -> None:

@@ -124,7 +124,7 @@ class MariadbOutbox:
         """See `OutboxStore`."""
         asked = [_OF_KEY] * len(keys) + [_AT.format(", ".join(["%s"] * len(positions)))] * bool(positions)
         told = [*(value for key in keys for value in (key, each_max)), *positions]
-        rows = (await connection.ask(" UNION ALL ".join(asked) + " ORDER BY 1", told)).rows
+        rows = (await connection.ask(" UNION ALL ".join(asked), told)).rows
         return [Waiting(position, topic, key, bool(due), size) for position, topic, key, due, size in rows]
 
     async def take(self, connection: Connection, positions: Sequence[int]) -> list[Message]:

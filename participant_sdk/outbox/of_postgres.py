@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -12,9 +12,9 @@ import psycopg
 from participant_sdk.outbox.message import Message
 from participant_sdk.outbox.store import Place, Waiting, tell_of_missing_index, try_to_record
 
-_HAS_INDEX = (
-    "SELECT FROM pg_index WHERE indexrelid = to_regclass('troth.outbox_topic') AND indisvalid"
-)
+_HAS_INDEX = "SELECT FROM pg_index WHERE indexrelid = to_regclass('troth.outbox_topic') AND indisvalid"
+_WAITS = "CASE WHEN aside IS NULL THEN true END"
+"""In these words no index of what waits is read as a whole for it."""
 _TOPICS = (
     "WITH RECURSIVE found (topic, number) AS ((SELECT topic, 1 FROM troth.outbox WHERE aside IS NULL AND topic > %(after)s"
     " ORDER BY topic LIMIT 1) UNION ALL SELECT (SELECT o.topic FROM troth.outbox AS o WHERE o.aside IS NULL"
@@ -27,17 +27,23 @@ _LINES = (
     " LATERAL ((SELECT o.topic, o.key, o.position FROM troth.outbox AS o WHERE o.topic = place.topic AND o.key > place.key"
     " AND o.aside IS NULL ORDER BY o.key, o.position LIMIT %(most)s) UNION ALL (SELECT o.topic, o.key, o.position"
     " FROM troth.outbox AS o WHERE o.topic = place.topic AND o.key IS NULL AND o.position > place.position AND o.aside IS NULL"
-    " AND o.due <= clock_timestamp() ORDER BY o.position LIMIT %(most)s)) AS line"
+    " AND o.due <= clock_timestamp() ORDER BY o.key, o.position LIMIT %(most)s)) AS line"
 )
+"""Both are ordered by the key, also where that is null: so both are the order of the index."""
 _HEADS = (
     "SELECT head.* FROM unnest(%(keys)s::text[]) AS wanted (key), LATERAL (SELECT position, topic, key, due <= clock_timestamp(),"
-    " octet_length(body) FROM troth.outbox AS o WHERE o.key = wanted.key AND aside IS NULL ORDER BY o.position LIMIT %(most)s)"
+    " octet_length(body) FROM troth.outbox AS o WHERE o.key = wanted.key AND aside IS NULL ORDER BY o.key, o.position LIMIT %(most)s)"
     " AS head UNION ALL SELECT position, topic, key, due <= clock_timestamp(), octet_length(body) FROM troth.outbox"
-    " WHERE position = ANY(%(positions)s) AND aside IS NULL ORDER BY 1"
+    f" WHERE position = ANY(%(positions)s) AND {_WAITS}"
 )
-_LIMIT_IDLE = "SELECT set_config('idle_in_transaction_session_timeout', %s, true)"
+_BEGIN = (
+    "SELECT set_config('idle_in_transaction_session_timeout', %s, true), set_config('enable_sort', 'off', true),"
+    " set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)"
+)
+"""Of this transaction: a pooling proxy gives the session to others. The table's statistics are old whenever a backlog grows, and by
+old ones the planner takes all of a key, or all of the table, and sorts: each question here goes along an index, to a limit."""
 _TAKE = (
-    "SELECT id, topic, key, body, attempts, position FROM troth.outbox WHERE position = ANY(%s) AND aside IS NULL ORDER BY position"
+    f"SELECT id, topic, key, body, attempts, position FROM troth.outbox WHERE position = ANY(%s) AND {_WAITS} ORDER BY position"
     " FOR UPDATE SKIP LOCKED"
 )
 _DONE = "DELETE FROM troth.outbox WHERE position = ANY(%s)"
@@ -70,9 +76,12 @@ class PostgresOutbox:
                 tell_of_missing_index(connection.info.dbname)
             yield connection
 
-    def transaction(self, connection: Connection) -> AbstractAsyncContextManager[Any]:
+    @asynccontextmanager
+    async def transaction(self, connection: Connection) -> AsyncIterator[None]:
         """See `OutboxStore`."""
-        return connection.transaction()
+        async with connection.transaction():
+            await connection.execute(_BEGIN, (self._idle,))
+            yield
 
     async def topics(self, connection: Connection, after: str, topics_max: int) -> Sequence[str]:
         """See `OutboxStore`."""
@@ -96,7 +105,6 @@ class PostgresOutbox:
 
     async def take(self, connection: Connection, positions: Sequence[int]) -> list[Message]:
         """See `OutboxStore`."""
-        await connection.execute(_LIMIT_IDLE, (self._idle,))  # of this transaction: a pooling proxy gives the session to others
         return [Message(*row) for row in await (await connection.execute(_TAKE, (list(positions),))).fetchall()]
 
     async def done(self, connection: Connection, positions: Sequence[int]) -> None:

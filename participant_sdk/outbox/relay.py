@@ -3,18 +3,19 @@
 It takes a batch (`turns`), delivers it, and deletes what was delivered, all in one transaction whose locks keep other relays away.
 Those of a key are delivered one after the other, from the first on, and different keys side by side. A relay that dies in between
 has delivered, and not deleted: so a message may come twice, under the same id. What is behind a message that another relay has, or
-that failed, is left where it is.
+that failed, is left where it is. What takes longer than `look_seconds` is left behind, and recorded later: the rest of its batch does
+not wait for it.
 
 A message that fails again and again by its own fault is *set aside*: it stays in the table with its error, and those behind it go
-on. When nobody can be reached nobody is at fault: the topic goes apart (`apart`), and is tried again for ever. While a batch takes
-long, another connection goes on with the rest: a look into the outbox comes at least every `look_seconds`.
+on. When nobody can be reached nobody is at fault: the topic goes apart (`apart`), and is tried again for ever. While something
+takes long another connection goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -27,6 +28,7 @@ from participant_sdk.outbox.store import store_of
 from participant_sdk.outbox.turns import BatchMax, Turns, unbroken
 from troth.backoff import Backoff
 from troth.logs import get_logger
+from troth.quiet import Quiet
 from troth.tasks import ended, is_cancelling
 
 Deliver = Callable[[Message], object]
@@ -39,10 +41,13 @@ ERROR_CHARACTERS_MAX = 1_000
 IDLE_SECONDS = 20.0
 """Past the time of a delivery, in which a relay that lives asks its database for something."""
 LINE_SECONDS = 1.0
-"""How long a batch goes on to the next message of a key. It ends with one delivery more, far within `IDLE_SECONDS`; and who dies
-has not delivered more than that in vain."""
+"""How long at most a batch goes on to the next message of a key; half of `look_seconds` otherwise, so that what is quick is never
+taken for slow. It ends with one delivery more, far within `IDLE_SECONDS`; and who dies has not delivered more than that in vain."""
 FAILED_BEFORE_MAX = 10_000
 """Messages of which it is remembered that they failed by nobody's fault."""
+GAP_SECONDS = 1.0
+"""Between the record of a batch and the lock of what was left behind, by far."""
+SLOW = "it is being delivered, and takes long"
 PROBE_MAX = 3
 """Messages by which a topic is tried that was away."""
 LOOKS_MAX = 10
@@ -90,6 +95,29 @@ class _Lane(AsyncExitStack):
         return kept
 
 
+class _Line:
+    """Messages that are delivered one after the other."""
+
+    def __init__(self, deliver: Callable[[Sequence[Message], list[_Outcome]], Coroutine[Any, Any, None]], messages: Any) -> None:
+        self.messages: Sequence[Message] = messages
+        self.outcomes: list[_Outcome] = []
+        self.recorded = 0
+        self.task = asyncio.create_task(deliver(messages, self.outcomes))
+
+    def new(self) -> list[_Outcome]:
+        """What has come since this was asked last."""
+        new = self.outcomes[self.recorded :]
+        self.recorded = len(self.outcomes)
+        return new
+
+
+def _lines(messages: Iterable[Message]) -> list[list[Message]]:
+    lines: defaultdict[str | int, list[Message]] = defaultdict(list)
+    for message in messages:
+        lines[message.position if message.key is None else message.key].append(message)
+    return list(lines.values())
+
+
 class Relay:
     """Delivers the outbox of one database; use it as `async with Relay(dsn, deliver)`. Any number of them may run.
 
@@ -106,12 +134,15 @@ class Relay:
         self._outbox = store_of(dsn, self._limits.deliver_seconds_max + IDLE_SECONDS)
         self._turns = Turns(self._outbox)
         self._apart = Apart()
+        self._quiet = Quiet()
         self._flying: Counter[str] = Counter()
         """Deliveries that have not ended, by topic."""
         self._failed_before: dict[int, int] = {}
         """How often nobody was reached for a message whose topic is reached."""
         self._free: list[_Lane] = []
         self._rounds: set[asyncio.Task[int]] = set()
+        self._late: asyncio.Future[None] | None = None
+        """Done when the round of all topics waits for stragglers alone."""
         self._running: asyncio.Task[None] | None = None
         self.delivered = 0
         """Messages that were delivered and deleted."""
@@ -161,18 +192,14 @@ class Relay:
 
     async def _rounds_go_on(self) -> int:
         """A round of all topics that go together, and of each that goes apart and is due; returns how many messages were tried in
-        rounds that have ended. Of what takes longer than `look_seconds` the topics go apart, and it is left to itself."""
+        rounds that have ended. One in which something takes long is left to itself."""
         for topic in self._apart.ready():
             if self._has_room() and not self._flying[topic]:
                 self._begin(topic)
+        self._late = asyncio.get_running_loop().create_future()
         together, tried = self._begin(None), 0
-        await asyncio.wait([together], timeout=self._limits.look_seconds)
-        while not together.done():
-            late = [topic for topic in +self._flying if topic not in self._apart]
-            for topic in late:
-                self._apart.slow(topic)
-            if late and len(self._rounds) < max(2, self._limits.connections_max):
-                break
+        await asyncio.wait([together, self._late], return_when=asyncio.FIRST_COMPLETED)
+        while not together.done() and len(self._rounds) >= max(2, self._limits.connections_max):
             await asyncio.wait(self._rounds, return_when=asyncio.FIRST_COMPLETED)
             tried += self._ended()
         return tried + self._ended()
@@ -217,27 +244,71 @@ class Relay:
 
         `connection` is the database's own: psycopg's, or a `troth.mariadb.connection.Connection` that reads committed data.
         """
-        began, clock = asyncio.get_running_loop().time(), asyncio.get_running_loop().time
+        lines = list[_Line]()
+        try:
+            async with self._outbox.transaction(connection):
+                lines = [_Line(self._line, messages) for messages in _lines(await self._take(connection, topic))]
+                if lines:
+                    await asyncio.wait([line.task for line in lines], timeout=self._limits.look_seconds)
+                late = [line for line in lines if not line.task.done()]
+                for line in late:
+                    if not line.task.done():
+                        await self._leave_behind(connection, line)
+                tried = [outcome for line in lines for outcome in line.new()]
+                late = [line for line in late if not line.task.done()]
+                away = await self._record(connection, tried)
+            self._settled(tried)
+            if late and topic is None and self._late is not None and not self._late.done():
+                self._late.set_result(None)
+            if late:
+                tried += await self._stragglers(connection, late)
+            elif topic is not None and topic not in away:
+                self._apart.well(topic)
+        finally:
+            for line in lines:
+                line.task.cancel()
+            for line in lines:
+                await ended(line.task)
+        return len(tried)
+
+    async def _leave_behind(self, connection: Any, line: _Line) -> None:
+        """What is being delivered takes long: the rest of the batch is recorded without it. Until it is locked again it is due for
+        nobody."""
+        message = line.messages[len(line.outcomes)]
+        self._apart.slow(message.topic)
+        await self._outbox.put_off(connection, message.position, SLOW, GAP_SECONDS)
+
+    async def _stragglers(self, connection: Any, late: Sequence[_Line]) -> list[_Outcome]:
+        """Wait for what was left behind, and record what came of it; whoever has taken it since does so himself."""
         async with self._outbox.transaction(connection):
-            outcomes = await self._delivered_in_lines(await self._take(connection, topic))
-            late = clock() - began >= self._limits.look_seconds
-            done = [message.position for message, error in outcomes if error is None]
-            if done:
-                await self._outbox.done(connection, done)
-            away = self._put_apart(outcomes)
-            try:
-                for message, error in outcomes:
-                    if error is not None:
-                        await self._record(connection, message, error)
-            finally:
-                for one in away:
-                    self._apart.counts(one)
-        self.delivered += len(done)
-        for position in done:
-            self._failed_before.pop(position, None)
-        if topic is not None and topic not in away:
-            (self._apart.slow if late and outcomes else self._apart.well)(topic)
-        return len(outcomes)
+            positions = [line.messages[line.recorded].position for line in late]
+            held = {message.position for message in await self._outbox.take(connection, positions)}
+            await asyncio.wait([line.task for line in late])
+            tried = [outcome for line in late for outcome in line.new() if outcome[0].position in held]
+            await self._record(connection, tried)
+        self._settled(tried)
+        return tried
+
+    async def _record(self, connection: Any, outcomes: Sequence[_Outcome]) -> list[str]:
+        """Record what came of deliveries; returns the topics of which nobody was reached."""
+        done = [message.position for message, error in outcomes if error is None]
+        if done:
+            await self._outbox.done(connection, done)
+        away = self._put_apart(outcomes)
+        try:
+            for message, error in outcomes:
+                if error is not None:
+                    await self._failed(connection, message, error)
+        finally:
+            for topic in away:
+                self._apart.counts(topic)
+        return away
+
+    def _settled(self, outcomes: Iterable[_Outcome]) -> None:
+        for message, error in outcomes:
+            if error is None:
+                self.delivered += 1
+                self._failed_before.pop(message.position, None)
 
     async def _take(self, connection: Any, topic: str | None) -> list[Message]:
         limits = self._limits
@@ -252,18 +323,10 @@ class Relay:
         taken = {message.position: message for message in await self._outbox.take(connection, [one.position for one in chosen])}
         return [taken[position] for position in unbroken(chosen, taken)]
 
-    async def _delivered_in_lines(self, messages: Iterable[Message]) -> list[_Outcome]:
-        """What came of each that was tried."""
-        lines: defaultdict[str | int, list[Message]] = defaultdict(list)
-        for message in messages:
-            lines[message.position if message.key is None else message.key].append(message)
-        outcomes = await asyncio.gather(*(self._line(line) for line in lines.values()))
-        return [outcome for line in outcomes for outcome in line]
-
-    async def _line(self, messages: Iterable[Message]) -> list[_Outcome]:
-        """One after the other, until one fails."""
-        clock, outcomes = asyncio.get_running_loop().time, list[_Outcome]()
-        ends = clock() + LINE_SECONDS
+    async def _line(self, messages: Iterable[Message], outcomes: list[_Outcome]) -> None:
+        """One after the other, until one fails, or it is time to record."""
+        clock = asyncio.get_running_loop().time
+        ends = clock() + min(LINE_SECONDS, self._limits.look_seconds / 2)
         for message in messages:
             if outcomes and clock() >= ends:
                 break
@@ -275,7 +338,6 @@ class Relay:
             outcomes.append((message, error))
             if error is not None:
                 break
-        return outcomes
 
     def _landed(self, topic: str) -> None:
         self._flying[topic] -= 1
@@ -304,10 +366,11 @@ class Relay:
         away = [topic for topic in errors if topic not in reached]
         for topic in away:
             one = self._apart.away(topic, words_of(errors[topic], ERROR_CHARACTERS_MAX), AGAIN)
-            _log.warning("a topic waits", topic=topic, why=one.error, failures=one.failures, seconds=round(one.wait_seconds, 1))
+            fields = {"topic": topic, "why": one.error, "failures": one.failures, "seconds": round(one.wait_seconds, 1)}
+            self._quiet.tell(_log.warning, "a topic waits", **fields)
         return away
 
-    async def _record(self, connection: Any, message: Message, error: BaseException) -> None:
+    async def _failed(self, connection: Any, message: Message, error: BaseException) -> None:
         told = words_of(error, ERROR_CHARACTERS_MAX).replace("\0", " ")
         if isinstance(error, _NOBODY_THERE):
             await self._outbox.put_off(connection, message.position, told, self._put_off_seconds(message))

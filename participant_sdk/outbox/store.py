@@ -68,8 +68,8 @@ class OutboxStore(Protocol):
     async def heads(
         self, connection: Any, keys: Sequence[str], positions: Sequence[int], each_max: int
     ) -> Sequence[Waiting]:
-        """The first messages of each key that are not set aside, whatever their topics, and the messages at these positions, by
-        position."""
+        """The first messages of each key that are not set aside, whatever their topics, and those that wait at these
+        positions; in any order."""
 
     async def take(self, connection: Any, positions: Sequence[int]) -> list[Message]:
         """Lock these, in their order, as far as they are there, are not set aside, and nobody else has them."""

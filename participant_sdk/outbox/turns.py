@@ -18,6 +18,11 @@ from participant_sdk.outbox.store import OutboxStore, Place, Waiting
 
 TOPICS_MAX = 20
 """At which one look looks."""
+WINDOWS_MAX = 20
+"""Questions by which one look finds lines. Each answer begins behind the last key of the one before: of a key with many messages
+one window is read, and the next begins behind it."""
+ROWS_MIN = 10
+"""Of one topic in one window."""
 
 
 class BatchMax(NamedTuple):
@@ -56,14 +61,12 @@ class Turns:
         looks = [_Look(self._places.pop(topic, Place(topic, "", 0))) for topic in topics]
         if not looks:
             return []
-        by_topic = {look.place.topic: look for look in looks}
-        for topic, key, position in await self._outbox.lines(connection, [look.place for look in looks], most.messages):
-            by_topic[topic].add(key, position)
+        await self._see(connection, looks, most.messages)
         turns = [(look, line) for lines in zip_longest(*(look.lines() for look in looks))
                  for look, line in zip(looks, lines, strict=True) if line is not None][: most.messages]  # fmt: skip
         taken = Counter(look.place.topic for look, _ in turns)
         for look in looks:
-            self._keep(look, taken[look.place.topic], most.messages)
+            self._keep(look, taken[look.place.topic])
         keys = list(dict.fromkeys(line for _, line in turns if isinstance(line, str)))
         positions = [line for _, line in turns if isinstance(line, int)]
         if not turns:
@@ -71,13 +74,26 @@ class Turns:
         each_max = -(-most.messages // (len(keys) + len(positions)))
         return _that_fit(most, _deliverable(await self._outbox.heads(connection, keys, positions, each_max), allowed))
 
-    def _keep(self, look: _Look, taken: int, rows_max: int) -> None:
+    async def _see(self, connection: Any, looks: Sequence[_Look], lines_max: int) -> None:
+        """Look for as many lines as that."""
+        rows_max, unseen = max(ROWS_MIN, -(-lines_max // len(looks))), looks
+        for _ in range(WINDOWS_MAX):
+            by_topic = {look.place.topic: list[tuple[str | None, int]]() for look in unseen}
+            for topic, key, position in await self._outbox.lines(connection, [look.end for look in unseen], rows_max):
+                by_topic[topic].append((key, position))
+            for look in unseen:
+                look.add(by_topic[look.place.topic], rows_max)
+            unseen = [look for look in unseen if look.more_keys]
+            if not unseen or sum(len(look.lines()) for look in looks) >= lines_max:
+                break
+
+    def _keep(self, look: _Look, taken: int) -> None:
         """Where the topic is gone on in; nothing is kept where that is its beginning."""
-        topic, _, _ = look.place
-        behind = look.behind(taken, rows_max)
-        if behind != Place(topic, "", 0):
-            self._places[topic] = behind
-        if look.place != Place(topic, "", 0) or topic in self._places:
+        beginning = Place(look.place.topic, "", 0)
+        behind = look.behind(taken)
+        if behind != beginning:
+            self._places[look.place.topic] = behind
+        if look.place != beginning or behind != beginning:
             self.whole = False
 
 
@@ -85,31 +101,31 @@ class _Look:
     """What is seen of one topic, from a place on."""
 
     def __init__(self, place: Place) -> None:
-        self.place = place
-        self._rows = 0
+        self.place = self.end = place
+        self.more_keys = self._more_positions = True
         self._keys: dict[str, None] = {}
         self._positions: list[int] = []
 
-    def add(self, key: str | None, position: int) -> None:
-        """Of a row."""
-        if key is None:
-            self._positions.append(position)
-        else:
-            self._keys[key] = None
-            self._rows += 1
+    def add(self, rows: Sequence[tuple[str | None, int]], rows_max: int) -> None:
+        """Of the window behind `end`."""
+        keys, positions = [key for key, _ in rows if key is not None], [position for key, position in rows if key is None]
+        self._keys.update(dict.fromkeys(keys))
+        self._positions += positions
+        self.more_keys, self._more_positions = len(keys) == rows_max, len(positions) == rows_max
+        self.end = Place(self.place.topic, (keys or [self.end.key])[-1], (positions or [self.end.position])[-1])
 
     def lines(self) -> list[str | int]:
         """Keys, and positions of messages that have none, in turns."""
         pairs = zip_longest(self._keys, self._positions)
         return [line for pair in pairs for line in pair if line is not None]
 
-    def behind(self, taken: int, rows_max: int) -> Place:
+    def behind(self, taken: int) -> Place:
         """The place behind as many lines; the beginning, where nothing comes behind them."""
         lines = self.lines()[:taken]
         keys, positions = [line for line in lines if isinstance(line, str)], [line for line in lines if isinstance(line, int)]
-        key, position = [*(self.place.key, *keys)][-1], [*(self.place.position, *positions)][-1]
-        all_keys = self._rows < rows_max and len(keys) == len(self._keys)
-        all_positions = len(self._positions) < rows_max and len(positions) == len(self._positions)
+        all_keys = not self.more_keys and len(keys) == len(self._keys)
+        all_positions = not self._more_positions and len(positions) == len(self._positions)
+        key, position = (keys or [self.place.key])[-1], (positions or [self.place.position])[-1]
         return Place(self.place.topic, "" if all_keys else key, 0 if all_positions else position)
 
 
@@ -117,7 +133,7 @@ def _deliverable(heads: Iterable[Waiting], allowed: Callable[[str], bool]) -> li
     """Of each line what may be delivered: from its first on, as far as it is due and its topic is one of these."""
     lines: dict[str | int, list[Waiting]] = {}
     stopped = set[str | int]()
-    for one in heads:
+    for one in sorted(heads):
         line = one.position if one.key is None else one.key
         if line in stopped or not one.due or not allowed(one.topic):
             stopped.add(line)

@@ -24,6 +24,7 @@ from participant_sdk.resources.mariadb import MariadbLimits
 from participant_sdk.testing.cluster import Cluster
 from tests.outbox import LIMITS as RELAY_LIMITS
 from tests.outbox import LeavingContract, OutboxBench, Received, RelayContract, delivered
+from tests.outbox_turns import TurnsContract
 from tests.relational import until
 from troth.errors import ConfigError, Reason
 from troth.log import mariadb_outbox
@@ -47,6 +48,15 @@ class Place:
     async def rows(self) -> list[Any]:
         columns = "CONVERT(body USING utf8mb4), attempts, error, aside IS NOT NULL"
         return await asyncio.to_thread(self._database.sql, f"SELECT {columns} FROM troth_outbox ORDER BY position")
+
+    async def left(self, *messages: tuple[str, str | None, str]) -> None:
+        other = self._database.session()
+        for topic, key, body in messages:
+            put(other, topic, body, key=key)
+        other.close()
+
+    async def sql(self, statement: str) -> None:
+        self._database.sql(statement.format(outbox="troth_outbox", no_index="ALTER TABLE troth_outbox DROP INDEX of_topic"))
 
     async def try_again(self) -> None:
         self._database.sql("UPDATE troth_outbox SET aside = NULL, attempts = 0, due = made WHERE aside IS NOT NULL")
@@ -76,6 +86,12 @@ class TestRelay(RelayContract):
     @pytest.fixture(params=["aiomysql", "asyncmy", "pymysql"])
     def bench(self, database: Database, request: pytest.FixtureRequest) -> OutboxBench:
         return on_dsn(database, request.param)
+
+
+class TestTurns(TurnsContract):
+    @pytest.fixture
+    def place(self, database: Database) -> Place:
+        return Place(database)
 
 
 class TestDrivers(LeavingContract):

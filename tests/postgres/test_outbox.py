@@ -17,6 +17,7 @@ from participant_sdk import Postgres, PostgresLimits
 from participant_sdk.outbox import BODY_BYTES_MAX, put
 from participant_sdk.outbox.store import store_of
 from tests.outbox import LeavingContract, OutboxBench, RelayContract
+from tests.outbox_turns import TurnsContract
 from troth.errors import RequestError
 
 LIMITS = PostgresLimits(connections_max=8, lock_wait_seconds=0.3)
@@ -32,6 +33,14 @@ class Place:
     async def rows(self) -> list[Any]:
         columns = "encode(body, 'escape'), attempts, error, aside IS NOT NULL"
         return await self._database.sql(f"SELECT {columns} FROM troth.outbox ORDER BY position")
+
+    async def left(self, *messages: tuple[str, str | None, str]) -> None:
+        async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True) as other:
+            for topic, key, body in messages:
+                await put(other, topic, body, key=key)
+
+    async def sql(self, statement: str) -> None:
+        await self._database.sql(statement.format(outbox="troth.outbox", no_index="DROP INDEX troth.outbox_topic"))
 
     async def try_again(self) -> None:
         await self._database.sql("UPDATE troth.outbox SET aside = NULL, attempts = 0, due = now() WHERE aside IS NOT NULL")
@@ -54,6 +63,12 @@ class TestRelay(RelayContract):
     @pytest.fixture
     def bench(self, database: Database) -> OutboxBench:
         return on_dsn(database)
+
+
+class TestTurns(TurnsContract):
+    @pytest.fixture
+    def place(self, database: Database) -> Place:
+        return Place(database)
 
 
 class TestPsycopg(LeavingContract):
