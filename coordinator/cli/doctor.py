@@ -15,7 +15,7 @@ import click
 from coordinator.cli import outbox_postgres, render
 from coordinator.cli.command import Command, json_option
 from coordinator.cli.failure import OK, REFUSED
-from coordinator.cli.finding import Finding, Held, old, outbox_denied, set_aside
+from coordinator.cli.finding import Finding, Held, lacks_index, old, outbox_denied, set_aside
 from troth.mariadb.address import is_address
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ async def examine(dsn: str) -> tuple[list[Finding], list[Held]]:
         fit = await _branches(connection)
         findings = [*of_server(*(await _rows(connection, SERVER))[0]), fit, *in_doubt]
         if fit.level == "ok":
-            findings.append(await _outbox(connection))
+            findings += await _outbox(connection)
     finally:
         await connection.close()
     return [one for one in findings if one is not None], held
@@ -148,14 +148,14 @@ async def _branches(connection: Connection) -> Finding:
     return Finding("ok", f"troth.branch is there, and {role} may use it")
 
 
-async def _outbox(connection: Connection) -> Finding | None:
+async def _outbox(connection: Connection) -> list[Finding | None]:
     """A database may have none."""
-    from troth.log.postgres_branches import grants
+    from troth.log.postgres_branches import HAS_INDEX, grants
 
     ((there, role, granted),) = await _rows(connection, OUTBOX)
     if not there:
-        return None
+        return []
     if not granted:
-        return outbox_denied(f"the role {role}", grants(role))
+        return [outbox_denied(f"the role {role}", grants(role))]
     ((aside, _, _),) = await _rows(connection, outbox_postgres.COUNT)
-    return set_aside(aside)
+    return [set_aside(aside), None if await _rows(connection, HAS_INDEX) else lacks_index()]

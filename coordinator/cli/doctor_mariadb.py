@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coordinator.cli import outbox_mariadb
-from coordinator.cli.finding import Finding, Held, old, outbox_denied, set_aside
+from coordinator.cli.finding import Finding, Held, lacks_index, old, outbox_denied, set_aside
 from troth.gids import parse_gid
 from troth.log import mariadb_branches as branches
 from troth.log import mariadb_outbox
@@ -96,6 +96,7 @@ async def _outbox(connection: Connection) -> list[Finding]:
         counts = await connection.one(outbox_mariadb.COUNT)
         found = set_aside(int(counts[0]) if counts else 0)
         rows = await connection.one(mariadb_outbox.COUNT_KEYS)
+        slow = None if await connection.one(mariadb_outbox.HAS_INDEX) else lacks_index()
     except errors.kinds() as error:
         code = errors.number(error)
         if code == errors.NO_TABLE:
@@ -106,7 +107,7 @@ async def _outbox(connection: Connection) -> list[Finding]:
         user = str(row[0]) if row else ""
         return [outbox_denied(f"the user {user}", grants(user))]
     lacks = Finding("problem", "troth_outbox_key has not all of its rows", "Run `troth store init --participant NAME` on it.")
-    return [one for one in (found, None if rows == (mariadb_outbox.KEYS,) else lacks) if one is not None]
+    return [one for one in (found, slow, None if rows == (mariadb_outbox.KEYS,) else lacks) if one is not None]
 
 
 async def _ages(connection: Connection) -> dict[str, float]:

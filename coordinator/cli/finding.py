@@ -57,6 +57,12 @@ def outbox_denied(user: str, grants: list[str]) -> Finding:
     return Finding("problem", f"{user} may not use the outbox", "Grant it.", "; ".join(grants))
 
 
+def lacks_index() -> Finding:
+    """The outbox was made by an earlier version."""
+    what = "the outbox lacks its index of topics: a relay reads all that waits for each batch"
+    return Finding("warning", what, "Run `troth store init --participant NAME` on it, at a quiet time.")
+
+
 def set_aside(messages: int) -> Finding | None:
     """What no relay delivers any more."""
     if not messages:

@@ -22,6 +22,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 EXAMPLES = """
 troth outbox list --dsn postgresql://db/bank              # what is set aside, and why
+troth outbox topics --dsn postgresql://db/bank            # how much waits for each destination, and which is away
 troth outbox show 17 --dsn postgresql://db/bank           # one message, with its body
 troth outbox retry 17 --dsn postgresql://db/bank          # deliver it after all; --all: everything that is set aside
 troth outbox drop 17 --dsn postgresql://db/bank           # give it up
@@ -30,6 +31,8 @@ troth outbox list --dsn mysql://db/bank                   # MariaDB
 COLUMNS = (
     "position", "id", "topic", "key", "attempts", "made_seconds_ago", "aside_seconds_ago", "error", "bytes",
 )  # fmt: skip
+
+TOPIC_COLUMNS = ("topic", "waiting", "aside", "oldest_waiting_seconds", "put_off", "next_try_seconds", "error")
 
 
 class Place(Protocol):
@@ -41,6 +44,10 @@ class Place(Protocol):
     async def listed(self, dsn: str, waiting: bool, after: int, messages_max: int) -> tuple[list[Any], Any]:
         """The rows of what is set aside, or of everything, by position (`COLUMNS`); and how many are set aside, how many wait,
         and for how many seconds the oldest of these."""
+
+    async def topics(self, dsn: str) -> list[Any]:
+        """A row for each topic (`TOPIC_COLUMNS`): how many messages wait, and are set aside, for how many seconds the oldest waits;
+        how many of those that wait have failed; in how many seconds the last of these is tried again, and its error."""
 
     async def shown(self, dsn: str, position: int) -> tuple[Any, bytes] | None:
         """One row, and its body."""
@@ -104,6 +111,22 @@ def list_(dsn: str, waiting: bool, limit: int, after: int, as_json: bool) -> Non
     render.tell(f"{aside} set aside; {waits} wait" + (f", the oldest for {oldest:.0f} s" if waits else ""))
     if more:
         render.tell(f"that is not all: --after {following} goes on")
+
+
+@outbox.command(examples="troth outbox topics --dsn postgresql://db/bank\ntroth outbox topics --json --dsn postgresql://db/bank")
+@_dsn_option
+@json_option
+def topics(dsn: str, as_json: bool) -> None:
+    """Tell of each topic how much waits, and what keeps it: the last error, and when its destination is tried again.
+
+    A relay leaves a topic alone whose destination is away, for longer each time, and tries it with a few messages then.
+    """
+    rows = asyncio.run(_place(dsn).topics(dsn))
+    if as_json:
+        render.write_json({"topics": [dict(zip(TOPIC_COLUMNS, row, strict=True)) for row in rows]})
+        return
+    shown = ((*row[:3], _seconds(row[3]), row[4], _seconds(row[5]), row[6]) for row in rows)
+    render.write_table(("TOPIC", "WAITING", "ASIDE", "OLDEST", "PUT OFF", "NEXT TRY", "ERROR"), shown)
 
 
 @outbox.command(examples="troth outbox show 17 --dsn postgresql://db/bank\ntroth outbox show 17 --body --dsn service=bank > body")
@@ -171,6 +194,10 @@ def _told(done: str, changed: Sequence[int], positions: Sequence[int], as_json: 
 def _no_such(what: str) -> Failure:
     hint = "`troth outbox list --waiting` tells what there is; what was delivered is gone."
     return Failure(REFUSED, "UNKNOWN_MESSAGE", what, hint)
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.1f} s"
 
 
 def _ago(seconds: float | None) -> str:

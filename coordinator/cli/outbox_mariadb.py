@@ -26,6 +26,15 @@ COUNT = (
     " UTC_TIMESTAMP(6)) / 1e6, 0e0) FROM troth_outbox"
 )
 """How many are set aside, how many wait, and for how many seconds the oldest of these."""
+_FAILED = "aside IS NULL AND error IS NOT NULL"
+_TOPICS = (
+    "SELECT topic, COUNT(*) - COUNT(aside), COUNT(aside),"
+    " TIMESTAMPDIFF(MICROSECOND, MIN(IF(aside IS NULL, made, NULL)), UTC_TIMESTAMP(6)) / 1e6, COUNT(IF("
+    f"{_FAILED}, 1, NULL)), IF(COUNT(IF({_FAILED}, 1, NULL)), GREATEST(0, TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6),"
+    f" MAX(IF({_FAILED}, due, NULL))) / 1e6), NULL), SUBSTRING(MAX(IF({_FAILED}, CONCAT(due, error), NULL)), 27)"
+    " FROM troth_outbox GROUP BY topic ORDER BY topic"
+)
+"""A time of microseconds has 26 characters; behind the latest stands its error."""
 _SHOW = f"{_SHOWN} WHERE position = %s"
 _BODY = "SELECT body FROM troth_outbox WHERE position = %s"
 _ASIDE = "SELECT position FROM troth_outbox WHERE aside IS NOT NULL ORDER BY position"
@@ -39,6 +48,12 @@ async def listed(dsn: str, waiting: bool, after: int, messages_max: int) -> tupl
     async with _connected(dsn) as connection:
         rows = (await connection.ask(_LIST, (waiting, after, messages_max))).rows
         return [_row(*row) for row in rows], await connection.one(COUNT)
+
+
+async def topics(dsn: str) -> list[Any]:
+    """See `outbox.Place`."""
+    async with _connected(dsn) as connection:
+        return list((await connection.ask(_TOPICS)).rows)
 
 
 async def shown(dsn: str, position: int) -> tuple[Any, bytes] | None:

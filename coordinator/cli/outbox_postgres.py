@@ -22,6 +22,14 @@ COUNT = (
     " - min(made) FILTER (WHERE aside IS NULL)), 0)::float8 FROM troth.outbox"
 )
 """How many are set aside, how many wait, and for how many seconds the oldest of these."""
+_TOPICS = (
+    "SELECT topic, (count(*) - count(aside))::int, count(aside)::int,"
+    " extract(epoch FROM clock_timestamp() - min(made) FILTER (WHERE aside IS NULL))::float8,"
+    " (count(*) FILTER (WHERE failed))::int,"
+    " CASE WHEN bool_or(failed) THEN greatest(0, extract(epoch FROM max(due) FILTER (WHERE failed) - clock_timestamp()))::float8 END,"
+    " (array_agg(error ORDER BY due DESC) FILTER (WHERE failed))[1]"
+    " FROM (SELECT *, aside IS NULL AND error IS NOT NULL AS failed FROM troth.outbox) AS o GROUP BY topic ORDER BY topic"
+)
 _SHOW = f"{_SHOWN} WHERE position = %s"
 _BODY = "SELECT body FROM troth.outbox WHERE position = %s"
 _CHOSEN = "WHERE aside IS NOT NULL AND (%s OR position = ANY(%s))"
@@ -34,6 +42,12 @@ async def listed(dsn: str, waiting: bool, after: int, messages_max: int) -> tupl
     async with _connected(dsn) as connection:
         rows = await _rows(connection, _LIST, waiting, after, messages_max)
         return rows, (await _rows(connection, COUNT))[0]
+
+
+async def topics(dsn: str) -> list[Any]:
+    """See `outbox.Place`."""
+    async with _connected(dsn) as connection:
+        return await _rows(connection, _TOPICS)
 
 
 async def shown(dsn: str, position: int) -> tuple[Any, bytes] | None:

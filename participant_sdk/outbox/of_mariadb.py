@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 
 from participant_sdk.outbox.message import Message
 from participant_sdk.outbox.store import Place, Waiting, tell_of_missing_index, try_to_record
-from troth.log import mariadb_schema
+from troth.log import mariadb_outbox, mariadb_schema
 from troth.log.mariadb_store import version_of
 from troth.mariadb import errors
 from troth.mariadb.address import parse
@@ -24,10 +24,6 @@ SERVER_VERSION_MIN = (10, 6)
 """Since then it has SKIP LOCKED."""
 LOCK_WAIT_SECONDS = 10
 
-_HAS_INDEX = (
-    "SELECT 1 FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'troth_outbox'"
-    " AND INDEX_NAME = 'of_topic' LIMIT 1"
-)
 _NEXT_TOPIC = "SELECT topic FROM troth_outbox {index} WHERE topic > %s AND aside IS NULL ORDER BY topic LIMIT 1"
 """`DISTINCT` would read all rows, where the table's statistics are old."""
 _LINES = (
@@ -81,7 +77,7 @@ class MariadbOutbox:
                 raise OSError(f"{self._address.place} is on {row and row[0]}: a relay takes MariaDB {wanted} or newer")
             await connection.ask("SET SESSION idle_transaction_timeout = %s", (self._idle_seconds,))
             await try_to_record(self, connection)
-            there = await connection.one(_HAS_INDEX) is not None
+            there = await connection.one(mariadb_outbox.HAS_INDEX) is not None
             self._index = "FORCE INDEX (of_topic)" if there else ""
             if not there:
                 tell_of_missing_index(self._address.place)

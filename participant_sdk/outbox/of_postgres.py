@@ -11,8 +11,8 @@ import psycopg
 
 from participant_sdk.outbox.message import Message
 from participant_sdk.outbox.store import Place, Waiting, tell_of_missing_index, try_to_record
+from troth.log.postgres_branches import HAS_INDEX
 
-_HAS_INDEX = "SELECT FROM pg_index WHERE indexrelid = to_regclass('troth.outbox_topic') AND indisvalid"
 _WAITS = "CASE WHEN aside IS NULL THEN true END"
 """In these words no index of what waits is read as a whole for it."""
 _TOPICS = (
@@ -72,7 +72,7 @@ class PostgresOutbox:
         """See `OutboxStore`."""
         async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
             await try_to_record(self, connection)
-            if await (await connection.execute(_HAS_INDEX)).fetchone() is None:
+            if await (await connection.execute(HAS_INDEX)).fetchone() is None:
                 tell_of_missing_index(connection.info.dbname)
             yield connection
 

@@ -176,6 +176,7 @@ def scene(who: str, what: str) -> Callable[[Scene], Scene]:
 
 
 OUTBOX = "test_cli_outbox.py::test_what_is_set_aside_is_tried_again_or_dropped"
+OUTBOX_TOPICS = "test_cli_outbox.py::test_of_each_topic_it_tells_what_waits_and_when_it_is_tried_again"
 NO_OUTBOX = "test_cli_outbox.py::test_where_there_is_no_outbox_it_says_so"
 SCENES.update({
     ("outbox list", "done, also when nothing is set aside"): OUTBOX,
@@ -183,6 +184,9 @@ SCENES.update({
         "test_cli_affected.py::test_everything_is_listed_by_its_id_and_the_short_list_says_by_which_command",
     ("outbox list", "there is no outbox, or what is no connection string"): NO_OUTBOX,
     ("outbox list", "the database cannot be reached"): NO_OUTBOX,
+    ("outbox topics", "done, also when nothing waits"): OUTBOX_TOPICS,
+    ("outbox topics", "there is no outbox, or what is no connection string"): NO_OUTBOX,
+    ("outbox topics", "the database cannot be reached"): NO_OUTBOX,
     ("outbox show", "done"): OUTBOX,
     ("outbox show", "there is no such message"): OUTBOX,
     ("outbox retry", "all that were named are tried again"): OUTBOX,

@@ -19,6 +19,7 @@ class OnPostgres:
     """A server, and how one asks it."""
 
     outbox, now = "troth.outbox", "clock_timestamp()"
+    no_index = "DROP INDEX troth.outbox_topic"
 
     def __init__(self, server: PostgresServer) -> None:
         self.dsn = server.dsn
@@ -35,6 +36,7 @@ class OnMariadb:
     """The same."""
 
     outbox, now = "troth_outbox", "UTC_TIMESTAMP(6)"
+    no_index = "ALTER TABLE troth_outbox DROP INDEX of_topic"
 
     def __init__(self, server: MariadbServer) -> None:
         self.dsn = server.dsn
@@ -154,11 +156,56 @@ async def test_a_listing_that_is_cut_goes_on_behind_a_position(server: OnPostgre
         assert "not all" not in full.err, "what is just full is not cut"
 
 
+async def test_of_each_topic_it_tells_what_waits_and_when_it_is_tried_again(server: OnPostgres | OnMariadb, troth: Any) -> None:
+    """As a relay leaves it: one destination is away, one message is at fault, and one is set aside."""
+    async with connected(server.dsn()) as db:
+        await server.sql(db, "CREATE DATABASE topics")
+    there = server.dsn("topics")
+    await troth("store", "init", "--store", there, "--participant", "pay")
+    assert (await troth("outbox", "topics", "--json", "--dsn", there)).json() == {"topics": []}
+
+    async def fails(message: Message) -> None:
+        if message.topic == "hooks":
+            raise ConnectionRefusedError("nobody listens")
+        raise ValueError("it has no end")
+
+    async with connected(there) as db:
+        for number in range(5):
+            await server.put(db, "hooks", "x", key=f"k{number}")
+        await server.put(db, "mail", "x", key="ada")
+        relay = Relay(there, fails, limits=RelayLimits(attempts_max=1))
+        assert await relay.deliver_once(db) == 6
+        await server.put(db, "mail", "x", key="bob")
+    hooks, mail = (await troth("outbox", "topics", "--json", "--dsn", there)).json()["topics"]
+    assert [hooks[name] for name in ("topic", "waiting", "aside", "put_off", "error")] == [
+        "hooks", 5, 0, 5, "ConnectionRefusedError: nobody listens",
+    ]  # fmt: skip
+    assert hooks["next_try_seconds"] is not None and hooks["oldest_waiting_seconds"] >= 0
+    assert [mail[name] for name in ("topic", "waiting", "aside", "put_off", "next_try_seconds", "error")] == [
+        "mail", 1, 1, 0, None, None,
+    ]  # fmt: skip
+    ran = await troth("outbox", "topics", "--dsn", there)
+    assert ran.code == 0 and "nobody listens" in ran.out and len(ran.out.splitlines()) == 3
+
+
+async def test_an_outbox_of_an_earlier_version_gets_its_index(server: OnPostgres | OnMariadb, troth: Any) -> None:
+    async with connected(server.dsn()) as db:
+        await server.sql(db, "CREATE DATABASE earlier")
+    there, lacks = server.dsn("earlier"), "lacks its index of topics"
+    await troth("store", "init", "--store", there, "--participant", "pay")
+    async with connected(there) as db:
+        await server.sql(db, server.no_index)
+    assert lacks in (await troth("doctor", "--dsn", there)).out
+    await troth("store", "init", "--store", there, "--participant", "pay")
+    assert lacks not in (await troth("doctor", "--dsn", there)).out
+
+
 async def test_where_there_is_no_outbox_it_says_so(server: OnPostgres | OnMariadb, troth: Any) -> None:
     async with connected(server.dsn()) as db:
         await server.sql(db, "CREATE DATABASE bare")
     ran = await troth("outbox", "list", "--dsn", server.dsn("bare"))
     assert ran.code == 2 and "troth store init --participant" in ran.err
+    assert (await troth("outbox", "topics", "--dsn", server.dsn("bare"))).code == 2
 
 
 async def test_names_that_lead_nowhere_are_told(troth: Any) -> None:
@@ -168,6 +215,7 @@ async def test_names_that_lead_nowhere_are_told(troth: Any) -> None:
     for dsn in ("host=127.0.0.1 port=1 dbname=bank", "mysql://root@localhost/bank?unix_socket=/nowhere"):
         ran = await troth("outbox", "list", "--dsn", dsn)
         assert ran.code == 3 and "cannot be reached" in ran.err
+        assert (await troth("outbox", "topics", "--dsn", dsn)).code == 3
 
 
 async def test_what_a_branch_in_doubt_has_left_is_not_waited_for(mariadb_only: OnMariadb, troth: Any) -> None:

@@ -29,6 +29,13 @@ CREATE = (
 """Times are UTC, by the database's clock."""
 TABLES = ("troth_outbox", "troth_outbox_key")
 
+HAS_INDEX = (
+    "SELECT 1 FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'troth_outbox'"
+    " AND INDEX_NAME = 'of_topic' LIMIT 1"
+)
+ADD_INDEX = "ALTER TABLE troth_outbox ADD INDEX of_topic (topic, aside, `key`)"
+"""Of a table that an earlier version made. It waits for every branch that is prepared, and others for it: only where it is missing."""
+
 COUNT_KEYS = "SELECT COUNT(*) FROM troth_outbox_key"
 _DIGITS = " UNION ALL ".join(f"SELECT {digit} AS n" for digit in range(16))
 FILL_KEYS = (

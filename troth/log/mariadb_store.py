@@ -154,6 +154,8 @@ async def init(dsn: str, role: str, names: Sequence[str], *, branches: bool = Fa
 async def _make_branches(connection: Connection) -> None:
     for statement in (mariadb_branches.CREATE, *mariadb_outbox.CREATE):
         await connection.ask(statement)
+    if await connection.one(mariadb_outbox.HAS_INDEX) is None:
+        await connection.ask(mariadb_outbox.ADD_INDEX)
     there = await connection.one(mariadb_outbox.COUNT_KEYS)
     if there != (mariadb_outbox.KEYS,):
         await connection.ask(mariadb_outbox.FILL_KEYS)

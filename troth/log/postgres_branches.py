@@ -11,6 +11,14 @@ One primary key makes the two exclude each other: whoever comes second waits for
 
 from __future__ import annotations
 
+
+def _index(name: str, columns: str) -> str:
+    """Makes an index of what waits in the outbox, where there is none. `IF NOT EXISTS` would lock the table before it looks: it
+    waits for every branch that is prepared, and others for it."""
+    made = f"CREATE INDEX {name} ON troth.outbox ({columns}) WHERE aside IS NULL"
+    return f"DO $$ BEGIN IF to_regclass('troth.{name}') IS NULL THEN {made}; END IF; END $$"
+
+
 CREATE = (
     "CREATE SCHEMA IF NOT EXISTS troth",
     'CREATE TABLE IF NOT EXISTS troth.branch (gid text COLLATE "C" PRIMARY KEY, committed boolean NOT NULL DEFAULT true,'
@@ -20,9 +28,11 @@ CREATE = (
     " id uuid NOT NULL DEFAULT gen_random_uuid(), topic text NOT NULL, key text, body bytea NOT NULL,"
     " made timestamptz NOT NULL DEFAULT clock_timestamp(), attempts int NOT NULL DEFAULT 0,"
     " due timestamptz NOT NULL DEFAULT clock_timestamp(), error text, aside timestamptz)",
-    "CREATE INDEX IF NOT EXISTS outbox_key ON troth.outbox (key, position) WHERE aside IS NULL",
-    "CREATE INDEX IF NOT EXISTS outbox_topic ON troth.outbox (topic, key, position) WHERE aside IS NULL",
+    _index("outbox_key", "key, position"),
+    _index("outbox_topic", "topic, key, position"),
 )
+HAS_INDEX = "SELECT 1 FROM pg_index WHERE indexrelid = to_regclass('troth.outbox_topic') AND indisvalid"
+"""An outbox of an earlier version has none of topics."""
 
 MARK = "INSERT INTO troth.branch (gid) SELECT %s WHERE pg_current_xact_id_if_assigned() IS NOT NULL"
 """The branch's last statement before its vote. No row: it has changed nothing, locked nothing, and needs no proof."""
