@@ -26,7 +26,8 @@ _TOPICS = (
     "SELECT topic, (count(*) - count(aside))::int, count(aside)::int,"
     " extract(epoch FROM clock_timestamp() - min(made) FILTER (WHERE aside IS NULL))::float8,"
     " (count(*) FILTER (WHERE failed))::int,"
-    " CASE WHEN bool_or(failed) THEN greatest(0, extract(epoch FROM max(due) FILTER (WHERE failed) - clock_timestamp()))::float8 END,"
+    " CASE WHEN bool_or(failed) THEN greatest(0, extract(epoch FROM max(due) FILTER (WHERE failed) - clock_timestamp()))::float8"
+    " END,"
     " (array_agg(error ORDER BY due DESC) FILTER (WHERE failed))[1]"
     " FROM (SELECT *, aside IS NULL AND error IS NOT NULL AS failed FROM troth.outbox) AS o GROUP BY topic ORDER BY topic"
 )

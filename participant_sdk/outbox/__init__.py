@@ -15,7 +15,8 @@ all. The relay delivers committed rows at least once, each under an id that neve
 of their commits.
 """
 
+from participant_sdk.outbox.apart import TopicAway
 from participant_sdk.outbox.message import BODY_BYTES_MAX, Message, put
 from participant_sdk.outbox.relay import Away, Relay, RelayLimits
 
-__all__ = ["BODY_BYTES_MAX", "Away", "Message", "Relay", "RelayLimits", "put"]
+__all__ = ["BODY_BYTES_MAX", "Away", "Message", "Relay", "RelayLimits", "TopicAway", "put"]

@@ -32,8 +32,8 @@ _LINES = (
 """Both are ordered by the key, also where that is null: so both are the order of the index."""
 _HEADS = (
     "SELECT head.* FROM unnest(%(keys)s::text[]) AS wanted (key), LATERAL (SELECT position, topic, key, due <= clock_timestamp(),"
-    " octet_length(body) FROM troth.outbox AS o WHERE o.key = wanted.key AND aside IS NULL ORDER BY o.key, o.position LIMIT %(most)s)"
-    " AS head UNION ALL SELECT position, topic, key, due <= clock_timestamp(), octet_length(body) FROM troth.outbox"
+    " octet_length(body) FROM troth.outbox AS o WHERE o.key = wanted.key AND aside IS NULL ORDER BY o.key, o.position"
+    " LIMIT %(most)s) AS head UNION ALL SELECT position, topic, key, due <= clock_timestamp(), octet_length(body) FROM troth.outbox"
     f" WHERE position = ANY(%(positions)s) AND {_WAITS}"
 )
 _BEGIN = (

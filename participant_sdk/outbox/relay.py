@@ -3,8 +3,8 @@
 It takes a batch (`turns`), delivers it, and deletes what was delivered, all in one transaction whose locks keep other relays away.
 Those of a key are delivered one after the other, from the first on, and different keys side by side. A relay that dies in between
 has delivered, and not deleted: so a message may come twice, under the same id. What is behind a message that another relay has, or
-that failed, is left where it is. What takes longer than `look_seconds` is left behind, and recorded later: the rest of its batch does
-not wait for it.
+that failed, is left where it is. What takes longer than `look_seconds` is left behind, and recorded later: the rest of its batch
+does not wait for it.
 
 A message that fails again and again by its own fault is *set aside*: it stays in the table with its error, and those behind it go
 on. When nobody can be reached nobody is at fault: the topic goes apart (`apart`), and is tried again for ever. While something
@@ -198,7 +198,8 @@ class Relay:
                 self._begin(topic)
         self._late = asyncio.get_running_loop().create_future()
         together, tried = self._begin(None), 0
-        await asyncio.wait([together, self._late], return_when=asyncio.FIRST_COMPLETED)
+        both: list[asyncio.Future[Any]] = [together, self._late]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         while not together.done() and len(self._rounds) >= max(2, self._limits.connections_max):
             await asyncio.wait(self._rounds, return_when=asyncio.FIRST_COMPLETED)
             tried += self._ended()

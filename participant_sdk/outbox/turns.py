@@ -1,6 +1,6 @@
 """Whose turn it is: which messages a relay takes next.
 
-Topics take turns, and within a topic keys do (a message without a key is one by itself): a *line* is what comes one after the other.
+Topics take turns, and within a topic keys do (a message without a key is one by itself): a *line* is what comes in order.
 A batch has messages of as many lines as there are, and as many of each as fit, from its first on. So a long line, or a topic with
 many of them, takes no more than its share, and what cannot be delivered just now is passed by.
 

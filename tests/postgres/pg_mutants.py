@@ -16,6 +16,7 @@ SLOTS = ("tests/coordinator_core/test_slots.py",)
 FAULTS = ("tests/postgres/test_faults.py",)
 OPERATIONS = ("tests/postgres/test_operations.py",)
 OUTBOX = ("tests/postgres/test_outbox.py",)
+RELAY, TURNS = "participant_sdk/outbox/relay.py", "participant_sdk/outbox/turns.py"
 
 CHEAP = (
     SourceMutant("a slot that is away gets work", CORE, "return not slot.ready, len(", "return len(", SLOTS),
@@ -82,10 +83,30 @@ COSTLY = (
                  " and not isinstance(error, StopIteration)", "", ("tests/postgres/test_blocks.py",)),
     SourceMutant("what a delivery raises ends the relay", "participant_sdk/outbox/relay.py",
                  "await finished(self._deliver, message)", "await self._deliver(message)", OUTBOX),
+    SourceMutant("a key has one message in a batch", TURNS, "each_max = -(-most.messages // (len(keys) + len(positions)))",
+                 "each_max = 1", (OUTBOX[0] + "::TestTurns",)),
+    SourceMutant("what is behind another relay's passes it", TURNS, "one.key in broken or (one.position not in taken and one.key is"
+                 " not None)", "False", (OUTBOX[0] + "::TestTurns",)),
+    SourceMutant("what is behind one that is not due passes it", TURNS, "if line in stopped or not", "if not",
+                 (OUTBOX[0] + "::TestTurns",)),
+    SourceMutant("what is behind one that fails passes it", RELAY, "            if error is not None:\n                break\n", "",
+                 (OUTBOX[0] + "::TestTurns",)),
+    SourceMutant("a topic that is away goes with the others", RELAY, "apart = {*self._apart, *+self._flying}", "apart = set()",
+                 (OUTBOX[0] + "::TestTurns",)),
+    SourceMutant("a topic that is away is tried with all", RELAY, "min(PROBE_MAX, limits.batch_max) if", "limits.batch_max if",
+                 (OUTBOX[0] + "::TestTurns",)),
+    SourceMutant("one that is away is its whole topic", RELAY, "[topic for topic in errors if topic not in reached]", "[*errors]",
+                 (OUTBOX[0] + "::TestTurns",)),
+    SourceMutant("a batch waits for its slowest", RELAY, "timeout=self._limits.look_seconds)", "timeout=None)",
+                 (OUTBOX[0] + "::TestTurns",)),
+    SourceMutant("a batch goes on with a key for ever", RELAY, "if outcomes and clock() >= ends:", "if False:",
+                 (OUTBOX[0] + "::TestTurns",)),
+    SourceMutant("a look begins at the first topic", TURNS, 'topics[-1] if len(topics) == TOPICS_MAX else ""', '""',
+                 (OUTBOX[0] + "::TestTurns",)),
     SourceMutant("who cannot record a delivery delivers", "participant_sdk/outbox/of_postgres.py",
                  "            await try_to_record(self, connection)\n", "", OUTBOX),
     SourceMutant("who is silent keeps what he has", "participant_sdk/outbox/of_postgres.py",
-                 "        await connection.execute(_LIMIT_IDLE, (self._idle,))", "        pass", OUTBOX),
+                 "            await connection.execute(_BEGIN, (self._idle,))\n", "", OUTBOX),
     SourceMutant("a text that cannot be stored ends the relay", "participant_sdk/border.py", "encodable(words[:", "(words[:",
                  OUTBOX),
     SourceMutant("it is told who waits for the branches of others", ROOM + "resource.py",

@@ -34,7 +34,8 @@ HAS_INDEX = (
     " AND INDEX_NAME = 'of_topic' LIMIT 1"
 )
 ADD_INDEX = "ALTER TABLE troth_outbox ADD INDEX of_topic (topic, aside, `key`)"
-"""Of a table that an earlier version made. It waits for every branch that is prepared, and others for it: only where it is missing."""
+"""Of a table that an earlier version made. It waits for every branch that is prepared, and others for it: so only where it is
+missing."""
 
 COUNT_KEYS = "SELECT COUNT(*) FROM troth_outbox_key"
 _DIGITS = " UNION ALL ".join(f"SELECT {digit} AS n" for digit in range(16))
