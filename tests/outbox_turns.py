@@ -238,6 +238,17 @@ class TurnsContract:
         assert len(received.messages) == 2 * len(topics) + 30 + WINDOWS_MAX
         assert received.by_key()["long"] == sorted(received.by_key()["long"], key=lambda one: one.position)
 
+    async def test_behind_more_destinations_that_are_away_than_one_look_sees_others_have_their_turn(
+        self, place: OutboxPlace, connection: Any
+    ) -> None:
+        away = [f"a{number:02}" for number in range(TOPICS_MAX)]
+        await place.left(*((topic, None, "x") for topic in away), ("well", None, "x"))
+        there = Destinations()
+        there.away.update(away)
+        relay = Relay(place.dsn, there)
+        assert [await relay.deliver_once(connection) for _ in range(2)] == [TOPICS_MAX, 1]
+        assert there.messages[-1].topic == "well"
+
     async def test_one_topic_with_much_takes_its_share(self, place: OutboxPlace, connection: Any) -> None:
         await place.left(*(("much", f"m{number}", "x") for number in range(50)), ("few", "a", "x"), ("few", None, "x"))
         there = Destinations()

@@ -21,6 +21,8 @@ TOPICS_MAX = 20
 WINDOWS_MAX = 20
 """Questions by which one look finds lines. Each answer begins behind the last key of the one before: of a key with many messages
 one window is read, and the next begins behind it."""
+LINES_ENOUGH = 25
+"""Side by side, if there are so many: keys with many messages each are found one a window."""
 ROWS_MIN = 10
 """Of one topic in one window."""
 
@@ -84,7 +86,7 @@ class Turns:
             for look in unseen:
                 look.add(by_topic[look.place.topic], rows_max)
             unseen = [look for look in unseen if look.more_keys]
-            if not unseen or sum(len(look.lines()) for look in looks) >= lines_max:
+            if not unseen or sum(len(look.lines()) for look in looks) >= min(lines_max, LINES_ENOUGH):
                 break
 
     def _keep(self, look: _Look, taken: int) -> None:
