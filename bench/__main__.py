@@ -6,6 +6,7 @@ scripts/bench --json bench.json      everything in a file, too
 scripts/bench --growth               long logs, restarts, many of everything, overload: some minutes (--quick: one)
 scripts/bench --only echo,log        some stages: echo, textbook, floor, one-process, log, sqlite, wide, hot, cell, databases,
                                      closed, observed, abuse
+scripts/bench --only peers           beside other people's coordinators, which are fetched the first time
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ os.environ[FORKS] = "0"  # read when gRPC is imported
 
 from bench import growth, report, stages
 from bench.measure import Span
+from bench.peers import table as peers
 from bench.processes import ROOT
 from bench.service import run_loop
 
@@ -37,7 +39,7 @@ def main() -> int:
     """Run what was asked for."""
     options = _parse()
     talk = Console(stderr=True)
-    names = options.only.split(",") if options.only else list(stages.STAGES)
+    names = options.only.split(",") if options.only else list(stages.USUAL)
     unknown = set(names) - set(stages.STAGES)
     if unknown:
         talk.print(f"unknown stages: {', '.join(sorted(unknown))}; there are {', '.join(stages.STAGES)}")
@@ -77,6 +79,8 @@ def _tell(bench: stages.Bench, file: Path | None) -> None:
     report.table(bench, console)
     report.targets(bench, console)
     report.abuses(bench, console)
+    if bench.peers:
+        console.print(peers.table(bench.results, bench.peers))
     if file is not None:
         report.write_json(bench, file)
     sys.stdout.write(report.last_line(bench) + "\n")

@@ -28,13 +28,13 @@ class ProcessFailed(Exception):
 
 
 class Process:
-    """`python -m MODULE ARGUMENTS --directory DIRECTORY`, which writes where it listens to DIRECTORY/address."""
+    """`python -m MODULE ARGUMENTS --directory DIRECTORY`, or another program; it writes where it listens to DIRECTORY/address."""
 
-    def __init__(self, name: str, directory: Path, command: list[str]) -> None:
+    def __init__(self, name: str, directory: Path, command: list[str], program: str = sys.executable) -> None:
         self.name = name
         self.directory = directory
         self.address = ""
-        self._command = [sys.executable, *command]
+        self._command = [program, *command]
         self._process: asyncio.subprocess.Process | None = None
         self._log = directory.with_suffix(".log")
 

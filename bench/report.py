@@ -165,6 +165,7 @@ def write_json(bench: Bench, path: Path) -> None:
         "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.system()},
         "figures": figures(bench),
         "abuses": [asdict(one) for one in bench.abuses],
+        "peers": [asdict(one) for one in bench.peers],
         "results": [asdict(result) for result in bench.results.values()],
     }
     path.write_text(json.dumps(document, indent=2) + "\n")

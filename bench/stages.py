@@ -20,6 +20,8 @@ from bench.cluster import Cluster
 from bench.echo import echo as answer
 from bench.measure import Once, Result, Span, measure
 from bench.participant import ACCOUNTS
+from bench.peers import stage as peers
+from bench.peers.table import Peer
 from bench.processes import Process
 from bench.service import SERVICE, method
 from participant_sdk.client import Aborted, Client, call
@@ -48,6 +50,8 @@ class Bench:
     """Seconds from the kill of a node to the next commit on a shard of its."""
     abuses: list[abuse.Abuse] = field(default_factory=list)
     """What each kind of abuser has done to others."""
+    peers: list[Peer] = field(default_factory=list)
+    """What was measured beside Troth, and what could not be."""
 
     def add(self, result: Result) -> None:
         """Keep a result, and tell it."""
@@ -165,7 +169,7 @@ async def log_only(bench: Bench) -> None:
             await take(f"one-shot {callers}", callers, one_shot(cluster.client, ["left", "right"]))
         await take("complete 128", 128, _complete(cluster.client))
         await take("plain calls 128", 128, _plain(cluster))
-        await take("interactive 128", 128, _interactive(cluster))
+        await take("interactive 128", 128, interactive(cluster))
         await take("read-only 128", 128, _read_only(cluster.client))
         await take("abort-heavy 128", 128, _half_aborted(cluster.client))
         await take("contended 128", 128, _contended(cluster.client))
@@ -189,7 +193,8 @@ def _plain(cluster: Cluster) -> Once:
     return once
 
 
-def _interactive(cluster: Cluster) -> Once:
+def interactive(cluster: Cluster) -> Once:
+    """A transaction with a plain call to each of two services."""
     async def once() -> bool:
         async with cluster.client.transaction(timeout=30.0):
             for one in cluster.work_calls:
@@ -291,7 +296,10 @@ STAGES: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "closed": closed.closed,
     "observed": observed.observed,
     "abuse": abuse.abuse,
+    "peers": peers.peers,
 }
+USUAL = tuple(name for name in STAGES if name != "peers")
+"""Those that are run when nobody names any: peers are fetched, and want a JDK."""
 
 
 async def run(bench: Bench, names: list[str]) -> None:

@@ -6,7 +6,8 @@
 #     troth_chromium      →  exports TEST_CHROMIUM_BIN, that of Chromium; empty where it cannot be had
 #     troth_mariadb       →  exports TEST_MARIADB_BIN, the directory of MariaDB's server
 #     troth_redis         →  exports TEST_REDIS_BIN, that of Redis
-#     troth_servers       →  all of them, and TEST_SERVERS_DIRECTORY in continuous integration
+#     troth_seata         →  exports TEST_SEATA_JARS, the directory of Seata's server/ and client/, for the benchmark alone
+#     troth_servers       →  all of the tests', and TEST_SERVERS_DIRECTORY in continuous integration
 #
 # A server that the distribution has installed is used as it is. Otherwise Debian's packages are fetched and unpacked into
 # .servers/ of this clone; nothing is installed, nothing is started. Tests start private instances of what stands there
@@ -85,6 +86,35 @@ troth_mariadb() {
 troth_redis() {
   TEST_REDIS_BIN="${TEST_REDIS_BIN:-$(troth_server redis redis-server /usr/bin usr/bin redis-server)}" || return 1
   export TEST_REDIS_BIN
+}
+
+# A peer that the benchmark measures beside Troth, from a Maven repository: some 200 MB with all that it brings.
+troth_seata() {
+  local part
+  if [ -n "${TEST_SEATA_JARS:-}" ]; then return 0; fi
+  mkdir -p "$TROTH_SERVERS"
+  exec 9>"$TROTH_SERVERS/seata.lock"
+  if command -v flock >/dev/null 2>&1; then flock 9; fi
+  if [ ! -d "$TROTH_SERVERS/seata" ]; then
+    if ! { command -v mvn && command -v javac; } >/dev/null 2>&1; then
+      troth_say "troth: Seata wants a JDK and Maven. Install them (Debian: apt install default-jdk-headless maven)."
+      return 1
+    fi
+    troth_say "troth: fetching Seata (once; some 200 MB)"
+    rm -rf "$TROTH_SERVERS/seata.new"
+    for part in server client; do
+      mvn --batch-mode --quiet --file "$ROOT/bench/peers/java/$part.xml" \
+        org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
+        "-DoutputDirectory=$TROTH_SERVERS/seata.new/$part" -DincludeScope=runtime >&2 || {
+        troth_say "troth: could not fetch Seata. It comes from a Maven repository."
+        return 1
+      }
+    done
+    mv "$TROTH_SERVERS/seata.new" "$TROTH_SERVERS/seata"
+  fi
+  exec 9>&-
+  TEST_SEATA_JARS="$TROTH_SERVERS/seata"
+  export TEST_SEATA_JARS
 }
 
 # Checks alert rules. Tests that want it are left out where it cannot be had.
