@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -36,7 +37,9 @@ FULL = Span(warm_seconds=1.5, seconds=5.0)
 
 
 def main() -> int:
-    """Run what was asked for."""
+    """Run what was asked for. Whoever ends it by SIGTERM has its processes ended, too, as with SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     options = _parse()
     talk = Console(stderr=True)
     names = options.only.split(",") if options.only else list(stages.USUAL)

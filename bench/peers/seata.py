@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import struct
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,8 +22,8 @@ from bench.peers.ports import accepts, free_port
 from bench.processes import LOOK_SECONDS, READY_SECONDS, STOP_SECONDS, Process, ProcessFailed, Together, cpu_seconds, memory_kib
 
 SOURCES = Path(__file__).parent / "java"
-WARM_CALLERS, WARM_SECONDS = 64, 12.0
-"""Before anything is measured: Java compiles what has run some thousand times."""
+WARM_CALLERS, WARM_TRANSACTIONS, WARM_SECONDS_MAX = 64, 20_000, 90.0
+"""Before anything is measured: Java compiles what has run some thousand times, and on a busy machine that takes long."""
 REGISTRY = 'registry { type = "file"\n file { name = "file.conf" } }\nconfig { type = "file"\n file { name = "file.conf" } }\n'
 SERVICES = 'service {{\n vgroupMapping.bench = "default"\n default.grouplist = "127.0.0.1:{port}"\n}}\n'
 Counts = struct.Struct(">4q")
@@ -106,7 +107,12 @@ class Seata(Together):
             start_new_session=True,
         )  # fmt: skip
         self._stack.push_async_callback(self._end_load)
-        await self.run("warm", WARM_CALLERS, Span(WARM_SECONDS, 1.0))
+        await self._warm()
+
+    async def _warm(self) -> None:
+        end = time.monotonic() + WARM_SECONDS_MAX
+        while self.done < WARM_TRANSACTIONS and time.monotonic() < end:
+            await self.run("warm", WARM_CALLERS, Span(3.0, 0.1))
 
     async def _end_load(self) -> None:
         assert self._load is not None and self._load.stdin is not None
