@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import redis.asyncio
 
-from bench.peers.ports import accepts, free_port
-from bench.processes import LOOK_SECONDS, READY_SECONDS, Process, ProcessFailed
+from bench.peers.ports import Accepting, free_port
+from bench.processes import ProcessFailed
 
 
 def programs() -> Path | None:
@@ -19,7 +17,7 @@ def programs() -> Path | None:
     return Path(directory) if directory else None
 
 
-class RedisStore(Process):
+class RedisStore(Accepting):
     """A private server; it is ready when it accepts connections."""
 
     def __init__(self, directory: Path, programs: Path) -> None:
@@ -31,16 +29,6 @@ class RedisStore(Process):
             "--dir", str(directory), "--appendonly", "yes", "--appendfsync", "always", "--save", "",
         ]  # fmt: skip
         super().__init__("redis", directory, command, "env")
-
-    async def ready(self) -> None:
-        """Wait until it accepts connections."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(READY_SECONDS):
-                while self.lives:
-                    if await accepts(self.port):
-                        return
-                    await asyncio.sleep(LOOK_SECONDS)
-        raise ProcessFailed(f"Redis is not ready: {self.said()[-1000:]}")
 
     async def seen(self) -> str:
         """What it says itself of its syncs. Raises `ProcessFailed` where it does not sync each write."""

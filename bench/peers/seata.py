@@ -14,12 +14,11 @@ import shutil
 import struct
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from bench.measure import Result, Span
-from bench.peers.ports import accepts, free_port
-from bench.processes import LOOK_SECONDS, READY_SECONDS, STOP_SECONDS, Process, ProcessFailed, Together, cpu_seconds, memory_kib
+from bench.peers.ports import Accepting, free_port
+from bench.processes import STOP_SECONDS, Process, ProcessFailed, Together, cpu_seconds, memory_kib
 
 SOURCES = Path(__file__).parent / "java"
 WARM_CALLERS, WARM_TRANSACTIONS, WARM_SECONDS_MAX = 64, 20_000, 60.0
@@ -56,7 +55,7 @@ async def compiled(directory: Path, jars: Path) -> Path:
     return directory
 
 
-class Server(Process):
+class Server(Accepting):
     """Seata's server, with its own defaults but for the store; it is ready when it accepts connections."""
 
     def __init__(self, directory: Path, jars: Path, store: Mapping[str, str]) -> None:
@@ -68,16 +67,6 @@ class Server(Process):
         command = ["-Xms1g", "-Xmx2g", *(f"-D{name}={value}" for name, value in settings.items())]
         command += ["-cp", f"{jars / 'server'}/*", "io.seata.server.ServerApplication", "-h", "127.0.0.1"]
         super().__init__("server", directory, command, "java")
-
-    async def ready(self) -> None:
-        """Wait until it accepts connections."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(READY_SECONDS):
-                while self.lives:
-                    if await accepts(self.port):
-                        return
-                    await asyncio.sleep(LOOK_SECONDS)
-        raise ProcessFailed(f"Seata's server is not ready: {self.said()[-1000:]}")
 
 
 class Seata(Together):
