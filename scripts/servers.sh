@@ -90,14 +90,19 @@ troth_redis() {
 
 # A peer that the benchmark measures beside Troth, from a Maven repository: some 200 MB with all that it brings.
 troth_seata() {
+  TEST_SEATA_JARS="${TEST_SEATA_JARS:-$(troth_seata_jars)}" || return 1
+  export TEST_SEATA_JARS
+}
+
+# Where they are: fetched, if they are not there yet.
+troth_seata_jars() {
   local part
-  if [ -n "${TEST_SEATA_JARS:-}" ]; then return 0; fi
   mkdir -p "$TROTH_SERVERS"
   exec 9>"$TROTH_SERVERS/seata.lock"
   if command -v flock >/dev/null 2>&1; then flock 9; fi
   if [ ! -d "$TROTH_SERVERS/seata" ]; then
-    if ! { command -v mvn && command -v javac; } >/dev/null 2>&1; then
-      troth_say "troth: Seata wants a JDK and Maven. Install them (Debian: apt install default-jdk-headless maven)."
+    if ! command -v mvn >/dev/null 2>&1; then
+      troth_say "troth: Seata wants Maven and a JDK. Install them (Debian: apt install maven default-jdk-headless)."
       return 1
     fi
     troth_say "troth: fetching Seata (once; some 200 MB)"
@@ -113,8 +118,7 @@ troth_seata() {
     mv "$TROTH_SERVERS/seata.new" "$TROTH_SERVERS/seata"
   fi
   exec 9>&-
-  TEST_SEATA_JARS="$TROTH_SERVERS/seata"
-  export TEST_SEATA_JARS
+  printf '%s\n' "$TROTH_SERVERS/seata"
 }
 
 # Checks alert rules. Tests that want it are left out where it cannot be had.

@@ -42,10 +42,13 @@ FORCES = """<?xml version="1.0" encoding="UTF-8"?>
 """What the Java runtime is told to record: each sync of a file."""
 
 
-def jars() -> Path | None:
-    """Where Seata's are; None when it could not be fetched."""
+def jars() -> Path | str:
+    """Where Seata's are; or why it cannot be measured."""
     directory = os.environ.get("TEST_SEATA_JARS", "")
-    return Path(directory) if directory else None
+    if not directory:
+        return "it could not be fetched; see above"
+    absent = [program for program in ("java", "javac", "jcmd", "jfr") if shutil.which(program) is None]
+    return f"there is no {', no '.join(absent)}: a JDK has them" if absent else Path(directory)
 
 
 async def compiled(directory: Path, jars: Path) -> Path:

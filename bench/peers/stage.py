@@ -43,8 +43,8 @@ async def peers(bench: Bench) -> None:
     stands: list[Callable[[Path], AbstractAsyncContextManager[Standing]]] = [partial(_troth, bench)]
     missing: list[Peer] = []
     jars, redis = seata.jars(), redis_store.programs()
-    if jars is None:
-        missing.append(Peer("seata", seen="it could not be fetched; see above"))
+    if isinstance(jars, str):
+        missing.append(Peer("seata", seen=jars))
     else:
         classes = await seata.compiled(bench.directory / "classes", jars)
         stands += [partial(_seata, bench, jars, classes, synced) for synced in (False, True)]

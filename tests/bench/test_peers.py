@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import math
+from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from bench import stages
 from bench.measure import Result
+from bench.peers import seata
 from bench.peers.table import CALLERS, ONE_SHOT, Peer, key, rows, table
 
 OTHER = "other people's"
@@ -76,6 +79,15 @@ def test_what_could_not_be_had_is_said_and_has_no_figure() -> None:
 
 def test_the_table_tells_how_durability_was_looked_at() -> None:
     assert "eight syncs" in shown(measured(), [Peer(OTHER, 3, "eight syncs")])
+
+
+def test_without_a_jdk_it_is_said_what_is_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "java").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("TEST_SEATA_JARS", str(tmp_path))
+    assert seata.jars() == "there is no javac, no jcmd, no jfr: a JDK has them"
+    monkeypatch.delenv("TEST_SEATA_JARS")
+    assert seata.jars() == "it could not be fetched; see above"
 
 
 def test_nobody_fetches_peers_without_asking_for_them() -> None:
