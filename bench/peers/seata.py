@@ -83,6 +83,8 @@ class Seata(Together):
         self._load: asyncio.subprocess.Process | None = None
         self.done = 0
         """Transactions that callers saw committed so far."""
+        self.warmed = 0
+        """How many of them there were before anything was measured."""
 
     async def _start(self) -> None:
         settings = self._directory / "settings"
@@ -112,6 +114,7 @@ class Seata(Together):
         end = time.monotonic() + WARM_SECONDS_MAX
         while self.done < WARM_TRANSACTIONS and time.monotonic() < end:
             await self.run("warm", WARM_CALLERS, Span(3.0, 0.1))
+        self.warmed = self.done
 
     async def _end_load(self) -> None:
         assert self._load is not None and self._load.stdin is not None

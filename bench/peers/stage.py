@@ -93,7 +93,8 @@ async def _seata(bench: Bench, jars: Path, classes: Path, synced: bool, director
             counted = await one.syncs(SYNCS_SPAN)
             if any(counted[name] < 1 for name in (counted if synced else ["server"])):
                 raise ProcessFailed(f"Seata does not sync what it answers for: {counted}")
-            return "syncs a transaction of one caller: " + ", ".join(f"{name} {value:.1f}" for name, value in counted.items())
+            told = ", ".join(f"{name} {value:.1f}" for name, value in counted.items())
+            return f"syncs a transaction of one caller: {told}; warmed by {one.warmed:,}"
 
         name = "seata, services sync" if synced else "seata"
         yield Standing({name: lambda told, callers: one.run(told, callers, bench.span)}, look)
@@ -110,7 +111,11 @@ async def _seata_on_redis(bench: Bench, jars: Path, classes: Path, redis: Path, 
         store = _modes("redis") | {f"seata.store.redis.{name}": value for name, value in place.items()}
         one = await stack.enter_async_context(seata.Seata(directory, jars, classes, store, synced=False))
         others = {server.name: server.pid}
-        yield Standing({"seata on redis": lambda told, callers: one.run(told, callers, bench.span, others)}, server.seen)
+
+        async def look() -> str:
+            return f"{await server.seen()}; warmed by {one.warmed:,}"
+
+        yield Standing({"seata on redis": lambda told, callers: one.run(told, callers, bench.span, others)}, look)
 
 
 def _modes(mode: str) -> dict[str, str]:
