@@ -177,6 +177,7 @@ RANGES: Mapping[str, Range] = {
     "session_linger_seconds": Range(0.1, DAY_SECONDS, "seconds"),
     "sessions_max": Range(1, 1_000_000, "sessions"),
     "unseen_answers_max": Range(1, 10_000_000, "answers"),
+    "key_results_bytes_max": Range(1, 1_099_511_627_776, "bytes"),
     "unseen_bytes_max": Range(1, 1_099_511_627_776, "bytes"),
     "resend_first_seconds": Range(0.01, 3_600, "seconds"),
     "resend_cap_seconds": Range(0.01, 3_600, "seconds"),

@@ -82,6 +82,7 @@ class Book:
         self.finished: OrderedDict[str, Finished] = OrderedDict()
         self.recorded = 0  # how many entries of `finished` the log holds
         self.result_bytes = 0
+        self.kept_bytes = 0  # of results that callers said, under keys; see `kept`
         self.unseen_bytes = 0  # of answers that clients have not acknowledged
         self.other_finished: deque[str] = deque()  # those of `finished` that hold no key, in the order of their end
         self.keyed_commits: deque[str] = deque()  # those that do
@@ -342,6 +343,12 @@ class Book:
         self.owned[txn.owner] -= bool(txn.owner)
         self.open_bytes -= txn.held_bytes
         txn.held_bytes = txn.argument_bytes = 0
+
+    def give_back(self, claim: record_pb2.KeyClaim | None) -> None:
+        """Keep what was said under a key no longer: the key is free, or forgotten."""
+        if claim is not None and claim.result:
+            self.kept_bytes -= len(claim.result)
+            claim.ClearField("result")
 
     def end_branch(self, txn: Transaction, branch: Branch, step: BranchStep = OVER) -> None:
         """Nothing more is owed for a branch; the watermark may pass it."""

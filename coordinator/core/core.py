@@ -293,6 +293,10 @@ def _decided(book: Book, event: events.Durable) -> None:
     apply(book, _transaction(book, event), DECIDED)
 
 
+def _recorded(book: Book, event: events.Durable) -> None:
+    apply(book, _transaction(book, event), Input.RECORDED)
+
+
 def _opened(book: Book, event: events.Durable) -> None:
     apply(book, _transaction(book, event), Input.OPENED)
 
@@ -307,6 +311,7 @@ def _transaction(book: Book, event: events.Durable) -> Transaction:
 _DURABLE: dict[str, Callable[[Book, events.Durable], None]] = {
     "epoch": _serve,
     "decided": _decided,
+    "recorded": _recorded,
     "narrowed": _narrowed,
     "opened": _opened,
     "ended": _ended,

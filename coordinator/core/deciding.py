@@ -9,10 +9,9 @@ from typing import Any
 from coordinator.core import early
 from coordinator.core.book import ABORT, COMMIT, Book, cause_of
 from coordinator.core.events import Durable
-from coordinator.core.finishing import finish
+from coordinator.core.kept import finish_unchanged, take
 from coordinator.core.model import (
     COMMIT_OWED,
-    COMMITTED,
     COMMITTING,
     DECIDING,
     OVER,
@@ -69,7 +68,7 @@ def peers_of(branches: Mapping[str, Branch], traceparent: str = "") -> bytes:
 def start(book: Book, txn: Transaction) -> None:
     """All work is known: ask for the votes, or give the decision away."""
     if not txn.branches:
-        finish(book, txn, COMMITTED)
+        finish_unchanged(book, txn)
     elif len(txn.branches) == 1 and next(iter(txn.branches.values())).step is not YES:
         open_or_hand_over(book, txn)
     else:
@@ -163,7 +162,7 @@ def _refuse(book: Book, participant: Participant, transaction_id: str, cause: co
 def commit(book: Book, txn: Transaction, request: client_pb2.CommitRequest) -> None:
     """Enlisting closes here: the branches are those that were enlisted, and those that the commit names."""
     txn.wait_complete = request.wait == common_pb2.WAIT_COMPLETE
-    wrong = name_branches(book, txn, request.acknowledged[:])
+    wrong = name_branches(book, txn, request.acknowledged[:]) or take(book, txn, request)
     if wrong is None:
         start(book, txn)
     else:
@@ -295,7 +294,7 @@ def _decide(book: Book, txn: Transaction) -> None:
         assert branch.changed or branch.step is OVER
     record = book.decided_record(txn)
     if not record.decided.owing:
-        finish(book, txn, COMMITTED)
+        finish_unchanged(book, txn)
         return
     book.drop_arguments(txn)
     book.set_state(txn, DECIDING)

@@ -15,6 +15,7 @@ def fill(book: Book) -> dict[str, int]:
         "open_bytes_max": book.open_bytes,
         "retained_transactions_max": len(book.other_finished),
         "keys_max": len(book.keys),
+        "key_results_bytes_max": book.kept_bytes,
         "sessions_max": sum(one.keeps_answers for one in sessions),
         "unseen_answers_max": max((one.owed for one in sessions if one.keeps_answers), default=0),
         "unseen_bytes_max": book.unseen_bytes,

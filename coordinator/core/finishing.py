@@ -18,6 +18,7 @@ from coordinator.core.events import Durable
 from coordinator.core.model import (
     COMMITTED,
     COMMITTING,
+    DECIDING,
     HEURISTIC,
     Branch,
     BranchStep,
@@ -42,14 +43,17 @@ EVICT_MAX = 4096
 
 def finish(book: Book, txn: Transaction, state: State) -> None:
     """The outcome is known. For a commit of several participants: everybody has acknowledged it."""
-    was_decided = txn.state is COMMITTING
+    before = txn.state
     book.timers.cancel(txn.id)
     book.set_state(txn, state)
     if state is COMMITTED:
         book.counters.committed += 1
-        _record_end(book, txn, was_decided)
+        if before is not DECIDING:  # otherwise it is recorded already: see `kept`
+            _record_end(book, txn, before is COMMITTING)
     elif state is State.ABORTED:
         book.counters.aborted += 1
+    if state in (State.ABORTED, State.EXPIRED):
+        book.give_back(txn.claim)
     if state is HEURISTIC:
         book.end_branches(txn)
     else:
@@ -80,20 +84,29 @@ def _record_end(book: Book, txn: Transaction, was_decided: bool) -> None:
     """Write Ended, unforced; once it is durable the watermark may pass the branches. Behind a decision it is in no hurry."""
     if not txn.branches:
         return
+    if was_decided:
+        ended = record_pb2.Ended(transaction_id=txn.id, outcome=common_pb2.OUTCOME_COMMITTED)
+        record = book.record_of(ended=ended)
+    else:
+        record = ended_record(book, txn)
+    book.append(txn.id, record, force=False, event=Durable("ended", txn.id, txn), patient=was_decided)
+
+
+def ended_record(book: Book, txn: Transaction) -> record_pb2.CoordinatorRecord:
+    """The Ended of a commit that has no Decided before it: this record alone carries the outcome."""
     record = book.record()
     ended = record.ended
     ended.transaction_id = txn.id
     ended.outcome = common_pb2.OUTCOME_COMMITTED
-    if not was_decided:
-        # There is no Decided before it: this record alone carries the outcome.
-        ended.first_attempt_ms, ended.owner = txn.first_attempt_ms, txn.owner
-        branch = next(iter(txn.branches.values()))
+    ended.first_attempt_ms, ended.owner = txn.first_attempt_ms, txn.owner
+    for branch in txn.branches.values():
         ended.participant = branch.participant.name
         if branch.changed:
             ended.order = branch.order
-        if txn.claim is not None:
-            ended.claim.CopyFrom(txn.claim)
-    book.append(txn.id, record, force=False, event=Durable("ended", txn.id, txn), patient=was_decided)
+        break
+    if txn.claim is not None:
+        ended.claim.CopyFrom(txn.claim)
+    return record
 
 
 def _retain(book: Book, txn: Transaction) -> None:
@@ -106,7 +119,8 @@ def _retain(book: Book, txn: Transaction) -> None:
             results = None
         else:
             book.result_bytes += size
-    names, recorded = tuple(txn.branches), committed and bool(txn.branches)
+    names = tuple(txn.branches)
+    recorded = committed and bool(names or (txn.claim is not None and txn.claim.result))
     orders = orders_of(txn) if recorded else ()
     done = Finished(
         txn.outcome, txn.first_attempt_ms, book.clock_ms, names, txn.cause, txn.claim, results, recorded, None, orders, txn.owner
@@ -133,6 +147,10 @@ def retain_dealt_with(book: Book, forgotten: record_pb2.Forgotten, reports: Sequ
     done = book.finished.get(name)
     if done is None:
         claim = forgotten.claim if forgotten.HasField("claim") else None
+        if claim is not None:
+            book.kept_bytes += len(claim.result)
+            if forgotten.outcome != common_pb2.OUTCOME_COMMITTED:
+                book.give_back(claim)  # its key is free
         names = tuple(forgotten.participants)
         done = Finished(
             forgotten.outcome, forgotten.first_attempt_ms, forgotten.over_at_ms, names, None, claim, None, True, None,
@@ -304,6 +322,7 @@ def evicted(book: Book, names: list[str]) -> None:
         first = queue.popleft()
         assert first == name
         book.recorded -= done.recorded
+        book.give_back(done.claim)
         if done.results is not None:
             book.result_bytes -= sum(map(len, done.results.values()))
         if done.claim is not None:

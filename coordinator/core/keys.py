@@ -147,13 +147,16 @@ def _known_answer(book: Book, entry: KeyEntry, number: int) -> client_pb2.Answer
 
 
 def _answer_of(book: Book, entry: KeyEntry) -> client_pb2.Answer:
-    """The outcome of a key's holder as it is now."""
+    """The outcome of a key's holder as it is now, with what its caller said that it came to."""
     if entry.live is None:
-        return book.answer_finished(entry.transaction_id, book.finished[entry.transaction_id], 0)
-    answer = book.make_answer(entry.live, 0, replayed=True)
-    if answer.outcome != common_pb2.OUTCOME_IN_DOUBT:
-        return answer
-    return _in_doubt(entry, 0, Reason.IN_DOUBT, f"{entry.transaction_id} holds the key and is being decided")
+        answer = book.answer_finished(entry.transaction_id, book.finished[entry.transaction_id], 0)
+    else:
+        answer = book.make_answer(entry.live, 0, replayed=True)
+    if answer.outcome == common_pb2.OUTCOME_COMMITTED:
+        answer.result = entry.claim.result
+    elif answer.outcome == common_pb2.OUTCOME_IN_DOUBT:
+        return _in_doubt(entry, 0, Reason.IN_DOUBT, f"{entry.transaction_id} holds the key and is being decided")
+    return answer
 
 
 def _in_doubt(entry: KeyEntry, number: int, reason: Reason, message: str) -> client_pb2.Answer:

@@ -7,6 +7,7 @@ from typing import Any
 from coordinator.core.book import ABORT, Book, cause_of
 from coordinator.core.events import Durable
 from coordinator.core.finishing import finish, is_expired, tell_joiners
+from coordinator.core.kept import finish_unchanged
 from coordinator.core.model import Branch, BranchStep, Participant, State, Transaction
 from coordinator.core.phase_two import ENDS, acknowledged_too_late, report_heuristic
 from coordinator.core.steps import (
@@ -74,7 +75,10 @@ def one_phase_vote(book: Book, txn: Transaction, argument: tuple[Participant, pa
     elif vote.kind in (participant_pb2.VOTE_KIND_COMMITTED, participant_pb2.VOTE_KIND_READ_ONLY):
         branch.changed = vote.kind == participant_pb2.VOTE_KIND_COMMITTED
         keep_results(book, txn, branch, vote.results)
-        finish(book, txn, State.COMMITTED)
+        if branch.changed:
+            finish(book, txn, State.COMMITTED)
+        else:
+            finish_unchanged(book, txn)
     else:
         # Whatever it did, it is asked about when it is back: a YES is rolled back then, and nothing is told before it is known.
         rule = f"{participant.name} voted {vote_name(vote)} on {txn.id}: a one-phase commit is answered by its outcome"

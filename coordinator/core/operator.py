@@ -260,6 +260,8 @@ def forgotten(book: Book, txn: Transaction, record: record_pb2.Forgotten) -> Non
         branch.participant.in_doubt.discard(txn.id)
         if branch.step is BranchStep.HEURISTIC:
             _send_force(book, branch.participant, txn.id, participant_pb2.FORCE_KIND_FORGET, record.who, record.why)
+    if txn.id not in book.finished:
+        book.give_back(txn.claim)  # the record has it from now on
     retain_dealt_with(book, record, txn.heuristic)
     tell_over(book, txn, f"{words.heuristic_words(txn.heuristic)} Forgotten by {record.who}: {record.why}.")
     entry = book.keys.get(scoped(txn.claim)) if txn.claim is not None else None

@@ -21,8 +21,9 @@ from google.protobuf.message import DecodeError, Message
 
 from coordinator.core import waiting
 from coordinator.core.book import Book
-from coordinator.core.finishing import forgotten_reports, reopen, retain, retain_dealt_with
+from coordinator.core.finishing import ended_record, forgotten_reports, reopen, retain, retain_dealt_with
 from coordinator.core.forgetting import drop
+from coordinator.core.kept import bytes_kept, is_unchanged
 from coordinator.core.model import (
     Branch,
     BranchStep,
@@ -187,6 +188,7 @@ class Replay:
             done = self.book.finished.get(name)
             if name not in self.book.live and (done is None or done.outcome != heuristic_outcome(reports)):
                 self._conclude_heuristic(name, reports)
+        book.kept_bytes = bytes_kept(book)
 
     def _judge_again(self) -> None:
         """Earlier software took for ABORT what it could not know (`verdict`)."""
@@ -368,7 +370,9 @@ def bound_record(participant: Participant) -> record_pb2.ParticipantBound:
 def _transaction_records(book: Book, txn: Transaction) -> Sequence[Message]:
     """DECIDING counts as decided: its own record is in the same batch, or in a later one, and nothing was said yet."""
     records: list[Message] = [book.record_of(heuristic=report) for report in txn.heuristic]
-    if txn.state in (State.COMMITTING, State.DECIDING) or (txn.heuristic and txn.heuristic[0].commit_decided):
+    if is_unchanged(txn):
+        records.append(ended_record(book, txn))
+    elif txn.state in (State.COMMITTING, State.DECIDING) or (txn.heuristic and txn.heuristic[0].commit_decided):
         records.insert(0, book.decided_record(txn))
     elif txn.claim is not None and _holds_opened_key(book, txn, scoped(txn.claim)):
         branches = txn.branches.values()

@@ -105,7 +105,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final
 
-from coordinator.core import deciding, one_phase, phase_two, proving, steps
+from coordinator.core import deciding, kept, one_phase, phase_two, proving, steps
 from coordinator.core.book import Book
 from coordinator.core.model import State, Transaction
 from troth.errors import RemoteProtocolError
@@ -122,6 +122,7 @@ class Input(Enum):
     TIMER = "timer"  # nothing
     VOTE = "vote"  # (participant, Vote)
     DECIDED = "decided"  # nothing: the Decided record is durable
+    RECORDED = "recorded"  # nothing: the Ended record is durable of what has changed nothing, and has a result
     OPENED = "opened"  # nothing: the KeyOpened record is durable
     ACKNOWLEDGED = "acknowledged"  # (participant, Acknowledgement)
     SETTLED = "settled"  # (participant, Settlement)
@@ -160,6 +161,7 @@ TABLE: dict[tuple[State, Input], Handler] = {
     (State.DECIDING, Input.TIMER): steps.late,
     (State.DECIDING, Input.VOTE): steps.late,
     (State.DECIDING, Input.DECIDED): deciding.decided,
+    (State.DECIDING, Input.RECORDED): kept.recorded,
     (State.DECIDING, Input.ACKNOWLEDGED): steps.late,
     (State.DECIDING, Input.SETTLED): steps.late,
     (State.DECIDING, Input.RETURNED): steps.late,

@@ -57,6 +57,8 @@ def _coordinator(process: CoordinatorProcess) -> Iterator[str]:
         yield f"{len(book.keys)} keys are kept, and {settings.keys_max} are allowed"
     if book.open_bytes > settings.open_bytes_max:
         yield f"open transactions hold {book.open_bytes} bytes, and {settings.open_bytes_max} are allowed"
+    if book.kept_bytes > settings.key_results_bytes_max:
+        yield f"{book.kept_bytes} bytes are kept under keys, and {settings.key_results_bytes_max} are allowed"
     listed = sum(one.report_bytes for one in book.participants.values())
     if listed > settings.reports_bytes_max:
         yield f"{listed} bytes are listed by Hellos under way, and {settings.reports_bytes_max} are allowed"
@@ -119,6 +121,7 @@ def nothing_grows(scene: Scene) -> Iterator[str]:
         "questions": (sum(len(one.questions) + len(one.reports) for one in book.participants.values()), 0),
         "bytes of results": (book.unseen_bytes, 0),
         "bytes of open transactions": (book.open_bytes, 0),
+        "bytes of results under keys": (book.kept_bytes, sum(len(done.claim.result) for done in book.finished.values() if done.claim)),
     }
     for what, (there, allowed) in sizes.items():
         if there > allowed:

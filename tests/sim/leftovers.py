@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from coordinator.core.book import Book
+from coordinator.core.kept import bytes_kept
 from coordinator.core.model import BranchStep, Session, State, Transaction, scoped
 from tests.sim.checkers import checker
 from tests.sim.scene import Scene
@@ -37,6 +38,7 @@ def _counters(book: Book) -> Iterator[str]:
     counted = {
         "recorded transactions": (book.recorded, sum(done.recorded for done in finished)),
         "bytes of kept results": (book.result_bytes, sum(len(data) for done in finished for data in (done.results or {}).values())),
+        "bytes of results under keys": (book.kept_bytes, bytes_kept(book)),
         "bytes of unseen answers": (book.unseen_bytes, sum(answer.ByteSize() for answer in held)),
         "bytes of open transactions": (book.open_bytes, sum(txn.held_bytes for txn in book.live.values())),
         "participants that list": ({name for name, one in book.participants.items() if one.report_bytes}, listing),

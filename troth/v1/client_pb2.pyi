@@ -517,12 +517,22 @@ class CommitRequest(_message.Message):
     ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     BEGIN_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    RESULT_OPTIONAL_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """The client's number in the stream; 0 in unary calls."""
     transaction_id: _builtins.str
     """The transaction, in unary calls; may be empty in the stream."""
     wait: _common_pb2.Wait.ValueType
     """When to answer."""
+    result: _builtins.bytes
+    """What the transaction came to, of one with a key: a serialised KeptResult. It is durable with the commit, and given back under the key for
+    as long as that is kept. Needs the feature `key_results` in ClientWelcome: otherwise nobody keeps it. Without a key: INVALID_ARGUMENT.
+    """
+    result_optional: _builtins.bool
+    """Whether to commit without `result` where there is no room to keep it (OVERLOADED), or where it is too large (PAYLOAD_TOO_LARGE);
+    otherwise that aborts.
+    """
     @_builtins.property
     def acknowledged(self) -> _containers.RepeatedCompositeFieldContainer[Global___AcknowledgedOperations]:
         """Every participant that acknowledged work, with the number of operations. Entries for the same participant are added up, so that
@@ -544,14 +554,50 @@ class CommitRequest(_message.Message):
         acknowledged: _abc.Iterable[Global___AcknowledgedOperations] | None = ...,
         wait: _common_pb2.Wait.ValueType = ...,
         begin: Global___BeginRequest | None = ...,
+        result: _builtins.bytes = ...,
+        result_optional: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "begin", b"begin", "number", b"number", "transaction_id", b"transaction_id", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "begin", b"begin", "number", b"number", "result", b"result", "result_optional", b"result_optional", "transaction_id", b"transaction_id", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CommitRequest: _TypeAlias = CommitRequest  # noqa: Y015
+
+@_typing.final
+class KeptResult(_message.Message):
+    """KeptResult is what a transaction with a key came to, as its caller said it. The coordinator keeps it as bytes and never reads it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    MADE_BY_FIELD_NUMBER: _builtins.int
+    ENCODED_FIELD_NUMBER: _builtins.int
+    made_by: _builtins.bytes
+    """What made it, for whoever gives it back by itself: a hash of the function and of the arguments it was called with. Empty where the caller
+    said the value himself.
+    """
+    encoded: _builtins.bytes
+    """In place of both: the same message, serialised, and encoded by the client's payload codec."""
+    @_builtins.property
+    def value(self) -> _common_pb2.Value:
+        """The value."""
+
+    def __init__(
+        self,
+        *,
+        value: _common_pb2.Value | None = ...,
+        made_by: _builtins.bytes = ...,
+        encoded: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoded", b"encoded", "made_by", b"made_by", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptResult: _TypeAlias = KeptResult  # noqa: Y015
 
 @_typing.final
 class CommitResponse(_message.Message):
@@ -673,6 +719,7 @@ class Answer(_message.Message):
     RESULTS_AVAILABLE_FIELD_NUMBER: _builtins.int
     PENDING_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """The client's number."""
     transaction_id: _builtins.str
@@ -687,6 +734,8 @@ class Answer(_message.Message):
     """Whether some participant has still to acknowledge the commit."""
     replayed: _builtins.bool
     """Whether the key had been used before and this is the answer of then."""
+    result: _builtins.bytes
+    """Of a commit that was asked about under its key: what its caller said that it came to (CommitRequest.result); empty when nothing was kept."""
     @_builtins.property
     def cause(self) -> _common_pb2.Cause:
         """Why it did not commit; absent for a commit."""
@@ -706,10 +755,11 @@ class Answer(_message.Message):
         results_available: _builtins.bool = ...,
         pending: _builtins.bool = ...,
         replayed: _builtins.bool = ...,
+        result: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "number", b"number", "outcome", b"outcome", "pending", b"pending", "replayed", b"replayed", "results", b"results", "results_available", b"results_available", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "number", b"number", "outcome", b"outcome", "pending", b"pending", "replayed", b"replayed", "result", b"result", "results", b"results", "results_available", b"results_available", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

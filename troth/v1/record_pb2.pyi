@@ -75,7 +75,7 @@ class CoordinatorRecord(_message.Message):
     at_ms: _builtins.int
     """Durable clock of the coordinator when the record was made, milliseconds since the Unix epoch."""
     sealed_with: _builtins.str
-    """The payload key that sealed the payload of this record: keys with their hashes, and reasons. Empty where nothing is sealed."""
+    """The payload key that sealed the payload of this record: keys with their hashes and results, and reasons. Empty where nothing is sealed."""
     @_builtins.property
     def epoch_started(self) -> Global___EpochStarted:
         """The coordinator started."""
@@ -276,6 +276,7 @@ class KeyClaim(_message.Message):
     BODY_HASH_FIELD_NUMBER: _builtins.int
     HASH_VERSION_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """The key."""
     body_hash: _builtins.bytes
@@ -284,6 +285,10 @@ class KeyClaim(_message.Message):
     """How it was made: 0 over the body as it came, 1 over its canonical form."""
     owner: _builtins.str
     """The identity whose key it is: keys of several are apart. Empty for anybody's."""
+    result: _builtins.bytes
+    """What the caller said that the transaction came to, a serialised KeptResult; empty when he said nothing. Whichever record holds the key
+    of a commit holds this, too. Earlier software passes it on as it is.
+    """
     def __init__(
         self,
         *,
@@ -291,10 +296,11 @@ class KeyClaim(_message.Message):
         body_hash: _builtins.bytes = ...,
         hash_version: _builtins.int = ...,
         owner: _builtins.str = ...,
+        result: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body_hash", b"body_hash", "hash_version", b"hash_version", "key", b"key", "owner", b"owner"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body_hash", b"body_hash", "hash_version", b"hash_version", "key", b"key", "owner", b"owner", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
