@@ -96,6 +96,7 @@ def argument(driver: Driver, what: Input) -> object:
         Input.TIMER: None,
         Input.VOTE: (participant, participant_pb2.Vote(transaction_id=transaction_id, kind=yes)),
         Input.DECIDED: None,
+        Input.RECORDED: None,
         Input.OPENED: None,
         Input.ACKNOWLEDGED: (participant, participant_pb2.Acknowledgement(transaction_id=transaction_id, kind=done)),
         Input.SETTLED: (participant, participant_pb2.Settlement(transaction_id=transaction_id, kind=back)),
