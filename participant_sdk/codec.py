@@ -34,7 +34,8 @@ class PayloadCodec(ABC):
 
     @abstractmethod
     def encode(self, payload: bytes, what: str) -> bytes:
-        """Payload for the way. `what` says what it is: `arguments of payments.debit`, `results of payments`."""
+        """Payload for the way. `what` says what it is: `arguments of payments.debit`, `results of payments`,
+        `result under the key order-1`."""
 
     @abstractmethod
     def decode(self, payload: bytes, what: str) -> bytes:
@@ -84,6 +85,17 @@ class Coded:
     def decoded_results(self, participant: str, data: bytes) -> list[Any]:
         """The values in a serialised Results message. Also raises BAD_RESULT."""
         return [self.decoded_result(participant, value, f"result[{at}]") for at, value in enumerate(values_of(data))]
+
+    def encoded_kept(self, key: str, data: bytes) -> bytes:
+        """A serialised KeptResult message, encoded: bound to its key, it is none of another."""
+        return self._tried("encode", data, f"result under the key {key}")
+
+    def decoded_kept(self, key: str, encoded: bytes, data: bytes) -> bytes:
+        """The same in clear; `data` is what came in place of `encoded`, where that is empty."""
+        what = f"result under the key {key}"
+        if not encoded and not self._codec.clear_allowed:
+            raise RequestError(Reason.PAYLOAD_UNREADABLE, f"the {what} is in clear, and only encoded ones are taken")
+        return self._tried("decode", encoded, what) if encoded else data
 
     def check_steady(self) -> None:
         """Raise `RequestError` (INVALID_ARGUMENT) for a codec that encodes the same differently each time."""

@@ -4,8 +4,8 @@ A version runs beside the one before it and the one after it: nodes, participant
 and put back in any order. Fields and messages that a peer does not know it passes over, so most additions need nothing. A feature
 is what needs more:
 
-- on the **wire**, a message that waits for an answer. Hello offers the names, Welcome tells which of them both sides use on this
-  stream, and who is not told so does not send it.
+- on the **wire**, a message that waits for an answer, or what its sender relies on. Hello offers the names, Welcome tells which of
+  them both sides use on this stream, and who is not told so does not send it.
 - in the **log**, a record of a new kind. An older version refuses a log that has one (LOG_TOO_NEW), so once one is written
   there is no way back. An operator who wants one holds the feature back until every node is upgraded, and stays so.
 
@@ -42,16 +42,21 @@ class Feature:
     what: str
     """What is not possible without it, for people."""
     adds: tuple[str, ...]
-    """The fields that it adds to frames, and the kinds that it adds to records, each as MESSAGE.FIELD."""
+    """The fields that it adds to frames, and the kinds that it adds to records, each as MESSAGE.FIELD. Fields further down need not
+    be named: whoever does not know them passes them over."""
 
 
 CALLERS = "callers"
+KEY_RESULTS = "key_results"
 PAYLOAD_KEYS = "payload_keys"
 REVIEWS = "reviews"
 FEATURES = (
     Feature(
         CALLERS, Where.WIRE, "a participant asks the coordinator who began the transaction in which it is called",
         ("SessionRequest.callers", "SessionResponse.callers"),
+    ),
+    Feature(
+        KEY_RESULTS, Where.WIRE, "a transaction leaves a result under its key, for whoever comes with the key again", (),
     ),
     Feature(
         PAYLOAD_KEYS, Where.LOG, "payload keys seal what is in logs, which an older version would take for clear",

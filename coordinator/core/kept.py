@@ -1,7 +1,7 @@
 """What callers said that their keyed transactions came to: durable with the commit, and given back under the key.
 
-A result is a part of the claim to its key. So whichever record holds the key of a commit (Decided, KeyOpened, Ended, Forgotten) holds
-the result, too; recovery, the cleaner, a backup and another node find it where they find the key, and it is forgotten with the key.
+A result is a part of the claim to its key. So whichever record holds the key of a commit (Decided, KeyOpened, Ended, Forgotten)
+holds the result, too; recovery, the cleaner, a backup and another node find it where they find the key, and it is forgotten with it.
 From the commit on it is counted, in bytes, until it is given back: with the abort, which frees the key, or when the key is dropped.
 Whoever hears it, hears it after the record that makes it durable, since nothing is told of a commit before that.
 
@@ -64,9 +64,9 @@ def is_unchanged(txn: Transaction) -> bool:
 
 
 def bytes_kept(book: Book) -> int:
-    """How much is kept, counted anew. A transaction that was over and is open again shares its claim with what is retained of it."""
-    claims = [one.claim for one in (*book.live.values(), *book.finished.values()) if one.claim is not None]
-    return sum(len(claim.result) for claim in {id(claim): claim for claim in claims}.values())
+    """How much is kept, counted anew. What was over and is open again shares its claim with what is retained of it."""
+    claims = [txn.claim for txn in book.live.values()] + [done.claim for done in book.finished.values()]
+    return sum(len(claim.result) for claim in {id(claim): claim for claim in claims}.values() if claim is not None)
 
 
 def recorded(book: Book, txn: Transaction, _: object) -> None:

@@ -42,7 +42,8 @@ class CoreSettings:
     """Idempotency keys that are kept; new ones past it are refused OVERLOADED. The daemon's default is more where there is memory:
     a quarter of it, at 1,280 bytes a key."""
     key_results_bytes_max: int = 268_435_456
-    """Bytes of results that callers leave under keys; a commit whose result finds no room is aborted OVERLOADED, or leaves it out."""
+    """Bytes of results that callers leave under keys; a commit whose result finds no room is aborted OVERLOADED, or goes on
+    without it, as its caller wants."""
     skew_seconds: float = 300.0
     """How far a client's clock may be ahead of ours."""
     session_linger_seconds: float = 10.0

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from troth import features
 from troth.errors import Reason, RequestError
 from troth.v1 import client_pb2, common_pb2
 
@@ -28,11 +29,15 @@ class Limits:
     participants_max: float = math.inf
     operations_max: float = math.inf
     payload_bytes_max: float = math.inf
+    keeps_results: bool = False
+    """Whether it keeps results under keys."""
 
     @classmethod
-    def told(cls, limits: common_pb2.Limits) -> Limits:
+    def told(cls, welcome: client_pb2.ClientWelcome) -> Limits:
         """What a ClientWelcome says."""
-        return cls(**{one.name: getattr(limits, one.name) or math.inf for one in fields(cls)})
+        numbers = [one.name for one in fields(cls) if one.name != "keeps_results"]
+        told = {name: getattr(welcome.limits, name) or math.inf for name in numbers}
+        return cls(**told, keeps_results=features.KEY_RESULTS in welcome.capabilities)
 
 
 def timeout_ms(timeout: float) -> int:
@@ -105,6 +110,17 @@ def within_limits(branches: Sequence[client_pb2.BranchRequest], size: int, limit
             _within_branch(branch, limits)
     if size > limits.frame_bytes_max:
         raise _too_much("frame_bytes", size, limits.frame_bytes_max, Reason.FRAME_TOO_LARGE, "the request")
+
+
+def kept_result(result: bytes, limits: Limits) -> None:
+    """Raise `RequestError` when the coordinator would not keep this under a key."""
+    if not limits.keeps_results:
+        raise RequestError(
+            Reason.VERSION_MISMATCH, "the coordinator keeps no results under keys: it is of an earlier version, or holds that back",
+            hint="Upgrade it first, or leave `result` alone.",
+        )  # fmt: skip
+    if len(result) > limits.payload_bytes_max:
+        raise _too_much("payload_bytes", len(result), limits.payload_bytes_max, Reason.PAYLOAD_TOO_LARGE, "the result")
 
 
 def _within_branch(branch: client_pb2.BranchRequest, limits: Limits) -> None:

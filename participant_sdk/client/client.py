@@ -97,7 +97,8 @@ class Client:
         if tls is not None:
             tls.check()
         self._tls = tls
-        self._coded = None if codec is None else Coded(codec)
+        self.coded = None if codec is None else Coded(codec)
+        """The codec at work."""
         self.grace_seconds = checks.timeout_ms(grace_seconds) / 1000
         self._pending_max = checks.positive("pending_max", pending_max)
         self._running: Sessions | None = None
@@ -170,7 +171,7 @@ class Client:
 
     def _on_the_way(self, calls: Sequence[Call], terms: Terms) -> Sequence[Call]:
         """Calls with arguments that only their participants can read, where there is a codec. Raises `RequestError`."""
-        coded = self._coded
+        coded = self.coded
         if coded is None:
             return calls
         if terms.key:
@@ -211,7 +212,7 @@ class Client:
             if reply is not Lost.NEVER_SENT:
                 break
         if isinstance(reply, client_pb2.Answer) and reply.outcome == common_pb2.OUTCOME_COMMITTED:
-            return Committed(reply, exchange.transaction_id, self._coded)
+            return Committed(reply, exchange.transaction_id, self.coded)
         asked = _asked(exchange.transaction_id, request, terms)
         if isinstance(reply, client_pb2.Answer):
             raise results.failure(reply, asked)
@@ -304,7 +305,7 @@ class Client:
                 raise results.unknown(Reason.IN_DOUBT, f"no answer came in time{session.why_silent()}", asked)
             delay = ASK_AGAIN.delay_seconds(attempt, asked.transaction_id)
             if not _may_change(answer, asked) or loop.time() + delay >= deadline:
-                return results.conclude(answer, asked, self._coded)
+                return results.conclude(answer, asked, self.coded)
             await asyncio.sleep(delay)
             attempt += 1
 

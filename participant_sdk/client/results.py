@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from participant_sdk.causes import error_of
+from participant_sdk.client.kept import Kept, decoded
 from participant_sdk.codec import Coded
 from troth.errors import Aborted, HeuristicOutcome, OutcomeUnknown, Reason, RequestError, TransactionError, TrothError
 from troth.v1 import client_pb2, common_pb2
@@ -56,9 +57,11 @@ class Asked(NamedTuple):
 class Committed:
     """The transaction is committed, everywhere; the decision is durable."""
 
-    __slots__ = ("_coded", "_decoded", "_encoded", "attempts", "pending", "replayed", "results_available", "transaction_id")
+    __slots__ = (
+        "_coded", "_decoded", "_encoded", "_kept", "attempts", "pending", "replayed", "results_available", "transaction_id",
+    )  # fmt: skip
 
-    def __init__(self, answer: client_pb2.Answer, transaction_id: str, coded: Coded | None = None) -> None:
+    def __init__(self, answer: client_pb2.Answer, transaction_id: str, coded: Coded | None = None, key: str = "") -> None:
         self.transaction_id: str = answer.transaction_id or transaction_id
         """The transaction; with a key that was used before, the one that holds the key."""
         self.pending: bool = answer.pending
@@ -74,7 +77,8 @@ class Committed:
         its own, from the service."""
         self.attempts = 1
         """Which attempt of `Client.run` it was that committed; those before had aborted."""
-        self._coded = coded
+        self._kept = _kept(answer.result, key, coded) if answer.result else None
+        self._coded = coded if self._encoded else None
         self._decoded: dict[str, list[Any]] | None = None
 
     @property
@@ -91,30 +95,90 @@ class Committed:
             }
         return self._decoded
 
+    @property
+    def has_result(self) -> bool:
+        """Whether a result was kept under the key; it may be `None`."""
+        return self._kept is not None
+
+    @property
+    def result(self) -> Any:
+        """What the caller of an interactive transaction left under its key with the commit (`Transaction.result`), of an outcome
+        that was asked for under the key; `None` where nothing was kept.
+
+        Raises `RequestError` (BAD_RESULT, PAYLOAD_UNREADABLE) when it cannot be decoded; the commit stands.
+        """
+        kept = self.kept
+        return None if kept is None else kept.value
+
+    @property
+    def kept(self) -> Kept | None:
+        """The same, with what made it. Raises as `result` does."""
+        if isinstance(self._kept, RequestError):
+            raise self._kept
+        return self._kept
+
     def __repr__(self) -> str:
         return f"Committed({self.transaction_id!r}, pending={self.pending}, replayed={self.replayed})"
+
+
+def _kept(data: bytes, key: str, coded: Coded | None) -> Kept | RequestError:
+    # At once, and not when somebody looks: whoever looks may be in another process, which has no codec.
+    try:
+        return decoded(data, key, coded)
+    except RequestError as error:
+        return error
 
 
 class AlreadyCommitted(RequestError):
     """The key of an interactive transaction was used before, and that transaction committed: the body did not run.
 
-    `outcome` is what the key's holder came to, without results: the calls of that attempt got them, from the services. See
-    docs/decisions/0010-keyed-begin.md.
+    `outcome` is what the key's holder came to, and `result` what its caller left under the key, if he did. What the services
+    returned to the calls of that attempt is not here. See docs/decisions/0076-results-under-keys.md.
     """
 
-    def __init__(self, outcome: Committed) -> None:
+    def __init__(self, outcome: Committed, *, hint: str = "") -> None:
         super().__init__(
             Reason.ALREADY_COMMITTED,
             f"its key was used before, by {outcome.transaction_id}, which committed; nothing has run now",
-            hint="Take it for done: the outcome is in `outcome`. Read from the services what its calls returned then.",
+            hint=hint or (HAS_RESULT if outcome.has_result else HAS_NONE),
         )
         self.outcome = outcome
+
+    @property
+    def has_result(self) -> bool:
+        """Whether a result was kept: `None` may be one."""
+        return self.outcome.has_result
+
+    @property
+    def result(self) -> Any:
+        """What was kept under the key; `None` where nothing was. Raises as `Committed.result` does."""
+        return self.outcome.result
+
+    def given_back(self, made_by: bytes) -> Any:
+        """The result, to the function that made it; raises this error to any other, and where nothing was kept."""
+        kept = self.outcome.kept
+        if kept is None:
+            raise self
+        if kept.made_by != made_by:
+            raise AlreadyCommitted(self.outcome, hint=OF_ANOTHER)
+        return kept.value
+
+
+HAS_RESULT = "Take it for done: what it came to is in `result`."
+HAS_NONE = (
+    "Take it for done: the outcome is in `outcome`. No result was kept: say it with `tx.result = ...` before the commit, as a "
+    "plain value. What the calls returned then, ask the services."
+)
+OF_ANOTHER = (
+    "Something else committed under this key: another function, or the same with other arguments. Give each a key of its own; "
+    "what was kept is in `result`."
+)
 
 
 def conclude(answer: client_pb2.Answer, asked: Asked, coded: Coded | None = None) -> Committed:
     """Return what committed, or raise what happened instead; see the table above."""
     if answer.outcome == common_pb2.OUTCOME_COMMITTED:
-        return Committed(answer, asked.transaction_id, coded)
+        return Committed(answer, asked.transaction_id, coded, asked.key)
     raise failure(answer, asked)
 
 

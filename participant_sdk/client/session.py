@@ -27,7 +27,7 @@ from participant_sdk.client.exchange import Exchange, Lost, Reply, Request
 from participant_sdk.client.state import Identity, SessionCounters, StreamState
 from participant_sdk.seat import Seat
 from participant_sdk.silence import Silence
-from troth import __version__, forks
+from troth import __version__, features, forks
 from troth.backoff import Backoff
 from troth.errors import Aborted, Reason, RequestError
 from troth.features import PROTOCOL_VERSION
@@ -306,12 +306,12 @@ class Session:
             session=self._identity.name,
             token=self._identity.token,
             coordinator=self.seat.shard,
-            software=f"troth-python/{__version__}",
+            software=f"troth-python/{__version__}", capabilities=[features.KEY_RESULTS],
         )
 
     def welcomed(self, welcome: client_pb2.ClientWelcome) -> Outbox[client_pb2.ConnectRequest]:
         """The stream stands: send again what is unanswered, or end what belonged to a session that is gone."""
-        before, limits = self._identity, Limits.told(welcome.limits)
+        before, limits = self._identity, Limits.told(welcome)
         self._identity = Identity(welcome.session, welcome.epoch, limits, welcome.token)
         self.counters.streams += 1
         self._silence.ends()

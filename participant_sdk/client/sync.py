@@ -17,7 +17,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from participant_sdk import background
 from participant_sdk.background import Background, refuse_in_loop
@@ -269,6 +269,19 @@ class SyncTransaction:
     def refusal(self) -> TrothError | None:
         """Why the first call failed of which the service said so; see `Transaction.refusal`."""
         return self._begun()[1].refusal
+
+    @property
+    def result(self) -> Any:
+        """What the transaction came to, for whoever comes with its key again: see `Transaction.result`."""
+        return None if self._inside is None else self._inside[1].result
+
+    @result.setter
+    def result(self, value: object) -> None:
+        self._begun()[1].result = value
+
+    def returned(self, value: object, made_by: bytes) -> None:
+        """A function that is the transaction has returned: see `Transaction.returned`."""
+        self._begun()[1].returned(value, made_by)
 
     @property
     def outcome(self) -> Committed | None:

@@ -15,11 +15,12 @@ from contextvars import ContextVar
 from enum import Enum
 from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from participant_sdk.carriers import Carried, Uncounted, cause_within
 from participant_sdk.client import checks, results, traced
 from participant_sdk.client.exchange import Exchange, Lost, Reply
+from participant_sdk.client.kept import Leaving
 from participant_sdk.client.traced import Block
 from participant_sdk.context import current_scope
 from participant_sdk.tally import Tally
@@ -139,6 +140,7 @@ class Transaction:
         """Blocking calls that were made in it."""
         self.outcome: results.Committed | None = None
         """How it ended, once it is committed."""
+        self._leaving = Leaving(terms.key, client.coded)
         self._cause: common_pb2.Cause | None = None
         self._outer: Transaction | None = None
         """The transaction whose block was around this one: over, but its block is not."""
@@ -183,6 +185,32 @@ class Transaction:
         Inside the block gRPC raises its own `AioRpcError`; one that leaves the block becomes this kind of error.
         """
         return None if self._cause is None else results.refusal(self._cause, self.transaction_id)
+
+    # ---- what it came to
+
+    @property
+    def result(self) -> Any:
+        """What the transaction came to; `None` as long as that was not said.
+
+        Set it before the commit, of a transaction with a key, to a value as operations return it. It is durable with the commit,
+        and whoever comes with the key again gets it (`AlreadyCommitted.result`), as long as the key is kept. It is taken as it is now:
+        what is changed of a list afterwards is not seen. Raises `RequestError`: BAD_RESULT for what is no plain value,
+        PAYLOAD_TOO_LARGE, INVALID_ARGUMENT without a key, VERSION_MISMATCH when the coordinator keeps none. Where there is no room
+        for it the commit raises `Aborted` (OVERLOADED).
+        """
+        return self._leaving.value
+
+    @result.setter
+    def result(self, value: object) -> None:
+        if self._state is not _State.ACTIVE:
+            raise self._not_active("take a result")
+        self._leaving.say(value, self._session.limits)
+
+    def returned(self, value: object, made_by: bytes) -> None:
+        """A function that is the transaction has returned: that is the result, unless it has said another. Raises `RequestError`
+        when it cannot be kept; then none is."""
+        if self._state is _State.ACTIVE:
+            self._leaving.returned(value, made_by, self._session.limits)
 
     # ---- the block
 
@@ -265,9 +293,10 @@ class Transaction:
         if self._state is not _State.ACTIVE:
             raise self._not_active("commit")
         exchange = self._live_exchange()
-        self._state = _State.COMMITTING
         self.uncounted.count()
         request = client_pb2.CommitRequest(number=exchange.number, acknowledged=self._tally.told(), wait=self._terms.wait)
+        self._leaving.ride(request, self._session.limits)
+        self._state = _State.COMMITTING
         if exchange.unsaid is not None:
             request.begin.CopyFrom(exchange.unsaid)
             request.begin.timeout_ms = max(1, int((self._deadline - asyncio.get_running_loop().time()) * 1000))
@@ -299,7 +328,7 @@ class Transaction:
     async def _concluded(self, exchange: Exchange, reply: Reply) -> results.Committed:
         asked = self._asked(exchange)
         if isinstance(reply, client_pb2.Answer):
-            return results.conclude(reply, asked)
+            return results.conclude(reply, asked, self._client.coded)
         if reply in (Lost.NEVER_SENT, Lost.DEADLINE_NEVER_SENT):
             # The commit was not sent and never will be, so nobody can decide it: this is knowledge.
             raise self._gone(exchange)
@@ -418,7 +447,7 @@ class Transaction:
         if reply.HasField("refusal"):
             refused = client_pb2.Answer(outcome=common_pb2.OUTCOME_ABORTED, cause=reply.refusal)
             raise results.failure(refused, self._asked(exchange))
-        raise results.AlreadyCommitted(results.conclude(reply.holder, self._asked(exchange)))
+        raise results.AlreadyCommitted(results.conclude(reply.holder, self._asked(exchange), self._client.coded))
 
     def _asked(self, exchange: Exchange) -> results.Asked:
         return self._asked_as(exchange.transaction_id)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 
 from participant_sdk.client import checks
 from participant_sdk.client.client import Client
+from participant_sdk.client.kept import maker
+from participant_sdk.client.results import AlreadyCommitted
 from participant_sdk.client.retry import ATTEMPTS, retried, retried_in_thread
 from participant_sdk.client.sync import SyncClient
 from troth.errors import Reason, RequestError
+from troth.logs import get_logger
+
+_log = get_logger("participant_sdk.client")
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -48,6 +53,11 @@ def transactional(
     `timeout`   seconds, for each attempt.
     `key`       gives the idempotency key of a call, from the function's own arguments.
 
+    With a key, what the function returns is kept with the commit (`Transaction.result`), if it is a plain value, and whoever calls
+    it again with the same key and the same arguments is given that: the function does not run. Anything else (an object of an ORM,
+    say) is returned, and not kept, which the log says once; then, and for another function or other arguments under a key that was
+    used, the call raises `AlreadyCommitted`. A function that sets `current_transaction().result` leaves that instead.
+
     Raises what `Client.transaction` and the function raise.
     """
     checks.positive("attempts", attempts)
@@ -58,40 +68,87 @@ def transactional(
             "`key` is a function of the call's arguments: one text for all calls would let only the first commit",
         )
 
-    def begun(args: Any, kwargs: Any) -> Callable[[], Any]:
-        """Makes the transactions of one call: all with its key, and the time of the first."""
+    def once(function: Any, args: Any, kwargs: Any) -> _Once:
+        """What all attempts of one call have in common: the key, and the time of the first."""
         first_attempt_ms = checks.first_attempt(None)
         text = key(*args, **kwargs) if key is not None else None
-        return lambda: client.transaction(timeout=timeout, key=text, wait=wait, first_attempt_ms=first_attempt_ms)
+        made_by = b"" if text is None else maker(function, args, kwargs)
+        return _Once(
+            lambda: client.transaction(timeout=timeout, key=text, wait=wait, first_attempt_ms=first_attempt_ms), made_by
+        )
 
     if isinstance(client, SyncClient):
-        return lambda function: _in_thread(function, begun, attempts)
-    return lambda function: _in_loop(function, begun, attempts)
+        return lambda function: _in_thread(function, once, attempts)
+    return lambda function: _in_loop(function, once, attempts)
 
 
-def _in_loop(function: Any, begun: Callable[[Any, Any], Callable[[], Any]], attempts: int) -> Any:
+class _Once(NamedTuple):
+    """One call of a decorated function."""
+
+    transaction: Callable[[], Any]
+    made_by: bytes
+    """What tells it from any other call; empty without a key, under which its value could be kept."""
+
+
+class _Keeper:
+    """Leaves what a function returned under its key, and says once when that cannot be: its caller has the value all the same."""
+
+    def __init__(self, function: Any) -> None:
+        self._name = getattr(function, "__qualname__", repr(type(function)))
+        self._told = False
+
+    def keep(self, tx: Any, value: object, made_by: bytes) -> None:
+        """The function has returned, in a transaction with a key."""
+        try:
+            tx.returned(value, made_by)
+        except RequestError as error:
+            if not self._told:
+                self._told = True
+                _log.warning(
+                    "what the function returned is not kept under its key: a repeated call raises AlreadyCommitted",
+                    function=self._name, reason=error.reason.name, why=error.message,
+                )  # fmt: skip
+
+
+def _in_loop(function: Any, once: Callable[[Any, Any, Any], _Once], attempts: int) -> Any:
+    keeper = _Keeper(function)
+
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
-        transaction = begun(args, kwargs)
+        this = once(function, args, kwargs)
 
         async def attempt() -> Any:
-            async with transaction():
-                return await function(*args, **kwargs)
+            async with this.transaction() as tx:
+                value = await function(*args, **kwargs)
+                if this.made_by:
+                    keeper.keep(tx, value, this.made_by)
+                return value
 
-        return await retried(attempts, attempt)
+        try:
+            return await retried(attempts, attempt)
+        except AlreadyCommitted as already:
+            return already.given_back(this.made_by)
 
     return call
 
 
-def _in_thread(function: Any, begun: Callable[[Any, Any], Callable[[], Any]], attempts: int) -> Any:
+def _in_thread(function: Any, once: Callable[[Any, Any, Any], _Once], attempts: int) -> Any:
+    keeper = _Keeper(function)
+
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        transaction = begun(args, kwargs)
+        this = once(function, args, kwargs)
 
         def attempt() -> Any:
-            with transaction():
-                return function(*args, **kwargs)
+            with this.transaction() as tx:
+                value = function(*args, **kwargs)
+                if this.made_by:
+                    keeper.keep(tx, value, this.made_by)
+                return value
 
-        return retried_in_thread(attempts, attempt)
+        try:
+            return retried_in_thread(attempts, attempt)
+        except AlreadyCommitted as already:
+            return already.given_back(this.made_by)
 
     return call

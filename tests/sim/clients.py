@@ -77,6 +77,14 @@ class Attempt:
         return frozenset(arguments_of(op.arguments)[0] for operations in self.work.values() for op in operations)
 
 
+RESULT = b"what %-40.40b came to"
+
+
+def result_of(attempt: Attempt) -> bytes:
+    """What it leaves under its key with its commit; some leave nothing."""
+    return RESULT % attempt.transaction_id.encode() if attempt.key and attempt.interactive and attempt.number % 4 else b""
+
+
 def body_of(attempt: Attempt) -> bytes:
     """The hash of what it asked for."""
     if attempt.interactive:
@@ -92,9 +100,16 @@ class History:
         self.told: dict[str, set[int]] = {}
         self.keys: dict[str, set[str]] = {}
         """For each key the transactions that were told committed."""
+        self.results: set[tuple[str, str, bytes]] = set()
+        """Results that clients heard: under which key, of which transaction."""
         self.refused: set[str] = set()
         self.votes: list[common_pb2.SealedVote] = []
         """Early votes that clients were told."""
+
+    def hear_result(self, key: str, answer: client_pb2.Answer) -> None:
+        """A client asked under a key, and was answered."""
+        if key and answer.outcome == COMMITTED:
+            self.results.add((key, answer.transaction_id, answer.result))
 
     def tell(self, transaction_id: str, outcome: int) -> None:
         """A client was told an outcome."""
@@ -297,7 +312,9 @@ class Client:
     def _send_commit(self, attempt: Attempt) -> None:
         attempt.sent = True
         request = client_pb2.CommitRequest(number=attempt.number, acknowledged=self._branches_of(attempt))
-        if not attempt.key:
+        if attempt.key:
+            request.result = result_of(attempt)
+        else:
             request.begin.CopyFrom(self._begin_of(attempt))
         told = {(done.participant, done.incarnation): done.vote for done in request.acknowledged if done.HasField("vote")}
         attempt.brought = frozenset(key[0] for key, vote in told.items() if attempt.votes.get(key) == vote)
@@ -324,6 +341,7 @@ class Client:
             self._end(attempt, ABORTED, message.refusal, told=False)
         elif message.HasField("holder"):
             self.history.tell(message.holder.transaction_id, message.holder.outcome)
+            self.history.hear_result(attempt.key, message.holder)
             self._end(attempt, message.holder.outcome, message.holder.cause, told=False)
         elif not attempt.begun:
             attempt.begun = True
@@ -385,6 +403,7 @@ class Client:
         self.history.tell(answer.transaction_id, answer.outcome)
         if attempt is not None:
             del self.asking[transaction_id]
+            self.history.hear_result(attempt.key, answer)
             self.world.reach("client asked and was told")
             self._end(attempt, answer.outcome, answer.cause, told=False)
 

@@ -14,7 +14,7 @@ from coordinator.core.model import State
 from coordinator.core.settings import CoreSettings
 from participant_sdk.core.branches import Config
 from participant_sdk.core.branches import State as BranchState
-from tests.sim import bounds, checkers, costs, going_back, heuristics, keys, leftovers, replay
+from tests.sim import bounds, checkers, costs, going_back, heuristics, key_results, keys, leftovers, replay
 from tests.sim.bank import arguments_of, sign_of
 from tests.sim.clients import Client, History, Work
 from tests.sim.faults import Faults
@@ -44,7 +44,7 @@ FORGETTING_ROUNDS = 4
 CHECKERS = (
     *checkers.PROMISES, checkers.history_is_true, checkers.commits_without_faults, checkers.ages, checkers.stale_epochs,
     checkers.everyone_answered, checkers.nobody_broke_the_protocol, costs.costs, bounds.nothing_grows,
-    keys.told_is_true_of_keys, leftovers.nothing_left_at_the_coordinator,
+    keys.told_is_true_of_keys, key_results.results_are_their_commits, leftovers.nothing_left_at_the_coordinator,
 )  # fmt: skip
 """The checkers that look at a run when it is over. `replay.recovery_repeats` comes last, when nothing else was found."""
 BEFORE_FORGETTING = (heuristics.heuristics_told, heuristics.forced_kept, heuristics.outcomes_true, heuristics.nothing_in_doubt)
@@ -316,6 +316,7 @@ def _limits(narrow: Random | None, *, forgetful: bool, hears: bool) -> tuple[Cor
             config, open_branches_max=narrow.randint(1, 4), calls_waiting_max=narrow.randint(1, 4),
             lock_waiters_max=narrow.randint(1, 4), tombstones_max=narrow.randint(2, 9),
         )  # fmt: skip
+        settings = replace(settings, key_results_bytes_max=narrow.choice([10, 100, 1_000]))
     if forgetful:
         settings = replace(settings, retained_transactions_max=1)
     return settings, config

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from participant_sdk.core.core import ParticipantCore
-from tests.sim import checkers, keys
+from tests.sim import checkers, key_results, keys
 from tests.sim.clients import History
 from tests.sim.network import Network, Weather
 from tests.sim.plan import Plan
@@ -33,7 +33,7 @@ PEACE_SECONDS = 40.0
 TROUBLES = ("die", "die", "die", "pause", "pause", "pause", "drain", "cut", "away", "fail over", "all die")
 CHECKERS = (
     checkers.agreement, checkers.never_reversed, checkers.all_voted, checkers.told_is_true, checkers.exactly_once,
-    checkers.conservation, keys.told_is_true_of_keys,
+    checkers.conservation, keys.told_is_true_of_keys, key_results.results_are_their_commits,
 )  # fmt: skip
 """Those of the level `core` that look at what clients, banks and disks say."""
 

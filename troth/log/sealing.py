@@ -1,6 +1,6 @@
 """Payload in records, sealed with payload keys: the one place where a log and its keys meet.
 
-A record is what recovery needs, and payload: idempotency keys with the hashes of their bodies and what is kept under them, arguments, results, reasons. Where
+A record is what recovery needs, and payload: idempotency keys with what is kept with them, arguments, results, reasons. Where
 there are payload keys, the fields with payload are sealed where they stand as a log serialises its record, and opened as the engine
 reads it; neither cores nor logs know. Everything else stays in clear. So every decision is recovered and settled without a
 key: what a commit or an abort needs (ids, participants, orders, locks, undo data) is never sealed.
