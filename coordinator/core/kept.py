@@ -1,7 +1,7 @@
 """What callers said that their keyed transactions came to: durable with the commit, and given back under the key.
 
 A result is a part of the claim to its key. So whichever record holds the key of a commit (Decided, KeyOpened, Ended, Forgotten)
-holds the result, too; recovery, the cleaner, a backup and another node find it where they find the key, and it is forgotten with it.
+holds the result, too; recovery, the cleaner, a backup and another node find it where they find the key, and it goes with the key.
 From the commit on it is counted, in bytes, until it is given back: with the abort, which frees the key, or when the key is dropped.
 Whoever hears it, hears it after the record that makes it durable, since nothing is told of a commit before that.
 

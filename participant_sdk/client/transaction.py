@@ -193,8 +193,8 @@ class Transaction:
         """What the transaction came to; `None` as long as that was not said.
 
         Set it before the commit, of a transaction with a key, to a value as operations return it. It is durable with the commit,
-        and whoever comes with the key again gets it (`AlreadyCommitted.result`), as long as the key is kept. It is taken as it is now:
-        what is changed of a list afterwards is not seen. Raises `RequestError`: BAD_RESULT for what is no plain value,
+        and whoever comes with the key again gets it (`AlreadyCommitted.result`), as long as the key is kept. It is taken as it is
+        now: what is changed of a list afterwards is not seen. Raises `RequestError`: BAD_RESULT for what is no plain value,
         PAYLOAD_TOO_LARGE, INVALID_ARGUMENT without a key, VERSION_MISMATCH when the coordinator keeps none. Where there is no room
         for it the commit raises `Aborted` (OVERLOADED).
         """

@@ -202,9 +202,9 @@ class Driver:
         """A participant enlists."""
         self.say(name, participant_pb2.Enlist(transaction_id=self.id(number)))
 
-    def commit(self, number: int, **counts: int) -> None:
+    def commit(self, number: int, result: bytes = b"", *, optional: bool = False, **counts: int) -> None:
         """The client commits."""
-        request = client_pb2.CommitRequest(number=number)
+        request = client_pb2.CommitRequest(number=number, result=result, result_optional=optional)
         for name, count in counts.items():
             request.acknowledged.add(participant=name, count=count)
         self.step(events.Commit(self.session, request))

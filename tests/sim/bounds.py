@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from participant_sdk.core.branches import UNPREPARED, State
 from tests.sim import leftovers
 from tests.sim.checkers import checker
-from tests.sim.clients import RESULT
+from tests.sim.clients import RESULT_BYTES
 from tests.sim.process import SLACK_RECORDS
 from tests.sim.roles import CoordinatorProcess, ParticipantProcess
 from tests.sim.scene import Scene
@@ -122,7 +122,7 @@ def nothing_grows(scene: Scene) -> Iterator[str]:
         "questions": (sum(len(one.questions) + len(one.reports) for one in book.participants.values()), 0),
         "bytes of results": (book.unseen_bytes, 0),
         "bytes of open transactions": (book.open_bytes, 0),
-        "bytes of results under keys": (book.kept_bytes, scene.young * len(RESULT)),
+        "bytes of results under keys": (book.kept_bytes, scene.young * RESULT_BYTES),
     }
     for what, (there, allowed) in sizes.items():
         if there > allowed:

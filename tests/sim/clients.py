@@ -78,6 +78,7 @@ class Attempt:
 
 
 RESULT = b"what %-40.40b came to"
+RESULT_BYTES = len(RESULT % b"")
 
 
 def result_of(attempt: Attempt) -> bytes:

@@ -13,7 +13,8 @@ from tests.sim.scene import Scene
 def costs(scene: Scene) -> Iterator[str]:
     """In a calm run a committed transaction of n participants, r of which only read, and v of which voted early, costs 4n-2r-2v
     messages and 1+2(n-r) forced records; of all-read 2n and 0; of one participant 2 and 1, with a key 2 and 2, with an early vote 2
-    and 3. A result that is left under a key costs nothing, but where all have only read: then one more forced record. An abort forces nothing at the coordinator."""
+    and 3. A result that is left under a key costs one forced record more where all have only read, and otherwise nothing. An abort
+    forces nothing at the coordinator."""
     if not scene.calm:
         return
     for attempt in undisturbed(scene):

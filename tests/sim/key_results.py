@@ -1,7 +1,8 @@
-"""What is heard under a key is what the committed attempt left there, and a key at which that was told has no other commit.
+"""What is heard under a key is what the committed attempt left there, and a key of which that was told has no other commit.
 
-The first says it of the bytes. The second is needed besides, because a transaction that has changed nothing leaves no trace by which
-another checker would know that it had committed: if its record is lost, the key is free, and its next holder says something else.
+The first says it of the bytes. The second is needed besides, because a transaction that has changed nothing leaves no trace by
+which another checker would know that it had committed: if its record is lost, the key is free, and its next holder says something
+else.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tests.sim.scene import Scene
 @checker("a key gives back what its commit left")
 def results_are_their_commits(scene: Scene) -> Iterator[str]:
     """Whoever hears a result under a key hears the one that the committed attempt left, and nobody else commits under that key."""
-    # What a log has lost is proven again by participants, who know of no key; and of a cell it is not asked which shard has lost what.
+    # What a log has lost is proven again by participants, who know of no key. Of a cell it is not asked which shard has lost what.
     core = getattr(scene.coordinator, "core", None)
     lost = core is None or bool(core._book.losses)
     for key, holder, result in sorted(scene.history.results):

@@ -15,6 +15,7 @@ from coordinator.core import (
     dropped,
     events,
     finishing,
+    kept,
     keys,
     late,
     one_phase,
@@ -24,7 +25,7 @@ from coordinator.core import (
 )
 from coordinator.core import core as coordinator_core
 from coordinator.core.book import Book
-from coordinator.core.model import Participant, Transaction
+from coordinator.core.model import Participant, State, Transaction
 from tests.sim.mutant import SCRIPTED, Mutant, adder, nothing, to
 from troth import clock
 from troth.errors import Reason, RequestError
@@ -65,8 +66,6 @@ def _frees_any(original: Any) -> Any:
                 b.keys.pop(one.claim.key, None)
 
     return evicted
-
-
 
 
 def _ageless(original: Any) -> Any:
@@ -212,3 +211,83 @@ def _asked_for_ever(original: Any) -> Any:
             self.asking.add(txn.id)
 
     return close
+
+
+# ---- results under keys
+
+
+def _forgetting(original: Any) -> Any:
+    def conclude(self: Any, now: Any) -> None:
+        original(self, now)
+        for one in (*self.book.live.values(), *self.book.finished.values()):
+            self.book.give_back(one.claim)
+
+    return conclude
+
+
+def _unsaid(original: Any) -> Any:
+    def record(b: Book, txn: Transaction, *rest: Any) -> Any:
+        made = original(b, txn, *rest)
+        said = getattr(made, made.WhichOneof("kind"))
+        if said.HasField("claim"):
+            said.claim.ClearField("result")
+        return made
+
+    return record
+
+
+def _first_said(original: Any) -> Any:
+    first: dict[tuple[int, str], bytes] = {}
+
+    def take(b: Book, txn: Transaction, request: Any) -> Any:
+        if txn.claim is not None and request.result:
+            request.result = first.setdefault((id(b), txn.claim.key), request.result)
+        return original(b, txn, request)
+
+    return take
+
+
+def _of_another(original: Any) -> Any:
+    def answer_of(b: Book, entry: Any) -> Any:
+        answer = original(b, entry)
+        others = [done.claim.result for done in b.finished.values() if done.claim is not None and done.claim.key != entry.claim.key]
+        answer.result = next(filter(None, others), answer.result)
+        return answer
+
+    return answer_of
+
+
+def _not_given_back(original: Any) -> Any:
+    def evicted(b: Book, names: list[str]) -> None:
+        before = b.kept_bytes
+        original(b, names)
+        b.kept_bytes = before
+
+    return evicted
+
+
+def _without_counting(original: Any) -> Any:
+    def take(b: Book, txn: Transaction, request: Any) -> None:
+        if txn.claim is not None and request.result:
+            txn.claim.result = request.result
+            b.kept_bytes += len(request.result)
+
+    return take
+
+
+def _unforced(b: Book, txn: Transaction) -> None:
+    finishing.finish(b, txn, State.COMMITTED)
+
+
+_mutant("a result is lost by a restart", "result", (recovery.Replay, "conclude", _forgetting))
+_mutant("a decision is recorded without its result", "result", (book.Book, "decided_record", _unsaid))
+_mutant("a key is opened without its result", "result", (one_phase, "key_opened", _unsaid), (recovery, "key_opened", _unsaid))
+_mutant("an end is recorded without its result", "result", (kept, "ended_record", _unsaid), (finishing, "ended_record", _unsaid))
+_mutant("what an aborted attempt left stays under its key", "result", (deciding, "take", _first_said))
+_mutant("a result is given back under another key", "result", (keys, "_answer_of", _of_another))
+_mutant(
+    "a result is told before it is durable where nothing has changed", "result",
+    (deciding, "finish_unchanged", to(_unforced)), (one_phase, "finish_unchanged", to(_unforced)),
+)  # fmt: skip
+_mutant("bytes of forgotten results are not given back", "result, bounds", (finishing, "evicted", _not_given_back))
+_mutant("results under keys are bounded by nothing", "result, bounds", (deciding, "take", _without_counting))
