@@ -81,6 +81,7 @@ class FakeCoordinator(client_pb2_grpc.TransactionServiceServicer):
         self.sessions = 0
         self.known: set[str] = set()
         self.limits = common_pb2.Limits(frame_bytes_max=1_000_000, timeout_ms_max=60_000, key_bytes_max=16)
+        self.capabilities: list[str] = []
         self.handlers: dict[str, Handler | None] = {
             "runs": lambda stream, run: stream.answer(run.number),
             "begins": lambda stream, begin: stream.begun(begin.number),
@@ -155,7 +156,8 @@ class FakeCoordinator(client_pb2_grpc.TransactionServiceServicer):
         self.streams.append(stream)
         if self.greet(stream):
             welcome = client_pb2.ClientWelcome(
-                protocol_version=1, session=name, resumed=resumed, coordinator="c1", epoch=self.epoch, limits=self.limits
+                protocol_version=1, session=name, resumed=resumed, coordinator="c1", epoch=self.epoch, limits=self.limits,
+                capabilities=self.capabilities,
             )
             stream.send(welcome=welcome)
         self._arrived["hello"].put_nowait(hello)

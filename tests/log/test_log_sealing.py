@@ -31,7 +31,7 @@ from troth.v1 import common_pb2, record_pb2
 
 PLANTED = "planted-payload-8f14e45f"
 NAME = "c1.1.0123abcd.1.1"
-CLAIM = record_pb2.KeyClaim(key=PLANTED, body_hash=PLANTED.encode(), hash_version=1, owner="ada")
+CLAIM = record_pb2.KeyClaim(key=PLANTED, body_hash=PLANTED.encode(), hash_version=1, owner="ada", result=PLANTED.encode())
 RESULTS = common_pb2.Results(values=[common_pb2.Value(text=PLANTED)])
 WORK = record_pb2.BranchWork(
     keys=["account/1"], rows=[b"row"], undo=[b"undo"], results=RESULTS,
