@@ -13,6 +13,7 @@ from participant_sdk.client.session import Session
 from participant_sdk.client.transaction import Terms
 from participant_sdk.embedded.coordinator import InProcessCoordinator
 from participant_sdk.seat import Seat
+from troth import features
 from troth.errors import Reason, RequestError
 from troth.link import Outbox, Packed
 from troth.v1 import client_pb2
@@ -74,6 +75,7 @@ class InProcessConnection:
             epoch=self._coordinator.epoch,
             limits=self._coordinator.limits,
             now_ms=time.time_ns() // 1_000_000,
+            capabilities=[features.KEY_RESULTS],
         )
 
     async def _carry(self, name: str, outbox: Outbox[client_pb2.ConnectRequest]) -> None:

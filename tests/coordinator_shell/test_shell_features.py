@@ -52,6 +52,17 @@ async def test_a_client_is_told_none_that_are_not_its(channel: grpc.aio.Channel)
     assert not (await client.read_until("welcome")).welcome.capabilities
 
 
+@pytest.mark.parametrize(("held", "told"), [("", [features.KEY_RESULTS]), (features.KEY_RESULTS, [])])
+async def test_a_client_is_told_whether_results_are_kept(
+    daemon: Daemon, channel: grpc.aio.Channel, held: str, told: list[str]
+) -> None:
+    hold_back(daemon, held)
+    client, said = FakeClient(channel), client_hello()
+    said.capabilities.append(features.KEY_RESULTS)
+    client.send(hello=said)
+    assert list((await client.read_until("welcome")).welcome.capabilities) == told
+
+
 async def test_an_order_that_would_write_a_new_record_is_refused_while_that_is_held_back(
     daemon: Daemon, channel: grpc.aio.Channel
 ) -> None:
@@ -66,7 +77,7 @@ async def test_an_order_that_would_write_a_new_record_is_refused_while_that_is_h
         await admin.ReplaceParticipant(request)
     assert not (await admin.ListReviews(admin_pb2.ListReviewsRequest())).reviews
     told = {one.name: one.held_back for one in (await admin.GetStatus(admin_pb2.GetStatusRequest())).features}
-    assert told == {features.CALLERS: False, features.PAYLOAD_KEYS: False, features.REVIEWS: True}
+    assert told == {features.CALLERS: False, features.KEY_RESULTS: False, features.PAYLOAD_KEYS: False, features.REVIEWS: True}
     hold_back(daemon, "")
     assert (await admin.ReplaceParticipant(request)).refusal.reason == "AWAITS_APPROVAL"
     assert len((await admin.ListReviews(admin_pb2.ListReviewsRequest())).reviews) == 1

@@ -71,6 +71,19 @@ async def test_a_block_reaches_the_branches_of_all(tmp_path: Path) -> None:
 async def _nothing() -> None: ...
 
 
+async def test_what_a_function_returned_is_given_back_in_the_next_life(tmp_path: Path) -> None:
+    async def place(left: Participant, order: str) -> dict[str, str]:
+        await left.branch().run("add", amount=-1)
+        return {"placed": order}
+
+    for _ in range(2):
+        troth, left, _ = shop(tmp_path)
+        async with troth:
+            keyed = transactional(troth.client, key=lambda left, order: order)(place)
+            assert await keyed(left, "o1") == {"placed": "o1"}
+            assert await total(left) == -1
+
+
 async def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
     for life in (1, 2):
         troth, left, _ = shop(tmp_path)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from participant_sdk.core.branches import UNPREPARED, State
 from tests.sim import leftovers
 from tests.sim.checkers import checker
-from tests.sim.clients import RESULT_BYTES
 from tests.sim.process import SLACK_RECORDS
+from tests.sim.results import RESULT_BYTES
 from tests.sim.roles import CoordinatorProcess, ParticipantProcess
 from tests.sim.scene import Scene
 

@@ -16,6 +16,7 @@ from tests.sim.bank import arguments_of
 from tests.sim.disk import DiskFailed
 from tests.sim.network import Stream
 from tests.sim.process import Crashed
+from tests.sim.results import result_of
 from tests.sim.roles import CoordinatorProcess, ParticipantProcess
 from tests.sim.world import World
 from troth.keys import INTERACTIVE_HASH, body_hash
@@ -75,15 +76,6 @@ class Attempt:
     def accounts(self) -> frozenset[str]:
         """What it may lock."""
         return frozenset(arguments_of(op.arguments)[0] for operations in self.work.values() for op in operations)
-
-
-RESULT = b"what %-40.40b came to"
-RESULT_BYTES = len(RESULT % b"")
-
-
-def result_of(attempt: Attempt) -> bytes:
-    """What it leaves under its key with its commit; some leave nothing."""
-    return RESULT % attempt.transaction_id.encode() if attempt.key and attempt.interactive and attempt.number % 4 else b""
 
 
 def body_of(attempt: Attempt) -> bytes:
@@ -343,6 +335,8 @@ class Client:
         elif message.HasField("holder"):
             self.history.tell(message.holder.transaction_id, message.holder.outcome)
             self.history.hear_result(attempt.key, message.holder)
+            if message.holder.result:
+                self.world.reach("a result was given back under its key")
             self._end(attempt, message.holder.outcome, message.holder.cause, told=False)
         elif not attempt.begun:
             attempt.begun = True

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.sim.checkers import checker, undisturbed
-from tests.sim.clients import ABORTED, COMMITTED, Attempt, result_of
+from tests.sim.clients import ABORTED, COMMITTED, Attempt
+from tests.sim.results import result_of
 from tests.sim.scene import Scene
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.sim.checkers import checker
-from tests.sim.clients import COMMITTED, result_of
+from tests.sim.clients import COMMITTED
+from tests.sim.results import result_of
 from tests.sim.scene import Scene
 
 

@@ -10,6 +10,7 @@ from tests.sim.run import Result, run
 
 MUST_REACH = (
     "a participant that did not answer in time",
+    "a result was given back under its key",
     "asked again with another first attempt",
     "a stranger said what another participant says",
     "branch announced before its client was heard of",

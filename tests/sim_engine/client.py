@@ -154,6 +154,7 @@ class ClientProcess(Process):
             self._end(action, COMMITTED, "")
         except AlreadyCommitted as already:
             self._told(action, already.outcome.transaction_id, COMMITTED, "")
+            self._given(already)
             self._nothing_of(action)
             self._end(action, COMMITTED, "")
         except (Aborted, RequestError) as error:
@@ -202,8 +203,18 @@ class ClientProcess(Process):
                     await self._service(tx, name, op)
             if self.world.random.random() < 0.1:
                 raise GaveUp
+            if action.key:
+                tx.result = tx.transaction_id
         assert tx.outcome is not None
         return tx.outcome
+
+    def _given(self, already: AlreadyCommitted) -> None:
+        """Each attempt leaves its own id, so that it is seen whose result it is."""
+        if already.has_result:
+            self.world.reach("a result was given back under its key")
+            if already.result != already.outcome.transaction_id:
+                what = f"{already.outcome.transaction_id} left {already.result}"
+                self.world.unexpected.append(f"{self.name}: a key gives back what another commit left: {what}")
 
     async def _service(self, tx: Transaction, name: str, op: common_pb2.Operation) -> None:
         """One call of a service's API; repeated once, under the same id, when its answer does not come."""

@@ -43,7 +43,7 @@ _PARTICIPANT: Mapping[str, Sequence[Any]] = {
 }  # fmt: skip
 _MORE_OF_COORDINATOR: Mapping[str, Sequence[Any]] = {
     "proving_max": (1, 2), "transaction_watches_max": (1,), "hearing_seconds": (0.0, 0.1, 3.0),
-    "recovery_grace_seconds": (0.0, 0.5, 5.0),
+    "recovery_grace_seconds": (0.0, 0.5, 5.0), "key_results_bytes_max": (1, 60, 1_000),
 }
 _MORE_OF_PARTICIPANT: Mapping[str, Sequence[Any]] = {"calls_bytes_max": (1, 100, 1_000), "enlist_after_seconds": (0.001, 0.5)}
 ELSEWHERE = {
