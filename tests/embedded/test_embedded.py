@@ -15,7 +15,7 @@ from embedded_shop import shop, total
 
 from coordinator.core.settings import CoreSettings
 from participant_sdk import Embedded, RequestError
-from participant_sdk.client import Aborted, SyncTransaction, call, transactional
+from participant_sdk.client import Aborted, AlreadyCommitted, SyncTransaction, call, transactional
 from participant_sdk.embedded.coordinator import InProcessCoordinator
 from participant_sdk.runtime import Runtime
 from tests import late_decisions
@@ -71,17 +71,16 @@ async def test_a_block_reaches_the_branches_of_all(tmp_path: Path) -> None:
 async def _nothing() -> None: ...
 
 
-async def test_what_a_function_returned_is_given_back_in_the_next_life(tmp_path: Path) -> None:
-    async def place(left: Participant, order: str) -> dict[str, str]:
-        await left.branch().run("add", amount=-1)
-        return {"placed": order}
-
-    for _ in range(2):
-        troth, left, _ = shop(tmp_path)
-        async with troth:
-            keyed = transactional(troth.client, key=lambda left, order: order)(place)
-            assert await keyed(left, "o1") == {"placed": "o1"}
-            assert await total(left) == -1
+async def test_what_was_left_under_a_key_is_given_back_in_the_next_life(tmp_path: Path) -> None:
+    troth, left, _ = shop(tmp_path)
+    async with troth, troth.transaction(key="o1") as tx:
+        tx.result = {"placed": await left.branch().run("add", amount=-1)}
+    troth, left, _ = shop(tmp_path)
+    async with troth:
+        with pytest.raises(AlreadyCommitted) as caught:
+            async with troth.transaction(key="o1"):
+                pytest.fail("the body ran")
+        assert caught.value.result == tx.result and await total(left) == -1
 
 
 async def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
