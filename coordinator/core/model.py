@@ -24,7 +24,7 @@ class State(Enum):
     PREPARING = "PREPARING"
     """Prepare is sent; votes are awaited."""
     DECIDING = "DECIDING"
-    """All voted YES; the COMMIT record is not durable yet."""
+    """All voted YES, or nothing was changed and there is a result to be kept; the record of it is not durable yet."""
     COMMITTING = "COMMITTING"
     """COMMIT is decided and durable; acknowledgements are awaited."""
     OPENING = "OPENING"

@@ -41,6 +41,14 @@ saw, as the services' answers told them. Nothing is lost by that, for four reaso
 A restart of the coordinator needs none of this: the new epoch rolls back whatever is unprepared. A keyed begin keeps its round
 trip, because it must be told the holder before any work is done.
 
+Results under keys. What the caller of a keyed interactive transaction says that it came to is a part of the claim to its key, and
+so of whichever record holds that (`kept`). Whoever comes with the key later is told it with the outcome, and must be told the same
+for as long as the key is kept. Decided and KeyOpened are durable before anything is told, and are only followed by records that hold
+the claim too. Where nobody has changed anything there was no such record: an outcome that leaves no trace need not be remembered.
+One with a result must be: whoever was told the result would otherwise see another one, when a crash has freed the key. So its Ended
+is forced, and it is DECIDING until that is durable. A result is none before its transaction has committed: an abort drops it, with
+the key.
+
 Acknowledgements. COMMIT is repeated, with capped back-off, until each participant has acknowledged, at once when one comes
 back. Then Ended is written (unforced: losing it only repeats the acknowledgements), and once that is durable the watermark lets
 participants forget. ABORT is sent once; a participant that missed it asks.
@@ -74,18 +82,20 @@ knows has been heard, or the grace of a start has passed (`recovery_grace_second
     -----------   -------------------------------------   -----------------------------------------------------------
     ACTIVE        enlist                                  ACTIVE; a second incarnation aborts
                   commit names what cannot be             ABORTED
-                  commit, no branch                       COMMITTED
+                  commit, no branch                       COMMITTED, or DECIDING with a result under a key
                   commit, one branch                      OPENING (key) or HANDED_OVER
                   commit, several                         PREPARING
                   abort, timer, client gone, lost, operator ABORTED
     PREPARING     YES or READ_ONLY, others missing        PREPARING
                   last vote, some YES                     DECIDING
-                  last vote, all READ_ONLY                COMMITTED
+                  last vote, all READ_ONLY                COMMITTED, or DECIDING with a result under a key
                   NO, abort, deadline, lost, operator     ABORTED
-    DECIDING      record durable                          COMMITTING
+    DECIDING      Decided durable                         COMMITTING
+                  Ended durable, nothing was changed      COMMITTED
     COMMITTING    last acknowledgement                    COMMITTED, or HEURISTIC
     OPENING       record durable                          HANDED_OVER
-    HANDED_OVER   COMMITTED or READ_ONLY                  COMMITTED
+    HANDED_OVER   COMMITTED                               COMMITTED
+                  READ_ONLY                               COMMITTED, or DECIDING with a result under a key
                   NO                                      ABORTED
                   stream lost and back, deadline          SETTLING
     SETTLING      committed somewhere                     COMMITTED
