@@ -43,8 +43,8 @@ trip, because it must be told the holder before any work is done.
 
 Results under keys. What the caller of a keyed interactive transaction says that it came to is a part of the claim to its key, and
 so of whichever record holds that (`kept`). Whoever comes with the key later is told it with the outcome, and must be told the same
-for as long as the key is kept. Decided and KeyOpened are durable before anything is told, and are only followed by records that hold
-the claim too. Where nobody has changed anything there was no such record: an outcome that leaves no trace need not be remembered.
+for as long as the key is kept. Decided and KeyOpened are durable before anything is told, and only records that hold the claim too
+follow them. Where nobody has changed anything there was no such record: an outcome that leaves no trace need not be remembered.
 One with a result must be: whoever was told the result would otherwise see another one, when a crash has freed the key. So its Ended
 is forced, and it is DECIDING until that is durable. A result is none before its transaction has committed: an abort drops it, with
 the key.
