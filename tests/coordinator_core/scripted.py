@@ -1,6 +1,7 @@
 """The commands of the coordinator's transcripts: a client, three participants `a`, `b`, `c`, an operator, and a disk.
 
 A client:       run T1 a,b · begin T1 · commit T1 a=1 b=2 · commit T1 a=1@2 begin (of incarnation 2) · abort T1 a=1@1 ·
+                commit T1 a=1 result=paid (left under its key) ·
                 get T1 a,b key=k · session lost · session back · seen 3 · watch T1 · unwatch T1
 A participant:  enlist a T1 · vote a T1 YES · ack a T1 · settled a T1 COMMITTED · ask a T1 PREPARED · lose a ·
                 back a prepared=T1 (Hello, a sync and the list) · hello a · reports a active=T2 more
@@ -143,7 +144,7 @@ class CoordinatorDriver:
         self.driver.step(events.Begin(self.driver.session, request))
 
     def do_commit(self, c: Command) -> None:
-        request = client_pb2.CommitRequest(number=_number(c), acknowledged=_named(c))
+        request = client_pb2.CommitRequest(number=_number(c), acknowledged=_named(c), result=c.settings.get("result", "").encode())
         if c.has("begin"):
             request.begin.CopyFrom(client_pb2.BeginRequest(timeout_ms=5000))
         self.driver.step(events.Commit(self.driver.session, request))
@@ -270,6 +271,8 @@ def _named(c: Command) -> Iterable[client_pb2.AcknowledgedOperations]:
     """`a=2` operations; `a=2@1` those of incarnation 1; `a=2@1!2` with an early vote on 2, `!2:T5` with one on another transaction,
     `!forged` with one of somebody else; `unknown`: a call of which nobody knows how it ended."""
     for name, told in c.settings.items():
+        if name == "result":
+            continue
         told, _, voted = told.partition("!")
         count, _, incarnation = told.partition("@")
         done = client_pb2.AcknowledgedOperations(participant=name, count=int(count), incarnation=int(incarnation or 0))
