@@ -210,8 +210,7 @@ class Replay:
         opened = self._opened.get(name)
         claim = next((r.claim for r in (decided, opened, ended) if r is not None and r.HasField("claim")), None)
         first = decided.first_attempt_ms if decided is not None else ended.first_attempt_ms
-        names = tuple(decided.participants) if decided is not None else (ended.participant,)
-        orders = (ended.order,) if decided is None else tuple(_orders(decided).get(index, 0) for index in range(len(names)))
+        names, orders = _parts(decided, ended)
         owner = next((r.owner for r in (decided, ended) if r is not None and r.owner), claim.owner if claim is not None else "")
         retain(self.book, name, Finished(ended.outcome, first, at_ms, names, None, claim, None, True, None, orders, owner))
         if claim is not None and ended.outcome == common_pb2.OUTCOME_COMMITTED:
@@ -281,6 +280,16 @@ class Replay:
             txn.branches.setdefault(report.participant, Branch(participant, 0, 0)).step = BranchStep.HEURISTIC
         earlier = forgotten_reports(self.book.finished.get(name))
         txn.heuristic = (*earlier, *(report for report in reports if report not in earlier))
+
+
+def _parts(decided: record_pb2.Decided | None, ended: record_pb2.Ended) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Whose branches it had, and the order of each."""
+    if decided is not None:
+        orders = _orders(decided)
+        return tuple(decided.participants), tuple(orders.get(index, 0) for index in range(len(decided.participants)))
+    if not ended.participant and ended.claim.result:
+        return (), ()  # it had none, and is written down for its result alone
+    return (ended.participant,), (ended.order,)
 
 
 def _orders(decided: record_pb2.Decided) -> dict[int, int]:

@@ -24,6 +24,7 @@ REQUESTS = (
     "begin T{n} key=k",
     "commit T{n} a=1",
     "commit T{n} a=1 b=1",
+    "commit T{n} result=left{n}",
     "abort T{n}",
     "get {t} a,b first=0",
     "resolve {t} abort",
@@ -63,6 +64,11 @@ STORIES = (
     "back a; run T{n} a key=k; sync",
     "back a; run T{n} a key=k; sync; crash; back a; settled a T{n}@{e} PREPARED",
     "ack a {t}; ack b {t}; sync",
+    "back a; back b; begin T{n} key=k; enlist a {t}; enlist b {t}; commit T{n} a=1 b=1 result=left{n}",
+    "vote a {t} YES; vote b {t} YES; sync",
+    "back a; begin T{n} key=k; enlist a {t}; commit T{n} a=1 result=left{n}; sync; vote a {t} COMMITTED",
+    "back a; begin T{n} key=m; enlist a {t}; commit T{n} a=1 result=left{n}; sync; vote a {t} READ_ONLY",
+    "begin T{n} key=m; commit T{n} result=left{n}; sync",
 )
 """What seldom comes together by chance."""
 WORLD = ("sync", "sync", "wait 0.6", "wait 12", "crash", "crash kept")
@@ -120,7 +126,11 @@ def durable(driver: Driver) -> dict[str, Any]:
     return {
         "live": live,
         "finished": finished,
-        "keys": {key: entry.transaction_id for key, entry in book.keys.items() if entry.transaction_id in {**live, **finished}},
+        "keys": {
+            key: (entry.transaction_id, entry.claim.result)
+            for key, entry in book.keys.items()
+            if entry.transaction_id in {**live, **finished}
+        },
         "participants": {name: (one.log_id, one.incarnation) for name, one in book.participants.items()},
         "horizon": book.dropped_through_ms,
     }
