@@ -35,7 +35,7 @@ RELOADABLE = frozenset(
         "watches_max", "connection_watches_max", "transaction_watches_max",
         # how many at once, of each shard
         "open_transactions_max", "owner_transactions_max", "questions_max", "sessions_max", "unseen_answers_max", "proving_max",
-        "keys_max", "retained_transactions_max", "known_participants_max", "late_heuristics_max",
+        "keys_max", "key_results_bytes_max", "retained_transactions_max", "known_participants_max", "late_heuristics_max",
         # how much is remembered for people
         "history_rows_max", "history_bytes_max",
     }

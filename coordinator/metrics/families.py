@@ -10,7 +10,8 @@ COUNTERS = {
     "aborted": "transactions aborted",
     "heuristic": "branches that ended, or may have ended, against the decision",
     "refused": "requests refused before they were transactions, for whatever reason",
-    "overloaded": "of these, because of `open_bytes_max`, `open_transactions_max` or `keys_max`; transactions and questions, too",
+    "overloaded": "of these, because of `open_bytes_max`, `open_transactions_max`, `keys_max`, `key_results_bytes_max`; "
+    "transactions and questions, too",
     "prepares": "Prepare messages sent, repeats too",
     "votes": "votes received, repeats too",
     "decisions": "COMMIT and ABORT messages sent, repeats too",

@@ -149,6 +149,28 @@ _mutants(
     ("the key is not passed on", "timeout=timeout, key=text,", "timeout=timeout,"),
 )  # fmt: skip
 _mutants(
+    "client/kept", ("tests/client/test_client_results_under_keys.py",),
+    ("a result is said without a key", "        if not self._key:\n", "        if False:\n"),
+    ("what a function returns goes before what it says", "        if self._wire is not None:\n", "        if False:\n"),
+    ("a returned value aborts where there is no room", "            self._optional = True", "            self._optional = False"),
+    ("a commit that fits no frame is sent", "request.ByteSize() > limits.frame_bytes_max", "False"),
+    ("a result in clear is taken by a codec", "coded.decoded_kept(key, kept.encoded, data)", "(kept.encoded and coded.decoded_kept(key, kept.encoded, data)) or data"),
+    ("the function is no part of a call", "        _add(digest, part.encode())", "        pass"),
+    ("the arguments are no part of a call", "        _add(digest, data)", "        pass"),
+    ("arguments are told apart by the order of a dict", "SerializeToString(deterministic=True)", "SerializeToString()"),
+)  # fmt: skip
+_mutants(
+    "client/results", ("tests/client/test_client_results_under_keys.py",),
+    ("a function is given what another one left", "if kept.made_by != made_by:", "if False:"),
+    ("None is no result", "return self._kept is not None", "return getattr(self._kept, 'value', None) is not None"),
+    ("the codec is not told the key", "asked.transaction_id, coded, asked.key)", "asked.transaction_id, coded)"),
+)  # fmt: skip
+_mutants(
+    "client/checks", ("tests/client/test_client_results_under_keys.py",),
+    ("an older coordinator is left a result", "if not limits.keeps_results:", "if False:"),
+    ("a large result is left", "if len(result) > limits.payload_bytes_max:", "if False:"),
+)  # fmt: skip
+_mutants(
     "client/checks", CLIENT,
     ("a timeout of nothing", "if not 0 < timeout <= TIMEOUT_MS_MAX / 1000:", "if not 0 <= timeout <= TIMEOUT_MS_MAX / 1000:"),
     ("a timeout is rounded down", "math.ceil(timeout * 1000)", "int(timeout * 1000)"),

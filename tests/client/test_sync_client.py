@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import grpc
 import pytest
-from fake_coordinator import ABORTED, FakeCoordinator, cause, results
+from fake_coordinator import ABORTED, FakeCoordinator, FakeStream, cause, results
 from test_client_interceptors import Service, service
 
 from participant_sdk import background
@@ -27,6 +27,7 @@ from participant_sdk.client import (
     transactional,
 )
 from participant_sdk.context import entered
+from troth import features
 from troth.backoff import Backoff
 from troth.errors import ConfigError, Reason, TrothError
 from troth.v1 import client_pb2, common_pb2
@@ -215,6 +216,45 @@ async def test_a_key_that_committed_before_is_told(coordinator: FakeCoordinator,
 
     with pytest.raises(AlreadyCommitted):
         await in_thread(work)
+
+
+async def test_what_was_left_under_a_key_is_given_back(coordinator: FakeCoordinator, client: SyncClient) -> None:
+    coordinator.capabilities = [features.KEY_RESULTS]
+    left: list[bytes] = []
+
+    def begin(stream: FakeStream, request: client_pb2.BeginRequest) -> None:
+        holder = client_pb2.Answer(outcome=1, transaction_id="c1.1.9f2c4e1a.1.1", result=left[0]) if left else None
+        stream.begun(request.number, holder=holder)
+
+    def commit(stream: FakeStream, request: client_pb2.CommitRequest) -> None:
+        left.append(request.result)
+        stream.answer(request.number)
+
+    coordinator.handlers.update(begins=begin, commits=commit)
+
+    @transactional(client, key=lambda order: order)
+    def place(order: str) -> list[str]:
+        assert client.current_transaction() is not None
+        return [order]
+
+    def work() -> None:
+        assert place("o1") == place("o1") == ["o1"] and len(left) == 1
+        with pytest.raises(AlreadyCommitted), client.transaction(key="o1"):
+            pass
+        left.clear()
+        with client.transaction(key="o2") as tx:
+            assert tx.result is None
+            tx.result = 7
+            assert tx.result == 7
+        with pytest.raises(AlreadyCommitted) as caught, client.transaction(key="o2"):
+            pass
+        assert caught.value.result == 7
+        with pytest.raises(AlreadyCommitted):
+            place("o2")
+        with pytest.raises(RequestError, match="not begun"):
+            client.transaction(key="o3").result = 1
+
+    await in_thread(work)
 
 
 async def test_transactions_do_not_nest(client: SyncClient) -> None:

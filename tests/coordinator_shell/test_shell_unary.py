@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import grpc
@@ -43,6 +44,22 @@ async def test_a_run_over_two_participants_commits(channel: grpc.aio.Channel) ->
     for person, task in zip(people, working, strict=True):
         person.leave()
         await task
+
+
+async def test_what_is_left_under_a_key_is_told_to_whoever_begins_under_it_again(channel: grpc.aio.Channel) -> None:
+    calls = transactions(channel)
+    keyed = client_pb2.BeginRequest(timeout_ms=5000, key="k", first_attempt_ms=time.time_ns() // 1_000_000)
+    begun = await calls.Begin(keyed)
+    left = client_pb2.KeptResult(value=common_pb2.Value(integer=7)).SerializeToString()
+    committed = await calls.Commit(client_pb2.CommitRequest(transaction_id=begun.transaction_id, result=left))
+    assert committed.answer.outcome == common_pb2.OUTCOME_COMMITTED and not committed.answer.result
+    again = await calls.Begin(keyed)
+    assert (again.holder.transaction_id, again.holder.result) == (begun.transaction_id, left)
+    got = await calls.Get(client_pb2.GetRequest(transaction_id=begun.transaction_id, key="k"))
+    assert got.answer.result == left
+    unkeyed = await calls.Begin(client_pb2.BeginRequest(timeout_ms=5000))
+    error = await failure(calls.Commit(client_pb2.CommitRequest(transaction_id=unkeyed.transaction_id, result=left)))
+    assert reason_of(error) == "INVALID_ARGUMENT"
 
 
 async def test_the_trace_of_a_caller_is_taken_from_its_metadata(channel: grpc.aio.Channel) -> None:
