@@ -30,7 +30,11 @@ def take(book: Book, txn: Transaction, request: client_pb2.CommitRequest) -> com
     if wrong is None:
         txn.claim.result = request.result
         book.kept_bytes += size
-    return None if request.result_optional else wrong
+    elif request.result_optional:
+        return None
+    else:
+        book.counters.overloaded += wrong.reason == Reason.OVERLOADED.name
+    return wrong
 
 
 def _why_not(book: Book, size: int) -> common_pb2.Cause | None:
@@ -39,7 +43,6 @@ def _why_not(book: Book, size: int) -> common_pb2.Cause | None:
     if size > largest:
         return cause_of(Reason.PAYLOAD_TOO_LARGE, f"the result has {size} bytes; at most {largest} are kept under a key")
     if book.kept_bytes + size > settings.key_results_bytes_max:
-        book.counters.overloaded += 1
         message = f"no room for the result: {book.kept_bytes} bytes are kept under keys (key_results_bytes_max)"
         return cause_of(Reason.OVERLOADED, message)
     return None

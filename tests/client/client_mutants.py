@@ -157,7 +157,6 @@ _mutants(
     ("a result in clear is taken by a codec", "coded.decoded_kept(key, kept.encoded, data)", "(kept.encoded and coded.decoded_kept(key, kept.encoded, data)) or data"),
     ("the function is no part of a call", "        _add(digest, part.encode())", "        pass"),
     ("the arguments are no part of a call", "        _add(digest, data)", "        pass"),
-    ("arguments are told apart by the order of a dict", "SerializeToString(deterministic=True)", "SerializeToString()"),
 )  # fmt: skip
 _mutants(
     "client/results", ("tests/client/test_client_results_under_keys.py",),

@@ -308,6 +308,19 @@ def test_the_old_version_reads_the_logs_that_this_one_writes(today: Path, file: 
     assert {found for one in read for found in unknown(one)} <= PASSED_OVER
 
 
+def test_the_old_version_passes_a_result_on_with_its_key() -> None:
+    """It copies the claim from record to record, and its cleaner writes it again: what it does not know of it stays."""
+    claim = record_pb2.KeyClaim(key="k", body_hash=b"h", result=b"what it came to")
+    decided = record_pb2.CoordinatorRecord(decided=record_pb2.Decided(transaction_id="c1.1.0a0b0c0d.1.1", claim=claim))
+    read = old_type("CoordinatorRecord").FromString(decided.SerializeToString())
+    assert list(unknown(read)) == ["CoordinatorRecord.decided.claim.5"]
+    cleaned = old_type("CoordinatorRecord")(ended=old_type("Ended")(claim=read.decided.claim))
+    copied = old_type("Decided")()
+    copied.claim.CopyFrom(read.decided.claim)
+    assert record_pb2.CoordinatorRecord.FromString(cleaned.SerializeToString()).ended.claim == claim
+    assert record_pb2.Decided.FromString(copied.SerializeToString()).claim == claim
+
+
 # ---- what is new is a feature
 
 TOLD_TO_PEOPLE = {"SessionRequest.invariants"}
