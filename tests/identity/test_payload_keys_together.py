@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from coordinator.cli.main import run
 from coordinator.config import load
 from coordinator.server import Daemon, make_daemon
 from participant_sdk import LogResource, Participant
-from participant_sdk.client import Client, call
+from participant_sdk.client import AlreadyCommitted, Client, call
 from troth import payload_keys
 from troth.errors import ConfigError, OutcomeUnknown, Reason
 from troth.log import offline
@@ -160,3 +161,32 @@ async def test_a_file_of_keys_that_others_can_read_keeps_either_side_from_starti
             pass
     with pytest.raises(ConfigError, match="open to others"):
         Participant("mail", resource=LogResource(), data_directory=tmp_path / "m", coordinator="127.0.0.1:1", payload_keys=keys)
+
+
+async def test_what_is_left_under_a_key_is_sealed_with_it_and_told_to_nobody_but_who_comes_with_the_key(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys, secret = make_keys(tmp_path), "what-it-came-to-4711"
+
+    async def again(daemon: Daemon) -> AlreadyCommitted:
+        async with Client(daemon.address) as client:
+            with pytest.raises(AlreadyCommitted) as caught:
+                async with client.transaction(key="k1", timeout=PATIENCE_SECONDS):
+                    pytest.fail("the body ran")
+        return caught.value
+
+    with caplog.at_level(logging.DEBUG):
+        async with started(tmp_path, keys) as daemon:
+            async with Client(daemon.address) as client, client.transaction(key="k1", timeout=PATIENCE_SECONDS) as tx:
+                tx.result = {"told": secret}
+            assert (await again(daemon)).result == {"told": secret}
+        async with started(tmp_path, keys) as daemon:
+            assert (await again(daemon)).result == {"told": secret}
+        async with started(tmp_path, "") as daemon, Client(daemon.address) as client:
+            with pytest.raises(OutcomeUnknown) as caught:
+                async with client.transaction(key="k1", timeout=PATIENCE_SECONDS):
+                    pytest.fail("the body ran")
+            assert caught.value.reason is Reason.PAYLOAD_KEY_MISSING
+    assert secret not in caplog.text
+    files = [path.read_bytes() for path in (tmp_path / "c1").rglob("*") if path.is_file()]
+    assert files and all(secret.encode() not in content for content in files)
