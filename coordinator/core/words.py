@@ -92,7 +92,7 @@ def report_words(report: record_pb2.Heuristic) -> str:
 _STATES = {
     State.ACTIVE: "The client has not asked to commit yet.",
     State.PREPARING: "Waiting for the votes of {owing}.",
-    State.DECIDING: "All voted YES; the decision is being made durable.",
+    State.DECIDING: "Nobody voted NO; the decision is being made durable.",
     State.COMMITTING: "COMMIT is decided and durable; waiting for the acknowledgements of {owing}.",
     State.OPENING: "The idempotency key is being made durable before the work is handed over.",
     State.HANDED_OVER: "The only participant, {owing}, decides; waiting for its answer.",
@@ -189,7 +189,7 @@ def next_words(txn: Transaction, left: float) -> str:
     return {
         State.ACTIVE: f"Unless the client commits, it is aborted in {left:.1f} s.",
         State.PREPARING: f"When all have voted it is decided; without all votes it is aborted in {left:.1f} s.",
-        State.DECIDING: "COMMIT is sent as soon as the record is durable.",
+        State.DECIDING: "COMMIT is sent to whoever has changed something as soon as the record is durable.",
         State.COMMITTING: "COMMIT is repeated until every participant has acknowledged it.",
         State.OPENING: "The work is handed over as soon as the key's record is durable.",
         State.HANDED_OVER: f"If the participant does not answer in {left:.1f} s it is asked what became of it.",
