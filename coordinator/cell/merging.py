@@ -12,6 +12,7 @@ from coordinator.history.entry import learn
 from coordinator.services.context import Common
 from coordinator.services.fills import percent
 from troth import __version__
+from troth.errors import Reason
 from troth.v1 import admin_pb2
 
 
@@ -78,12 +79,13 @@ def participants(request: Any, pages: Sequence[admin_pb2.ListParticipantsRespons
     """The first names of all pages; a participant is known to several shards, and told once."""
     if len(pages) == 1:
         return pages[0]
-    response = admin_pb2.ListParticipantsResponse(total=max(page.total for page in pages))
     rows: dict[str, list[admin_pb2.ParticipantSummary]] = {}
     for page in pages:
         for row in page.participants:
             rows.setdefault(row.participant, []).append(row)
     names = sorted(rows)
+    # Shards do not all know the same ones: there are at least as many as one of them knows, and as are seen here.
+    response = admin_pb2.ListParticipantsResponse(total=max(len(names), *(page.total for page in pages)))
     cut = [page.participants[-1].participant for page in pages if page.next_page_token]
     kept = _kept(names, cut, request.limit)
     response.participants.extend(_participant(rows[name]) for name in names[:kept])
@@ -144,14 +146,31 @@ def _participant(rows: Sequence[admin_pb2.ParticipantSummary]) -> admin_pb2.Part
 
 
 def orders(answers: Sequence[Any]) -> Any:
-    """What became of an order that all shards got: refused if all have refused it."""
+    """What became of an order that all shards got: done, if each has done it that has anything to do with it.
+
+    A shard that has nothing to do with it says so by its refusal, which counts only where all say that. Any other refusal is told,
+    however many have done it: what was told as done is done everywhere. How many have is told with it, for whoever asks again.
+    """
     response = type(answers[0])()
     refusals = [answer.refusal for answer in answers if answer.HasField("refusal")]
-    if len(refusals) == len(answers):
-        response.refusal.CopyFrom(refusals[0])
+    done = len(answers) - len(refusals)
+    told = [one for one in refusals if one.reason not in _NOTHING_HERE[type(response)]]
+    if told or not done:
+        response.refusal.CopyFrom((told or refusals)[0])
+        response.refusal.message = "; ".join(dict.fromkeys(one.message for one in told or refusals))
+        if done:
+            response.refusal.message += f". It is done at {done} of {len(answers)} shards: ask again for the others"
     elif hasattr(response, "participants"):
         response.participants.extend(sorted({name for answer in answers for name in answer.participants}))
     return response
+
+
+_UNKNOWN = Reason.UNKNOWN_PARTICIPANT.name
+_NOTHING_HERE = {
+    admin_pb2.ReplaceParticipantResponse: {_UNKNOWN}, admin_pb2.ForgetParticipantResponse: {_UNKNOWN},
+    admin_pb2.AcceptLossResponse: {_UNKNOWN, Reason.NOT_ACTIVE.name},
+}  # fmt: skip
+"""By what reasons a shard says that an order is no business of its: it does not know the participant, or has lost nothing."""
 
 
 def drains(answers: Iterable[admin_pb2.DrainResponse]) -> admin_pb2.DrainResponse:

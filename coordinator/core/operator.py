@@ -339,7 +339,7 @@ def _of_a_life_too_low(book: Book) -> common_pb2.Cause | None:
     if book.beginning is not Beginning.BEGUN or book.epoch > highest:
         return None
     message = f"epoch {highest} was heard and is lost, and epoch {book.epoch} began before that was known: nobody would follow it"
-    return cause_of(Reason.NOT_ACTIVE, message, hint="Restart this coordinator: its next epoch is above. Then accept the loss.")
+    return cause_of(Reason.LOG_WENT_BACK, message, hint="Restart this coordinator: its next epoch is above. Then accept the loss.")
 
 
 def _prove_stranded(book: Book) -> None:

@@ -115,9 +115,12 @@ def accept(book: Book, participant: Participant | None, request: admin_pb2.Accep
     """Somebody has compared by other means what a participant may lack: tell of it no more."""
     if participant is None:
         return cause_of(Reason.UNKNOWN_PARTICIPANT, f"no participant {request.participant[:80]!r} is known")
-    if participant.recalling or not participant.unlisted[0]:
-        hint = "It is still asked what it has." if participant.recalling else "There is nothing to accept."
-        return cause_of(Reason.NOT_ACTIVE, f"nothing is known that {participant.name} may lack and cannot be listed", hint=hint)
+    if participant.recalling:
+        message = f"{participant.name} is still asked which commits its log has"
+        return cause_of(Reason.PARTICIPANT_AWAY, message, hint="Accept it when it has answered; it has to be connected for that.")
+    if not participant.unlisted[0]:
+        message = f"nothing is known that {participant.name} may lack and cannot be listed"
+        return cause_of(Reason.NOT_ACTIVE, message, hint="There is nothing to accept.")
     participant.unlisted = (0, 0, 0)
     record = bound_record(participant)
     record.who, record.why = request.who, request.why

@@ -124,6 +124,34 @@ def test_an_order_is_refused_when_all_shards_refuse_it() -> None:
     assert list(merging.orders([refusal, accepted]).participants) == ["a", "b"]
 
 
+def _forgotten(*refusals: tuple[str, str]) -> list[admin_pb2.ForgetParticipantResponse]:
+    causes = [common_pb2.Cause(reason=reason, message=message) if reason else None for reason, message in refusals]
+    return [admin_pb2.ForgetParticipantResponse(refusal=cause) for cause in causes]
+
+
+def test_an_order_that_one_shard_refuses_is_not_told_as_done_because_others_have_done_it() -> None:
+    done, unknown, busy = ("", ""), ("UNKNOWN_PARTICIPANT", "no participant"), ("NOT_ACTIVE", "it is connected")
+    told = merging.orders(_forgotten(done, unknown, busy, done)).refusal
+    assert (told.reason, "2 of 4 shards" in told.message) == ("NOT_ACTIVE", True)
+    assert not merging.orders(_forgotten(done, unknown)).HasField("refusal"), "who does not know it has nothing to do with it"
+    assert merging.orders(_forgotten(unknown, unknown)).refusal.reason == "UNKNOWN_PARTICIPANT"
+    assert merging.orders(_forgotten(unknown, busy)).refusal.message == "it is connected"
+
+
+def test_an_order_that_waits_for_a_second_person_at_each_shard_names_all_that_wait() -> None:
+    unknown = ("UNKNOWN_PARTICIPANT", "no participant")
+    waits = [("AWAITS_APPROVAL", f"it waits as {name}") for name in ("c-00-1", "c-01-7")]
+    told = merging.orders(_forgotten(unknown, *waits)).refusal
+    assert (told.reason, told.message) == ("AWAITS_APPROVAL", "it waits as c-00-1; it waits as c-01-7")
+
+
+def test_participants_that_no_one_shard_knows_all_of_are_counted() -> None:
+    pages = [
+        admin_pb2.ListParticipantsResponse(total=1, participants=[admin_pb2.ParticipantSummary(participant=name)]) for name in "ab"
+    ]
+    assert merging.participants(admin_pb2.ListParticipantsRequest(), pages).total == 2
+
+
 def test_counters_of_shards_are_added_up_and_those_of_the_node_are_told_once() -> None:
     common = Common(ShellSettings())
     common.counters.unary_calls = 7

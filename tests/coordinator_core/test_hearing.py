@@ -190,7 +190,7 @@ def test_a_life_that_began_in_silence_and_is_not_above_what_was_heard_since_is_b
     assert driver.core.epoch == 2, "as the one that is lost, and nobody was there to say so"
     hello(driver, "a", 9, epoch=2, nonce=LATER)
     refused = ask(driver, accept).refusal
-    assert refused.reason == "NOT_ACTIVE" and "nobody would follow it (Restart this coordinator" in refused.message
+    assert refused.reason == "LOG_WENT_BACK" and "nobody would follow it (Restart this coordinator" in refused.message
     again = started(driver.log, nonce="0123abd0")
     again.wait(HEARING_SECONDS + 0.1)  # nobody is there this time either
     again.sync()

@@ -60,7 +60,7 @@ def test_whoever_had_forgotten_what_was_later_has_all_that_was_dropped() -> None
         driver.out.clear()
         let_in(driver)
         assert asked(driver) == {driver.id(3): 3} and unlisted(driver) == (1, 3, True), "until it has answered, it may"
-        assert accepts(driver) == "NOT_ACTIVE"
+        assert accepts(driver) == "PARTICIPANT_AWAY"
         says(driver, driver.id(3), answer)
         assert unlisted(driver) == told, "its watermark is above what it has forgotten; a commit alone says nothing of another one"
     driver.wait(1.1)
