@@ -66,6 +66,18 @@ def test_the_list_can_be_narrowed(fields: dict[str, Any], numbers: list[int]) ->
     assert ids(driver, **fields) == [driver.id(number) for number in numbers]
 
 
+@pytest.mark.parametrize("fields", [{"key": "k"}, {"participant": "b", "finished": True}])
+def test_what_a_client_whose_clock_is_ahead_has_run_is_listed_too(fields: dict[str, Any]) -> None:
+    """It ended before it began, by these clocks."""
+    driver = Driver()
+    driver.run(1, "ab", key="k", first_attempt_ms=driver.book.clock_ms + 60_000)
+    assert ids(driver, **fields) == [driver.id(1)], "while it runs"
+    driver.vote("a", 1, "READ_ONLY")
+    driver.vote("b", 1, "READ_ONLY")
+    assert ids(driver, **fields) == [driver.id(1)]
+    assert ids(driver, slow_ms=1, **fields) == []
+
+
 def test_a_state_that_is_none_is_refused_and_told_which_there_are() -> None:
     with pytest.raises(RequestError, match="'BOGUS' is not a state; the states are ABORTED, ACTIVE, COMMITTED"):
         listing.check_transactions(Listing(states=["ACTIVE", "BOGUS"]))
