@@ -51,6 +51,8 @@ def drop(book: Book, participant: Participant) -> None:
     slots = book.slots.get(service_of(participant.name))
     if slots is not None and participant in slots:
         slots.remove(participant)
+        if not slots:  # there is no service of that name any more, and nobody to route to
+            del book.slots[service_of(participant.name)]
     book.heard.pop(participant.name, None)
     book.unheard.discard(participant.name)
     book.awaited.discard(participant.name)

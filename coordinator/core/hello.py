@@ -215,9 +215,9 @@ def _what_it_lost(known: Participant, said: participant_pb2.Hello, position: int
 
 
 def bound(book: Book, name: str, stream: int, identity: Identity) -> None:
-    """The binding is durable: welcome the participant, if it is still there."""
-    participant = book.participants[name]
-    if participant.identity == identity:
+    """The binding is durable: welcome the participant, if it is still there, and was not forgotten meanwhile."""
+    participant = book.participants.get(name)
+    if participant is not None and participant.identity == identity:
         participant.bound = identity
         if participant.stream == stream:
             _welcome(book, participant)

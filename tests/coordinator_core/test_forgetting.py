@@ -73,3 +73,25 @@ def test_a_slot_is_forgotten_by_itself() -> None:
     driver.lose("pay/0")
     assert forget(driver, "pay/0") == ""
     assert [slot.name for slot in driver.book.slots["pay"]] == ["pay/1"]
+
+
+def test_who_is_forgotten_while_its_binding_is_written_is_forgotten() -> None:
+    driver = Driver()
+    driver.step(events.HelloReceived("d", 9, participant_pb2.Hello(participant="d", log_id="log-d", incarnation=1)))
+    driver.lose("d")
+    assert forget(driver, "d") == "" and "d" not in driver.book.participants
+    assert "d" not in Driver(records=driver.log, connect=False).book.participants
+    driver.connect("d", 10)
+    driver.sync()
+    assert driver.book.participants["d"].ready
+
+
+def test_with_its_last_slot_a_service_is_forgotten() -> None:
+    driver = Driver()
+    driver.connect("pay/0", 9)
+    driver.sync()
+    driver.lose("pay/0")
+    assert forget(driver, "pay/0") == ""
+    for life in (driver, Driver(records=driver.log)):
+        life.run(1, ["pay", "a"])  # type: ignore[arg-type]  # any sequence of names
+        assert life.outcomes() == ["1 ABORTED UNKNOWN_PARTICIPANT"]
