@@ -100,6 +100,9 @@ def heard_out(book: Book, participant: Participant) -> None:
     participant.in_doubt.clear()
     _say_heard(book, participant)
     reported, participant.reports, participant.report_bytes = participant.reports, {}, 0
+    if participant.given_up:
+        prepared = {name for name, report in reported.items() if report.state == participant_pb2.BRANCH_STATE_PREPARED}
+        participant.given_up &= prepared
     for report in reported.values():
         _take_report(book, participant, report)
     ask(book, participant)
@@ -299,6 +302,7 @@ def _acknowledgement(book: Book, participant: Participant, what: participant_pb2
     book.counters.acknowledgements += 1
     transaction_id = what.transaction_id
     participant.in_doubt.discard(transaction_id)
+    participant.given_up.discard(transaction_id)
     ordered, told = transaction_id in participant.ordered, transaction_id in participant.told_abort
     participant.told_abort.discard(transaction_id)
     if what.kind != participant_pb2.ACKNOWLEDGEMENT_KIND_HAZARD:

@@ -107,6 +107,8 @@ class Book:
         self.reviews: dict[str, record_pb2.Review] = {}  # orders that wait for a second person, by their names
         self.last_session = 0  # the highest of this epoch: what a later one will number has not begun
         self.proving = 0  # transactions of which the log has lost the decision, and whose participants are asked
+        self.orders_under_way = 0  # operators' orders whose records are on their way to the log
+        self.answers_held: list[effects.Administered] = []  # to further orders, until those are durable
         self.late_heuristics = 0  # transactions that are kept only because a participant contradicted them after they were over
         self._begin_to_serve()
 

@@ -281,6 +281,12 @@ def _forgotten(book: Book, event: events.Durable) -> None:
         operator.forgotten(book, txn, event.detail)
 
 
+def _ordered(book: Book, event: events.Durable) -> None:
+    if event.detail is not None:
+        _durable(book, event.detail)
+    operator.ordered(book)
+
+
 def _heuristic(book: Book, event: events.Durable) -> None:
     txn = book.live.get(event.subject)
     if txn is not None:
@@ -320,6 +326,7 @@ _DURABLE: dict[str, Callable[[Book, events.Durable], None]] = {
     "forgotten": _forgotten,
     "horizon": _evicted,
     "recalled": _recalled,
+    "ordered": _ordered,
 }
 
 

@@ -187,7 +187,7 @@ class Durable:
 
     what: str
     """`epoch`, `decided`, `narrowed`, `opened`, `ended`, `bound`, `heuristic`, `forgotten`, `horizon`,
-    `recalled`."""
+    `recalled`, and `ordered`, an operator's order, whose detail is one of the others, or `None`."""
     subject: str
     """The transaction, or the participant."""
     detail: Any = None

@@ -9,7 +9,8 @@ away must not hold up the others.
               each bound participant was heard, or time is up     -> BEGUN: EpochStarted is forced, then everybody is answered
               one has heard what the log does not say             -> REFUSED, above every epoch that was heard
     REFUSED   the start is refused, and the log stays as it was, however often a supervisor repeats that. No participant is let in,
-              nothing begins, nothing is dropped; operators can look. The way out is the right log, or
+              nothing begins, nothing is dropped; operators can look, and no order of theirs is taken but to accept the loss: what
+              is written before EpochStarted would count as the life's before. The way out is the right log, or
               an operator accepts the loss                        -> BEGUN, with the record of the loss behind EpochStarted
     BEGUN     what is found out only now is recorded as it is found (`Loss`): others have been told something in this life, and a
               restart must know what this process knows.

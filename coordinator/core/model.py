@@ -303,6 +303,9 @@ class Participant:
     in_doubt: set[str] = field(default_factory=set)
     """Transactions that ended heuristically, and of which it was told the decision because it was in doubt, until it has
     acknowledged that: none of them is forgotten before (rule 18)."""
+    given_up: set[str] = field(default_factory=set)
+    """Transactions of which an operator has given up its acknowledgement, until a Hello is complete that does not list them as in
+    doubt, or it acknowledges after all. Until then it may hold the branch: while it is away nobody may forget them (rule 18)."""
     stranded: dict[str, bytes] = field(default_factory=dict)
     """Branches that it is in doubt about, and of which this log can say nothing: another one began them, or it was put back. With
     the Peers of each, as far as they are known."""

@@ -27,21 +27,55 @@ from coordinator.core.phase_two import decision_of_past
 from coordinator.core.proving import may_prove, prove
 from coordinator.core.recovery import bound_record
 from coordinator.core.transitions import TABLE, Input, apply
-from coordinator.core.verdict import decided, last_reports, outcome_decided
+from coordinator.core.verdict import decided, is_given_up, last_reports, outcome_decided
 from troth.errors import Reason, RequestError
 from troth.ids import TransactionId
 from troth.v1 import admin_pb2, client_pb2, common_pb2, participant_pb2, record_pb2
 
 
 def administer(book: Book, event: events.Administer) -> None:
-    """Answer one request of an operator. An answer that tells of records waits for the last of them."""
+    """Answer one request of an operator. An answer that tells of records waits for the last of them; and while records of orders
+    are on their way, so does that to any further order: it may find done, or gone, what is only about to be."""
     appends = book.ready.appends
     before = len(appends)
-    answer = effects.Administered(event.ticket, _HANDLERS[type(event.request)](book, event.request))
+    response = _not_begun(book, event.request) or _HANDLERS[type(event.request)](book, event.request)
+    answer = effects.Administered(event.ticket, response)
     if len(appends) > before:
-        appends[-1] = replace(appends[-1], effects=(*appends[-1].effects, answer))
+        last = appends[-1] = replace(appends[-1], effects=(*appends[-1].effects, answer))
+        if last.force:  # nothing hangs on the others: what is undecided is aborted without a record, too
+            book.orders_under_way += 1
+            appends[-1] = replace(last, event=events.Durable("ordered", "", last.event))
+    elif book.orders_under_way and type(event.request) in _ORDERS:
+        book.answers_held.append(answer)
     else:
         book.ready.effects.append(answer)
+
+
+def ordered(book: Book) -> None:
+    """The record of an order is durable: when it was the last, so is what further orders have found."""
+    book.orders_under_way -= 1
+    if not book.orders_under_way:
+        book.ready.effects += book.answers_held
+        book.answers_held = []
+
+
+_ORDERS: dict[type, Callable[..., Message]] = {
+    admin_pb2.ResolveRequest: admin_pb2.ResolveResponse, admin_pb2.ForgetTransactionRequest: admin_pb2.ForgetTransactionResponse,
+    admin_pb2.ReplaceParticipantRequest: admin_pb2.ReplaceParticipantResponse,
+    admin_pb2.ForgetParticipantRequest: admin_pb2.ForgetParticipantResponse,
+    admin_pb2.AcceptLossRequest: admin_pb2.AcceptLossResponse,
+}  # fmt: skip
+
+
+def _not_begun(book: Book, request: Any) -> Message | None:
+    """The answer to an order while the start is refused: what it would write would stand in the log as if the life before had
+    written it, and whoever has heard more of that would not be found out any more. Only a loss is accepted."""
+    accepts = isinstance(request, admin_pb2.AcceptLossRequest) and not request.participant
+    if book.beginning is not Beginning.REFUSED or type(request) not in _ORDERS or accepts:
+        return None
+    hint = "Start it with the right log, or accept the loss: `troth participants accept-loss`."
+    message = "this start is refused, since the log has lost something: nothing is written"
+    return _ORDERS[type(request)](refusal=cause_of(Reason.LOG_WENT_BACK, message, hint=hint))
 
 
 # ---- forcing
@@ -224,13 +258,13 @@ def _forget(book: Book, request: admin_pb2.ForgetTransactionRequest) -> Message:
 
 
 def _still_owed(book: Book, txn: Transaction) -> common_pb2.Cause | None:
-    """Forgetting never drops a decision that somebody has not acknowledged (rule 18): who was abandoned, and is away, may still
-    hold the branch in doubt. Once it is back, its Hello has settled that; once another log has its name, it will not come back."""
+    """Forgetting never drops a decision that somebody has not acknowledged (rule 18): who was given up, and has been away since,
+    may still hold the branch in doubt. A Hello has settled that, also of who was there for a moment only, as a slot is that is
+    visited; and once another log has its name, it will not come back."""
     for report in last_reports(txn.heuristic):
         participant = book.participants.get(report.participant)
-        hazard = report.branch_outcome == common_pb2.OUTCOME_HAZARD
-        given_up = bool(report.who) and hazard and report.commit_decided and participant is not None
-        if given_up and participant is not None and participant.log_id and not participant.ready:
+        waited_for = is_given_up(report) and participant is not None and txn.id in participant.given_up
+        if waited_for and participant is not None and participant.log_id and not participant.ready:
             message = f"{participant.name} is away, and may still hold the branch: forget it when it is back, or replace it first"
             return cause_of(Reason.PARTICIPANT_AWAY, message)
     for name in txn.branches:
@@ -258,6 +292,7 @@ def forgotten(book: Book, txn: Transaction, record: record_pb2.Forgotten) -> Non
     book.late_heuristics -= txn.late
     for branch in txn.branches.values():
         branch.participant.in_doubt.discard(txn.id)
+        branch.participant.given_up.discard(txn.id)
         if branch.step is BranchStep.HEURISTIC:
             _send_force(book, branch.participant, txn.id, participant_pb2.FORCE_KIND_FORGET, record.who, record.why)
     if txn.id not in book.finished:

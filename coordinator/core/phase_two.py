@@ -22,7 +22,7 @@ from coordinator.core.model import (
     Transaction,
 )
 from coordinator.core.steps import TEXT_CHARACTERS_MAX, Returned, arm, branch_of, no_branch
-from coordinator.core.verdict import decided, heuristic
+from coordinator.core.verdict import decided, heuristic, is_given_up
 from troth.ids import TransactionId
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
@@ -88,7 +88,7 @@ def _say_since(book: Book, txn: Transaction, branch: Branch, message: participan
     name = branch.participant.name
     last = next((report for report in reversed(txn.heuristic) if report.participant == name), None)
     ended = common_pb2.OUTCOME_COMMITTED if message.kind == participant_pb2.ACKNOWLEDGEMENT_KIND_DONE else ENDS[message.kind]
-    given_up = last is not None and last.who and last.commit_decided and last.branch_outcome == common_pb2.OUTCOME_HAZARD
+    given_up = last is not None and is_given_up(last)
     # Where no decision is known, who could not tell may be ended by hand: two ends are what MIXED is known by.
     ended_since = last is not None and last.branch_outcome == common_pb2.OUTCOME_HAZARD and message.kind in BY_HAND.values()
     settled = given_up or (ended_since and decision(book, txn) is None)
@@ -211,6 +211,7 @@ def abandon(book: Book, txn: Transaction, argument: tuple[str, str]) -> None:
                 True, transaction_id=txn.id, participant=branch.participant.name, who=who, why=why,
                 branch_outcome=common_pb2.OUTCOME_HAZARD,
             )  # fmt: skip
+            branch.participant.given_up.add(txn.id)
             append_heuristic(book, txn, branch, report)
 
 

@@ -35,7 +35,7 @@ from coordinator.core.model import (
     scoped,
 )
 from coordinator.core.steps import arm, key_opened
-from coordinator.core.verdict import heuristic_outcome, judged_again, outcome_decided
+from coordinator.core.verdict import heuristic_outcome, is_given_up, judged_again, last_reports, outcome_decided
 from troth.errors import LogDamaged, LogForeign, Reason, RequestError
 from troth.ids import TransactionId
 from troth.lives import Life
@@ -188,6 +188,7 @@ class Replay:
             done = self.book.finished.get(name)
             if name not in self.book.live and (done is None or done.outcome != heuristic_outcome(reports)):
                 self._conclude_heuristic(name, reports)
+            self._wait_for_who_was_given_up(name, reports)
         book.kept_bytes = bytes_kept(book)
 
     def _judge_again(self) -> None:
@@ -272,6 +273,11 @@ class Replay:
         else:
             txn.missing = 1
             arm(self.book, txn)
+
+    def _wait_for_who_was_given_up(self, name: str, reports: list[record_pb2.Heuristic]) -> None:
+        for report in last_reports(reports):
+            if is_given_up(report) and report.participant in self.book.participants:
+                self.book.participants[report.participant].given_up.add(name)
 
     def _conclude_heuristic(self, name: str, reports: list[record_pb2.Heuristic]) -> None:
         txn = reopen(self.book, name, self.book.finished.get(name), State.HEURISTIC)

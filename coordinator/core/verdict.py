@@ -80,6 +80,11 @@ def last_reports(reports: Iterable[record_pb2.Heuristic]) -> Collection[record_p
     return {report.participant: report for report in reports}.values()
 
 
+def is_given_up(report: record_pb2.Heuristic) -> bool:
+    """Whether an operator has given an acknowledgement up, and its participant has not said since how the branch ended."""
+    return bool(report.who) and report.commit_decided and report.branch_outcome == HAZARD
+
+
 def heuristic_outcome(reports: Sequence[record_pb2.Heuristic]) -> common_pb2.Outcome.ValueType:
     """The table above."""
     ends = {report.branch_outcome for report in last_reports(reports)}

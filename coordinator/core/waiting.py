@@ -1,7 +1,8 @@
 """Orders of operators that wait for a second person.
 
 They are in the log, and nowhere else: so they outlive a restart, and go with their shard to whichever node has it next. Who may
-approve is decided outside (`coordinator.services.reviews`). An order is taken once: its end is durable before it is carried out,
+approve is decided outside (`coordinator.services.reviews`). (While a start is refused nothing is written, and that a loss is to be
+accepted waits in this process alone.) An order is taken once: its end is durable before it is carried out,
 so that no crash has it done twice; one that is lost then is asked for again.
 """
 
@@ -13,6 +14,7 @@ from google.protobuf.message import Message
 
 from coordinator.core import effects
 from coordinator.core.book import Book
+from coordinator.core.model import Beginning
 from troth.v1 import record_pb2
 
 KIND = "review"
@@ -33,7 +35,8 @@ def change(book: Book, review: record_pb2.Review) -> Message:
         return record_pb2.Review()
     else:
         known = book.reviews[review.review] = review
-    book.append(f"{KIND}/{review.review}", book.record_of(review=review), force=True)
+    if book.beginning is not Beginning.REFUSED:
+        book.append(f"{KIND}/{review.review}", book.record_of(review=review), force=True)
     return known
 
 

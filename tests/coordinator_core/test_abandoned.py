@@ -52,9 +52,9 @@ def test_it_is_told_commit_when_it_asks() -> None:
     assert driver.txn(1).state.name == "HEURISTIC", "people look first"
 
 
-def forget(driver: Driver) -> str:
-    """Ask to forget transaction 1; returns the reason of the refusal, if any."""
-    request = admin_pb2.ForgetTransactionRequest(transaction_id=driver.id(1), who="ann", why="repaired")
+def forget(driver: Driver, name: str = "") -> str:
+    """Ask to forget transaction 1, or one of an earlier life; returns the reason of the refusal, if any."""
+    request = admin_pb2.ForgetTransactionRequest(transaction_id=name or driver.id(1), who="ann", why="repaired")
     driver.step(events.Administer("ticket", request))
     driver.sync()
     (answer,) = driver.take(effects.Administered)
@@ -147,3 +147,49 @@ def test_it_can_be_forgotten_when_the_participant_is_back_and_not_in_doubt() -> 
     driver.connect("b", 9, reports=[prepared(driver)])
     driver.connect("b", 10)
     assert forget(driver) == ""
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_who_was_back_for_a_moment_is_not_waited_for_again(restart: bool) -> None:
+    """A slot that was given back is visited for moments only: nobody is quick enough to forget something just then."""
+    driver = abandoned()
+    driver.take(effects.Administered)
+    name = driver.id(1)
+    if restart:
+        driver = Driver(records=driver.log, connect=False)
+        driver.connect("a", 1)
+        driver.say("a", participant_pb2.Acknowledgement(transaction_id=name, kind=participant_pb2.ACKNOWLEDGEMENT_KIND_DONE))
+        driver.sync()
+        assert forget(driver, name) == "PARTICIPANT_AWAY", "another life does not know that it was there"
+    driver.connect("b", 9)
+    driver.lose("b")
+    assert forget(driver, name) == "" and not driver.book.live
+
+
+def test_who_was_back_in_doubt_and_left_before_it_had_acknowledged_is_waited_for() -> None:
+    driver = abandoned()
+    driver.take(effects.Administered)
+    driver.connect("b", 9, reports=[prepared(driver)])
+    driver.lose("b")
+    assert forget(driver) == "PARTICIPANT_AWAY"
+    driver.connect("b", 10, reports=[prepared(driver)])
+    assert forget(driver) == "NOT_ACTIVE", "it was told COMMIT, and has not acknowledged that"
+    driver.acknowledge("b", 1)
+    driver.lose("b")
+    assert forget(driver) == ""
+
+
+def test_who_was_back_in_doubt_while_another_one_is_owed_is_waited_for() -> None:
+    driver = Driver()
+    driver.run(1, "abc")
+    for name in "abc":
+        driver.vote(name, 1)
+    driver.sync()
+    driver.lose("b")
+    request = admin_pb2.ResolveRequest(transaction_id=driver.id(1), action=admin_pb2.RESOLVE_ACTION_ABANDON, who="ann", why="x")
+    driver.step(events.Administer("ticket", request))
+    driver.connect("b", 9, reports=[prepared(driver)])  # the records of who was given up are on their way
+    driver.sync()
+    driver.lose("b")
+    driver.take(effects.Administered)
+    assert driver.txn(1).state.name == "HEURISTIC" and forget(driver) == "PARTICIPANT_AWAY"

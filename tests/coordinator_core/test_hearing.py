@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from coordinator.core import effects, events, hearing
 from coordinator.core.model import Beginning
 from tests.coordinator_core.driver import LOG_ID, NONCE, Driver
@@ -93,6 +95,33 @@ def test_a_start_that_is_refused_leaves_the_log_as_it_was_however_often_it_is_re
         listed = ask(driver, admin_pb2.ListParticipantsRequest()).participants
         assert ["never began" in row.loss for row in listed] == [True, False, False]
         assert not driver.waiting and driver.log == records
+
+
+WHO = {"who": "ann", "why": "x"}
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        admin_pb2.ForgetParticipantRequest(participant="c", **WHO), admin_pb2.AcceptLossRequest(participant="c", **WHO),
+        admin_pb2.ReplaceParticipantRequest(participant="c", log_id="log-new", **WHO),
+        admin_pb2.ForgetTransactionRequest(transaction_id="c1.1.0123abce.0.1", **WHO),
+        admin_pb2.ResolveRequest(transaction_id="c1.1.0123abce.0.1", action=admin_pb2.RESOLVE_ACTION_ABANDON, **WHO),
+    ],
+)  # fmt: skip
+def test_no_order_is_taken_while_the_start_is_refused(order: Any) -> None:
+    """Its record would count as one of the life before: whoever has heard more of that one would be welcome again."""
+    records = log_of_a_life()
+    driver = started(list(records))
+    hello(driver, "a", 9, epoch=2, nonce=LATER)
+    refusal = ask(driver, order).refusal
+    assert refusal.reason == "LOG_WENT_BACK" and "accept-loss" in refusal.message
+    assert not driver.waiting and driver.log == records
+    waits = record_pb2.Review(review="c1-1", kind="AcceptLossRequest", until_ms=2**60)
+    assert ask(driver, waits) == waits and driver.log == records, "it waits in this process"
+    assert ask(driver, admin_pb2.AcceptLossRequest(**WHO)).participants == ["a"]
+    assert ask(driver, record_pb2.Review(review="c1-1", over=True)).review == "c1-1"
+    assert driver.log[: len(records)] == records and driver.kinds()[len(records)] == "epoch_started"
 
 
 def test_when_the_right_log_is_back_its_life_begins() -> None:

@@ -253,6 +253,35 @@ def test_only_a_heuristic_outcome_is_forgotten_and_twice_is_as_good_as_once() ->
     assert administer(driver, request).refusal.reason == "NOT_ACTIVE"
 
 
+def test_an_order_that_finds_done_what_is_only_being_written_is_answered_when_that_is_durable() -> None:
+    """The same is ordered twice when an answer was lost; the node may die before either has come about."""
+    driver = states.committing()
+    abandon = admin_pb2.ResolveRequest(transaction_id=driver.id(1), action=ABANDON, **BECAUSE)
+    driver.step(events.Administer("first", abandon))
+    driver.step(events.Administer("second", abandon))
+    assert driver.take(effects.Administered) == []
+    driver.step(events.Administer("look", admin_pb2.ListTransactionsRequest()))
+    assert [answer.ticket for answer in driver.take(effects.Administered)] == ["look"], "who only looks does not wait"
+    driver.sync()
+    assert sorted(answer.ticket for answer in driver.take(effects.Administered)) == ["first", "second"]
+    assert not driver.book.orders_under_way and not driver.book.answers_held
+    driver.step(events.Administer("third", abandon))
+    (answer,) = driver.take(effects.Administered)
+    assert answer.response.refusal.reason == "NOT_ACTIVE", "and when nothing is on its way, it is answered at once"
+
+
+def test_who_is_forgotten_is_unknown_to_further_orders_when_that_is_durable() -> None:
+    driver = Driver()
+    driver.lose("b")
+    forget = admin_pb2.ForgetParticipantRequest(participant="b", **BECAUSE)
+    driver.step(events.Administer("first", forget))
+    driver.step(events.Administer("second", forget))
+    assert driver.take(effects.Administered) == [], "in a cell UNKNOWN would be taken for done"
+    driver.sync()
+    told = {answer.ticket: answer.response.refusal.reason for answer in driver.take(effects.Administered)}
+    assert told == {"first": "", "second": "UNKNOWN_PARTICIPANT"}
+
+
 @pytest.mark.parametrize(
     "participant, why, reason", [("z", "gone", "UNKNOWN_PARTICIPANT"), ("a", "gone", "NOT_ACTIVE"), ("a", "", "INVALID_ARGUMENT")]
 )

@@ -113,6 +113,7 @@ def left(book: Book) -> Iterator[str]:
     held: dict[str, Any] = {
         "retries that wait": book.joiners,
         "watchers": book.watchers,
+        "answers to operators": book.answers_held,
         "events to come": book.again,
         "questions": [name for name in book.asking if book.live[name].state is not State.HEURISTIC],
         "tickets": [txn.id for txn in book.live.values() if txn.tickets],
@@ -126,6 +127,7 @@ def left(book: Book) -> Iterator[str]:
         held[f"questions to {participant.name}"] = participant.questions
         held[f"reports of {participant.name}"] = participant.reports
         held[f"doubts of {participant.name}"] = [name for name in participant.in_doubt if name not in open_ids]
+        held[f"what {participant.name} was given up of"] = [name for name in participant.given_up if name not in open_ids]
     for what, there in held.items():
         if there:
             yield f"there are {what} left: {list(there)}"
