@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.sim.mutant import Mutant, adder, to
+from tests.sim_cell import mutants_operators
 from tests.sim_cell.clients import CellWorkload
 from tests.sim_cell.nodes import Cell, ShardProcess
 from tests.sim_cell.owned import Host, Owned
@@ -101,3 +102,5 @@ _mutant("a directory is trusted: who is dialled is taken for the shard", "hints 
 
 _mutant("what a process knows to be durable is not compared", "21", (Host, "is_gone", to(_never)))
 _mutant("who has heard more of a log than it has is welcomed", "21", (Lives, "lacks", to(_never)))
+
+MUTANTS += mutants_operators.MUTANTS

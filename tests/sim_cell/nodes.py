@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -90,6 +91,12 @@ class Node(Host):
         """See `Host`."""
         return ShardProcess(self, disk)
 
+    def _took(self, log: OwnedLog, epoch: int, *rest: Any) -> None:
+        super()._took(log, epoch, *rest)
+        core = self.cores.get(log.name)
+        if isinstance(core, ShardProcess) and core.alive and any(txn.heuristic for txn in core.core._book.live.values()):
+            self.world.reach("a branch that was ended by hand was read by the next owner")
+
     def directory(self) -> common_pb2.Directory:
         """What it saw last, with what it has itself."""
         places = []
@@ -110,6 +117,9 @@ class ShardProcess(Owned, CoordinatorProcess):
         self.cell = node.cell
         self.shard = disk.log.name
         self.giving = False
+        self._asked: dict[object, Callable[[Any], None]] = {}
+        """What operators have asked, and who hears the answer."""
+        self.on_administered = self._administered
         self.own(node)
         node.cell.on_made(self)
 
@@ -126,6 +136,31 @@ class ShardProcess(Owned, CoordinatorProcess):
     def answering(self, epoch_seen: int | None = None) -> CoordinatorProcess:
         """Itself."""
         return self
+
+    # ---- operators
+
+    def administer(self, request: Any, told: Callable[[Any], None]) -> None:
+        """Ask the core; `told` hears its answer, or `None` when this process has the shard no more before it has answered."""
+        if not self.alive:
+            told(None)
+            return
+        ticket = object()
+        self._asked[ticket] = told
+        self.later(0.0, self.submit, into.Administer(ticket, request))
+
+    def _administered(self, ticket: Any, response: Any) -> None:
+        told = self._asked.pop(ticket, None)
+        if told is not None:
+            told(response)
+
+    def died(self) -> None:
+        """Everybody notices, and so does whoever waits for an answer."""
+        super().died()
+        waiting, self._asked = self._asked, {}
+        if waiting and self.disk.log.epoch != self.disk.epoch:
+            self.world.reach("an order was taken, and its owner was fenced")
+        for told in waiting.values():
+            told(None)
 
     # ---- keys
 

@@ -29,6 +29,8 @@ class ClaimedDisk(Disk):
         self.known = read[-1][0] if read else 0
         self.generation = 0
         """The connection that it was claimed on, and that appends go over."""
+        self.asked = 0.0
+        """When it was claimed: the lease is counted from then, however late its answer is heard."""
 
     def crash(self, random: Any) -> None:
         """A database does not die with who uses it."""
@@ -128,10 +130,10 @@ class Host:
             self.world.say(self.name, f"claims {log.name}, and hears nothing")
             log.until = self.world.now  # its connection was lost, so nobody holds it
             return False
-        self.later(self.world.random.expovariate(1 / 0.005), self._took, log, *claimed, self.store.generation)
+        self.later(self.world.random.expovariate(1 / 0.005), self._took, log, *claimed, self.store.generation, self.world.now)
         return True
 
-    def _took(self, log: OwnedLog, epoch: int, read: Records, generation: int) -> None:
+    def _took(self, log: OwnedLog, epoch: int, read: Records, generation: int, asked: float) -> None:
         self.world.say(self.name, f"has claimed {log.name}, epoch {epoch}, {len(read)} records")
         if log.name in self.cores:
             return
@@ -141,7 +143,7 @@ class Host:
             self.refused(log, epoch)
             return
         disk = ClaimedDisk(log, epoch, read)
-        disk.generation = generation
+        disk.generation, disk.asked = generation, asked
         core = self.make(log, disk)
         self.cores[log.name] = core
         if self.dice is not None:
@@ -176,7 +178,7 @@ class Owned(Process):
     def own(self, host: Host) -> None:
         """Belong to a host."""
         self.host = host
-        self.held_until = self.world.now + LEASE_SECONDS
+        self.held_until = self.disk.asked + LEASE_SECONDS
         self.restart = lambda process: None
 
     def crash(self, why: str) -> None:

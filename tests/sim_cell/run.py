@@ -10,8 +10,10 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+from coordinator.core.model import State
+from participant_sdk.core.branches import State as BranchState
 from participant_sdk.core.core import ParticipantCore
-from tests.sim import checkers, key_results, keys
+from tests.sim import checkers, heuristics, key_results, keys
 from tests.sim.clients import History
 from tests.sim.network import Network, Weather
 from tests.sim.plan import Plan
@@ -21,21 +23,28 @@ from tests.sim.scene import Scene
 from tests.sim.world import World
 from tests.sim_cell.clients import CallerOf, CellWorkload, Door
 from tests.sim_cell.nodes import Cell, Node, ShardProcess
+from tests.sim_cell.operators import CellOperators
 from tests.sim_cell.owned import Host
 from tests.sim_cell.services import Service, Worker
 from tests.sim_cell.store import CELL, OwnedLog, Store
+from tests.sim_cell.told import Told
 from troth.cell import Places, shard_names
 from troth.ids import service_of
-from troth.v1 import participant_pb2
+from troth.ready import Append
+from troth.v1 import participant_pb2, record_pb2
 
 SHARDS, NODES, SERVICES, WORKERS, CLIENTS = 4, 3, ("p1", "p2", "p3"), 2, 2
 PEACE_SECONDS = 40.0
 TROUBLES = ("die", "die", "die", "pause", "pause", "pause", "drain", "cut", "away", "fail over", "all die")
 CHECKERS = (
     checkers.agreement, checkers.never_reversed, checkers.all_voted, checkers.told_is_true, checkers.exactly_once,
-    checkers.conservation, keys.told_is_true_of_keys, key_results.results_are_their_commits,
+    checkers.conservation, keys.told_is_true_of_keys, key_results.results_are_their_commits, checkers.history_is_true,
 )  # fmt: skip
 """Those of the level `core` that look at what clients, banks and disks say."""
+BEFORE_FORGETTING = (heuristics.heuristics_told, heuristics.outcomes_true, heuristics.nothing_in_doubt)
+"""Those that look when all is decided, and before operators have forgotten what they have seen."""
+FORGETTING_ROUNDS = 5
+FORCED = (BranchState.FORCED_COMMIT, BranchState.FORCED_ABORT)
 
 MUST_REACH = (
     "an append was fenced", "an append landed behind its owner's end", "an owner woke past its lease", "an owner stepped down",
@@ -43,6 +52,15 @@ MUST_REACH = (
     "crash half-way through a hand-over", "a slot was adopted", "a dialler was sent on", "a key came to another shard",
     "a failover lost records", "who wrote it refused what a failover had left", "a start on an older copy was refused",
     "the store was away", "key joined while running", "client asked and was told",
+    "operator ordered a branch to end", "operator aborted a transaction", "operator abandoned a participant",
+    "heuristic outcome forgotten", "operator drained a node", "operator listed a cell", "a key was looked up",
+    "operator was told that a participant is forgotten", "operator was told that a log is let in",
+    "operator was told that it is forgotten", "an operator asked a node that was losing the shard",
+    "an operator's request was passed on", "a stale directory sent an operator to who had the shard no more",
+    "an answer to an operator was lost", "an order was asked again, of another node", "an order was asked again, and refused",
+    "forced as decided", "forced abort against the decision", "forced commit against the decision",
+    "forced branch reported to the coordinator", "an order was taken, and its owner was fenced",
+    "a branch that was ended by hand was read by the next owner",
 )  # fmt: skip
 REACH_SEEDS = 1000
 
@@ -70,8 +88,16 @@ class CellRun:
         self.workload = CellWorkload(world, self.clients, accounts, steady=False)
         self.workload.cell = cell
         self.scene = self._scene()
+        self.operators = CellOperators(cell, self.services, Told(cell, self.history, loses=self.loses), self._stir)
+        self.scene.operators = self.operators  # type: ignore[assignment]  # a cell's
         self.troubles = 0
         self.found: list[str] = []
+        for shard in shards:
+            store.logs[shard].disk.forced = partial(self._forced, shard)
+
+    def _forced(self, shard: str, append: Append) -> None:
+        self.scene.witness.forced_record(shard, append)
+        self.operators.judge.recorded(shard, append)
 
     def _service(self, name: str) -> Service:
         accounts = {f"{name}/{number}": BALANCE for number in range(ACCOUNTS)}
@@ -88,7 +114,7 @@ class CellRun:
         return list(made.values())
 
     def _scene(self) -> Scene:
-        speaker: Any = SimpleNamespace(world=self.world, name="C", stale=None)
+        speaker: Any = AllShards(self.world, self.store, self.cell.shards)
         services: Any = self.services
         scene = Scene(speaker, services, self.history, len(SERVICES) * ACCOUNTS * BALANCE, {})
         witness = scene.witness
@@ -101,8 +127,6 @@ class CellRun:
                 witness.handed_over(service_of(source), service_of(target), field, message)
 
         self.network.handed_over = handed_over
-        for shard in self.cell.shards:
-            self.store.logs[shard].disk.forced = partial(witness.forced_record, shard)
         self.cell.on_made = self._made
         return scene
 
@@ -119,6 +143,7 @@ class CellRun:
                 scene.keys.answered(attempt, answer, self.world.now)
 
         process.on_answered = answered
+        process.on_over = scene.witness.was_over
         process.on_begun = lambda session, response: scene.keys.begun(session, response, self.world.now)
         process.welcomed = self._welcomed  # type: ignore[assignment]  # a shard's
 
@@ -149,10 +174,53 @@ class CellRun:
         if self.loses:
             world.run_until(world.now + 4.0)
             return
+        self.come_to_rest()
+        self.operators.over = True
+        if self.operators.forced or self.operators.abandoned:
+            self.clear_up()
+            self.come_to_rest()
+
+    def come_to_rest(self) -> None:
+        """Let time pass until nobody waits for anything."""
+        world = self.world
         end = world.now + PEACE_SECONDS
         while world.now < end and not self.is_at_rest():
             world.run_until(world.now + 0.5)
         world.run_until(world.now + 1.0)
+
+    def clear_up(self) -> None:
+        """Operators look at what they have done, and forget it when they have: by any node, and over takeovers."""
+        world, operators, own = self.world, self.operators, Random(self.seed)
+        for node in self.cell.nodes.values():
+            if own.random() < 0.3:
+                node.die("to see what is kept")
+        self.network.renew()
+        world.run_until(world.now + 1.0)
+        self.come_to_rest()
+        self._see(own)
+        self.scene.expected = _expected(self.history)
+        self.scene.outcomes = dict(operators.told)
+        self.found += checkers.judge_only(self.scene, BEFORE_FORGETTING)
+        self.scene.outcomes = {name: told for name, told in operators.told.items() if name not in operators.judge.forgotten}
+        self.found += checkers.judge_only(self.scene, (heuristics.forced_kept,))
+        for _ in range(FORGETTING_ROUNDS):
+            if not operators.forget_all(own):
+                break
+            world.run_until(world.now + 0.5)
+            self.network.renew()  # whoever still has something to tell tells it in his next Hello
+            world.run_until(world.now + 1.5)
+            self.come_to_rest()
+            self._see(own)
+
+    def _see(self, own: Random) -> None:
+        self.operators.see(own)
+        self.world.run_until(self.world.now + 2.0)
+
+    def _stir(self, what: str, name: str, own: Random) -> None:
+        """Trouble for one host, and no other: just when somebody asks it for something."""
+        if not self.store.calm:
+            self.troubles += 1
+            self._make(what, next(host for host in self.hosts if host.name == name), self.cell.nodes[name], own)
 
     def _plan_troubles(self) -> None:
         plan, network = self.plan, self.network
@@ -173,12 +241,29 @@ class CellRun:
         own = plan.draw("loss") if self.loses else None
         if own is not None:
             self.world.after(own.uniform(0.5, FAULT_SECONDS), self._trouble, "lose", own)
+        self._plan_operators()
+
+    def _plan_operators(self) -> None:
+        """In every other run people are at work; where messages are lost, much is in doubt."""
+        plan = self.plan
+        if not plan.coin(0.5):
+            return
+        own = plan.draw("lossy weather")
+        if own is not None:
+            self.network.weather = Weather(own.choice([0.02, 0.1]), 0.02, own.choice([0.001, 0.01]), own.choice([0.0, 0.01]))
+        for number in range(1, plan.count(2, 8) + 1):
+            own = plan.draw(f"operator{number}")
+            if own is not None:
+                self.operators.plan(own, FAULT_SECONDS)
 
     def _trouble(self, what: str, own: Random) -> None:
         if self.store.calm:
             return
         self.troubles += 1
         host, node = own.choice(self.hosts), own.choice(list(self.cell.nodes.values()))
+        self._make(what, host, node, own)
+
+    def _make(self, what: str, host: Host, node: Node, own: Random) -> None:
         self.world.say("*", f"TROUBLE {what} {host.name} {node.name}")
         if what == "die":
             host.die("by a blow")
@@ -211,7 +296,7 @@ class CellRun:
     def is_at_rest(self) -> bool:
         """Whether nobody waits for anything."""
         waiting = self.workload.waiting or any(client.pending or client.asking for client in self.clients)
-        return not waiting and not list(self._left())
+        return not waiting and not list(self._left(forced=True))
 
     # ---- judging
 
@@ -231,46 +316,58 @@ class CellRun:
 
     def judge(self) -> list[str]:
         """All violations."""
-        found = [*self.store.violations, *self.found]
+        found = [*self.store.violations, *self.found, *self.operators.judge.violations]
         if self.loses:
             return found
         self.scene.expected = _expected(self.history)
         found += checkers.judge(self.scene, CHECKERS)
+        found += self.operators.judge.judge(self.scene, self.operators.kept)
         found += self._left()
         for client in self.clients:
             for attempt in [*client.pending.values(), *client.asking.values()]:
                 found.append(f"AC5 everyone answered: {client.name} was never told of {attempt.transaction_id}")
         return found
 
-    def _left(self) -> Iterator[str]:
-        """What is not served, not shared evenly, not decided, or not adopted."""
+    def _left(self, *, forced: bool = False) -> Iterator[str]:
+        """What is not served, not shared evenly, not decided, or not adopted; with `forced` but for what operators have ended."""
         counts = [len(node.cores) for node in self.cell.nodes.values()]
         if sum(counts) != SHARDS or max(counts) - min(counts) > 1:
             yield f"AC5 all shards are served: the nodes have {counts}"
         for node in self.cell.nodes.values():
             for core in node.cores.values():
-                if not core.serving or core.core._book.live:
-                    yield f"AC5 nothing left: {core.shard} on {node.name}, serving {core.serving}, has {list(core.core._book.live)}"
+                live = [one for one in core.core._book.live.values() if not (forced and one.state is State.HEURISTIC)]
+                if not core.serving or live:
+                    text = [f"{one.id} {one.state.value}" for one in live]
+                    yield f"AC5 nothing left: {core.shard} on {node.name}, serving {core.serving}, has {text}"
         for service in self.services.values():
-            yield from self._left_at(service)
-
-    def _left_at(self, service: Service) -> Iterator[str]:
-        running = {core.disk.log.name: core for worker in service.workers for core in worker.cores.values()}
-        for log in service.slots():
-            core = running[log.name].core if log.name in running else self._read(service, log)
-            if core.states():
-                yield f"AC5 everything in doubt is adopted: {log.name}, owner {log.owner or 'none'}, has {core.states()}"
-        if service.row_locks:
-            yield f"AC5 nothing left: {service.name} holds {service.row_locks}"
-
-    def _read(self, service: Service, log: OwnedLog) -> ParticipantCore:
-        core = ParticipantCore(service.config)
-        core.recover([body for _, body in log.disk.durable], self.world.instant(), _opened(log))
-        return core
+            for log in service.slots():
+                left = [one for one in service.states_of(log) if not (forced and one[1] in FORCED)]
+                if left:
+                    yield f"AC5 everything in doubt is adopted: {log.name}, owner {log.owner or 'none'}, has {left}"
+            if service.row_locks:
+                yield f"AC5 nothing left: {service.name} holds {service.row_locks}"
 
 
-def _opened(log: OwnedLog) -> Any:
-    return SimpleNamespace(log_id=log.disk.log_id, position=log.disk.position)
+class AllShards:
+    """All coordinators of a cell, as checkers look at one."""
+
+    name, stale = "C", None
+
+    def __init__(self, world: World, store: Store, shards: tuple[str, ...]) -> None:
+        self.world, self._store, self._shards = world, store, shards
+
+    @property
+    def disk(self) -> Any:
+        """What the logs of all shards say, of services in whichever slot."""
+        records = [record for shard in self._shards for record in self._store.logs[shard].disk.durable]
+        return SimpleNamespace(durable=[(seq, _of_service(body)) for seq, body in records])
+
+
+def _of_service(body: bytes) -> bytes:
+    record = record_pb2.CoordinatorRecord.FromString(body)
+    if record.HasField("heuristic"):
+        record.heuristic.participant = service_of(record.heuristic.participant)
+    return record.SerializeToString()
 
 
 def run(seed: int, *, tracing: bool = False, transactions: int | None = None, keep: Iterable[str] | None = None) -> Result:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from participant_sdk.core import effects as out
 from participant_sdk.core import events as into
-from participant_sdk.core.branches import Config
+from participant_sdk.core.branches import Config, State
 from participant_sdk.core.core import ParticipantCore
 from tests.sim.bank import Bank, Rows
 from tests.sim.following import may_follow
@@ -16,6 +17,7 @@ from tests.sim_cell.nodes import Cell, ShardProcess
 from tests.sim_cell.owned import ClaimedDisk, Host, Owned
 from tests.sim_cell.store import OwnedLog
 from troth.cell import Places
+from troth.ready import Opened
 from troth.v1 import common_pb2, participant_pb2
 
 SLOTS_MAX = 4
@@ -80,6 +82,27 @@ class Service:
                 whole.rows.applied.setdefault(transaction_id, []).extend(changes)
         return whole
 
+    @property
+    def disk(self) -> Any:
+        """What all of its slots have written."""
+        return SimpleNamespace(durable=[record for log in self.slots() for record in log.disk.durable])
+
+    @property
+    def core(self) -> Any:
+        """What all of its slots have unfinished, whoever runs them."""
+        return SimpleNamespace(states=lambda: [one for log in self.slots() for one in self.states_of(log)])
+
+    def states_of(self, log: OwnedLog) -> Sequence[tuple[str, State]]:
+        """What a slot has unfinished: as its process says, or as whoever comes next will read it."""
+        for worker in self.workers:
+            running = worker.cores.get(log.name)
+            if isinstance(running, SlotProcess) and running.disk.epoch == log.epoch:
+                return running.core.states()
+        core = ParticipantCore(self.config)
+        opened = Opened(log.disk.log_id, log.disk.position)
+        core.recover([body for _, body in log.disk.durable], self.cell.world.instant(), opened)
+        return core.states()
+
     def slots(self) -> list[OwnedLog]:
         """The logs of all of its slots."""
         return [log for name, log in sorted(self.cell.store.logs.items()) if name.startswith(f"{self.name}/")]
@@ -101,6 +124,11 @@ class Service:
         """The slots that processes have of their own, and that serve."""
         own = [worker.own for worker in self.workers if worker.alive]
         return [one for one in own if one is not None and one.alive and one.serving]
+
+    def running_all(self) -> list[SlotProcess]:
+        """Every slot that a process has, its own or one that it visits."""
+        running = [core for worker in self.workers for core in worker.cores.values()]
+        return [core for core in running if isinstance(core, SlotProcess) and core.alive and core.serving]
 
     def route(self, transaction_id: str) -> SlotProcess | None:
         """Where a call of a transaction goes: mostly to one process, as a proxy sees to it by the header."""
@@ -206,11 +234,12 @@ class SlotProcess(Owned, ParticipantProcess):
     def recovered(self) -> None:
         """What is unfinished has its rows locked, and nothing else has; then the core may begin."""
         self.opened_at = self.position
-        for account in list(self.bank.row_locks):
-            del self.bank.row_locks[account]
         self.incarnation = self.core.incarnation_seen
-        for transaction_id, rows in self.core.recovered_rows():
-            self.bank.recover_locks(transaction_id, list(rows))
+        if self.disk.log.epoch == self.disk.epoch:  # who was stopped since its claim finds the locks of who has the slot now
+            for account in list(self.bank.row_locks):
+                del self.bank.row_locks[account]
+            for transaction_id, rows in self.core.recovered_rows():
+                self.bank.recover_locks(transaction_id, list(rows))
         if self.incarnation == 0:
             self._begin()
         else:

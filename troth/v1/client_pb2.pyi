@@ -526,8 +526,9 @@ class CommitRequest(_message.Message):
     wait: _common_pb2.Wait.ValueType
     """When to answer."""
     result: _builtins.bytes
-    """What the transaction came to, of one with a key: a serialised KeptResult. It is durable with the commit, and given back under the key for
-    as long as that is kept. Needs the feature `key_results` in ClientWelcome: otherwise nobody keeps it. Without a key: INVALID_ARGUMENT.
+    """What the transaction came to, of one with a key: a serialised KeptResult. It is durable with the commit, and given back under the
+    key for as long as that is kept. Needs the feature `key_results` in ClientWelcome: otherwise nobody keeps it. Without a key it
+    aborts (INVALID_ARGUMENT).
     """
     result_optional: _builtins.bool
     """Whether to commit without `result` where there is no room to keep it (OVERLOADED), or where it is too large (PAYLOAD_TOO_LARGE);
@@ -575,8 +576,8 @@ class KeptResult(_message.Message):
     MADE_BY_FIELD_NUMBER: _builtins.int
     ENCODED_FIELD_NUMBER: _builtins.int
     made_by: _builtins.bytes
-    """What made it, for whoever gives it back by itself: a hash of the function and of the arguments it was called with. Empty where the caller
-    said the value himself.
+    """What made it, for whoever gives it back by itself: a hash of the function and of the arguments it was called with. Empty where the
+    caller said the value himself.
     """
     encoded: _builtins.bytes
     """In place of both: the same message, serialised, and encoded by the client's payload codec."""
@@ -735,7 +736,7 @@ class Answer(_message.Message):
     replayed: _builtins.bool
     """Whether the key had been used before and this is the answer of then."""
     result: _builtins.bytes
-    """Of a commit that was asked about under its key: what its caller said that it came to (CommitRequest.result); empty when nothing was kept."""
+    """Of a commit that is told under its key: what its caller said that it came to (CommitRequest.result); empty when nothing was kept."""
     @_builtins.property
     def cause(self) -> _common_pb2.Cause:
         """Why it did not commit; absent for a commit."""
