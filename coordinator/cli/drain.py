@@ -23,6 +23,13 @@ def drain(coordinator: str | None, timeout: float, as_json: bool) -> None:
     render.answer(response, as_json, "draining", f"undecided={response.undecided}", f"unacknowledged={response.unacknowledged}")
 
 
+PER_SHARD = (
+    "One node of a cell of {shards} shards. The limits of the core hold for each shard, and the fullest one here is shown. "
+    "keys_max is of the cell, and of it each shard has one part in {shards}. Calls, streams, watches and outboxes are the node's."
+)
+"""What is said of limits where there are several shards (docs/decisions/0047)."""
+
+
 @click.command(cls=Command, examples="troth status\ntroth status --json")
 @coordinator_option
 @json_option
@@ -32,11 +39,15 @@ def status(coordinator: str | None, timeout: float, as_json: bool) -> None:
 
     with connected(coordinator, timeout) as remote:
         response = remote.call(remote.admin.GetStatus, admin_pb2.GetStatusRequest())
+        shards = len(remote.call(remote.admin.GetCell, admin_pb2.GetCellRequest()).shards)
     document = render.plain(response)
     if as_json:
         render.write_json(document)
     else:
         _show_status(document, ((one.limit, one.used, one.max, f"{percent(one)} %") for one in response.fills))
+        if shards > 1:
+            render.say()
+            render.say(PER_SHARD.format(shards=shards))
     for one in response.fills:
         if percent(one) >= WARN_PERCENT:
             render.tell(f"troth: {one.limit} is {percent(one)} % full; see docs/reference/limits.md")

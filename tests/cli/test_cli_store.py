@@ -255,7 +255,9 @@ async def test_nodes_share_the_shards_of_a_cell_and_show_it(dsn: str, node: Call
     told = (await troth("cell", "--coordinator", first.address)).out
     assert "one" in told and "c1-03" in told
     for command in (("txn", "list"), ("participants",), ("status",)):
-        assert (await troth(*command, "--coordinator", first.address)).code == 0
+        done = await troth(*command, "--coordinator", first.address)
+        assert done.code == 0
+    assert "cell of 4 shards" in done.out and "one part in 4" in done.out, "whose the limits are"
     there = next(shard["coordinator"] for shard in cell["shards"] if shard["node"] == "two")
     explained = await troth("txn", "explain", f"{there}.1.9f2c4e1a.1.1", "--coordinator", first.address, "--json")
     assert "UNKNOWN_TRANSACTION" in explained.out
