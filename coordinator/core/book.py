@@ -99,6 +99,7 @@ class Book:
         self.keys_unreadable = False  # whether the log has idempotency keys that are sealed with a payload key that is not there
         # How far participants' logs were heard since the newest append, which is said by the next one, once for a frame's messages.
         self.heard: dict[str, int] = {}
+        self.gone: dict[str, record_pb2.CoordinatorRecord] = {}  # who was forgotten within the retention; see `forgetting`
         self.slots: dict[str, list[Participant]] = {}  # of each service that has some; see `slots`
         self.sessions: dict[str, Session] = {}
         self.invites: Callable[[str, str], bool] = lambda owner, service: True  # see `owners`
@@ -285,6 +286,7 @@ class Book:
         known = self.participants.get(name)
         if known is None:
             known = self.participants[name] = Participant(name, next_order=self.past_orders.pop(name, 1))
+            self.gone.pop(name, None)
             if (service := service_of(name)) != name:
                 self.slots.setdefault(service, []).append(known)
         return known

@@ -18,6 +18,7 @@ from coordinator.core import (
     effects,
     events,
     finishing,
+    forgetting,
     hearing,
     hello,
     operator,
@@ -151,7 +152,8 @@ class CoordinatorCore:
     def live_owners(self) -> int:
         """How many owners have live records, at most."""
         book = self._book
-        return len(book.live) + book.recorded + len(book.participants) + len(book.losses) + len(book.lives) + len(book.reviews) + 1
+        participants = len(book.participants) + len(book.gone)
+        return len(book.live) + book.recorded + participants + len(book.losses) + len(book.lives) + len(book.reviews) + 1
 
     # ---- what the shell may look at
 
@@ -218,6 +220,7 @@ class CoordinatorCore:
         if book.beginning is not Beginning.BEGUN:
             return
         waiting.expire(book)
+        forgetting.expire(book)
         for participant in book.participants.values():
             below = participant.watermark()
             if participant.questions:

@@ -2,9 +2,16 @@
 
 Only one that is away, and with which nothing is open, can be forgotten: of everything else its name is a part (rule 18). The orders
 of its branches go on where they were, should it come back in this life: its log may remember a watermark of it.
+
+What it has done is not forgotten by that. A commit in one phase has no record here, and who asks what became of one names the
+service: all are asked who may have it, and ABORTED is told when nobody has. Who is not known any more cannot be asked; so for the
+retention its name stays in the log, with the epoch in which it was forgotten, and until it comes back (then it is asked) a question
+about what may have been its own is answered IN_DOUBT.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 from google.protobuf.message import Message
 
@@ -21,10 +28,15 @@ def forget_participant(book: Book, request: admin_pb2.ForgetParticipantRequest) 
     refusal = _why_not(book, participant, request)
     if refusal is not None or participant is None:
         return admin_pb2.ForgetParticipantResponse(refusal=refusal)
-    record = record_pb2.ParticipantBound(participant=participant.name, who=request.who, why=request.why, forgotten=True)
-    book.append(f"participant/{participant.name}", book.record_of(participant_bound=record), force=True)
+    record = book.record_of(participant_bound=record_pb2.ParticipantBound(
+        participant=participant.name, who=request.who, why=request.why, forgotten=True, before_epoch=book.epoch,
+        before_order=participant.next_order,
+    ))  # fmt: skip
+    kept = record_pb2.CoordinatorRecord()
+    kept.CopyFrom(record)
+    book.append(f"participant/{participant.name}", record, force=True)
     book.past_orders[participant.name] = participant.next_order
-    drop(book, participant)
+    drop(book, participant, kept)
     return admin_pb2.ForgetParticipantResponse()
 
 
@@ -35,6 +47,9 @@ def _why_not(book: Book, participant: Participant | None, request: admin_pb2.For
         return cause_of(Reason.UNKNOWN_PARTICIPANT, f"no participant {request.participant[:80]!r} is known")
     if participant.stream:
         return cause_of(Reason.NOT_ACTIVE, f"{participant.name} is connected", hint="Stop it first, then forget it.")
+    if len(book.gone) >= book.settings.known_participants_max:
+        message = f"{len(book.gone)} participants were forgotten within the retention (known_participants_max)"
+        return cause_of(Reason.OVERLOADED, message, hint="Their names are kept for as long.")
     if participant.name in book.losses:
         message = f"{participant.name} has heard what the log does not say"
         return cause_of(Reason.NOT_ACTIVE, message, hint="Accept the loss first: `troth participants accept-loss`.")
@@ -44,8 +59,24 @@ def _why_not(book: Book, participant: Participant | None, request: admin_pb2.For
     return None
 
 
-def drop(book: Book, participant: Participant) -> None:
-    """It is not known any more."""
+def expire(book: Book) -> None:
+    """Of what the retention has passed nobody is told anything from absence."""
+    oldest_ms = book.clock_ms - (book.settings.retention_seconds + book.settings.skew_seconds) * 1000
+    for name in [name for name, record in book.gone.items() if record.at_ms < oldest_ms]:
+        del book.gone[name]
+
+
+def gone_of(book: Book, names: Collection[str], epoch: int) -> str | None:
+    """Who was forgotten, and may have a branch in a transaction of an epoch, of the participants and services that are named."""
+    return next((
+        name for name, record in book.gone.items()
+        if (name in names or service_of(name) in names) and epoch <= (record.participant_bound.before_epoch or epoch)
+    ), None)  # fmt: skip
+
+
+def drop(book: Book, participant: Participant, record: record_pb2.CoordinatorRecord) -> None:
+    """It is not known any more; the record says since when."""
+    book.gone[participant.name] = record
     del book.participants[participant.name]
     book.dropped.forget(participant.name)
     slots = book.slots.get(service_of(participant.name))

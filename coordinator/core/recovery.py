@@ -100,10 +100,10 @@ class Replay:
         self._opened.pop(closed.transaction_id, None)
         return closed.transaction_id
 
-    def _participant_bound(self, bound: record_pb2.ParticipantBound, _: int) -> str:
+    def _participant_bound(self, bound: record_pb2.ParticipantBound, at_ms: int) -> str:
         participant = self.book.participant(bound.participant)
         if bound.forgotten:
-            drop(self.book, participant)
+            drop(self.book, participant, record_pb2.CoordinatorRecord(at_ms=at_ms, participant_bound=bound))
             return f"participant/{bound.participant}"
         participant.log_id, participant.incarnation, participant.nonce = bound.log_id, bound.incarnation, bound.nonce
         participant.awaited = bound.awaited_log_id
@@ -345,7 +345,7 @@ def live_records(book: Book, owner: str) -> Sequence[Message]:
         return [book.record_of(horizon=horizon)]
     kind, _, name = owner.partition("/")
     if kind == "participant":
-        return _participant_records(book, name)
+        return [book.gone[name]] if name in book.gone else _participant_records(book, name)
     if kind == waiting.KIND:
         return [book.record_of(review=book.reviews[name])] if name in book.reviews else []
     if kind == "loss":

@@ -21,6 +21,7 @@ from coordinator.core.checks import (
 )
 from coordinator.core.deciding import name_branches, start
 from coordinator.core.finishing import forsake, is_expired
+from coordinator.core.forgetting import gone_of
 from coordinator.core.keys import (
     answer_question,
     claim_of,
@@ -309,6 +310,9 @@ def _judge_unknown(
     unknown = [name for name in request.participants if not members(book, name)]
     if unknown:
         message = f"no participant {', '.join(unknown)[:200]!r} has ever connected"
+        return common_pb2.OUTCOME_IN_DOUBT, cause_of(Reason.UNKNOWN_PARTICIPANT, message)
+    if (gone := gone_of(book, request.participants, parsed.epoch)) is not None:
+        message = f"{gone} may have it, and was forgotten by an operator: nothing can be told before it is back"
         return common_pb2.OUTCOME_IN_DOUBT, cause_of(Reason.UNKNOWN_PARTICIPANT, message)
     return common_pb2.OUTCOME_IN_DOUBT, None
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from coordinator.core import effects, events
-from tests.coordinator_core.driver import Driver
-from troth.v1 import admin_pb2, participant_pb2
+from coordinator.core.settings import CoreSettings
+from tests.coordinator_core.driver import WALL_MS, Driver
+from troth.v1 import admin_pb2, client_pb2, common_pb2, participant_pb2
 
 
 def forget(driver: Driver, name: str, why: str = "renamed") -> str:
@@ -23,7 +24,10 @@ def test_what_is_forgotten_is_forgotten_also_after_a_restart() -> None:
     assert forget(driver, "c") == ""
     assert sorted(driver.book.participants) == ["a", "b"]
     assert sorted(Driver(records=driver.log, connect=False).book.participants) == ["a", "b"]
-    assert list(driver.core.live_records("participant/c")) == [], "the cleaner may drop what the log says of it"
+    assert len(driver.core.live_records("participant/c")) == 1, "what it has done cannot be asked of it"
+    driver.wait(driver.book.settings.retention_seconds + driver.book.settings.skew_seconds + 100)
+    driver.sync()
+    assert list(driver.core.live_records("participant/c")) == [], "and now the cleaner may drop what the log says of it"
     driver.connect("c", 9)
     driver.sync()
     assert "c" in driver.book.participants
@@ -95,3 +99,45 @@ def test_with_its_last_slot_a_service_is_forgotten() -> None:
     for life in (driver, Driver(records=driver.log)):
         life.run(1, ["pay", "a"])  # type: ignore[arg-type]  # any sequence of names
         assert life.outcomes() == ["1 ABORTED UNKNOWN_PARTICIPANT"]
+
+
+def question(name: str) -> client_pb2.GetRequest:
+    return client_pb2.GetRequest(transaction_id=name, participants=["pay"], first_attempt_ms=WALL_MS)
+
+
+@pytest.mark.parametrize("cleaned", [False, True])
+def test_what_a_slot_may_have_committed_is_not_told_aborted_when_it_was_forgotten(cleaned: bool) -> None:
+    """A commit in one phase has no record at the coordinator: whoever has it is asked, if he is known."""
+    first = Driver()
+    for number, name in ((8, "pay/0"), (9, "pay/1")):
+        first.connect(name, number)
+    first.sync()
+    name = first.id(1)
+    driver = Driver(records=first.log, nonce="0123abcf", connect=False)
+    driver.connect("pay/1", 9)
+    driver.sync()
+    assert forget(driver, "pay/0") == ""
+    records = [one.SerializeToString() for one in driver.core.live_records("participant/pay/0")] if cleaned else []
+    for number, life in enumerate((driver, Driver(records=driver.log + records, nonce="0123abd0", connect=False)), 9):
+        life.connect("pay/1", number + 5)
+        life.sync()
+        life.step(events.Get("t", question(name)))
+        (told,) = life.take(effects.Got)
+        assert told.answer.outcome == common_pb2.OUTCOME_IN_DOUBT and "pay/0" in told.answer.cause.message
+    life.connect("pay/0", 20)
+    life.sync()
+    life.out.clear()
+    life.step(events.Get("t", question(name)))
+    assert sorted(life.sent()) == ["pay/0.settles", "pay/1.settles"], "it is back, and is asked"
+
+
+def test_names_of_who_was_forgotten_are_bounded() -> None:
+    driver = Driver(CoreSettings(known_participants_max=3))
+    driver.lose("c")
+    driver.lose("b")
+    driver.lose("a")
+    assert [forget(driver, name) for name in "abc"] == ["", "", ""]
+    driver.connect("d", 9)
+    driver.sync()
+    driver.lose("d")
+    assert forget(driver, "d") == "OVERLOADED"

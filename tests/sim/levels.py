@@ -112,7 +112,7 @@ def level_named(name: str) -> Level:
         from tests.sim_cell import mutants as cell_mutants
         from tests.sim_cell import run as cell
 
-        return Level(name, cell.run, cell_mutants.MUTANTS, cell.MUST_REACH, cell.REACH_SEEDS, 1500)
+        return Level(name, cell.run, cell_mutants.MUTANTS, cell.MUST_REACH, cell.REACH_SEEDS, 4000)
     from tests.sim.mutants import MUTANTS
 
     return Level(name, run, MUTANTS, MUST_REACH, REACH_SEEDS, 20_000)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coordinator.cell import merging
-from coordinator.core import arrivals, core, events, forgetting, hello, listing, operator, recovery
+from coordinator.core import arrivals, core, events, forgetting, hello, listing, operator, recovery, requests
 from coordinator.core.effects import Administered
 from tests.sim.mutant import Mutant, adder, to
 from tests.sim_cell.desk import Call, Desk
@@ -113,8 +113,8 @@ _mutant("the next owner does not read what was forgotten", TRUE, (recovery._READ
 def _routes_to_nobody(original: Any) -> Any:
     """The service of the last slot that was forgotten stays."""
 
-    def forget(book: Any, participant: Any) -> None:
-        original(book, participant)
+    def forget(book: Any, participant: Any, record: Any) -> None:
+        original(book, participant, record)
         book.slots.setdefault(service_of(participant.name), [])
 
     return forget
@@ -159,6 +159,11 @@ def _taken_all_the_same(book: Any, request: Any) -> None:
 
 
 _mutant("an order is taken by a start that is refused", "21", (operator, "_not_begun", to(_taken_all_the_same)))
+
+
+_mutant(
+    "who was forgotten has nothing that is asked for", "no abort from absence", (requests, "gone_of", to(lambda *arguments: None))
+)
 
 
 # ---- seeing
