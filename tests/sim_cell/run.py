@@ -12,7 +12,6 @@ from typing import Any
 
 from coordinator.core.model import State
 from participant_sdk.core.branches import State as BranchState
-from participant_sdk.core.core import ParticipantCore
 from tests.sim import checkers, heuristics, key_results, keys
 from tests.sim.clients import History
 from tests.sim.network import Network, Weather
