@@ -295,7 +295,8 @@ class CellRun:
     def is_at_rest(self) -> bool:
         """Whether nobody waits for anything."""
         waiting = self.workload.waiting or any(client.pending or client.asking for client in self.clients)
-        return not waiting and not list(self._left(forced=True))
+        stopped = any(host.paused_until > self.world.now for host in self.hosts)  # it may wake as an owner of before
+        return not waiting and not stopped and not list(self._left(forced=True))
 
     # ---- judging
 
