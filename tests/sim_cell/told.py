@@ -185,9 +185,10 @@ class Told:
             self.find(f"the key {key} was told committed by {sorted(told)}, and is found in {stands}")
 
     def page(self, rows: Mapping[str, Any], page: Iterable[admin_pb2.TransactionSummary]) -> None:
-        """One page of a listing: of nothing that was listed before."""
+        """One page of a listing: of nothing that was listed before, but for what was announced before its client was heard of, and
+        has another first attempt since."""
         for row in page:
-            if row.transaction_id in rows:
+            if row.transaction_id in rows and rows[row.transaction_id].first_attempt_ms == row.first_attempt_ms:
                 self.find(f"{row.transaction_id} was listed twice")
 
     def listed(self, rows: Mapping[str, admin_pb2.TransactionSummary], began: float, key: str) -> None:
