@@ -36,7 +36,7 @@ _OF_KEY = f"({_HEAD.format(index='of_key')} `key` = %s AND aside IS NULL ORDER B
 _AT = f"({_HEAD.format(index='PRIMARY')} position IN ({{}}) AND aside IS NULL)"
 _TAKE = (
     "SELECT id, topic, `key`, body, attempts, position FROM troth_outbox FORCE INDEX (PRIMARY) WHERE position IN ({})"
-    " AND aside IS NULL ORDER BY position FOR UPDATE SKIP LOCKED"
+    " AND aside IS NULL AND (due <= UTC_TIMESTAMP(6) OR %s) ORDER BY position FOR UPDATE SKIP LOCKED"
 )
 _DONE = "DELETE FROM troth_outbox WHERE position = %s"
 _FAILED = (
@@ -123,9 +123,9 @@ class MariadbOutbox:
         rows = (await connection.ask(" UNION ALL ".join(asked), told)).rows
         return [Waiting(position, topic, key, bool(due), size) for position, topic, key, due, size in rows]
 
-    async def take(self, connection: Connection, positions: Sequence[int]) -> list[Message]:
+    async def take(self, connection: Connection, positions: Sequence[int], *, put_off: bool = False) -> list[Message]:
         """See `OutboxStore`."""
-        rows = (await connection.ask(_TAKE.format(", ".join(["%s"] * len(positions))), list(positions))).rows
+        rows = (await connection.ask(_TAKE.format(", ".join(["%s"] * len(positions))), [*positions, put_off])).rows
         return [Message(uuid.UUID(bytes=bytes(made)), *rest) for made, *rest in rows]
 
     async def done(self, connection: Connection, positions: Sequence[int]) -> None:

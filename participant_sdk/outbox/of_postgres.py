@@ -43,8 +43,8 @@ _BEGIN = (
 """Of this transaction: a pooling proxy gives the session to others. The table's statistics are old whenever a backlog grows, and by
 old ones the planner takes all of a key, or all of the table, and sorts: each question here goes along an index, to a limit."""
 _TAKE = (
-    f"SELECT id, topic, key, body, attempts, position FROM troth.outbox WHERE position = ANY(%s) AND {_WAITS} ORDER BY position"
-    " FOR UPDATE SKIP LOCKED"
+    f"SELECT id, topic, key, body, attempts, position FROM troth.outbox WHERE position = ANY(%s) AND {_WAITS}"
+    " AND (due <= clock_timestamp() OR %s) ORDER BY position FOR UPDATE SKIP LOCKED"
 )
 _DONE = "DELETE FROM troth.outbox WHERE position = ANY(%s)"
 _FAILED = (
@@ -103,9 +103,9 @@ class PostgresOutbox:
         told = {"keys": list(keys), "positions": list(positions), "most": each_max}
         return [Waiting(*row) for row in await (await connection.execute(_HEADS, told)).fetchall()]
 
-    async def take(self, connection: Connection, positions: Sequence[int]) -> list[Message]:
+    async def take(self, connection: Connection, positions: Sequence[int], *, put_off: bool = False) -> list[Message]:
         """See `OutboxStore`."""
-        return [Message(*row) for row in await (await connection.execute(_TAKE, (list(positions),))).fetchall()]
+        return [Message(*row) for row in await (await connection.execute(_TAKE, (list(positions), put_off))).fetchall()]
 
     async def done(self, connection: Connection, positions: Sequence[int]) -> None:
         """See `OutboxStore`."""

@@ -283,7 +283,7 @@ class Relay:
         """Wait for what was left behind, and record what came of it; whoever has taken it since does so himself."""
         async with self._outbox.transaction(connection):
             positions = [line.messages[line.recorded].position for line in late]
-            held = {message.position for message in await self._outbox.take(connection, positions)}
+            held = {message.position for message in await self._outbox.take(connection, positions, put_off=True)}
             await asyncio.wait([line.task for line in late])
             tried = [outcome for line in late for outcome in line.new() if outcome[0].position in held]
             await self._record(connection, tried)

@@ -71,8 +71,9 @@ class OutboxStore(Protocol):
         """The first messages of each key that are not set aside, whatever their topics, and those that wait at these
         positions; in any order."""
 
-    async def take(self, connection: Any, positions: Sequence[int]) -> list[Message]:
-        """Lock these, in their order, as far as they are there, are not set aside, and nobody else has them."""
+    async def take(self, connection: Any, positions: Sequence[int], *, put_off: bool = False) -> list[Message]:
+        """Lock these, in their order, as far as they are there, are not set aside, and nobody else has them. Since they were chosen
+        another relay may have put one off, and deliver it now: so they are due, too, except where `put_off` is told."""
 
     async def done(self, connection: Any, positions: Sequence[int]) -> None:
         """Delete these, which were taken and delivered."""

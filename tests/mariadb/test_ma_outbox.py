@@ -25,6 +25,7 @@ from participant_sdk.resources.mariadb import MariadbLimits
 from participant_sdk.testing.cluster import Cluster
 from tests.outbox import LIMITS as RELAY_LIMITS
 from tests.outbox import LeavingContract, OutboxBench, Received, RelayContract, delivered
+from tests.outbox_broken import BrokenContract
 from tests.outbox_turns import TurnsContract
 from tests.relational import until
 from troth.errors import ConfigError, Reason
@@ -90,6 +91,12 @@ class TestRelay(RelayContract):
 
 
 class TestTurns(TurnsContract):
+    @pytest.fixture
+    def place(self, database: Database) -> Place:
+        return Place(database)
+
+
+class TestBroken(BrokenContract):
     @pytest.fixture
     def place(self, database: Database) -> Place:
         return Place(database)

@@ -17,6 +17,7 @@ from participant_sdk import Postgres, PostgresLimits
 from participant_sdk.outbox import BODY_BYTES_MAX, put
 from participant_sdk.outbox.store import store_of
 from tests.outbox import LeavingContract, OutboxBench, RelayContract
+from tests.outbox_broken import BrokenContract
 from tests.outbox_turns import TurnsContract
 from troth.errors import RequestError
 
@@ -66,6 +67,12 @@ class TestRelay(RelayContract):
 
 
 class TestTurns(TurnsContract):
+    @pytest.fixture
+    def place(self, database: Database) -> Place:
+        return Place(database)
+
+
+class TestBroken(BrokenContract):
     @pytest.fixture
     def place(self, database: Database) -> Place:
         return Place(database)
