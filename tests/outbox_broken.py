@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
-from participant_sdk.outbox import Relay
+from participant_sdk.outbox import Away, Message, Relay, RelayLimits
 from participant_sdk.outbox.store import store_of
 from tests.outbox import OutboxPlace, Received
+from tests.relational import until
 from troth.backoff import Backoff
 from troth.logs import quiet
 
@@ -48,3 +50,35 @@ class BrokenContract:
         monkeypatch.setattr(relay._turns, "of_all", late)
         await relay.deliver_once(connection)
         assert not received.messages
+
+    async def test_a_topic_that_goes_with_the_others_while_it_is_recorded_as_away_does_not_end_the_relay(
+        self, place: OutboxPlace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of what was left behind one is away, and another batch of its topic has been delivered since."""
+        await place.left(("t", "a", "0"), ("u", "b", "1"))
+        there, gates = list[str](), {"t": asyncio.Event(), "u": asyncio.Event()}
+
+        async def deliver(message: Message) -> None:
+            there.append(message.body.decode())
+            if there.count(message.body.decode()) == 1:
+                await gates[message.topic].wait()
+                raise Away("nobody")
+
+        relay = Relay(place.dsn, deliver, limits=RelayLimits(look_seconds=0.02, deliver_seconds_max=60.0))
+        put_off, rounds = relay._outbox.put_off, list[Any]()
+
+        async def slowly(connection: Any, position: int, error: str, wait_seconds: float) -> None:
+            await put_off(connection, position, error, wait_seconds)
+            if error == "Away: nobody" and not rounds:
+                async with relay._outbox.connected() as other:
+                    rounds.append(await relay.deliver_once(other, "t"))
+
+        monkeypatch.setattr(relay._outbox, "put_off", slowly)
+        async with relay:
+            await until(lambda: asyncio.sleep(0, len(there) == 2))
+            await until(lambda: asyncio.sleep(0, set(relay.away) == {"t", "u"}))
+            await place.left(("t", "c", "2"))
+            gates["t"].set()
+            gates["u"].set()
+            await until(lambda: asyncio.sleep(0, relay.delivered >= 3))
+            assert not relay._running.done()

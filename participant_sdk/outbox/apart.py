@@ -62,6 +62,8 @@ class Apart:
 
     def counts(self, topic: str) -> None:
         """Its wait begins now: what failed has been recorded."""
+        if topic not in self._topics:
+            return  # another batch of it was answered meanwhile
         one = self._topics[topic]
         until = asyncio.get_running_loop().time() + one.wait_seconds
         self._topics[topic] = TopicAway(one.failures, one.wait_seconds, until, one.error)
