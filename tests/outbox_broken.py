@@ -11,6 +11,7 @@ import pytest
 from participant_sdk.outbox import Away, Message, Relay, RelayLimits
 from participant_sdk.outbox.store import store_of
 from tests.outbox import OutboxPlace, Received
+from tests.outbox_turns import Destinations
 from tests.relational import until
 from troth.backoff import Backoff
 from troth.logs import quiet
@@ -82,3 +83,25 @@ class BrokenContract:
             gates["u"].set()
             await until(lambda: asyncio.sleep(0, relay.delivered >= 3))
             assert not relay._running.done()
+
+    async def test_where_nothing_was_tried_nobody_has_answered(self, place: OutboxPlace, connection: Any) -> None:
+        """What waits is not due, or another relay has it: that the topic is away is not forgotten for it."""
+        await place.left(("dead", "a", "x"), ("slow", "b", "x"))
+        there = Destinations()
+        there.away.add("dead")
+        there.slow["slow"] = asyncio.Event()
+        relay = Relay(place.dsn, there, limits=RelayLimits(look_seconds=0.02))
+        one = asyncio.create_task(relay.deliver_once(connection))
+        await until(lambda: asyncio.sleep(0, set(relay.away) == {"dead", "slow"}))
+        there.slow["slow"].set()
+        await one
+        await place.sql("UPDATE {outbox} SET due = '2099-01-01'")
+        for topic in ("dead", "slow"):
+            assert await relay.deliver_once(connection, topic) == 0
+        assert set(relay.away) == {"dead", "slow"} and relay.away["dead"].failures == 1
+        await place.sql("UPDATE {outbox} SET due = '2000-01-01'")
+        await place.left(("slow", "b", "x"))
+        there.away.clear()
+        for topic in ("dead", "slow"):
+            assert await relay.deliver_once(connection, topic) == 1
+        assert not relay.away

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from troth.backoff import Backoff
 
+VAIN_MAX = 40
+"""Batches in a row in which nothing was tried; by then all has been due that one relay put off, or given back that one had."""
+
 
 @dataclass(frozen=True, slots=True)
 class TopicAway:
@@ -31,6 +34,8 @@ class Apart:
 
     def __init__(self) -> None:
         self._topics: dict[str, TopicAway] = {}
+        self._vain: dict[str, int] = {}
+        """How often in a row nothing was tried there."""
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._topics)
@@ -56,20 +61,19 @@ class Apart:
 
     def away(self, topic: str, error: str, backoff: Backoff) -> TopicAway:
         """Nobody was reached: it is left alone for longer than the last time."""
+        self._vain.pop(topic, None)
         failures = self._topics[topic].failures if topic in self._topics else 0
         self._topics[topic] = TopicAway(failures + 1, backoff.delay_seconds(failures, topic), float("inf"), error)
         return self._topics[topic]
 
     def counts(self, topic: str) -> None:
         """Its wait begins now: what failed has been recorded."""
-        if topic not in self._topics:
-            return  # another batch of it was answered meanwhile
-        one = self._topics[topic]
-        until = asyncio.get_running_loop().time() + one.wait_seconds
-        self._topics[topic] = TopicAway(one.failures, one.wait_seconds, until, one.error)
+        if topic in self._topics:  # another batch of it may have been answered meanwhile
+            self._leave_alone(topic, self._topics[topic].wait_seconds)
 
     def slow(self, topic: str) -> None:
         """It takes long, and may answer yet."""
+        self._vain.pop(topic, None)
         if self.is_away(topic):
             return
         self._topics[topic] = TopicAway(0, 0.0, asyncio.get_running_loop().time(), "")
@@ -77,3 +81,18 @@ class Apart:
     def well(self, topic: str) -> None:
         """It goes with the others."""
         self._topics.pop(topic, None)
+        self._vain.pop(topic, None)
+
+    def in_vain(self, topic: str, wait_seconds: float) -> None:
+        """Nothing was tried: nothing is due, or another relay has it, and nobody has answered. It is forgotten in the end: maybe
+        nothing is left of it."""
+        self._vain[topic] = self._vain.get(topic, 0) + 1
+        if self._vain[topic] >= VAIN_MAX:
+            self.well(topic)
+        elif topic in self._topics:
+            self._leave_alone(topic, wait_seconds)
+
+    def _leave_alone(self, topic: str, seconds: float) -> None:
+        one = self._topics[topic]
+        until = asyncio.get_running_loop().time() + seconds
+        self._topics[topic] = TopicAway(one.failures, one.wait_seconds, until, one.error)

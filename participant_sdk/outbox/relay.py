@@ -263,6 +263,8 @@ class Relay:
                 self._late.set_result(None)
             if late:
                 tried += await self._stragglers(connection, late)
+            elif topic is not None and not tried:
+                self._apart.in_vain(topic, self._limits.look_seconds)
             elif topic is not None and topic not in away:
                 self._apart.well(topic)
         finally:
