@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from participant_sdk.outbox import Away, Message, Relay, RelayLimits
+from participant_sdk.outbox.relay import LOOKS_MAX
 from participant_sdk.outbox.store import store_of
+from participant_sdk.outbox.turns import TOPICS_MAX
 from tests.outbox import OutboxPlace, Received
 from tests.outbox_turns import Destinations
 from tests.relational import until
@@ -105,3 +107,26 @@ class BrokenContract:
         for topic in ("dead", "slow"):
             assert await relay.deliver_once(connection, topic) == 1
         assert not relay.away
+
+    async def test_it_rests_after_some_looks_in_vain_and_not_at_each_one_from_then_on(
+        self, place: OutboxPlace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who stands behind many that are away is found in a few rests."""
+        away = [f"a{number:03}" for number in range(TOPICS_MAX * LOOKS_MAX * 2)]
+        there, rests = Destinations(), 0
+        there.away.update(away)
+        relay = Relay(place.dsn, there, limits=RelayLimits(look_seconds=0.0))
+        await place.left(("well", None, "x"))
+        for topic in away:
+            relay._apart.away(topic, "", Backoff(600.0, 600.0))
+        await place.left(*((topic, None, "x") for topic in away))
+
+        def rest() -> float:
+            nonlocal rests
+            rests += 1
+            return 0.0
+
+        monkeypatch.setattr(relay, "_pause_seconds", rest)
+        async with relay:
+            await until(lambda: asyncio.sleep(0, relay.delivered == 1))
+            assert rests <= 3

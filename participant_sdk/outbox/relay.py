@@ -51,7 +51,7 @@ SLOW = "it is being delivered, and takes long"
 PROBE_MAX = 3
 """Messages by which a topic is tried that was away."""
 LOOKS_MAX = 10
-"""One after the other that found nothing, and had not seen everything."""
+"""One after the other that found nothing, and had not seen everything; then it rests."""
 
 _log = get_logger("participant_sdk.outbox")
 
@@ -173,7 +173,7 @@ class Relay:
                 try:
                     looks = 0 if await self._rounds_go_on() else looks + 1
                     failures = 0
-                    if looks and (self._turns.whole or looks >= LOOKS_MAX):
+                    if looks and (self._turns.whole or looks % LOOKS_MAX == 0):
                         await asyncio.sleep(self._pause_seconds())
                 except self._outbox.kinds as error:
                     wait = AGAIN.delay_seconds(failures, self._dsn)
