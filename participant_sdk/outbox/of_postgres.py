@@ -24,12 +24,13 @@ _TOPICS = (
 """From one to the next: `DISTINCT` would read all rows."""
 _LINES = (
     "SELECT line.* FROM unnest(%(topics)s::text[], %(keys)s::text[], %(positions)s::bigint[]) AS place (topic, key, position),"
-    " LATERAL ((SELECT o.topic, o.key, o.position FROM troth.outbox AS o WHERE o.topic = place.topic AND o.key > place.key"
-    " AND o.aside IS NULL ORDER BY o.key, o.position LIMIT %(most)s) UNION ALL (SELECT o.topic, o.key, o.position"
-    " FROM troth.outbox AS o WHERE o.topic = place.topic AND o.key IS NULL AND o.position > place.position AND o.aside IS NULL"
-    " AND o.due <= clock_timestamp() ORDER BY o.key, o.position LIMIT %(most)s)) AS line"
+    " LATERAL ((SELECT o.topic, o.key, o.position FROM troth.outbox AS o WHERE o.topic = ANY(ARRAY[place.topic])"
+    " AND o.key > place.key AND o.aside IS NULL ORDER BY o.topic, o.key, o.position LIMIT %(most)s) UNION ALL (SELECT o.topic, o.key, o.position"
+    " FROM troth.outbox AS o WHERE o.topic = ANY(ARRAY[place.topic]) AND o.key IS NULL AND o.position > place.position"
+    " AND o.aside IS NULL AND o.due <= clock_timestamp() ORDER BY o.topic, o.key, o.position LIMIT %(most)s)) AS line"
 )
-"""Both are ordered by the key, also where that is null: so both are the order of the index."""
+"""Both are in the order of the index of topics, and say so, also where the key is null. A topic that is `= place.topic` would be
+left out of the order by the planner, which then may go along the index of keys, through those of all topics."""
 _HEADS = (
     "SELECT head.* FROM unnest(%(keys)s::text[]) AS wanted (key), LATERAL (SELECT position, topic, key, due <= clock_timestamp(),"
     " octet_length(body) FROM troth.outbox AS o WHERE o.key = wanted.key AND aside IS NULL ORDER BY o.key, o.position"
