@@ -130,3 +130,18 @@ class BrokenContract:
         async with relay:
             await until(lambda: asyncio.sleep(0, relay.delivered == 1))
             assert rests <= 3
+
+    async def test_what_failed_has_its_turn_while_more_comes_than_is_delivered(self, place: OutboxPlace, connection: Any) -> None:
+        await place.left(("t", None, "failed"), ("t", "a", "of key"))
+        received = Received()
+        received.wrong = {b"failed": Away("x"), b"of key": Away("x")}
+        relay = Relay(place.dsn, received, limits=RelayLimits(batch_max=10))
+        await place.left(*(("t", key, "x") for number in range(30) for key in (None, f"b{number:05}")))
+        await relay.deliver_once(connection)
+        received.wrong.clear()
+        number = 100
+        for _ in range(60):
+            await place.left(*(("t", key, "x") for at in range(number, number + 6) for key in (None, f"b{at:05}")))
+            number += 6
+            await relay.deliver_once(connection)
+        assert received.bodies().count("failed") == 2 and received.bodies().count("of key") == 2

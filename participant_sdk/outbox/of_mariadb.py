@@ -10,6 +10,7 @@ import math
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from participant_sdk.outbox.message import Message
 from participant_sdk.outbox.store import Place, Waiting, tell_of_missing_index, try_to_record
@@ -27,10 +28,19 @@ LOCK_WAIT_SECONDS = 10
 _NEXT_TOPIC = "SELECT topic FROM troth_outbox {index} WHERE topic > %s AND aside IS NULL ORDER BY topic LIMIT 1"
 """`DISTINCT` would read all rows, where the table's statistics are old."""
 _LINES = (
-    "(SELECT topic, `key`, position FROM troth_outbox {index} WHERE topic = %s AND aside IS NULL AND `key` > %s"
+    "(SELECT topic, `key`, position FROM troth_outbox {index} WHERE topic = %s AND aside IS NULL AND `key` > %s{last_key}"
     " ORDER BY `key`, position LIMIT %s) UNION ALL (SELECT topic, `key`, position FROM troth_outbox {index} WHERE topic = %s"
-    " AND aside IS NULL AND `key` IS NULL AND position > %s AND due <= UTC_TIMESTAMP(6) ORDER BY position LIMIT %s)"
+    " AND aside IS NULL AND `key` IS NULL AND position > %s AND position <= %s AND due <= UTC_TIMESTAMP(6)"
+    " ORDER BY position LIMIT %s)"
 )
+_LAST_KEY = (
+    "SELECT `key` FROM troth_outbox {index} WHERE topic = %s AND aside IS NULL AND `key` > ''"
+    " ORDER BY `key` DESC, position DESC LIMIT 1"
+)
+_LAST_POSITION = (
+    "SELECT position FROM troth_outbox {index} WHERE topic = %s AND aside IS NULL AND `key` IS NULL ORDER BY position DESC LIMIT 1"
+)
+_POSITION_MAX = 2**63 - 1  # of a BIGINT
 _HEAD = "SELECT position, topic, `key`, due <= UTC_TIMESTAMP(6), LENGTH(body) FROM troth_outbox FORCE INDEX ({index}) WHERE"
 _OF_KEY = f"({_HEAD.format(index='of_key')} `key` = %s AND aside IS NULL ORDER BY position LIMIT %s)"
 _AT = f"({_HEAD.format(index='PRIMARY')} position IN ({{}}) AND aside IS NULL)"
@@ -110,9 +120,18 @@ class MariadbOutbox:
         self, connection: Connection, places: Sequence[Place], each_max: int
     ) -> Sequence[tuple[str, str | None, int]]:
         """See `OutboxStore`."""
-        told = [value for topic, key, position in places for value in (topic, key, each_max, topic, position, each_max)]
-        asked = " UNION ALL ".join([_LINES.format(index=self._index)] * len(places))
-        return [(topic, key, position) for topic, key, position in (await connection.ask(asked, told)).rows]
+        told, asked = list[Any](), list[str]()
+        for topic, key, position, last_key, last_position in places:
+            ends = [last_key] * (last_key is not None)
+            told += [topic, key, *ends, each_max, topic, position, last_position or _POSITION_MAX, each_max]
+            asked.append(_LINES.format(index=self._index, last_key=" AND `key` <= %s" * len(ends)))
+        return [(topic, key, position) for topic, key, position in (await connection.ask(" UNION ALL ".join(asked), told)).rows]
+
+    async def last(self, connection: Connection, topic: str) -> tuple[str | None, int | None]:
+        """See `OutboxStore`."""
+        key = await connection.one(_LAST_KEY.format(index=self._index), (topic,))
+        position = await connection.one(_LAST_POSITION.format(index=self._index), (topic,))
+        return (key[0] if key else None), (position[0] if position else None)
 
     async def heads(
         self, connection: Connection, keys: Sequence[str], positions: Sequence[int], each_max: int

@@ -22,12 +22,25 @@ _TOPICS = (
     " AND number < %(most)s) SELECT topic FROM found WHERE topic IS NOT NULL"
 )
 """From one to the next: `DISTINCT` would read all rows."""
+_POSITION_MAX = 2**63 - 1  # of a bigint
+_LAST_KEY = (
+    "SELECT e.key FROM troth.outbox AS e WHERE e.topic = ANY(ARRAY[{}]) AND e.key IS NOT NULL AND e.aside IS NULL"
+    " ORDER BY e.topic DESC, e.key DESC, e.position DESC LIMIT 1"
+)
+_LAST = (
+    f"SELECT ({_LAST_KEY.format('%(topic)s::text')}), (SELECT e.position FROM troth.outbox AS e"
+    " WHERE e.topic = ANY(ARRAY[%(topic)s::text]) AND e.key IS NULL AND e.aside IS NULL"
+    " ORDER BY e.topic DESC, e.key DESC, e.position DESC LIMIT 1)"
+)
 _LINES = (
-    "SELECT line.* FROM unnest(%(topics)s::text[], %(keys)s::text[], %(positions)s::bigint[]) AS place (topic, key, position),"
+    "SELECT line.* FROM unnest(%(topics)s::text[], %(keys)s::text[], %(positions)s::bigint[], %(last_keys)s::text[],"
+    " %(last_positions)s::bigint[]) AS place (topic, key, position, last_key, last_position),"
     " LATERAL ((SELECT o.topic, o.key, o.position FROM troth.outbox AS o WHERE o.topic = ANY(ARRAY[place.topic])"
-    " AND o.key > place.key AND o.aside IS NULL ORDER BY o.topic, o.key, o.position LIMIT %(most)s) UNION ALL (SELECT o.topic, o.key, o.position"
+    f" AND o.key > place.key AND o.key <= coalesce(place.last_key, ({_LAST_KEY.format('place.topic')})) AND o.aside IS NULL"
+    " ORDER BY o.topic, o.key, o.position LIMIT %(most)s) UNION ALL (SELECT o.topic, o.key, o.position"
     " FROM troth.outbox AS o WHERE o.topic = ANY(ARRAY[place.topic]) AND o.key IS NULL AND o.position > place.position"
-    " AND o.aside IS NULL AND o.due <= clock_timestamp() ORDER BY o.topic, o.key, o.position LIMIT %(most)s)) AS line"
+    f" AND o.position <= coalesce(place.last_position, {_POSITION_MAX}) AND o.aside IS NULL"
+    " AND o.due <= clock_timestamp() ORDER BY o.topic, o.key, o.position LIMIT %(most)s)) AS line"
 )
 """Both are in the order of the index of topics, and say so, also where the key is null. A topic that is `= place.topic` would be
 left out of the order by the planner, which then may go along the index of keys, through those of all topics."""
@@ -93,9 +106,15 @@ class PostgresOutbox:
         self, connection: Connection, places: Sequence[Place], each_max: int
     ) -> Sequence[tuple[str, str | None, int]]:
         """See `OutboxStore`."""
-        topics, keys, positions = (list(column) for column in zip(*places, strict=True))
-        told = {"topics": topics, "keys": keys, "positions": positions, "most": each_max}
+        names = ("topics", "keys", "positions", "last_keys", "last_positions")
+        told = {**dict(zip(names, map(list, zip(*places, strict=True)), strict=True)), "most": each_max}
         return await (await connection.execute(_LINES, told)).fetchall()
+
+    async def last(self, connection: Connection, topic: str) -> tuple[str | None, int | None]:
+        """See `OutboxStore`."""
+        row = await (await connection.execute(_LAST, {"topic": topic})).fetchone()
+        assert row is not None
+        return row[0], row[1]
 
     async def heads(
         self, connection: Connection, keys: Sequence[str], positions: Sequence[int], each_max: int

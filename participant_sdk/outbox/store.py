@@ -31,6 +31,10 @@ class Place(NamedTuple):
     """Keys greater than this come next; empty: all of them."""
     position: int
     """Of messages without a key, those behind this come next."""
+    last_key: str | None = None
+    """Where this round of the keys ends, whatever comes meanwhile; None: nowhere."""
+    last_position: int | None = None
+    """Where that of the messages without a key ends."""
 
 
 class Waiting(NamedTuple):
@@ -64,6 +68,9 @@ class OutboxStore(Protocol):
     async def lines(self, connection: Any, places: Sequence[Place], each_max: int) -> Sequence[tuple[str, str | None, int]]:
         """Topic, key and position of what is not set aside: of each topic its messages with a key, ordered by key and position,
         and those without one that are due, by position; at most `each_max` of either. It waits for nobody, and locks nothing."""
+
+    async def last(self, connection: Any, topic: str) -> tuple[str | None, int | None]:
+        """The greatest key, and the last position of a message without one, of what is not set aside; None where there is none."""
 
     async def heads(
         self, connection: Any, keys: Sequence[str], positions: Sequence[int], each_max: int

@@ -68,7 +68,7 @@ class Turns:
                  for look, line in zip(looks, lines, strict=True) if line is not None][: most.messages]  # fmt: skip
         taken = Counter(look.place.topic for look, _ in turns)
         for look in looks:
-            self._keep(look, taken[look.place.topic])
+            await self._keep(connection, look, taken[look.place.topic])
         keys = list(dict.fromkeys(line for _, line in turns if isinstance(line, str)))
         positions = [line for _, line in turns if isinstance(line, int)]
         if not turns:
@@ -89,14 +89,26 @@ class Turns:
             if not unseen or sum(len(look.lines()) for look in looks) >= min(lines_max, LINES_ENOUGH):
                 break
 
-    def _keep(self, look: _Look, taken: int) -> None:
+    async def _keep(self, connection: Any, look: _Look, taken: int) -> None:
         """Where the topic is gone on in; nothing is kept where that is its beginning."""
         beginning = Place(look.place.topic, "", 0)
         behind = look.behind(taken)
         if behind != beginning:
-            self._places[look.place.topic] = behind
+            self._places[look.place.topic] = await self._until_the_last(connection, behind)
         if look.place != beginning or behind != beginning:
             self.whole = False
+
+
+    async def _until_the_last(self, connection: Any, place: Place) -> Place:
+        """A round that begins ends with what is there now: where more comes than is delivered, keys that grow, say, it would not
+        end, and what is before its place would not have its turn."""
+        key_begins, position_begins = place.key and place.last_key is None, place.position and place.last_position is None
+        if not key_begins and not position_begins:
+            return place
+        last_key, last_position = await self._outbox.last(connection, place.topic)
+        if key_begins:
+            place = place._replace(last_key=last_key)
+        return place._replace(last_position=last_position) if position_begins else place
 
 
 class _Look:
@@ -114,7 +126,7 @@ class _Look:
         self._keys.update(dict.fromkeys(keys))
         self._positions += positions
         self.more_keys, self._more_positions = len(keys) == rows_max, len(positions) == rows_max
-        self.end = Place(self.place.topic, (keys or [self.end.key])[-1], (positions or [self.end.position])[-1])
+        self.end = self.end._replace(key=(keys or [self.end.key])[-1], position=(positions or [self.end.position])[-1])
 
     def lines(self) -> list[str | int]:
         """Keys, and positions of messages that have none, in turns."""
@@ -128,7 +140,10 @@ class _Look:
         all_keys = not self.more_keys and len(keys) == len(self._keys)
         all_positions = not self._more_positions and len(positions) == len(self._positions)
         key, position = (keys or [self.place.key])[-1], (positions or [self.place.position])[-1]
-        return Place(self.place.topic, "" if all_keys else key, 0 if all_positions else position)
+        behind = self.place._replace(key=key, position=position)
+        if all_keys:
+            behind = behind._replace(key="", last_key=None)
+        return behind._replace(position=0, last_position=None) if all_positions else behind
 
 
 def _deliverable(heads: Iterable[Waiting], allowed: Callable[[str], bool]) -> list[list[Waiting]]:

@@ -161,4 +161,5 @@ async def test_a_look_at_a_topic_does_not_read_the_others(database: Database, st
         await connection.execute(f"{plans}; SET auto_explain.log_analyze = on; SET client_min_messages = log")
         async with outbox.transaction(connection):
             assert len(await outbox.lines(connection, [store.Place("rare", "", 0)], 100)) == 2
+            assert await outbox.last(connection, "rare") == ("z", 40_002)
     assert "Index Scan using outbox_topic" in "".join(told) and "Removed by Filter" not in "".join(told)
