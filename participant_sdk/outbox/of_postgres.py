@@ -72,6 +72,13 @@ _PUT_OFF = (
 Connection = psycopg.AsyncConnection[Any]
 
 
+def _words(connection: Connection, error: str) -> str:
+    """As the database can keep them: an error that cannot be written would end the relay, and its message come again for ever."""
+    if connection.info.parameter_status("server_encoding") == "UTF8" and connection.info.encoding == "utf-8":
+        return error
+    return error.encode("ascii", "backslashreplace").decode()
+
+
 class PostgresOutbox:
     """See `OutboxStore`."""
 
@@ -133,9 +140,9 @@ class PostgresOutbox:
 
     async def failed(self, connection: Connection, position: int, error: str, wait_seconds: float, attempts_max: int) -> None:
         """See `OutboxStore`."""
-        told = {"error": error, "wait": wait_seconds, "most": attempts_max, "position": position}
+        told = {"error": _words(connection, error), "wait": wait_seconds, "most": attempts_max, "position": position}
         await connection.execute(_FAILED, told)
 
     async def put_off(self, connection: Connection, position: int, error: str, wait_seconds: float) -> None:
         """See `OutboxStore`."""
-        await connection.execute(_PUT_OFF, {"error": error, "wait": wait_seconds, "position": position})
+        await connection.execute(_PUT_OFF, {"error": _words(connection, error), "wait": wait_seconds, "position": position})

@@ -14,12 +14,15 @@ from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from participant_sdk import Postgres, PostgresLimits
-from participant_sdk.outbox import BODY_BYTES_MAX, put, store
+from participant_sdk.outbox import BODY_BYTES_MAX, Relay, RelayLimits, put, store
 from participant_sdk.outbox.store import store_of
-from tests.outbox import LeavingContract, OutboxBench, RelayContract
+from participant_sdk.testing.postgres import PostgresServer
+from tests.outbox import LeavingContract, OutboxBench, Received, RelayContract
 from tests.outbox_broken import BrokenContract
 from tests.outbox_turns import TurnsContract
+from tests.relational import until
 from troth.errors import RequestError
+from troth.log import postgres_branches
 
 LIMITS = PostgresLimits(connections_max=8, lock_wait_seconds=0.3)
 
@@ -163,3 +166,24 @@ async def test_a_look_at_a_topic_does_not_read_the_others(database: Database, st
             assert len(await outbox.lines(connection, [store.Place("rare", "", 0)], 100)) == 2
             assert await outbox.last(connection, "rare") == ("z", 40_002)
     assert "Index Scan using outbox_topic" in "".join(told) and "Removed by Filter" not in "".join(told)
+
+
+async def test_an_error_that_the_database_has_no_letters_for_is_recorded(server: PostgresServer) -> None:
+    async with await psycopg.AsyncConnection.connect(server.dsn(), autocommit=True) as connection:
+        await connection.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    dsn, received = server.dsn("latin"), Received()
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        for statement in postgres_branches.CREATE:
+            await connection.execute(statement)
+        await put(connection, "t", "wrong")
+        received.wrong[b"wrong"] = ValueError("\u2717")
+
+        async def aside() -> list[str]:
+            rows = await connection.execute("SELECT error FROM troth.outbox WHERE aside IS NOT NULL")
+            return [row[0] for row in await rows.fetchall()]
+
+        async with Relay(dsn, received, limits=RelayLimits(attempts_max=1)):
+            await until(aside)
+        assert await aside() == ["ValueError: \\u2717"]
+    async with await psycopg.AsyncConnection.connect(server.dsn(), autocommit=True) as connection:
+        await connection.execute("DROP DATABASE latin WITH (FORCE)")
