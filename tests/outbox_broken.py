@@ -16,7 +16,7 @@ from tests.outbox import OutboxPlace, Received
 from tests.outbox_turns import Destinations
 from tests.relational import until
 from troth.backoff import Backoff
-from troth.logs import quiet
+from troth.logs import heard_by, quiet
 
 
 class BrokenContract:
@@ -33,6 +33,26 @@ class BrokenContract:
         """As a relay has one."""
         async with store_of(place.dsn, 30.0).connected() as connection:
             yield connection
+
+    async def test_a_fault_of_the_relay_itself_ends_no_delivery(
+        self, place: OutboxPlace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is told, and whatever it was about is tried again."""
+        await place.left(("t", "a", "0"))
+        received, faults, told = Received(), [KeyError("t"), UnicodeEncodeError("ascii", "✗", 0, 1, "no such letter")], list[str]()
+        async with Relay(place.dsn, received) as relay:
+            chosen = relay._turns.of_all
+
+            async def slips(*said: Any) -> Any:
+                if faults:
+                    raise faults.pop()
+                return await chosen(*said)
+
+            monkeypatch.setattr(relay._turns, "of_all", slips)
+            with heard_by(lambda level, event, fields: told.append(f"{level} {event}")):
+                await until(lambda: asyncio.sleep(0, relay.delivered == 1))
+        assert [message.body for message in received.messages] == [b"0"]
+        assert told.count("error a relay failed; it goes on") == 2
 
     async def test_what_was_put_off_between_look_and_lock_is_not_delivered(
         self, place: OutboxPlace, connection: Any, monkeypatch: pytest.MonkeyPatch

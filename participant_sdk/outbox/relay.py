@@ -166,7 +166,8 @@ class Relay:
     # ---- rounds
 
     async def run(self) -> None:
-        """Deliver, until cancelled. A database or a broker that is away is tried again for ever."""
+        """Deliver, until cancelled. A database or a broker that is away is tried again for ever; and so is a fault of the relay
+        itself, which is told: messages that nobody delivers any more are worse."""
         failures = looks = 0
         try:
             while not is_cancelling():
@@ -175,10 +176,14 @@ class Relay:
                     failures = 0
                     if looks and (self._turns.whole or looks % LOOKS_MAX == 0):
                         await asyncio.sleep(self._pause_seconds())
-                except self._outbox.kinds as error:
+                except Exception as error:
                     wait = AGAIN.delay_seconds(failures, self._dsn)
                     failures += 1
-                    _log.warning("the outbox waits", why=f"{type(error).__name__}: {error}", seconds=round(wait, 1))
+                    why, seconds = f"{type(error).__name__}: {error}", round(wait, 1)
+                    if isinstance(error, self._outbox.kinds):
+                        _log.warning("the outbox waits", why=why, seconds=seconds)
+                    else:
+                        _log.error("a relay failed; it goes on", why=why, seconds=seconds, exc_info=error)
                     await asyncio.sleep(wait)
         finally:
             for one in self._rounds:
