@@ -81,8 +81,7 @@ class Book:
         self.undecided = Undecided()
         self.finished: OrderedDict[str, Finished] = OrderedDict()
         self.recorded = 0  # how many entries of `finished` the log holds
-        self.result_bytes = 0
-        self.kept_bytes = 0  # of results that callers said, under keys; see `kept`
+        self.result_bytes = self.kept_bytes = 0  # of one-shots' results; of those that callers said, see `kept`
         self.unseen_bytes = 0  # of answers that clients have not acknowledged
         self.other_finished: deque[str] = deque()  # those of `finished` that hold no key, in the order of their end
         self.keyed_commits: deque[str] = deque()  # those that do

@@ -14,6 +14,7 @@ Each test is one promise, and its docstring says which. They need pytest-asyncio
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
@@ -30,6 +31,7 @@ from participant_sdk.resources.contract import (
     Prepared,
     Refused,
     Resource,
+    Unreachable,
 )
 from troth.v1 import common_pb2, record_pb2
 from troth.values import encode_arguments
@@ -38,6 +40,8 @@ PARTICIPANT = "contract"
 FIRST = "c1.1.0011223344556677.1.1"
 LONGER = "c1.1.0011223344556677.1.10"
 """An id of which `FIRST` is a prefix."""
+OPENING_TRIES = 200
+"""Of a resource that is away; twenty to a second."""
 
 
 class Workbench(Protocol):
@@ -71,11 +75,18 @@ class Bench:
         self.visible = workbench.visible
 
     async def open(self, participant: str = PARTICIPANT) -> None:
-        """Bind and open the resource."""
+        """Bind and open the resource. One that is away, or whose earlier process is still being ended, is asked again, as by the
+        driver."""
         registry = Registry(async_reason=self.resource.async_reason)
         self._workbench.register(registry)
         self.resource.bind(participant, registry)
-        assert isinstance(await self.resource.open(), Done)
+        answer = await self.resource.open()
+        for _ in range(OPENING_TRIES):
+            if not isinstance(answer, Unreachable):
+                break
+            await asyncio.sleep(0.05)
+            answer = await self.resource.open()
+        assert isinstance(answer, Done), answer
 
     async def crash(self) -> None:
         """Let the process die, and begin another one."""
