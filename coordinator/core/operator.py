@@ -303,6 +303,7 @@ def forgotten(book: Book, txn: Transaction, record: record_pb2.Forgotten) -> Non
     if txn.claim is not None and entry is not None and entry.live is txn:
         if book.finished[txn.id].outcome == common_pb2.OUTCOME_COMMITTED:
             entry.live, entry.finished_ms = None, book.clock_ms
+            entry.claim = book.finished[txn.id].claim or txn.claim  # which has by now what was left under the key
         else:
             del book.keys[scoped(txn.claim)]  # COMMIT was never decided, and whoever forgot it saw to what was done
 

@@ -325,3 +325,24 @@ def test_what_is_open_again_shares_what_is_retained_of_it() -> None:
     driver.wait(180.0)
     driver.sync()
     assert driver.book.kept_bytes == 0
+
+
+@pytest.mark.parametrize("life", ["this", "next", "cleaned"])
+def test_one_that_was_given_up_and_has_committed_gives_it_back_when_people_have_forgotten_it(life: str) -> None:
+    driver = of_several(BRIEF)
+    driver.acknowledge("a", 1)
+    abandon = admin_pb2.ResolveRequest(transaction_id=driver.id(1), action=admin_pb2.RESOLVE_ACTION_ABANDON, **BECAUSE)
+    driver.step(events.Administer("t", abandon))
+    driver.sync()
+    assert driver.txn(1).state.name == "HEURISTIC"
+    driver.acknowledge("b", 1)
+    driver.sync()
+    told = holder(driver)
+    assert told is not None and (told.outcome, told.result) == (common_pb2.OUTCOME_COMMITTED, LEFT)
+    forget(driver, driver.id(1))
+    if life != "this":
+        records = driver.log if life == "next" else cleaned(driver)
+        driver = Driver(BRIEF, records, at=driver.now, nonce="0123abce")
+    told = holder(driver)
+    assert told is not None and (told.outcome, told.result) == (common_pb2.OUTCOME_COMMITTED, LEFT)
+    assert driver.book.kept_bytes == len(LEFT)
