@@ -6,10 +6,16 @@ function returned, for the same arguments. The coordinator keeps bytes; with a p
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
 from hashlib import sha256
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from google.protobuf.message import DecodeError
 
@@ -105,19 +111,76 @@ def _parsed(data: bytes) -> client_pb2.KeptResult:
 def maker(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
     """What tells a call of a function from any other: a hash of its name and its arguments, by their names.
 
-    An argument that has no wire form (a connection, `self`) is left out, since nothing about it is the same in another process.
+    Of arguments that have no wire form values of Python's own count as well (an Enum, a date, a set, a dataclass), and what stands
+    in lists and dicts counts one by one. Any other object (a connection, `self`) is left out, since nothing about it is the same in
+    another process. Of a `functools.partial` it is the function, and the arguments that it adds.
     Raises `TypeError` for arguments that the function does not take.
     """
+    while isinstance(function, functools.partial):
+        args, kwargs, function = (*function.args, *args), {**function.keywords, **kwargs}, function.func
     digest = sha256()
     for part in (getattr(function, "__module__", None) or "", getattr(function, "__qualname__", type(function).__qualname__)):
         _add(digest, part.encode())
-    for name, value in inspect.signature(function).bind(*args, **kwargs).arguments.items():
-        try:
-            data = encode_value(value).SerializeToString(deterministic=True)
-        except RequestError:
-            continue
-        _add(digest, name.encode())
-        _add(digest, data)
+    for name, value in _named(function, args, kwargs).items():
+        told = _told(value)
+        if told:
+            _add(digest, name.encode())
+            _add(digest, told)
+    return digest.digest()
+
+
+def _named(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        return inspect.signature(function).bind(*args, **kwargs).arguments
+    except ValueError:
+        return {"args": tuple(args), "kwargs": dict(kwargs)}  # written in C, and tells nothing
+    except TypeError:
+        # Another decorator may add arguments to those of the call: then its own names count.
+        return inspect.signature(function, follow_wrapped=False).bind(*args, **kwargs).arguments
+
+
+_WRITTEN = (int, float, str, bytes, Decimal, date, time, timedelta, UUID)
+"""Values whose `repr` is the same in any process, and no other value has; those of the wire in a subclass, or too large."""
+
+
+def _told(value: object, around: tuple[int, ...] = ()) -> bytes:
+    """What tells an argument from any other; empty for an object about which nothing is known, and for what contains itself."""
+    try:
+        return encode_value(value).SerializeToString(deterministic=True) or _NONE
+    except RequestError:
+        pass
+    if id(value) in around:
+        return b""
+    kind, parts = type(value).__qualname__, []
+    around = (*around, id(value))
+    if isinstance(value, Enum):
+        parts = [value.name.encode()]
+    elif isinstance(value, _WRITTEN):
+        parts = [repr(value).encode()]
+    elif isinstance(value, list | tuple):
+        kind, parts = "list", [_told(item, around) for item in value]
+    elif isinstance(value, set | frozenset):
+        kind, parts = "set", sorted(_told(item, around) for item in value)
+    elif isinstance(value, Mapping):
+        kind, parts = "map", sorted(_joined(_told(name, around), _told(item, around)) for name, item in value.items())
+    elif is_dataclass(value) and not isinstance(value, type):
+        # Nothing is fetched: the object of an ORM would ask its database.
+        held = getattr(value, "__dict__", None)
+        names = [field.name for field in fields(value) if held is None or field.name in held]
+        parts = [_joined(name.encode(), _told(getattr(value, name, None), around)) for name in names]
+    else:
+        return b""
+    return _joined(b"other", kind.encode(), *parts)
+
+
+_NONE = b"none"
+"""Of what is `None`, whose wire form has no bytes: it is told from what is left out."""
+
+
+def _joined(*parts: bytes) -> bytes:
+    digest = sha256()
+    for part in parts:
+        _add(digest, part)
     return digest.digest()
 
 

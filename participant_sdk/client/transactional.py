@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, ParamSpec, TypeVar, overload
 
 from participant_sdk.client import checks
 from participant_sdk.client.client import Client
@@ -82,12 +83,29 @@ def transactional(
     return lambda function: _in_loop(function, once, attempts)
 
 
-class _Once(NamedTuple):
+class _Once:
     """One call of a decorated function."""
 
-    transaction: Callable[[], Any]
-    made_by: bytes
-    """What tells it from any other call; empty without a key, under which its value could be kept."""
+    def __init__(self, transaction: Callable[[], Any], made_by: bytes) -> None:
+        self.transaction = transaction
+        self.made_by = made_by
+        """What tells it from any other call; empty without a key, under which its value could be kept."""
+        self._of_another: AlreadyCommitted | None = None
+
+    @contextlib.contextmanager
+    def body(self) -> Iterator[None]:
+        """Around the function's body: what that raises is of other transactions, whatever it did with them."""
+        try:
+            yield
+        except AlreadyCommitted as already:
+            self._of_another = already
+            raise
+
+    def given_back(self, already: AlreadyCommitted) -> Any:
+        """What this very call left under its key; otherwise raises `already`, or what says it better."""
+        if already is self._of_another:
+            raise already
+        return already.given_back(self.made_by)
 
 
 class _Keeper:
@@ -119,7 +137,8 @@ def _in_loop(function: Any, once: Callable[[Any, Any, Any], _Once], attempts: in
 
         async def attempt() -> Any:
             async with this.transaction() as tx:
-                value = await function(*args, **kwargs)
+                with this.body():
+                    value = await function(*args, **kwargs)
                 if this.made_by:
                     keeper.keep(tx, value, this.made_by)
                 return value
@@ -127,7 +146,7 @@ def _in_loop(function: Any, once: Callable[[Any, Any, Any], _Once], attempts: in
         try:
             return await retried(attempts, attempt)
         except AlreadyCommitted as already:
-            return already.given_back(this.made_by)
+            return this.given_back(already)
 
     return call
 
@@ -141,7 +160,8 @@ def _in_thread(function: Any, once: Callable[[Any, Any, Any], _Once], attempts: 
 
         def attempt() -> Any:
             with this.transaction() as tx:
-                value = function(*args, **kwargs)
+                with this.body():
+                    value = function(*args, **kwargs)
                 if this.made_by:
                     keeper.keep(tx, value, this.made_by)
                 return value
@@ -149,6 +169,6 @@ def _in_thread(function: Any, once: Callable[[Any, Any, Any], _Once], attempts: 
         try:
             return retried_in_thread(attempts, attempt)
         except AlreadyCommitted as already:
-            return already.given_back(this.made_by)
+            return this.given_back(already)
 
     return call

@@ -149,6 +149,10 @@ _mutants(
     ("the key is not passed on", "timeout=timeout, key=text,", "timeout=timeout,"),
 )  # fmt: skip
 _mutants(
+    "client/transactional", ("tests/client/test_client_results_under_keys.py",),
+    ("what a body raises is taken for its own", "if already is self._of_another:", "if False:"),
+)  # fmt: skip
+_mutants(
     "client/kept", ("tests/client/test_client_results_under_keys.py",),
     ("a result is said without a key", "        if not self._key:\n", "        if False:\n"),
     ("what a function returns goes before what it says", "        if self._wire is not None:\n", "        if False:\n"),
@@ -156,7 +160,13 @@ _mutants(
     ("a commit that fits no frame is sent", "request.ByteSize() > limits.frame_bytes_max", "False"),
     ("a result in clear is taken by a codec", "coded.decoded_kept(key, kept.encoded, data)", "(kept.encoded and coded.decoded_kept(key, kept.encoded, data)) or data"),
     ("the function is no part of a call", "        _add(digest, part.encode())", "        pass"),
-    ("the arguments are no part of a call", "        _add(digest, data)", "        pass"),
+    ("the arguments are no part of a call", "            _add(digest, told)", "            pass"),
+    ("a partial is the function", "while isinstance(function, functools.partial):", "while False:"),
+    ("below another decorator arguments are left out", "follow_wrapped=False).bind(*args, **kwargs).arguments", "follow_wrapped=False).bind(*args, **kwargs).kwargs"),
+    ("None is left out of a call", "deterministic=True) or _NONE", "deterministic=True)"),
+    ("an Enum is left out of a call", "if isinstance(value, Enum):", "if False:"),
+    ("a date is left out of a call", "elif isinstance(value, _WRITTEN):", "elif False:"),
+    ("one object in a list leaves all of it out", "elif isinstance(value, list | tuple):", "elif False:"),
 )  # fmt: skip
 _mutants(
     "client/results", ("tests/client/test_client_results_under_keys.py",),

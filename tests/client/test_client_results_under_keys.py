@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import logging
 import pickle
+from collections import namedtuple
+from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
+from enum import Enum
 from typing import Any
+from uuid import UUID
 
 import pytest
 from fake_coordinator import COMMITTED, FakeCoordinator, FakeStream
@@ -302,6 +308,101 @@ def test_a_call_is_known_by_the_name_and_the_arguments() -> None:
     assert maker(one, (object(), 2), {}) == maker(one, (object(), 2), {}), "what has no wire form is no part of it"
     with pytest.raises(TypeError):
         maker(other, (1, 2), {})
+
+
+class Currency(Enum):
+    EUR = 1
+    USD = 2
+
+
+@dataclass
+class Line:
+    item: str
+    price: object = None
+
+
+@dataclass(slots=True)
+class Slotted:
+    item: str
+
+
+Pair = namedtuple("Pair", "one two")
+CALLS: dict[str, tuple[Any, Any]] = {
+    "none and an object": (None, object()), "enum": (Currency.EUR, Currency.USD), "date": (date(2026, 1, 1), date(2026, 1, 2)),
+    "large": (2**70, 2**71), "uuid": (UUID(int=1), UUID(int=2)), "set": ({1, 2}, {1, 3}), "map": ({1: 2}, {1: 3}),
+    "beside an object": ([1, object()], [2, object()]), "in a map": ({"c": object(), "n": 1}, {"c": object(), "n": 2}),
+    "named": (Pair(1, 2), Pair(1, 3)), "dataclass": (Line("a", Currency.EUR), Line("a", Currency.USD)),
+    "slots": (Slotted("a"), Slotted("b")), "text": ("\ud800", "\ud801"), "list or set": ([Currency.EUR], {Currency.EUR}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_arguments_without_a_wire_form_are_told_apart(name: str) -> None:
+    def function(*items: object, **named: object) -> None: ...
+
+    one, other = CALLS[name]
+    again = copy.deepcopy(one)
+    assert maker(function, (object(), one), {}) == maker(function, (object(), again), {}) != maker(function, (object(), other), {})
+    assert maker(function, (), {"it": one}) == maker(function, (), {"it": again}) != maker(function, (), {"it": other})
+
+
+def test_what_contains_itself_and_what_an_orm_has_not_fetched_are_left_out() -> None:
+    def function(it: object) -> None: ...
+
+    one, other = [], []  # type: list[Any], list[Any]
+    one += [1, one]
+    other += [1, other]
+    assert maker(function, (one,), {}) == maker(function, (other,), {})
+    line = Line("a")
+    del line.__dict__["price"]
+    assert maker(function, (line,), {}) != maker(function, (Line("a"),), {})
+
+
+def test_a_partial_is_its_function_with_what_it_adds() -> None:
+    def one(a: int, b: int, c: int = 0) -> None: ...
+
+    def other(a: int, b: int, c: int = 0) -> None: ...
+
+    known = maker(functools.partial(one, 1, c=3), (2,), {})
+    assert known == maker(one, (1, 2), {"c": 3}) == maker(functools.partial(functools.partial(one, 1), 2), (), {"c": 3})
+    assert known != maker(functools.partial(other, 1, c=3), (2,), {}) and known != maker(functools.partial(one, 9, c=3), (2,), {})
+
+
+async def test_a_decorator_below_may_add_arguments(keeper: Keeper, client: Client) -> None:
+    def with_connection(function: Any) -> Any:
+        @functools.wraps(function)
+        async def wrapped(*args: Any, **kwargs: Any) -> Any:
+            return await function(object(), *args, **kwargs)
+
+        return wrapped
+
+    @transactional(client, key=lambda order, amount: order)
+    @with_connection
+    async def place(connection: object, order: str, amount: int) -> int:
+        return amount
+
+    assert await place("o1", 5) == await place("o1", 5) == 5
+    with pytest.raises(AlreadyCommitted):
+        await place("o1", 6)
+
+
+def test_a_function_that_tells_no_signature_is_known_by_its_arguments() -> None:
+    assert maker(max, (1, 2), {}) == maker(max, (1, 2), {}) != maker(max, (1, 3), {})
+
+
+@pytest.mark.parametrize("key", [None, lambda: "outer"])
+async def test_what_a_body_hears_of_another_key_is_not_what_the_function_came_to(keeper: Keeper, client: Client, key: Any) -> None:
+    @transactional(client, key=key)
+    async def function() -> str:
+        await client.transaction(key="inner").begin()
+        pytest.fail("it has committed")
+
+    made_by = maker(function.__wrapped__, (), {}) if key else b""  # type: ignore[attr-defined]  # as `functools.wraps` leaves it
+    kept = client_pb2.KeptResult(value=common_pb2.Value(text="of the inner one"), made_by=made_by)
+    keeper.kept["inner"] = kept.SerializeToString()
+    with pytest.raises(AlreadyCommitted) as caught:
+        await function()
+    assert caught.value.result == "of the inner one" and keeper.commits == [], "nothing of the outer one is committed"
 
 
 # ---- with a payload codec
