@@ -75,7 +75,7 @@ def _commits(path: Path) -> set[str]:
         body: Any = record.message
         if body.HasField("decided"):
             found.add(body.decided.transaction_id)
-        elif body.HasField("ended") and body.ended.participant:  # in one phase, if it was committed
+        elif body.HasField("ended") and (body.ended.participant or body.ended.claim.result):  # of one, or of nobody
             found.add(body.ended.transaction_id)
     return found
 

@@ -488,13 +488,10 @@ class Book:
     def answer_finished(self, transaction_id: str, done: Finished, number: int) -> client_pb2.Answer:
         """The answer of a finished transaction."""
         answer = client_pb2.Answer(
-            number=number,
-            transaction_id=transaction_id,
-            outcome=done.told,
+            number=number, transaction_id=transaction_id, outcome=done.told,
             cause=done.cause if done.dealt_with is None else None,
-            results_available=done.results is not None and done.dealt_with is None,
-            replayed=True,
-        )
+            results_available=done.results is not None and done.dealt_with is None, replayed=True,
+        )  # fmt: skip
         for name, results in (done.results or {}).items() if answer.results_available else ():
             answer.results.add(participant=service_of(name), results=results)
         return answer

@@ -155,8 +155,12 @@ class AlreadyCommitted(RequestError):
         return self.outcome.result
 
     def given_back(self, made_by: bytes) -> Any:
-        """The result, to the function that made it; raises this error to any other, and where nothing was kept."""
-        kept = self.outcome.kept
+        """The result, to the function that made it; raises this error to any other, and where nothing that can be read was kept."""
+        try:
+            kept = self.outcome.kept
+        except RequestError as unreadable:
+            # Not that error itself: it would not tell that the work is done.
+            raise AlreadyCommitted(self.outcome, hint=f"{UNREADABLE}{unreadable.message}.") from unreadable
         if kept is None:
             raise self
         if kept.made_by != made_by:
@@ -169,6 +173,7 @@ HAS_NONE = (
     "Take it for done: the outcome is in `outcome`. No result was kept: say it with `tx.result = ...` before the commit, as a "
     "plain value. What the calls returned then, ask the services."
 )
+UNREADABLE = "Take it for done. What it came to cannot be read here: "
 OF_ANOTHER = (
     "Something else committed under this key: another function, or the same with other arguments. Give each a key of its own; "
     "what was kept is in `result`."

@@ -17,6 +17,7 @@ from coordinator.backup import copying
 from tests.cli.test_cli_offline import decided, make_log, prepared
 from troth.errors import LogDamaged, LogError, LogForeign
 from troth.log import offline, schema
+from troth.v1 import common_pb2, record_pb2
 
 WRITER = """
 import itertools, sqlite3, sys
@@ -151,11 +152,18 @@ async def test_an_older_log_is_moved_aside(troth: Any, tmp_path: Path) -> None:
     assert offline.verify(path).last_seq == 2
 
 
-async def test_what_a_damaged_log_still_tells_and_the_backup_lacks_is_named(troth: Any, tmp_path: Path) -> None:
+def ended_for_its_result() -> record_pb2.CoordinatorRecord:
+    """The end of a commit of nobody."""
+    claim = record_pb2.KeyClaim(key="k", result=b"paid")
+    return record_pb2.CoordinatorRecord(ended=record_pb2.Ended(outcome=common_pb2.OUTCOME_COMMITTED, claim=claim))
+
+
+@pytest.mark.parametrize("make", [decided, ended_for_its_result])
+async def test_what_a_damaged_log_still_tells_and_the_backup_lacks_is_named(troth: Any, tmp_path: Path, make: Any) -> None:
     path = await log(tmp_path / "c1" / "coordinator.db")
     await troth("backup", str(path), "--to", str(tmp_path / "b"))
-    later = decided()
-    later.decided.transaction_id = "c1.1.0badcafe.3.9"
+    later = make()
+    getattr(later, later.WhichOneof("kind")).transaction_id = "c1.1.0badcafe.3.9"
     offline.append_offline(path, later.SerializeToString())
     with sqlite3.connect(path) as file:
         file.execute("UPDATE troth_records SET body = x'ff' WHERE seq = 1")

@@ -171,6 +171,7 @@ _mutants(
 _mutants(
     "client/results", ("tests/client/test_client_results_under_keys.py",),
     ("a function is given what another one left", "if kept.made_by != made_by:", "if False:"),
+    ("what is done is told as unreadable", "raise AlreadyCommitted(self.outcome, hint=f\"{UNREADABLE}{unreadable.message}.\") from unreadable", "raise"),
     ("None is no result", "return self._kept is not None", "return getattr(self._kept, 'value', None) is not None"),
     ("the codec is not told the key", "asked.transaction_id, coded, asked.key)", "asked.transaction_id, coded)"),
 )  # fmt: skip

@@ -437,6 +437,19 @@ async def test_a_codec_keeps_it_from_the_coordinator(coordinator: FakeCoordinato
             assert (await again(plain)).result
 
 
+async def test_a_function_that_cannot_read_what_it_left_is_told_that_it_is_done(
+    coordinator: FakeCoordinator, keeper: Keeper, client: Client
+) -> None:
+    async def charge() -> str:
+        return "charged"
+
+    async with Client(coordinator.address, codec=Reversing()) as other:
+        await transactional(other, key=lambda: "k")(charge)()
+    with pytest.raises(AlreadyCommitted, match="its key was used before") as caught:
+        await transactional(client, key=lambda: "k")(charge)()
+    assert "no payload codec" in caught.value.hint and caught.value.has_result
+
+
 def test_what_is_none_and_what_is_in_clear_are_told_apart() -> None:
     clear = client_pb2.KeptResult(value=common_pb2.Value(integer=3)).SerializeToString()
     with pytest.raises(RequestError) as caught:
