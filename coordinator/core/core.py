@@ -280,8 +280,9 @@ def _evicted(book: Book, event: events.Durable) -> None:
 
 def _forgotten(book: Book, event: events.Durable) -> None:
     txn = book.live.get(event.subject)
-    if txn is not None:
-        operator.forgotten(book, txn, event.detail)
+    ordered, record = event.detail
+    if txn is not None and txn is ordered:  # and not what a participant has contradicted since, of an order that was given twice
+        operator.forgotten(book, txn, record)
 
 
 def _ordered(book: Book, event: events.Durable) -> None:

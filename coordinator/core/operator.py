@@ -253,7 +253,7 @@ def _forget(book: Book, request: admin_pb2.ForgetTransactionRequest) -> Message:
     if request.dry_run:
         return admin_pb2.ForgetTransactionResponse()
     record = _forgotten_record(book, txn, request)
-    book.append(txn.id, book.record_of(forgotten=record), force=True, event=events.Durable("forgotten", txn.id, record))
+    book.append(txn.id, book.record_of(forgotten=record), force=True, event=events.Durable("forgotten", txn.id, (txn, record)))
     return admin_pb2.ForgetTransactionResponse()
 
 

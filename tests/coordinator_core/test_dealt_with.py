@@ -156,3 +156,25 @@ def test_a_log_of_an_earlier_version_says_it_as_well() -> None:
         life.out.clear()
         life.run(2, "ab", key="k")
         assert life.outcomes() == ["2 MIXED"]
+
+
+def test_an_order_given_twice_forgets_nothing_that_was_heard_between_its_records() -> None:
+    driver = Driver()
+    driver.run(1, "ab")
+    driver.vote("a", 1)
+    driver.vote("b", 1)
+    driver.sync()
+    driver.acknowledge("a", 1)
+    driver.acknowledge("b", 1, "FORCED_ABORT")
+    driver.sync()
+    for _ in range(2):
+        driver.step(events.Administer("t", admin_pb2.ForgetTransactionRequest(transaction_id=driver.id(1), **BECAUSE)))
+    *first, second = driver.waiting
+    driver.waiting = first
+    driver.sync_batch()
+    assert driver.id(1) not in driver.book.live
+    driver.acknowledge("a", 1, "FORCED_ABORT")
+    driver.waiting.insert(0, second)
+    driver.sync()
+    assert driver.txn(1).state.name == "HEURISTIC", "people look at that first"
+    assert Driver(records=driver.log, nonce="0123abce").book.live[driver.id(1)].state.name == "HEURISTIC"
