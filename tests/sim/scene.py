@@ -52,6 +52,8 @@ class Witness:
         """What people were told to be over, and how, operators' doings apart."""
         self.orders: dict[Branch, int] = {}
         self.messages: Counter[str] = Counter()
+        self.asked: Counter[str] = Counter()
+        """Participants' questions about each transaction."""
         self.commit_points: dict[str, float] = {}
         """When the record was written that is the commit point of a transaction."""
         self.forced: Counter[tuple[str, str]] = Counter()
@@ -71,6 +73,8 @@ class Witness:
             hear(self, source, target, message)
         if field in COUNTED:
             self.messages[message.transaction_id] += 1
+        elif field == "inquiries":
+            self.asked[message.transaction_id] += 1
         if target == STALE and field not in ("reports", "complete", "event"):
             self.violations.append(f"stale epochs write nothing: {source} said {field} to a coordinator of an old epoch")
 
