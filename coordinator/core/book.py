@@ -285,7 +285,6 @@ class Book:
         known = self.participants.get(name)
         if known is None:
             known = self.participants[name] = Participant(name, next_order=self.past_orders.pop(name, 1))
-            self.gone.pop(name, None)
             if (service := service_of(name)) != name:
                 self.slots.setdefault(service, []).append(known)
         return known

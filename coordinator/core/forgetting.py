@@ -5,8 +5,9 @@ of its branches go on where they were, should it come back in this life: its log
 
 What it has done is not forgotten by that. A commit in one phase has no record here, and who asks what became of one names the
 service: all are asked who may have it, and ABORTED is told when nobody has. Who is not known any more cannot be asked; so for the
-retention its name stays in the log, with the epoch in which it was forgotten, and until it comes back (then it is asked) a question
-about what may have been its own is answered IN_DOUBT.
+retention its name stays in the log, with its log and the epoch in which it was forgotten, and until that log comes back (then it is
+asked) a question about what may have been its own is answered IN_DOUBT. Another log may have the name meanwhile: what it does not
+have proves nothing of what was before it, as after `troth participants replace`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def forget_participant(book: Book, request: admin_pb2.ForgetParticipantRequest) 
         return admin_pb2.ForgetParticipantResponse(refusal=refusal)
     record = book.record_of(participant_bound=record_pb2.ParticipantBound(
         participant=participant.name, who=request.who, why=request.why, forgotten=True, before_epoch=book.epoch,
-        before_order=participant.next_order,
+        before_order=participant.next_order, log_id=_only_log(book, participant),
     ))  # fmt: skip
     kept = record_pb2.CoordinatorRecord()
     kept.CopyFrom(record)
@@ -38,6 +39,28 @@ def forget_participant(book: Book, request: admin_pb2.ForgetParticipantRequest) 
     book.past_orders[participant.name] = participant.next_order
     drop(book, participant, kept)
     return admin_pb2.ForgetParticipantResponse()
+
+
+def _only_log(book: Book, participant: Participant) -> str:
+    """The log that can say all that was done under a name; empty where there were several, and one would not know of the others."""
+    if participant.before != (0, 0):
+        return ""
+    earlier = book.gone.get(participant.name)
+    if earlier is None:
+        return participant.log_id
+    known = earlier.participant_bound.log_id
+    return known if participant.log_id in ("", known) else ""
+
+
+def has_the_name(book: Book, participant: Participant) -> None:
+    """A log has the name now: the one that was forgotten with it can be asked again, and another one knows nothing of that one."""
+    record = book.gone.get(participant.name)
+    if record is not None and participant.log_id:
+        forgotten = record.participant_bound
+        if forgotten.log_id == participant.log_id:
+            del book.gone[participant.name]
+        else:
+            participant.before = max(participant.before, (forgotten.before_epoch, forgotten.before_order))
 
 
 def _why_not(book: Book, participant: Participant | None, request: admin_pb2.ForgetParticipantRequest) -> common_pb2.Cause | None:

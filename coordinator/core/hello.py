@@ -13,6 +13,7 @@ from __future__ import annotations
 from coordinator.core import effects, events, hearing
 from coordinator.core.arrivals import heard_out
 from coordinator.core.book import Book, cause_of
+from coordinator.core.forgetting import has_the_name
 from coordinator.core.model import Beginning, Identity, Participant
 from coordinator.core.plausible import implausible
 from coordinator.core.recovery import bound_record
@@ -47,6 +48,7 @@ def hello(book: Book, event: events.HelloReceived) -> None:
     participant.stream, participant.invariants = event.stream, {}
     participant.went_back = participant.refused_log_id = participant.awaited = ""
     participant.log_id, participant.incarnation, participant.nonce = said.log_id, said.incarnation, said.nonce
+    has_the_name(book, participant)
     if event.position > participant.heard:
         book.hear(participant, event.position)
     participant.software, participant.loosely_coupled = said.software, said.loosely_coupled

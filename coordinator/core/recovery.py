@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError, Message
 from coordinator.core import waiting
 from coordinator.core.book import Book
 from coordinator.core.finishing import ended_record, forgotten_reports, reopen, retain, retain_dealt_with
-from coordinator.core.forgetting import drop
+from coordinator.core.forgetting import drop, has_the_name
 from coordinator.core.kept import bytes_kept, is_unchanged
 from coordinator.core.model import (
     Branch,
@@ -111,6 +111,7 @@ class Replay:
         participant.before, participant.recalling = (bound.before_epoch, bound.before_order), bound.recalling
         participant.unlisted = (bound.unlisted_epoch, bound.unlisted_order, bound.unlisted_ended_ms)
         participant.bound = participant.identity if bound.log_id else None
+        has_the_name(self.book, participant)
         return f"participant/{bound.participant}"
 
     def _heuristic_(self, report: record_pb2.Heuristic, _: int) -> str:
@@ -345,7 +346,7 @@ def live_records(book: Book, owner: str) -> Sequence[Message]:
         return [book.record_of(horizon=horizon)]
     kind, _, name = owner.partition("/")
     if kind == "participant":
-        return [book.gone[name]] if name in book.gone else _participant_records(book, name)
+        return _participant_records(book, name)
     if kind == waiting.KIND:
         return [book.record_of(review=book.reviews[name])] if name in book.reviews else []
     if kind == "loss":
@@ -367,8 +368,11 @@ def epoch_record(book: Book, life: Life) -> record_pb2.EpochStarted:
 
 
 def _participant_records(book: Book, name: str) -> Sequence[Message]:
-    participant = book.participants.get(name)  # of one that was forgotten, nothing
-    return [book.record_of(participant_bound=bound_record(participant))] if participant is not None else []
+    participant = book.participants.get(name)
+    records: list[Message] = [book.gone[name]] if name in book.gone else []
+    if participant is not None:
+        records.append(book.record_of(participant_bound=bound_record(participant)))
+    return records
 
 
 def bound_record(participant: Participant) -> record_pb2.ParticipantBound:

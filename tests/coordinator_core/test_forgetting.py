@@ -7,6 +7,7 @@ import pytest
 from coordinator.core import effects, events
 from coordinator.core.settings import CoreSettings
 from tests.coordinator_core.driver import WALL_MS, Driver
+from troth.ids import TransactionId
 from troth.v1 import admin_pb2, client_pb2, common_pb2, participant_pb2
 
 
@@ -129,6 +130,62 @@ def test_what_a_slot_may_have_committed_is_not_told_aborted_when_it_was_forgotte
     life.out.clear()
     life.step(events.Get("t", question(name)))
     assert sorted(life.sent()) == ["pay/0.settles", "pay/1.settles"], "it is back, and is asked"
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_another_log_of_a_name_that_was_forgotten_proves_nothing(again: bool) -> None:
+    """Nor is it the one that was forgotten, however often the name is; and a restart knows that, also behind the cleaner."""
+    driver = Driver()
+    for number, name in ((8, "pay/0"), (9, "pay/1")):
+        driver.connect(name, number)
+    driver.sync()
+    name = driver.id(1)
+    driver = Driver(records=driver.log, nonce="0123abcf", connect=False)
+    assert forget(driver, "pay/0") == ""
+    driver.connect("pay/0", 20, log_id="another")
+    if again:
+        driver.lose("pay/0")
+        assert forget(driver, "pay/0") == ""
+        driver.connect("pay/0", 21)
+    cleaned = [one.SerializeToString() for one in driver.core.live_records("participant/pay/0")]
+    assert len(cleaned) == 2
+    restarted = Driver(records=[*driver.log[:1], *cleaned, *driver.log[1:], *cleaned], nonce="0123abd0", connect=False)
+    restarted.connect("pay/0", 22, log_id="" if again else "another")
+    for life in (driver, restarted):
+        life.connect("pay/1", 23)
+        life.out.clear()
+        life.step(events.Get("t", question(name)))
+        (told,) = life.take(effects.Got)
+        assert told.answer.outcome == common_pb2.OUTCOME_IN_DOUBT and "pay/0" in told.answer.cause.message
+        epoch, order = life.book.participants["pay/0"].before
+        assert (epoch, order) > (TransactionId.parse(name).epoch, 0), "what it does not have proves no abort to others"
+
+
+def test_a_name_that_is_only_mentioned_again_is_still_waited_for() -> None:
+    """A transaction that is contradicted names all that were in it (`finishing.reopen`), be they forgotten or not."""
+    driver = Driver()
+    driver.lose("b")
+    assert forget(driver, "b") == ""
+    driver.book.participant("b")
+    for life in (driver, Driver(records=driver.log, connect=False)):
+        assert [gone.participant_bound.log_id for gone in life.book.gone.values()] == ["log-b"]
+    assert forget(driver, "b") == ""
+    assert [gone.participant_bound.log_id for gone in driver.book.gone.values()] == ["log-b"]
+    driver.connect("b", 9)
+    assert not driver.book.gone
+
+
+def test_a_log_that_had_taken_a_name_over_cannot_say_all_when_it_was_forgotten() -> None:
+    driver = Driver()
+    driver.lose("b")
+    order = admin_pb2.ReplaceParticipantRequest(participant="b", log_id="another", who="ada", why="lost")
+    driver.step(events.Administer("ticket", order))
+    driver.sync()
+    driver.take(effects.Administered)
+    driver.connect("b", 9, log_id="another")
+    driver.lose("b")
+    assert forget(driver, "b") == ""
+    assert [gone.participant_bound.log_id for gone in driver.book.gone.values()] == [""]
 
 
 def test_names_of_who_was_forgotten_are_bounded() -> None:

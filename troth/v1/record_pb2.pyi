@@ -518,7 +518,9 @@ class ParticipantBound(_message.Message):
     participant: _builtins.str
     """The participant."""
     log_id: _builtins.str
-    """The identity of its log; empty when an operator allowed another log to take over the name."""
+    """The identity of its log; empty when an operator allowed another log to take over the name. Of a name that was forgotten, the log
+    that can say what was done under it; empty where none can say all.
+    """
     incarnation: _builtins.int
     """The highest incarnation seen."""
     who: _builtins.str
