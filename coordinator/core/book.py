@@ -105,6 +105,7 @@ class Book:
         self.timers: Timers[str] = Timers()
         self.resend = Backoff(settings.resend_first_seconds, settings.resend_cap_seconds)
         self.reviews: dict[str, record_pb2.Review] = {}  # orders that wait for a second person, by their names
+        self.reviews_unwritten: list[record_pb2.Review] = []  # of them, and of their ends, what came while the start was refused
         self.last_session = 0  # the highest of this epoch: what a later one will number has not begun
         self.proving = 0  # transactions of which the log has lost the decision, and whose participants are asked
         self.orders_under_way = 0  # operators' orders whose records are on their way to the log

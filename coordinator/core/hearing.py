@@ -25,7 +25,7 @@ the next one: the coordinator has to be started again first.
 
 from __future__ import annotations
 
-from coordinator.core import effects, events
+from coordinator.core import effects, events, waiting
 from coordinator.core.book import Book
 from coordinator.core.model import Beginning
 from coordinator.core.recovery import epoch_record
@@ -63,6 +63,7 @@ def begin(book: Book) -> None:
     life = book.lives.newest()
     record = book.record_of(epoch_started=epoch_record(book, life))
     book.append("epoch", record, force=True, event=events.Durable("epoch", "epoch"))
+    waiting.write(book)
 
 
 def heard(book: Book, name: str) -> None:

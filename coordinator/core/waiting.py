@@ -1,9 +1,11 @@
 """Orders of operators that wait for a second person.
 
 They are in the log, and nowhere else: so they outlive a restart, and go with their shard to whichever node has it next. Who may
-approve is decided outside (`coordinator.services.reviews`). (While a start is refused nothing is written, and that a loss is to be
-accepted waits in this process alone.) An order is taken once: its end is durable before it is carried out,
+approve is decided outside (`coordinator.services.reviews`). An order is taken once: its end is durable before it is carried out,
 so that no crash has it done twice; one that is lost then is asked for again.
+
+While a start is refused nothing is written: what waits then, and what is taken, is known to this process alone until the loss is
+accepted, and is written with that (`write`). So the order to accept the loss, too, is carried out once.
 """
 
 from __future__ import annotations
@@ -35,9 +37,17 @@ def change(book: Book, review: record_pb2.Review) -> Message:
         return record_pb2.Review()
     else:
         known = book.reviews[review.review] = review
+    book.reviews_unwritten.append(review)
     if book.beginning is not Beginning.REFUSED:
-        book.append(f"{KIND}/{review.review}", book.record_of(review=review), force=True)
+        write(book)
     return known
+
+
+def write(book: Book) -> None:
+    """Write what was ordered, and what was taken, as soon as anything may be written."""
+    for review in book.reviews_unwritten:
+        book.append(f"{KIND}/{review.review}", book.record_of(review=review), force=True)
+    book.reviews_unwritten = []
 
 
 def not_expired(book: Book) -> Sequence[record_pb2.Review]:

@@ -8,7 +8,7 @@ import pytest
 
 from coordinator.core import effects, events, hearing
 from coordinator.core.model import Beginning
-from tests.coordinator_core.driver import LOG_ID, NONCE, Driver
+from tests.coordinator_core.driver import LOG_ID, NONCE, WALL_MS, Driver
 from troth.v1 import admin_pb2, client_pb2, participant_pb2, record_pb2
 
 LATER = "0000feed"
@@ -122,6 +122,22 @@ def test_no_order_is_taken_while_the_start_is_refused(order: Any) -> None:
     assert ask(driver, admin_pb2.AcceptLossRequest(**WHO)).participants == ["a"]
     assert ask(driver, record_pb2.Review(review="c1-1", over=True)).review == "c1-1"
     assert driver.log[: len(records)] == records and driver.kinds()[len(records)] == "epoch_started"
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_what_waits_and_what_was_taken_while_the_start_was_refused_is_in_the_log_once_it_has_begun(over: bool) -> None:
+    """Otherwise a restart would have it wait again: what a second person has approved, or has rejected."""
+    waits = record_pb2.Review(review="c1-1", kind="AcceptLossRequest", until_ms=2**60)
+    records = log_of_a_life()
+    if over:
+        records.append(record_pb2.CoordinatorRecord(at_ms=WALL_MS, review=waits).SerializeToString())
+    driver = started(records)
+    hello(driver, "a", 9, epoch=2, nonce=LATER)
+    assert ask(driver, record_pb2.Review(review="c1-1", over=True) if over else waits) == waits
+    assert driver.log == records
+    assert ask(driver, admin_pb2.AcceptLossRequest(**WHO)).participants == ["a"]
+    assert driver.kinds()[len(records) :][:2] == ["epoch_started", "review"]
+    assert [one.review for one in started(driver.log).core.reviews()] == ([] if over else ["c1-1"])
 
 
 def test_when_the_right_log_is_back_its_life_begins() -> None:
