@@ -48,7 +48,7 @@ from troth.ids import check_name
 from troth.log.contract import Log
 from troth.log.sqlite import SqliteLog
 from troth.payload_keys import Source, keyring
-from troth.tasks import all_of, is_cancelling, side_by_side
+from troth.tasks import all_of, ended, is_cancelling, side_by_side
 
 if TYPE_CHECKING:
     from participant_sdk.participant import Participant
@@ -97,6 +97,7 @@ class Embedded:
         self._visits: Visits | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._letting_go: asyncio.Task[None] | None = None
+        self._beginning: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._started = False
         self._client: Client | None = None
@@ -121,32 +122,41 @@ class Embedded:
 
     async def start(self) -> None:
         """Open the log, recover, start the participants, and serve. Raises `LogError` (`LogLocked` while others have all there is),
-        `ConfigError`; with everything closed again."""
+        `ConfigError`, and `TrothError` (SHUTTING_DOWN) when it is closed meanwhile; with everything closed again."""
         if self._started:
             raise ConfigError("this Embedded was started before", hint="Make a new one, with new participants.")
         self._started = True
+        self._beginning = asyncio.create_task(self._begin(), name=f"troth-embedded-{self.name}-starting")
         try:
-            own = await self._claim()
-            own.failed.add_done_callback(self._failed)
-            await asyncio.gather(*(participant.start() for participant in self._participants))
-            self._client = await self.make_client().__aenter__()
-            await asyncio.gather(*(participant.wait_connected() for participant in self._participants))
-        except BaseException:
+            await self._beginning
+        except BaseException as error:
             await self.close()
+            if isinstance(error, asyncio.CancelledError) and not is_cancelling():
+                raise TrothError(Reason.SHUTTING_DOWN, "it was closed while it was starting") from None
             raise
+
+    async def _begin(self) -> None:
+        own = await self._claim()
+        own.failed.add_done_callback(self._failed)
+        await asyncio.gather(*(participant.start() for participant in self._participants))
+        self._client = await self.make_client().__aenter__()
+        await asyncio.gather(*(participant.wait_connected() for participant in self._participants))
         if self._is_shared:
             self._tasks.append(asyncio.create_task(self._look(), name=f"troth-embedded-{self.name}"))
 
     async def close(self) -> None:
-        """Wait for what is being decided, and for the participants to do it, but not for long (`FINISH_SECONDS`); make durable what
-        is under way, and close everything; a database that does not answer holds it up for about half a minute. What could not be
-        done is finished after the next start, or by another process. Whoever closes it, too, waits for the same; who is cancelled
-        does not interrupt it."""
+        """Give up a start that is under way. Wait for what is being decided, and for the participants to do it, but not for long
+        (`FINISH_SECONDS`); make durable what is under way, and close everything; a database that does not answer holds it up for
+        about half a minute. What could not be done is finished after the next start, or by another process. Whoever closes it,
+        too, waits for the same; who is cancelled does not interrupt it."""
         if self._closing is None or self._closing.done():
             self._closing = asyncio.create_task(self._close(), name=f"troth-embedded-{self.name}-closing")
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
+        if self._beginning is not None and not self._beginning.done():
+            self._beginning.cancel()
+            await ended(self._beginning)
         client, self._client = self._client, None
         steps: list[Callable[[], Awaitable[object]]] = [self._let_go, self._leave, self._stop_coordinators]
         if client is not None:

@@ -40,6 +40,23 @@ async def test_one_shot_transactions_commit_and_abort(tmp_path: Path) -> None:
         assert (await total(left), await total(right)) == (-5, 5)
 
 
+@pytest.mark.parametrize("turns", [1, 4, 16, 64])
+async def test_who_closes_it_while_it_starts_gives_the_start_up(tmp_path: Path, turns: int) -> None:
+    """Nothing is open then, whatever the start had come to."""
+    troth, _, _ = shop(tmp_path)
+    starting = asyncio.create_task(troth.start())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await asyncio.gather(troth.close(), troth.close())
+    with pytest.raises(TrothError, match="SHUTTING_DOWN"):
+        await starting
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not [task for task in others if task.get_name().startswith("troth-")]
+    again, _, _ = shop(tmp_path)
+    async with again:
+        await again.run(call("left", "add", amount=1))
+
+
 async def test_a_block_reaches_the_branches_of_all(tmp_path: Path) -> None:
     troth, left, right = shop(tmp_path)
 
