@@ -26,7 +26,6 @@ from typing import Any, Protocol, Self, TypeVar, overload
 import grpc.aio
 
 from participant_sdk import background, program
-from participant_sdk.background import refuse_in_loop
 from participant_sdk.branch import Branch, SyncBranch
 from participant_sdk.carriers import SyncCarrier
 from participant_sdk.causes import not_running
@@ -54,6 +53,7 @@ from participant_sdk.resources.contract import AtomicResource, Resource
 from participant_sdk.resources.log_only import LogResource
 from participant_sdk.runtime import Runtime
 from participant_sdk.slots import SlotLogs, Slots, checked_log
+from participant_sdk.starting import Starting
 from participant_sdk.tracing import call_under_way
 from participant_sdk.watch import Watch
 from participant_sdk.wiring import Setup, Wiring
@@ -142,10 +142,8 @@ class Participant:
         )  # fmt: skip
         results_bytes_max = getattr(resource, "results_bytes_max", 0)
         if results_bytes_max > self._setup.limits["calls_bytes_max"]:
-            raise ConfigError(
-                f"results_bytes_max of the resource is {results_bytes_max}, above calls_bytes_max",
-                hint="What one call may return must fit into what the calls of all branches may hold: lower it, or raise that.",
-            )
+            what = f"results_bytes_max of the resource is {results_bytes_max}, above calls_bytes_max"
+            raise ConfigError(what, hint="What one call may return must fit into what all calls may hold: lower it, or raise that.")
         self._registry = Registry(
             async_reason=resource.async_reason, plain_reason=getattr(resource, "plain_reason", ""),
             undecided_seen=resource.atomic, isolated=getattr(resource, "isolates", False),
@@ -154,6 +152,7 @@ class Participant:
         self._pins = pins_of(resource, self._registry)
         self._invariants = Invariants(resource)
         self._runtime: Runtime | Slots | None = None
+        self._starting = Starting()
         self._watch: Watch | None = None
         resource.bind(name, self._registry)
 
@@ -230,12 +229,12 @@ class Participant:
     # ---- life
 
     async def start(self) -> None:
-        """Open the log, recover, and begin to connect. Raises `LogError`, `ConfigError`. Started once."""
+        """Open the log, recover, and begin to connect; once. Raises `LogError`, `ConfigError`, `TrothError` (SHUTTING_DOWN)."""
         if self._runtime is not None:
             raise ConfigError(f"participant {self.name} was started before", hint="Make a new Participant.")
         self._registry.close()
         runtime = Runtime(self._setup, self._registry) if self._logs is None else Slots(self._setup, self._registry, self._logs)
-        await runtime.start()
+        await self._starting.of(runtime.start(), f"participant {self.name}")
         self._runtime = runtime
         self._watch = Watch(self.name, self._invariants.close(), runtime, self.read)
         self._watch.start()
@@ -256,11 +255,12 @@ class Participant:
         if runtime is None:
             work.close()
             raise not_running(self.name)
-        refuse_in_loop("wait()", "await")
+        background.refuse_in_loop("wait()", "await")
         return asyncio.run_coroutine_threadsafe(work, runtime.loop).result()
 
     async def close(self) -> None:
-        """Refuse new work, make durable what is under way, disconnect. What is in doubt is taken up at the next start."""
+        """Give up a start, refuse new work, make durable what is under way, disconnect. The next start takes up what is left."""
+        await self._starting.give_up()
         if self._runtime is not None:
             await all_of(self._unwatched, self._runtime.stop)
 
@@ -416,7 +416,7 @@ class Participant:
         runtime = self._runtime
         if runtime is None:
             raise not_running(self.name)
-        refuse_in_loop("branch_sync()", "async with branch()")
+        background.refuse_in_loop("branch_sync()", "async with branch()")
         return SyncBranch(self._branch(context, lambda: runtime), runtime.loop)
 
     def _call(self, scope: Scope, call_id: str, name: str, arguments: bytes) -> Awaitable[Any]:

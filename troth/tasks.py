@@ -32,11 +32,13 @@ async def ended(task: asyncio.Task[Any]) -> None:
 
 async def all_of(*steps: Callable[[], Awaitable[object]]) -> None:
     """Take each step, one after the other, also when one before it has failed: what ends gives everything back. Raises the first
-    error, with the others as notes of it."""
+    error, with the others as notes of it; a cancellation, or whatever ends the process, before any other."""
     errors: list[BaseException] = []
     for step in steps:
         try:
             await step()
+        except GeneratorExit:
+            raise  # nobody runs this any more, and no step can be waited for
         except BaseException as error:
             errors.append(error)
     raise_first(errors)
@@ -49,12 +51,17 @@ async def side_by_side(works: Iterable[Awaitable[object]]) -> None:
 
 
 def raise_first(errors: Iterable[BaseException]) -> None:
-    """Raise the first error, if there is one, with the others as notes of it."""
+    """Raise the first error, if there is one, with the others as notes of it; what must not be taken for an error comes first."""
     first: BaseException | None = None
-    for error in errors:
+    for error in sorted(errors, key=_is_an_error):
         if first is None:
             first = error
         elif error is not first:
             first.add_note(f"and then: {type(error).__name__}: {error}")
     if first is not None:
         raise first
+
+
+def _is_an_error(error: BaseException) -> bool:
+    """Whether it only says that something failed. A cancellation that was not meant for this task says no more."""
+    return isinstance(error, Exception) or (isinstance(error, asyncio.CancelledError) and not is_cancelling())

@@ -96,8 +96,7 @@ class Book:
         self.owned: Counter[str] = Counter()  # open transactions of each identity
         self.past_orders: dict[str, int] = {}  # of participants that were forgotten in this life, the next order
         self.keys_unreadable = False  # whether the log has idempotency keys that are sealed with a payload key that is not there
-        # How far participants' logs were heard since the newest append, which is said by the next one, once for a frame's messages.
-        self.heard: dict[str, int] = {}
+        self.heard: dict[str, int] = {}  # how far participants' logs were heard since the newest append; the next one says it
         self.gone: dict[str, record_pb2.CoordinatorRecord] = {}  # who was forgotten within the retention; see `forgetting`
         self.slots: dict[str, list[Participant]] = {}  # of each service that has some; see `slots`
         self.sessions: dict[str, Session] = {}

@@ -42,13 +42,14 @@ from participant_sdk.embedded.session import InProcessSession
 from participant_sdk.embedded.slots import NAME_OF_ITS_OWN, ROLE, CoordinatorLogs, OwnedLogs, strangers, visited
 from participant_sdk.session import Owner
 from participant_sdk.slots import LOOK_SECONDS, Visits, claimed
+from participant_sdk.starting import Starting
 from participant_sdk.wiring import Wiring
 from troth.errors import ConfigError, LogError, Reason, RequestError, TrothError
 from troth.ids import check_name
 from troth.log.contract import Log
 from troth.log.sqlite import SqliteLog
 from troth.payload_keys import Source, keyring
-from troth.tasks import all_of, ended, is_cancelling, side_by_side
+from troth.tasks import all_of, is_cancelling, side_by_side
 
 if TYPE_CHECKING:
     from participant_sdk.participant import Participant
@@ -97,7 +98,7 @@ class Embedded:
         self._visits: Visits | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._letting_go: asyncio.Task[None] | None = None
-        self._beginning: asyncio.Task[None] | None = None
+        self._starting = Starting()
         self._closing: asyncio.Task[None] | None = None
         self._started = False
         self._client: Client | None = None
@@ -126,13 +127,10 @@ class Embedded:
         if self._started:
             raise ConfigError("this Embedded was started before", hint="Make a new one, with new participants.")
         self._started = True
-        self._beginning = asyncio.create_task(self._begin(), name=f"troth-embedded-{self.name}-starting")
         try:
-            await self._beginning
-        except BaseException as error:
+            await self._starting.of(self._begin(), f"the coordinator {self.name}")
+        except BaseException:
             await self.close()
-            if isinstance(error, asyncio.CancelledError) and not is_cancelling():
-                raise TrothError(Reason.SHUTTING_DOWN, "it was closed while it was starting") from None
             raise
 
     async def _begin(self) -> None:
@@ -154,9 +152,7 @@ class Embedded:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        if self._beginning is not None and not self._beginning.done():
-            self._beginning.cancel()
-            await ended(self._beginning)
+        await self._starting.give_up()
         client, self._client = self._client, None
         steps: list[Callable[[], Awaitable[object]]] = [self._let_go, self._leave, self._stop_coordinators]
         if client is not None:

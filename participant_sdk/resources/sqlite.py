@@ -94,10 +94,12 @@ class SqliteResource(UncontestedLog):
     async def open(self) -> tuple[LogIdentity, Sequence[StoredRecord]]:
         """Lock, check and read the file; create it when it is not there. Raises `LogError`, `ConfigError`."""
         assert self._log is None, "the file is open"
+        opening = asyncio.ensure_future(self._on_thread(self._open))
         try:
-            return await self._on_thread(self._open)
+            return await asyncio.shield(opening)
         except BaseException:
-            self._executor.shutdown(wait=False)
+            await asyncio.wait((opening,))  # whoever is cancelled does not stop the thread, which has the file then
+            await self.close()
             raise
 
     async def write(self, batch: Sequence[Append], *, sync: bool, drop_below: int = 0) -> Written:

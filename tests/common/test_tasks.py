@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from typing import Any
 
 import pytest
 
@@ -116,3 +117,33 @@ async def test_works_side_by_side_are_all_waited_for_also_when_one_fails() -> No
         await side_by_side([fails(), lasts()])
     assert ended == ["lasts"]
     await side_by_side([])
+
+
+async def test_a_cancellation_is_not_lost_behind_an_error_of_a_step_before_it() -> None:
+    async def fails() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await all_of(fails, asyncio.get_running_loop().create_future)
+    other = asyncio.get_running_loop().create_future()
+    other.cancel()
+    with pytest.raises(ValueError) as raised:
+        await all_of(fails, lambda: other)  # which is not ours
+    assert raised.value.__notes__ == ["and then: CancelledError: "]
+
+
+def test_steps_that_nobody_runs_any_more_are_left() -> None:
+    taken: list[str] = []
+
+    class Waits:
+        def __init__(self, name: str) -> None:
+            taken.append(name)
+
+        def __await__(self) -> Any:
+            yield
+
+    steps = all_of(lambda: Waits("one"), lambda: Waits("two"))
+    steps.send(None)
+    steps.close()
+    assert taken == ["one"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 from paper_coordinator import PaperCoordinator
 
 from participant_sdk import LogResource, Participant, SqliteResource
-from troth.errors import RequestError
+from troth.errors import Reason, RequestError, TrothError
 
 Make = Callable[[], Participant]
 
@@ -76,3 +77,16 @@ async def test_a_coordinator_that_is_refused_is_refused_before_anything_is_writt
             await stream.until_ended()
             assert stream.hello.asks
     assert contents_of(tmp_path) == found
+
+
+@pytest.mark.parametrize("turns", [1, 4, 16, 64])
+async def test_who_closes_it_while_it_starts_gives_the_start_up(make: Make, turns: int) -> None:
+    """Its log is free again, and nobody has to end what he did not see begin."""
+    starting = asyncio.create_task((bank := make()).start())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await bank.close()
+    (ended,) = await asyncio.gather(starting, return_exceptions=True)
+    assert ended is None or (isinstance(ended, TrothError) and ended.reason is Reason.SHUTTING_DOWN)
+    async with make():
+        pass
