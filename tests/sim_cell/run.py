@@ -180,12 +180,13 @@ class CellRun:
             self.come_to_rest()
 
     def come_to_rest(self) -> None:
-        """Let time pass until nobody waits for anything."""
+        """Let time pass until nobody waits for anything, and a second more; a shard that is given away in it has to begin."""
         world = self.world
         end = world.now + PEACE_SECONDS
-        while world.now < end and not self.is_at_rest():
-            world.run_until(world.now + 0.5)
-        world.run_until(world.now + 1.0)
+        for after in (1.0, 0.0):
+            while world.now < end and not self.is_at_rest():
+                world.run_until(world.now + 0.5)
+            world.run_until(world.now + after)
 
     def clear_up(self) -> None:
         """Operators look at what they have done, and forget it when they have: by any node, and over takeovers."""
