@@ -37,6 +37,12 @@ def _seconds_left() -> float | None:
     return None if by is None else max(LEAST_SECONDS, by - time.monotonic())
 
 
+def _hurry() -> None:
+    """Whoever presses Ctrl-C while a process ends does not want to wait."""
+    if _seconds_left() is not None:
+        _ending.by = 0.0
+
+
 class Background:
     """A loop on a thread. Get it with `take`, and `give_back` what was taken."""
 
@@ -68,10 +74,8 @@ class Background:
         running = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
             return running.result(_seconds_left())
-        except BaseException as error:
+        except BaseException:
             running.cancel()  # the caller was interrupted; otherwise it is done
-            if isinstance(error, KeyboardInterrupt) and _seconds_left() is not None:
-                _ending.by = 0.0  # whoever ends the process does not want to wait
             raise
 
     def end(self) -> None:
@@ -147,6 +151,9 @@ def close(one: Startable) -> None:
         if _ends.pop(one, None) is not None and _running is not None:
             try:
                 _running.do(one.close())
+            except KeyboardInterrupt:  # wherever in there it came
+                _hurry()
+                raise
             finally:
                 give_back()
 
@@ -157,6 +164,8 @@ def _close_all() -> None:
         try:
             end(one)
         except (Exception, KeyboardInterrupt) as error:  # the process ends, whatever it is: what is durable is recovered next time
+            if isinstance(error, KeyboardInterrupt):
+                _hurry()
             _log.warning("not closed in order", of=type(one).__name__, error=repr(error))
 
 

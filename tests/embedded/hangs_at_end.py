@@ -1,5 +1,6 @@
 """A service without a loop, one of whose things never ends to close: `python hangs_at_end.py`. Another one is closed.
-With `interrupted` behind it, somebody presses Ctrl-C as soon as the one that never ends is closed."""
+With `interrupted` behind it, somebody presses Ctrl-C as soon as the one that never ends is closed; with `at once`, before anybody
+waits for it."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from typing import Any
 
 from participant_sdk import background
 
@@ -44,10 +46,27 @@ class Interrupted(Silent):
         await super().close()
 
 
+class AtOnce(Silent):
+    """Somebody pressed it before."""
+
+
+begin = asyncio.run_coroutine_threadsafe
+
+
+def begins(work: Any, loop: asyncio.AbstractEventLoop) -> Any:
+    """As asyncio's."""
+    begun = begin(work, loop)
+    if work.cr_code is AtOnce.close.__code__ and isinstance(work.cr_frame.f_locals["self"], AtOnce):
+        sys.stdout.write("closing\n")
+        raise KeyboardInterrupt
+    return begun
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started it in the background may have had it ignored
-    interrupted = sys.argv[1:] == ["interrupted"]
-    background.END_SECONDS = 60.0 if interrupted else 0.2
-    things = Quick(), Interrupted() if interrupted else Silent()
+    how = " ".join(sys.argv[1:])
+    background.END_SECONDS = 60.0 if how else 0.2
+    asyncio.run_coroutine_threadsafe = begins  # type: ignore[assignment]  # of one kind of work
+    things = Quick(), {"interrupted": Interrupted, "at once": AtOnce, "": Silent}[how]()
     for one in things:
         background.start(one)

@@ -141,11 +141,12 @@ def test_a_process_ends_though_what_it_has_does_not() -> None:
     assert done.stderr == "not closed in order of=Silent error=TimeoutError()\n"
 
 
-def test_who_interrupts_a_process_that_closes_is_not_shown_where_it_was() -> None:
+@pytest.mark.parametrize(("how", "name"), [("interrupted", "Interrupted"), ("at once", "AtOnce")])
+def test_who_interrupts_a_process_that_closes_is_not_shown_where_it_was(how: str, name: str) -> None:
     """Python wrote "Exception ignored in", with a traceback, and the rest was waited for as before."""
-    done = ran("hangs_at_end.py", "interrupted")
+    done = ran("hangs_at_end.py", how)
     assert (done.returncode, done.stdout) == (0, "closing\nclosed\n")
-    assert done.stderr == "not closed in order of=Interrupted error=KeyboardInterrupt()\n"
+    assert done.stderr == f"not closed in order of={name} error=KeyboardInterrupt()\n"
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
