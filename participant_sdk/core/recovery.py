@@ -129,7 +129,10 @@ def _known(m: Machine, transaction_id: str, order: int) -> Branch:
         branch = new_branch(transaction_id)
         m.adopt(branch)
         m.keep(branch)
-    branch.order = order or branch.order
+    if branch.state in FINISHED and not branch.order:
+        m.learn_order(branch, order)  # the watermark finds it by that
+    else:
+        branch.order = order or branch.order
     return branch
 
 

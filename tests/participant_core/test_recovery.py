@@ -29,6 +29,18 @@ def test_record_of_a_newer_format_stops_the_process() -> None:
         machine.boot()
 
 
+def test_what_was_undone_before_its_order_was_known_is_forgotten_with_the_others() -> None:
+    """Its end is recorded twice: when it was undone, and with the order that it learnt then."""
+    machine = Machinery()
+    ends = [record_pb2.BranchFinished(transaction_id=T1, order=order, outcome=common_pb2.OUTCOME_ABORTED) for order in (0, 3)]
+    forgotten = record_pb2.ForgottenBelow(coordinator="c1", epoch=int(T1.split(".")[1]), below=5)
+    records = [record_pb2.ParticipantRecord(branch_finished=end) for end in ends]
+    records.append(record_pb2.ParticipantRecord(forgotten_below=forgotten))
+    machine.durable = [one.SerializeToString() for one in records]
+    machine.boot()
+    assert not machine.core._m.branches
+
+
 OWNERS = """participant logged identity fresh
 start 1
 sync
