@@ -89,6 +89,14 @@ async def test_each_key_has_its_row_and_what_is_missing_is_made_again(mariadb_st
     assert tuple(map(int, found)) == (mariadb_outbox.KEYS, mariadb_outbox.KEYS - 1, 1)
 
 
+async def test_an_outbox_of_an_earlier_version_gets_its_index_once(mariadb_store: MariadbStore) -> None:
+    await init(mariadb_store.dsn, "participant", (), branches=True)
+    mariadb_store.say("ALTER TABLE troth_outbox DROP INDEX of_topic")
+    for _ in range(2):
+        await init(mariadb_store.dsn, "participant", (), branches=True)
+        assert len(mariadb_store.say("SHOW INDEX FROM troth_outbox WHERE Key_name = 'of_topic'")) == 3, "a row for each column"
+
+
 def test_keys_have_rows_evenly() -> None:
     numbers = [mariadb_outbox.key_number(f"account-{number}") for number in range(10_000)]
     assert all(0 <= number < mariadb_outbox.KEYS for number in numbers) and len(set(numbers)) > 9_200
