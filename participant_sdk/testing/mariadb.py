@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -55,9 +55,9 @@ class MariadbServer(PrivateServer):
         """See `PrivateServer`."""
         return [self._bin / "mariadbd", *self._options(**settings)]
 
-    def _as(self) -> Mapping[str, Any]:
-        """The server stops being root by itself. (To change the user Python would have to fork, which gRPC does not survive.)"""
-        return {"env": as_nobody(self._bin)["env"]}
+    def _as(self, command: Sequence[Any]) -> Mapping[str, Any]:
+        """The server stops being root by itself."""
+        return {**as_nobody(self._bin, command), "args": command}
 
     def _options(self, **settings: str) -> list[str]:
         said = {

@@ -72,4 +72,4 @@ class PostgresServer(PrivateServer):
     def answers(self) -> bool:
         """See `PrivateServer`."""
         ready: list[Any] = [self._bin / "pg_isready", "-q", "-h", self.directory]
-        return subprocess.run(ready, check=False, **as_nobody(self._bin)).returncode == 0
+        return subprocess.run(check=False, **as_nobody(self._bin, ready)).returncode == 0

@@ -13,13 +13,14 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 _START_SECONDS = 30.0
-_NOBODY = 65534
+NOBODY = 65534
+"""The user, and the group, that own nothing."""
 
 
 class PrivateServer(ABC):
@@ -66,13 +67,12 @@ class PrivateServer(ABC):
     def start(self, **settings: str) -> None:
         """Start, and wait until it answers; `settings` are for this time. Raises `RuntimeError` with the server's own words."""
         with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self.command(**settings), stdout=log, stderr=log, stdin=subprocess.DEVNULL, **self._as()
-            )
+            self._process = subprocess.Popen(stdout=log, stderr=log, stdin=subprocess.DEVNULL, **self._as(self.command(**settings)))
         deadline = time.monotonic() + _START_SECONDS
         while not self.answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{self._name} did not start: {(self.directory / 'log').read_text()[-2000:]}")
+                status = self._process.poll()
+                raise RuntimeError(f"{self._name} did not start (status {status}): {(self.directory / 'log').read_text()[-2000:]}")
             time.sleep(0.02)
 
     def stop(self, signal_number: int = signal.SIGINT) -> None:
@@ -104,20 +104,20 @@ class PrivateServer(ABC):
 
     # ---- for the kinds
 
-    def _as(self) -> Mapping[str, Any]:
+    def _as(self, command: Sequence[Any]) -> Mapping[str, Any]:
         """How the server is run: not as root."""
-        return as_nobody(self._bin)
+        return as_nobody(self._bin, command)
 
     def _give_to_nobody(self, *paths: Path) -> None:
         """As root the server runs as `nobody`, who has to own what it writes."""
         if os.geteuid() == 0:
             for path in paths:
-                os.chown(path, _NOBODY, _NOBODY)
+                os.chown(path, NOBODY, NOBODY)
 
     def _run(self, program: str, *arguments: Any, words: bytes | None = None) -> None:
         """Run one of its programs to the end, with `words` as its input."""
         command = [self._bin / program, *arguments]
-        done = subprocess.run(command, input=words, capture_output=True, check=False, **as_nobody(self._bin))
+        done = subprocess.run(input=words, capture_output=True, check=False, **as_nobody(self._bin, command))
         if done.returncode:
             raise RuntimeError(f"{program} failed: {done.stderr.decode(errors='replace')[-2000:]}")
 
@@ -130,10 +130,15 @@ def programs(name: str, program: str, variable: str, places: Iterable[str]) -> P
     raise RuntimeError(f"no {name} server was found: install one, or name its programs' directory in {variable}")
 
 
-def as_nobody(place: Path) -> Mapping[str, Any]:
-    """How `subprocess` runs a program of `place`: not as root, and with the libraries that were unpacked beside it."""
+def as_nobody(place: Path, command: Sequence[Any]) -> Mapping[str, Any]:
+    """How `subprocess` runs a command whose program is in `place`: not as root, with the libraries that were unpacked beside it.
+
+    `setpriv` changes the user. For Python to do that it would have to fork, and what gRPC does in a child that was forked beside
+    its threads ends that, now and then, without a word.
+    """
     libraries = next((above / "lib" for above in place.parents if above.name == "usr"), place)
     environment = {**os.environ, "LD_LIBRARY_PATH": f"{libraries / 'x86_64-linux-gnu'}:{libraries / 'aarch64-linux-gnu'}"}
     if os.geteuid() == 0:
-        return {"env": environment, "user": _NOBODY, "group": _NOBODY, "extra_groups": []}
-    return {"env": environment}
+        user = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--")
+        return {"args": [*user, *command], "env": environment}
+    return {"args": command, "env": environment}

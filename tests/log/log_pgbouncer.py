@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 
 from participant_sdk.testing.postgres import PostgresServer
-from participant_sdk.testing.servers import as_nobody
+from participant_sdk.testing.servers import NOBODY, as_nobody
 
 _UNPACKED = Path(__file__).parents[2] / ".servers" / "pgbouncer" / "usr" / "sbin"
 """Where `scripts/servers.sh` puts it, for a test that is run without `scripts/test`."""
@@ -40,11 +40,11 @@ class PgBouncer:
 
     def __enter__(self) -> PgBouncer:
         place = Path(os.environ.get("TEST_PGBOUNCER_BIN", _UNPACKED))
-        how = as_nobody(place)
         for path in (self._directory, self._settings):
-            if "user" in how:
-                os.chown(path, how["user"], how["group"])
-        self._process = subprocess.Popen([place / "pgbouncer", "-q", self._settings], stderr=subprocess.DEVNULL, **how)
+            if os.geteuid() == 0:
+                os.chown(path, NOBODY, NOBODY)
+        how = as_nobody(place, [place / "pgbouncer", "-q", self._settings])
+        self._process = subprocess.Popen(stderr=subprocess.DEVNULL, **how)
         deadline = time.monotonic() + 20
         while not self._answers():
             assert self._process.poll() is None, (self._directory / "log").read_text()
