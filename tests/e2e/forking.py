@@ -11,6 +11,8 @@ import functools
 import json
 import multiprocessing
 import os
+import select
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -51,8 +53,12 @@ def told(work: Callable[[], Any]) -> Any:
         return traceback.format_exc()
 
 
+SILENT_SECONDS = 15.0
+
+
 def in_children(count: int, work: Callable[[], Any]) -> list[Any]:
-    """What came of it in each of some forked children, one after the other; a signal's number when one ended it."""
+    """What came of it in each of some forked children, one after the other; a signal's number when one ended it. One that says
+    nothing is killed: gRPC's handlers, which run in it before anything of ours, may wait for a thread that it has not got."""
     answers: list[Any] = []
     for _ in range(count):
         reading, writing = os.pipe()
@@ -62,6 +68,8 @@ def in_children(count: int, work: Callable[[], Any]) -> list[Any]:
             os.write(writing, json.dumps(told(work)).encode())
             os._exit(0)
         os.close(writing)
+        if not select.select([reading], [], [], SILENT_SECONDS)[0]:
+            os.kill(child, signal.SIGKILL)
         with open(reading, "rb") as answer:
             text = answer.read()
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -82,7 +82,7 @@ async def test_each_process_has_a_client_of_its_own(name: str, count: int, coord
 async def test_a_child_of_a_process_with_an_open_client_is_told_so(coordinator: str) -> None:
     told = await scenario("opened", coordinator)
     assert told["parent"] == 2
-    # Some such children crash inside gRPC, at places that have nothing to do with it (grpc/grpc#19793). None hangs, or works.
+    # Some such children crash or hang inside gRPC, at places that have nothing to do with it (grpc/grpc#19793). None works.
     wrong = "this process was forked while a client or a participant was open in its parent"
     assert all(isinstance(new, int) or wrong in new for new in told["new"]), told
     wrong = "this client was entered before the process was forked"
