@@ -63,7 +63,9 @@ def test_a_copy_of_a_log_that_is_written_is_sound_and_has_all_that_was_there_bef
 ) -> None:
     path, process = busy
     seen = 0
-    for number in range(12):
+    for number in range(300):  # where the writer gets on between all looks of a copy, there is none: mostly one of two succeeds
+        if seen == 6:
+            break
         before = told(process)
         try:
             found = copying.copy_log(path, tmp_path / f"copy{number}.db")
