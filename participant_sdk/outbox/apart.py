@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from troth.backoff import Backoff
 
@@ -47,6 +47,10 @@ class Apart:
     def is_away(self, topic: str) -> bool:
         """Whether nobody was reached there."""
         return topic in self._topics and self._topics[topic].failures > 0
+
+    def wait_seconds(self, topic: str) -> float:
+        """Its back-off; 0 where somebody was reached."""
+        return self._topics[topic].wait_seconds if self.is_away(topic) else 0.0
 
     def ready(self) -> list[str]:
         """Those whose time has come, the longest due first."""
@@ -93,6 +97,4 @@ class Apart:
             self._leave_alone(topic, wait_seconds)
 
     def _leave_alone(self, topic: str, seconds: float) -> None:
-        one = self._topics[topic]
-        until = asyncio.get_running_loop().time() + seconds
-        self._topics[topic] = TopicAway(one.failures, one.wait_seconds, until, one.error)
+        self._topics[topic] = replace(self._topics[topic], until=asyncio.get_running_loop().time() + seconds)

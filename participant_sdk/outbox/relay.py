@@ -391,8 +391,8 @@ class Relay:
 
     def _put_off_seconds(self, message: Message) -> float:
         """As long as its topic; where that is reached, longer each time."""
-        if self._apart.is_away(message.topic):
-            return self._apart.known()[message.topic].wait_seconds
+        if seconds := self._apart.wait_seconds(message.topic):
+            return seconds
         if len(self._failed_before) >= FAILED_BEFORE_MAX:
             self._failed_before.clear()
         failures = self._failed_before.pop(message.position, 0)

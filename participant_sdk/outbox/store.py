@@ -24,12 +24,12 @@ _NOBODY = 0
 
 
 class Place(NamedTuple):
-    """Where to go on in a topic."""
+    """Where to go on in a topic; without more, its beginning."""
 
     topic: str
-    key: str
+    key: str = ""
     """Keys greater than this come next; empty: all of them."""
-    position: int
+    position: int = 0
     """Of messages without a key, those behind this come next."""
     last_key: str | None = None
     """Where this round of the keys ends, whatever comes meanwhile; None: nowhere."""

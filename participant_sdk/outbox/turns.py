@@ -60,7 +60,7 @@ class Turns:
     async def _next(
         self, connection: Any, topics: Sequence[str], most: BatchMax, allowed: Callable[[str], bool]
     ) -> list[Waiting]:
-        looks = [_Look(self._places.pop(topic, Place(topic, "", 0))) for topic in topics]
+        looks = [_Look(self._places.pop(topic, Place(topic))) for topic in topics]
         if not looks:
             return []
         await self._see(connection, looks, most.messages)
@@ -69,10 +69,10 @@ class Turns:
         taken = Counter(look.place.topic for look, _ in turns)
         for look in looks:
             await self._keep(connection, look, taken[look.place.topic])
-        keys = list(dict.fromkeys(line for _, line in turns if isinstance(line, str)))
-        positions = [line for _, line in turns if isinstance(line, int)]
         if not turns:
             return []
+        keys = list(dict.fromkeys(line for _, line in turns if isinstance(line, str)))
+        positions = [line for _, line in turns if isinstance(line, int)]
         each_max = -(-most.messages // (len(keys) + len(positions)))
         return _that_fit(most, _deliverable(await self._outbox.heads(connection, keys, positions, each_max), allowed))
 
@@ -91,13 +91,12 @@ class Turns:
 
     async def _keep(self, connection: Any, look: _Look, taken: int) -> None:
         """Where the topic is gone on in; nothing is kept where that is its beginning."""
-        beginning = Place(look.place.topic, "", 0)
+        beginning = Place(look.place.topic)
         behind = look.behind(taken)
         if behind != beginning:
             self._places[look.place.topic] = await self._until_the_last(connection, behind)
         if look.place != beginning or behind != beginning:
             self.whole = False
-
 
     async def _until_the_last(self, connection: Any, place: Place) -> Place:
         """A round that begins ends with what is there now: where more comes than is delivered, keys that grow, say, it would not
