@@ -120,7 +120,7 @@ def _retain(book: Book, txn: Transaction) -> None:
         else:
             book.result_bytes += size
     names = tuple(txn.branches)
-    recorded = committed and bool(names or (txn.claim is not None and txn.claim.result))
+    recorded = committed and bool(names or txn.has_result)
     orders = orders_of(txn) if recorded else ()
     done = Finished(
         txn.outcome, txn.first_attempt_ms, book.clock_ms, names, txn.cause, txn.claim, results, recorded, None, orders, txn.owner

@@ -50,7 +50,7 @@ def _why_not(book: Book, size: int) -> common_pb2.Cause | None:
 
 def finish_unchanged(book: Book, txn: Transaction) -> None:
     """Commit what has changed nothing: at once, or when its result is durable."""
-    if txn.claim is None or not txn.claim.result:
+    if not txn.has_result:
         finish(book, txn, COMMITTED)
         return
     for branch in txn.branches.values():
@@ -62,8 +62,7 @@ def finish_unchanged(book: Book, txn: Transaction) -> None:
 
 def is_unchanged(txn: Transaction) -> bool:
     """Whether it waits for its Ended, and not for a Decided."""
-    has_result = txn.claim is not None and bool(txn.claim.result)
-    return has_result and txn.state is DECIDING and all(branch.step is OVER for branch in txn.branches.values())
+    return txn.has_result and txn.state is DECIDING and all(branch.step is OVER for branch in txn.branches.values())
 
 
 def bytes_kept(book: Book) -> int:

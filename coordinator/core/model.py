@@ -195,6 +195,11 @@ class Transaction:
         return f"<{self.id} {self.state.value}>"
 
     @property
+    def has_result(self) -> bool:
+        """Whether its caller has left a result under its key; see `kept`."""
+        return self.claim is not None and bool(self.claim.result)
+
+    @property
     def outcome(self) -> common_pb2.Outcome.ValueType:
         """What is told of it now."""
         if self.heuristic:
