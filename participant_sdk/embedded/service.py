@@ -154,9 +154,10 @@ class Embedded:
     async def _close(self) -> None:
         await self._starting.give_up()
         client, self._client = self._client, None
-        steps: list[Callable[[], Awaitable[object]]] = [self._let_go, self._leave, self._stop_coordinators]
+        steps: list[Callable[[], Awaitable[object]]] = []
         if client is not None:
-            steps[:0] = [partial(client.__aexit__, None, None, None), self._finish]
+            steps += [partial(client.__aexit__, None, None, None), self._finish]
+        steps += [self._let_go, self._leave, self._stop_coordinators]
         if self._logs is not None:
             steps.append(self._logs.close)
         await all_of(*steps)
@@ -175,12 +176,13 @@ class Embedded:
 
     async def _leave(self) -> None:
         """End what is begun beside the coordinator, so that others may have it."""
-        steps: list[Callable[[], Awaitable[object]]] = [self._unlooked, self._close_participants]
-        if self._visits is not None:
-            steps.insert(1, self._visits.end)
+        steps: list[Callable[[], Awaitable[object]]] = []
         if self._logs is not None:
-            steps.insert(0, self._logs.hurry)
-        await all_of(*steps)
+            steps.append(self._logs.hurry)
+        steps.append(self._unlooked)
+        if self._visits is not None:
+            steps.append(self._visits.end)
+        await all_of(*steps, self._close_participants)
 
     async def _unlooked(self) -> None:
         for task in self._tasks:
