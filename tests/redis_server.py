@@ -14,6 +14,8 @@ from typing import Self
 
 import redis
 
+from participant_sdk.testing.servers import libraries
+
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_SECONDS = 30.0
 
@@ -30,12 +32,10 @@ class RedisServer:
     def start(self) -> None:
         """Start it, and wait until it answers as ours."""
         programs = Path(os.environ.get("TEST_REDIS_BIN") or ROOT / ".servers" / "redis" / "usr" / "bin")
-        libraries = programs.parent / "lib"
-        paths = f"{libraries / 'x86_64-linux-gnu'}:{libraries / 'aarch64-linux-gnu'}"
         self._process = subprocess.Popen(
             [programs / "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._directory,
              "--appendonly", "yes", "--appendfsync", "always", "--save", "", "--daemonize", "no"],
-            env={**os.environ, "LD_LIBRARY_PATH": paths}, stdout=subprocess.DEVNULL,
+            env={**os.environ, "LD_LIBRARY_PATH": libraries(programs)}, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         end = time.monotonic() + PATIENCE_SECONDS
         with redis.Redis(port=self.port) as client:

@@ -9,6 +9,7 @@ import redis.asyncio
 
 from bench.peers.ports import Accepting, free_port
 from bench.processes import ProcessFailed
+from participant_sdk.testing.servers import libraries
 
 
 def programs() -> Path | None:
@@ -22,11 +23,10 @@ class RedisStore(Accepting):
 
     def __init__(self, directory: Path, programs: Path) -> None:
         self.port = free_port()
-        libraries = programs.parent / "lib"
-        paths = f"{libraries / 'x86_64-linux-gnu'}:{libraries / 'aarch64-linux-gnu'}"
         command = [
-            f"LD_LIBRARY_PATH={paths}", str(programs / "redis-server"), "--port", str(self.port), "--bind", "127.0.0.1",
-            "--dir", str(directory), "--appendonly", "yes", "--appendfsync", "always", "--save", "",
+            f"LD_LIBRARY_PATH={libraries(programs)}", str(programs / "redis-server"),
+            "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(directory),
+            "--appendonly", "yes", "--appendfsync", "always", "--save", "",
         ]  # fmt: skip
         super().__init__("redis", directory, command, "env")
 

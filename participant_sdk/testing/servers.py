@@ -130,14 +130,19 @@ def programs(name: str, program: str, variable: str, places: Iterable[str]) -> P
     raise RuntimeError(f"no {name} server was found: install one, or name its programs' directory in {variable}")
 
 
+def libraries(place: Path) -> str:
+    """Where the programs of `place` find the libraries that were unpacked beside them: for LD_LIBRARY_PATH."""
+    below = next((above / "lib" for above in place.parents if above.name == "usr"), place)
+    return f"{below / 'x86_64-linux-gnu'}:{below / 'aarch64-linux-gnu'}"
+
+
 def as_nobody(place: Path, command: Sequence[Any]) -> Mapping[str, Any]:
     """How `subprocess` runs a command whose program is in `place`: not as root, with the libraries that were unpacked beside it.
 
     `setpriv` changes the user. For Python to do that it would have to fork, and what gRPC does in a child that was forked beside
     its threads ends that, now and then, without a word.
     """
-    libraries = next((above / "lib" for above in place.parents if above.name == "usr"), place)
-    environment = {**os.environ, "LD_LIBRARY_PATH": f"{libraries / 'x86_64-linux-gnu'}:{libraries / 'aarch64-linux-gnu'}"}
+    environment = {**os.environ, "LD_LIBRARY_PATH": libraries(place)}
     if os.geteuid() == 0:
         user = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--")
         return {"args": [*user, *command], "env": environment}
