@@ -80,12 +80,11 @@ class Bench:
         registry = Registry(async_reason=self.resource.async_reason)
         self._workbench.register(registry)
         self.resource.bind(participant, registry)
-        answer = await self.resource.open()
         for _ in range(OPENING_TRIES):
+            answer = await self.resource.open()
             if not isinstance(answer, Unreachable):
                 break
             await asyncio.sleep(0.05)
-            answer = await self.resource.open()
         assert isinstance(answer, Done), answer
 
     async def crash(self) -> None:
