@@ -118,14 +118,28 @@ async def delivered(place: OutboxPlace, relay: Relay) -> None:
         await until(empty)
 
 
-class OnABench:
-    """What each contract needs: `bench` is given by the class that runs it."""
+class TriedSoon:
+    """What fails is tried again at once."""
 
     @pytest.fixture(autouse=True)
     def soon(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr("participant_sdk.outbox.relay.AGAIN", Backoff(0.01, 0.05))
         with quiet():
             yield
+
+
+class OnAPlace(TriedSoon):
+    """What contracts of relays alone need: `place` is given by the module that runs them."""
+
+    @pytest.fixture
+    async def connection(self, place: OutboxPlace) -> AsyncIterator[Any]:
+        """As a relay has one."""
+        async with store_of(place.dsn, 30.0).connected() as connection:
+            yield connection
+
+
+class OnABench(TriedSoon):
+    """What each contract needs: `bench` is given by the class that runs it."""
 
     @pytest.fixture
     async def cluster(self, bench: OutboxBench, tmp_path: Path) -> AsyncIterator[Cluster]:

@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
 from participant_sdk.outbox import Away, Message, Relay, RelayLimits
 from participant_sdk.outbox.relay import LOOKS_MAX
-from participant_sdk.outbox.store import store_of
 from participant_sdk.outbox.turns import TOPICS_MAX
-from tests.outbox import OutboxPlace, Received
+from tests.outbox import OnAPlace, OutboxPlace, Received
 from tests.outbox_turns import Destinations
 from tests.relational import until
 from troth.backoff import Backoff
-from troth.logs import heard_by, quiet
+from troth.logs import heard_by
 
 
-class BrokenContract:
+class BrokenContract(OnAPlace):
     """On each database."""
-
-    @pytest.fixture(autouse=True)
-    def soon(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        monkeypatch.setattr("participant_sdk.outbox.relay.AGAIN", Backoff(0.01, 0.05))
-        with quiet():
-            yield
-
-    @pytest.fixture
-    async def connection(self, place: OutboxPlace) -> AsyncIterator[Any]:
-        """As a relay has one."""
-        async with store_of(place.dsn, 30.0).connected() as connection:
-            yield connection
 
     async def test_a_fault_of_the_relay_itself_ends_no_delivery(
         self, place: OutboxPlace, monkeypatch: pytest.MonkeyPatch

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -16,10 +15,9 @@ from participant_sdk.outbox import Away, Message, Relay, RelayLimits
 from participant_sdk.outbox.relay import PROBE_MAX
 from participant_sdk.outbox.store import store_of
 from participant_sdk.outbox.turns import TOPICS_MAX, WINDOWS_MAX
-from tests.outbox import LIMITS, OutboxPlace, Received, delivered
+from tests.outbox import LIMITS, OnAPlace, OutboxPlace, Received, delivered
 from tests.relational import until
-from troth.backoff import Backoff
-from troth.logs import heard_by, quiet
+from troth.logs import heard_by
 
 
 class Destinations(Received):
@@ -42,20 +40,8 @@ class Destinations(Received):
         return Counter(message.topic for message in self.messages)
 
 
-class TurnsContract:
+class TurnsContract(OnAPlace):
     """On each database."""
-
-    @pytest.fixture(autouse=True)
-    def soon(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        monkeypatch.setattr("participant_sdk.outbox.relay.AGAIN", Backoff(0.01, 0.05))
-        with quiet():
-            yield
-
-    @pytest.fixture
-    async def connection(self, place: OutboxPlace) -> AsyncIterator[Any]:
-        """As a relay has one."""
-        async with store_of(place.dsn, 30.0).connected() as connection:
-            yield connection
 
     async def test_a_backlog_of_one_key_is_delivered_in_full_batches(self, place: OutboxPlace, connection: Any) -> None:
         await place.left(*(("t", "a", str(number)) for number in range(100)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from coordinator.core import effects, events
@@ -16,13 +18,19 @@ def forget(driver: Driver, name: str) -> None:
     driver.sync()
 
 
-def mixed() -> Driver:
-    """Transaction 1 of a and b with the key k: COMMIT was decided, an operator had rolled b back; another one has forgotten it."""
-    driver = Driver(CoreSettings(retention_seconds=60.0, skew_seconds=10.0))
-    driver.run(1, "ab", key="k")
+def decided(settings: CoreSettings | None = None, **fields: Any) -> Driver:
+    """COMMIT of transaction 1 of a and b was decided."""
+    driver = Driver(settings)
+    driver.run(1, "ab", **fields)
     driver.vote("a", 1)
     driver.vote("b", 1)
     driver.sync()
+    return driver
+
+
+def mixed() -> Driver:
+    """Transaction 1 of a and b with the key k: COMMIT was decided, an operator had rolled b back; another one has forgotten it."""
+    driver = decided(CoreSettings(retention_seconds=60.0, skew_seconds=10.0), key="k")
     driver.acknowledge("a", 1)
     kind = participant_pb2.ACKNOWLEDGEMENT_KIND_FORCED_ABORT
     driver.say("b", participant_pb2.Acknowledgement(transaction_id=driver.id(1), kind=kind, detail="by bob: told by phone"))
@@ -159,11 +167,7 @@ def test_a_log_of_an_earlier_version_says_it_as_well() -> None:
 
 
 def test_an_order_given_twice_forgets_nothing_that_was_heard_between_its_records() -> None:
-    driver = Driver()
-    driver.run(1, "ab")
-    driver.vote("a", 1)
-    driver.vote("b", 1)
-    driver.sync()
+    driver = decided()
     driver.acknowledge("a", 1)
     driver.acknowledge("b", 1, "FORCED_ABORT")
     driver.sync()

@@ -90,16 +90,17 @@ class TestRelay(RelayContract):
         return on_dsn(database, request.param)
 
 
+@pytest.fixture
+def place(database: Database) -> Place:
+    return Place(database)
+
+
 class TestTurns(TurnsContract):
-    @pytest.fixture
-    def place(self, database: Database) -> Place:
-        return Place(database)
+    pass
 
 
 class TestBroken(BrokenContract):
-    @pytest.fixture
-    def place(self, database: Database) -> Place:
-        return Place(database)
+    pass
 
 
 class TestDrivers(LeavingContract):
@@ -146,11 +147,6 @@ class TestSessions(LeavingContract):
 
 
 # ---- what is InnoDB's alone
-
-
-@pytest.fixture
-def place(database: Database) -> Place:
-    return Place(database)
 
 
 async def test_a_branch_in_doubt_keeps_its_key_when_the_server_is_killed(own: Database, tmp_path: Path) -> None:

@@ -69,16 +69,17 @@ class TestRelay(RelayContract):
         return on_dsn(database)
 
 
+@pytest.fixture
+def place(database: Database) -> Place:
+    return Place(database)
+
+
 class TestTurns(TurnsContract):
-    @pytest.fixture
-    def place(self, database: Database) -> Place:
-        return Place(database)
+    pass
 
 
 class TestBroken(BrokenContract):
-    @pytest.fixture
-    def place(self, database: Database) -> Place:
-        return Place(database)
+    pass
 
 
 class TestPsycopg(LeavingContract):
