@@ -13,7 +13,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from coordinator.core.model import BranchStep, State
+from coordinator.core.model import BranchStep, State, Transaction
 from participant_sdk.core.branches import State as BranchState
 from tests.sim.operators import WHO, WHY
 from tests.sim_cell.desk import Desk
@@ -146,30 +146,30 @@ class CellOperators:
         return admin_pb2.ResolveRequest(transaction_id=transaction_id, participant=slot, action=action, who=WHO, why=WHY)
 
     def _abort(self, own: Random) -> bool:
-        for owner in self._owners(own):
-            for name, txn in owner.core._book.live.items():
-                if txn.state in (State.ACTIVE, State.PREPARING):
-                    self.world.reach("operator aborted a transaction")
-                    return self._order(own, owner.shard, self._resolve(name, admin_pb2.RESOLVE_ACTION_ABORT))
-        return False
+        found = self._found(own, lambda txn: txn.state in (State.ACTIVE, State.PREPARING))
+        if found is None:
+            return False
+        self.world.reach("operator aborted a transaction")
+        return self._order(own, found[0], self._resolve(found[1], admin_pb2.RESOLVE_ACTION_ABORT))
 
     def _abandon(self, own: Random) -> bool:
-        for owner in self._owners(own):
-            for name, txn in owner.core._book.live.items():
-                owed = any(branch.step is BranchStep.COMMIT_OWED for branch in txn.branches.values())
-                if txn.state is State.COMMITTING and owed:
-                    self.abandoned.add(name)
-                    self.world.reach("operator abandoned a participant")
-                    return self._order(own, owner.shard, self._resolve(name, admin_pb2.RESOLVE_ACTION_ABANDON))
-        return False
+        found = self._found(own, _is_owed)
+        if found is None:
+            return False
+        self.abandoned.add(found[1])
+        self.world.reach("operator abandoned a participant")
+        return self._order(own, found[0], self._resolve(found[1], admin_pb2.RESOLVE_ACTION_ABANDON))
 
     def _forget(self, own: Random) -> bool:
         """Forget what is kept, in the middle of it all."""
-        for owner in self._owners(own):
-            for name, txn in owner.core._book.live.items():
-                if txn.state is State.HEURISTIC:
-                    return self._order(own, owner.shard, self._forget_request(name))
-        return False
+        found = self._found(own, lambda txn: txn.state is State.HEURISTIC)
+        return found is not None and self._order(own, found[0], self._forget_request(found[1]))
+
+    def _found(self, own: Random, wanted: Callable[[Transaction], bool]) -> tuple[str, str] | None:
+        """The shard and the id of a transaction that is as wanted, if there is one."""
+        return next((
+            (owner.shard, name) for owner in self._owners(own) for name, txn in owner.core._book.live.items() if wanted(txn)
+        ), None)  # fmt: skip
 
     def _forget_request(self, transaction_id: str) -> Any:
         return admin_pb2.ForgetTransactionRequest(transaction_id=transaction_id, who=WHO, why=WHY)
@@ -265,3 +265,8 @@ class CellOperators:
             self.world.reach("heuristic outcome forgotten")
             self.ask(own, self._forget_request(name))
         return kept
+
+
+def _is_owed(txn: Transaction) -> bool:
+    """Whether COMMIT is owed to somebody of it."""
+    return txn.state is State.COMMITTING and any(branch.step is BranchStep.COMMIT_OWED for branch in txn.branches.values())
