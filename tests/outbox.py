@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -353,10 +354,12 @@ class RelayContract(OnABench):
 
         received = Received()
         async with Relay(place.dsn, received, limits=LIMITS):
-            for wave in range(6):
+            for wave in count():
                 await asyncio.gather(*(leave(wave * 6 + number) for number in range(6)))
+                if wave >= 5 and len(left) >= 12:  # on a slow machine most of them wait for a key in vain
+                    break
             await delivered(place, Relay(place.dsn, received, limits=LIMITS))
-        assert sorted(received.bodies()) == sorted(left) and len(left) >= 12
+        assert sorted(received.bodies()) == sorted(left)
         positions = [[message.position for message in messages] for messages in received.by_key().values()]
         assert positions == [sorted(one) for one in positions]
 
