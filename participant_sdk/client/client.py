@@ -188,8 +188,8 @@ class Client:
             made += 1
             return await self._run(request, terms)
 
-        seconds, keyed = terms.timeout_seconds, bool(terms.key)
-        done = await retried(checks.positive("attempts", attempts), attempt, keyed=keyed, seconds=seconds)
+        seconds, has_key = terms.timeout_seconds, bool(terms.key)
+        done = await retried(checks.positive("attempts", attempts), attempt, keyed=lambda _: has_key, seconds=seconds)
         done.attempts = made
         return done
 

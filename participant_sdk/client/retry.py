@@ -24,12 +24,20 @@ ATTEMPTS = 5
 Result = TypeVar("Result")
 
 
+Keyed = Callable[[OutcomeUnknown], bool]
+"""Whether what is not known of is what was run under a key, which commits at most once however often it is run."""
+
+
+def unkeyed(failed: OutcomeUnknown) -> bool:
+    """There is no key."""
+    return False
+
+
 class Retries:
     """Whether what failed is tried again: what aborted for a reason that may pass, at most `attempts` times, none of which begins
-    later than `until`. What is `keyed` commits at most once however often it is run, and so it is run again as well when its
-    outcome is not known."""
+    later than `until`. What is `keyed` is run again as well when its outcome is not known."""
 
-    def __init__(self, attempts: int, until: float, *, keyed: bool = False) -> None:
+    def __init__(self, attempts: int, until: float, keyed: Keyed = unkeyed) -> None:
         self._number = 0
         self._attempts = attempts
         self._until = until
@@ -39,19 +47,23 @@ class Retries:
         """Seconds to wait before the next attempt; `None` when there is none."""
         if self._number + 1 >= self._attempts:
             return None
-        if not failed.retryable and not (self._keyed and _is_asked_by_running(failed)):
+        if not failed.retryable and not (isinstance(failed, OutcomeUnknown) and self._is_asked_by_running(failed)):
             return None
         delay = RETRY.delay_seconds(self._number, failed.transaction_id)
         self._number += 1
         return None if now + delay >= self._until else delay
 
+    def _is_asked_by_running(self, failed: OutcomeUnknown) -> bool:
+        """Whether running it again under its key is a way to learn its outcome; what is too old is refused for ever."""
+        return failed.reason is not Reason.EXPIRED and self._keyed(failed)
+
 
 async def retried(
-    attempts: int, attempt: Callable[[], Awaitable[Result]], *, keyed: bool = False, seconds: float = math.inf
+    attempts: int, attempt: Callable[[], Awaitable[Result]], *, keyed: Keyed = unkeyed, seconds: float = math.inf
 ) -> Result:
     """Call `attempt` as often as `Retries` says, all within so many seconds, and wait in between."""
     clock = asyncio.get_running_loop().time
-    retries = Retries(attempts, clock() + seconds, keyed=keyed)
+    retries = Retries(attempts, clock() + seconds, keyed)
     while True:
         try:
             return await attempt()
@@ -62,9 +74,9 @@ async def retried(
         await asyncio.sleep(delay)
 
 
-def retried_in_thread(attempts: int, attempt: Callable[[], Result]) -> Result:
+def retried_in_thread(attempts: int, attempt: Callable[[], Result], *, keyed: Keyed = unkeyed) -> Result:
     """The same for code that is not asynchronous."""
-    retries = Retries(attempts, math.inf)
+    retries = Retries(attempts, math.inf, keyed)
     while True:
         try:
             return attempt()
@@ -73,8 +85,3 @@ def retried_in_thread(attempts: int, attempt: Callable[[], Result]) -> Result:
             if delay is None:
                 raise
         time.sleep(delay)
-
-
-def _is_asked_by_running(failed: Aborted | OutcomeUnknown) -> bool:
-    """Whether running it again under its key is a way to learn its outcome; what is too old is refused for ever."""
-    return isinstance(failed, OutcomeUnknown) and failed.reason is not Reason.EXPIRED

@@ -13,7 +13,7 @@ from participant_sdk.client.kept import maker
 from participant_sdk.client.results import AlreadyCommitted
 from participant_sdk.client.retry import ATTEMPTS, retried, retried_in_thread
 from participant_sdk.client.sync import SyncClient
-from troth.errors import Reason, RequestError
+from troth.errors import OutcomeUnknown, Reason, RequestError
 from troth.logs import get_logger
 
 _log = get_logger("participant_sdk.client")
@@ -48,7 +48,8 @@ def transactional(
     `async def`, with a `SyncClient` a plain one.
 
     The function runs again, with back-off and the same `first_attempt_ms`, when its transaction aborted and a retry may help;
-    so it must do nothing that a second run would spoil. `current_transaction()` is the transaction inside it.
+    with a key also when its outcome is not known, and then it is told what was committed, if anything was. So it must do nothing
+    that a second run would spoil. `current_transaction()` is the transaction inside it.
 
     `attempts`  how often it runs at most.
     `timeout`   seconds, for each attempt.
@@ -90,16 +91,20 @@ class _Once:
         self.transaction = transaction
         self.made_by = made_by
         """What tells it from any other call; empty without a key, under which its value could be kept."""
-        self._of_another: AlreadyCommitted | None = None
+        self._of_another: AlreadyCommitted | OutcomeUnknown | None = None
 
     @contextlib.contextmanager
     def body(self) -> Iterator[None]:
         """Around the function's body: what that raises is of other transactions, whatever it did with them."""
         try:
             yield
-        except AlreadyCommitted as already:
-            self._of_another = already
+        except (AlreadyCommitted, OutcomeUnknown) as told:
+            self._of_another = told
             raise
+
+    def is_asked_again(self, unknown: OutcomeUnknown) -> bool:
+        """Whether it is this very call, under a key, of which nothing is known."""
+        return bool(self.made_by) and unknown is not self._of_another
 
     def given_back(self, already: AlreadyCommitted) -> Any:
         """What this very call left under its key; otherwise raises `already`, or what says it better."""
@@ -144,7 +149,7 @@ def _in_loop(function: Any, once: Callable[[Any, Any, Any], _Once], attempts: in
                 return value
 
         try:
-            return await retried(attempts, attempt)
+            return await retried(attempts, attempt, keyed=this.is_asked_again)
         except AlreadyCommitted as already:
             return this.given_back(already)
 
@@ -167,7 +172,7 @@ def _in_thread(function: Any, once: Callable[[Any, Any, Any], _Once], attempts: 
                 return value
 
         try:
-            return retried_in_thread(attempts, attempt)
+            return retried_in_thread(attempts, attempt, keyed=this.is_asked_again)
         except AlreadyCommitted as already:
             return this.given_back(already)
 

@@ -138,8 +138,8 @@ _mutants(
 )  # fmt: skip
 _mutants(
     "client/retry", CLIENT,
-    ("what cannot pass is retried", "if not failed.retryable and not (self._keyed", "if False and not (self._keyed"),
-    ("what is unknown is retried without a key", "and not (self._keyed and _is_asked_by_running(failed))", "and not _is_asked_by_running(failed)"),
+    ("what cannot pass is retried", "if not failed.retryable and not (isinstance(failed", "if False and not (isinstance(failed"),
+    ("what is unknown is retried without a key", "failed.reason is not Reason.EXPIRED and self._keyed(failed)", "failed.reason is not Reason.EXPIRED"),
     ("retries come at once", "delay = RETRY.delay_seconds(self", "delay = 0 * RETRY.delay_seconds(self"),
     ("one attempt too many", "self._number + 1 >= self._attempts", "self._number >= self._attempts"),
 )  # fmt: skip
@@ -147,6 +147,8 @@ _mutants(
     "client/transactional", CLIENT,
     ("each attempt is young again", "wait=wait, first_attempt_ms=first_attempt_ms)", "wait=wait)"),
     ("the key is not passed on", "timeout=timeout, key=text,", "timeout=timeout,"),
+    ("what a body heard of another is asked again", "bool(self.made_by) and unknown is not self._of_another", "bool(self.made_by)"),
+    ("a function under a key is not asked again", "return bool(self.made_by) and unknown", "return False and unknown"),
 )  # fmt: skip
 _mutants(
     "client/transactional", ("tests/client/test_client_results_under_keys.py",),
