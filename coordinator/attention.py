@@ -34,6 +34,7 @@ KINDS = {
     "limit": f"limits that are {WARN_PERCENT} % full",
     "history": "transactions that are missing in the history",
     "draining": "coordinators that take no new work",
+    "settings": "nodes of the cell whose settings are others than this one's",
 }
 """Every kind, the most pressing first."""
 
@@ -85,6 +86,9 @@ async def _all(inside: Inside) -> AsyncIterator[Item]:
     if status.draining:
         text = f"{status.coordinator} is draining and takes no new work"
         yield Item("draining", status.coordinator, text, command="troth status")
+    for node, names in inside.common.otherwise.items():
+        text = f"{node} has other settings: {', '.join(names)}; make them the same, and restart or reload"
+        yield Item("settings", node, text, command="troth cell")
     history = inside.common.history
     if history is not None and history.dropped:
         yield Item("history", "history", f"{history.dropped} transactions are missing in the history since the start")

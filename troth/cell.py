@@ -129,6 +129,8 @@ class NodeSeen:
     """How long it counts as living when it says nothing more; negative when that has passed."""
     canary: float = 1.0
     """The part of the shards that it takes at most; 1 for as many as the others."""
+    settings: str = ""
+    """Of the settings on which nodes agree, what tells them apart (`coordinator.cell.agreeing`); empty from older software."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 
 from coordinator import descriptors
-from coordinator.cell import sharing
+from coordinator.cell import agreeing, sharing
 from coordinator.cell.forwarding import Forward
 from coordinator.cell.routing import Routes
 from coordinator.cell.store import ROLE
@@ -228,8 +228,10 @@ class CellNode:
         draining = self._draining or self._stopping.is_set()
         leaving = [name for name, tenure in self._tenures.items() if tenure.giving.is_set()]
         self._store.canary = 1.0 if self._takes_all else self._config.shell.canary
+        self._store.settings = agreeing.told(self._config, self._common.gate)
         seen = self._seen = await self._store.beat(self._address, draining=draining, leaving=leaving)
         self._take(seen)
+        self._compare(seen)
         now = time.monotonic()
         self._unable = {name: (until, why) for name, (until, why) in self._unable.items() if until > now}
         had = [name for name, tenure in self._tenures.items() if not tenure.giving.is_set()]
@@ -253,6 +255,17 @@ class CellNode:
             self._takes_all = True
             part = self._store.canary
             log.warning("nobody takes the shards that a canary leaves, so this node takes its fair share", canary=part)
+
+    def _compare(self, seen: CellSeen) -> None:
+        """Tell once when another node that lives has settings that it should not have, or has them no more."""
+        before, own = self._common.otherwise, self._store.settings
+        others = {node.name: agreeing.differing(own, node.settings) for node in seen.nodes if node.lives}
+        self._common.otherwise = {name: names for name, names in others.items() if names}
+        for name, names in self._common.otherwise.items():
+            if before.get(name) != names:
+                log.warning("another node has other settings than this one", node=name, settings=", ".join(names))
+        for name in before.keys() - self._common.otherwise.keys():
+            log.info("another node has the same settings again, or is gone", node=name)
 
     def _take(self, seen: CellSeen) -> None:
         """Know where shards are, and tell every peer when that has changed."""
@@ -408,7 +421,7 @@ class CellNode:
             count = sum(shard.held and shard.owner == node.name for shard in seen.shards)
             response.nodes.add(
                 node=node.name, address=node.address, lease_seconds=node.lease_seconds if node.lives else -abs(node.lease_seconds),
-                draining=node.draining, shards=count, canary=node.canary,
+                draining=node.draining, shards=count, canary=node.canary, other_settings=self._common.otherwise.get(node.name, ()),
             )  # fmt: skip
         for one in seen.shards:
             tenure = self._tenures.get(one.name)

@@ -22,7 +22,7 @@ def cell(coordinator: str | None, timeout: float, as_json: bool) -> None:
         return
     if response.nodes:
         nodes = (
-            (one.node, one.address, one.shards, _lease(one.lease_seconds), _why_few(one))
+            (one.node, one.address, one.shards, _lease(one.lease_seconds), _words(one))
             for one in response.nodes
         )  # fmt: skip
         render.write_table(("NODE", "ADDRESS", "SHARDS", "LEASE", ""), nodes)
@@ -38,10 +38,13 @@ def cell(coordinator: str | None, timeout: float, as_json: bool) -> None:
     render.write_table(("SHARD", "NODE", "EPOCH", "LEASE", "BATCHES", "BACKLOG", "UNDECIDED", ""), shards)
 
 
-def _why_few(node: admin_pb2.NodeSummary) -> str:
-    if node.draining:
-        return "draining"
-    return f"canary {node.canary:g}" if node.HasField("canary") and node.canary < 1 else ""
+def _words(node: admin_pb2.NodeSummary) -> str:
+    found = ["draining"] if node.draining else []
+    if node.HasField("canary") and node.canary < 1 and not node.draining:
+        found.append(f"canary {node.canary:g}")
+    if node.other_settings:
+        found.append(f"other {', '.join(node.other_settings)}")
+    return "; ".join(found)
 
 
 def _lease(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import time
@@ -30,6 +31,8 @@ class Followed(Generic[Content]):
         self._parse, self._clock = parse, clock
         self._stamp = stamp_of(path)
         self._looked = clock()
+        self.digest = ""
+        """What tells the content apart from another one."""
         self._content = self._read()
         self.versions = 1
         """How many good contents there were."""
@@ -62,7 +65,9 @@ class Followed(Generic[Content]):
     def _read(self) -> Content:
         content = content_of(self.path)
         _check_who_writes(Path(self.path))
-        return self._parse(content)
+        parsed = self._parse(content)
+        self.digest = hashlib.sha256(content).hexdigest()
+        return parsed
 
 
 def _check_who_writes(path: Path) -> None:

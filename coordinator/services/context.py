@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Protocol
 
@@ -125,6 +125,8 @@ class Common:
         self.calls, self.watches = Calls(shell), Watches(shell)
         self.directory: common_pb2.Directory | None = None
         """Where the shards of the cell are; `None` for a coordinator that is alone."""
+        self.otherwise: Mapping[str, Sequence[str]] = {}
+        """By node of the cell: the settings that it has otherwise than this one, although they should agree."""
         self.ready = False
         """Whether it takes new work, as the health service says."""
         self.tasks: set[asyncio.Task[None]] = set()

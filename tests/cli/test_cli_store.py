@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,17 @@ class Node:
         """Read until a line matches; returns it. Fails when the process ends before."""
         assert self.running.stderr is not None
         said = []
-        for line in self.running.stderr:
-            said.append(line)
-            if re.search(pattern, line):
-                listens = re.search(r"(?:serving|standing by) on (127[.\d]+:\d+)", line)
-                self.address = listens[1] if listens else self.address
-                return line
+        impatient = threading.Timer(4 * SECONDS, self.running.kill)
+        impatient.start()
+        try:
+            for line in self.running.stderr:
+                said.append(line)
+                if re.search(pattern, line):
+                    listens = re.search(r"(?:serving|standing by) on (127[.\d]+:\d+)", line)
+                    self.address = listens[1] if listens else self.address
+                    return line
+        finally:
+            impatient.cancel()
         raise AssertionError(f"it ended with {self.running.wait(SECONDS)} before it said {pattern!r}: {''.join(said)}")
 
     def ends(self, number: signal.Signals | None = None) -> int:
@@ -338,3 +344,14 @@ async def test_a_canary_takes_its_part_and_more_once_it_is_reloaded(
     canary.says("4 of 8 shards")
     old.ends(signal.SIGTERM)
     canary.says("8 of 8 shards")
+
+
+async def test_nodes_with_other_settings_are_told_by_each(dsn: str, troth: Any, node: Callable[..., Node], tmp_path: Path) -> None:
+    assert (await troth("store", "init", "--store", dsn, "--shards", "2")).code == 0
+    one = node(dsn, "--set", "node=one")
+    one.says("2 of 2 shards")
+    other = node(dsn, "--set", "node=other", "--set", "skew_seconds=60", "--set", "retention_seconds=7200")
+    one.says("another node has other settings than this one.*retention_seconds, skew_seconds")
+    other.says("another node has other settings than this one.*retention_seconds, skew_seconds")
+    rows = (await troth("cell", "--coordinator", one.address)).out.splitlines()
+    assert [row.rpartition("\t")[2] for row in rows[1:3]] == ["", "other retention_seconds, skew_seconds"]

@@ -89,7 +89,7 @@ async def test_whoever_gives_its_lease_back_is_not_told_that_another_has_the_log
     assert log.lost is not None and not log.lost.done()
 
 
-async def test_a_canary_is_told_to_all_and_may_become_none(postgres_store: PostgresStore, leases: Leases) -> None:
+async def test_a_canary_and_settings_are_told_to_all_and_may_become_none(postgres_store: PostgresStore, leases: Leases) -> None:
     cell = await joined(postgres_store, leases)
     told = []
     for part in (1.0, 0.25, 0.0, 1.0):
@@ -97,6 +97,11 @@ async def test_a_canary_is_told_to_all_and_may_become_none(postgres_store: Postg
         told += [node.canary for node in (await cell.beat("n1:1", draining=False, leaving=[])).nodes]
     assert told == [1.0, 0.25, 0.0, 1.0]
     cell.canary = 0.5
+    assert [node.settings for node in (await cell.beat("n1:1", draining=False, leaving=[])).nodes] == [""]
+    for part in (0.5, 1.0):
+        cell.canary, cell.settings = part, "a=1,b=2"
+        (row,) = (await cell.beat("n1:1", draining=False, leaving=[])).nodes
+        assert (row.canary, row.settings) == (part, "a=1,b=2")
     await cell.join("n1", "n1:1")
     await cell.leave()
     assert await postgres_store.query("SELECT name FROM troth.node") == []

@@ -33,8 +33,9 @@ ROLE = "coordinator"
 
 
 _OURS = "split_part({0}.process, '/', 1) = %(life)s"
-"""Whether a row of a node is that of this process. Its `process` is a random text, and after a slash how much the node takes at
-most: that has no column of its own, since a version that is tried beside another one must not change the tables of both."""
+"""Whether a row of a node is that of this process. Its `process` is a random text, after a slash how much the node takes at most,
+and after another one what its settings are: these have no columns of their own, since a version that is tried beside another one
+must not change the tables of both."""
 
 _JOIN = (
     "INSERT INTO troth.node AS n (cell, name, process, address, backend_pid, backend_start, expires_at)"
@@ -58,7 +59,7 @@ _LEAVING = (
 )
 _NODES = (
     f"SELECT name, address, draining, {lives('node')}, extract(epoch FROM expires_at - clock_timestamp())::float8,"
-    " coalesce(nullif(split_part(process, '/', 2), ''), '1')::float8"
+    " coalesce(nullif(split_part(process, '/', 2), ''), '1')::float8, split_part(process, '/', 3)"
     " FROM troth.node WHERE cell = %(cell)s ORDER BY name"
 )
 _SHARDS = (
@@ -113,12 +114,14 @@ class CellStore:
         self.node = ""
         self.canary = 1.0
         """The part of the shards that this node takes at most; told with the next beat."""
+        self.settings = ""
+        """What its settings are, without a slash; told with the next beat."""
         self._life = secrets.token_hex(8)
         self.shards: Sequence[str] = ()
         """The names of the cell's shards; known after `open`."""
 
     def _own(self, **more: object) -> dict[str, object]:
-        process = self._life if self.canary >= 1 else f"{self._life}/{self.canary:.6g}"
+        process = f"{self._life}/{'' if self.canary >= 1 else f'{self.canary:.6g}'}/{self.settings}"
         who = {"cell": self.cell, "node": self.node, "life": self._life, "process": process}
         return {**who, "seconds": self._leases.seconds, **more}
 

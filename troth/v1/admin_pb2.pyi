@@ -199,6 +199,7 @@ class NodeSummary(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     CANARY_FIELD_NUMBER: _builtins.int
+    OTHER_SETTINGS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """Its name."""
     address: _builtins.str
@@ -211,6 +212,10 @@ class NodeSummary(_message.Message):
     """How many shards it has."""
     canary: _builtins.float
     """The part of the shards that it takes at most; 1 for as many as the others. Absent from older software."""
+    @_builtins.property
+    def other_settings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Settings that it has otherwise than the node that answers, although all nodes should agree on them."""
+
     def __init__(
         self,
         *,
@@ -220,10 +225,11 @@ class NodeSummary(_message.Message):
         draining: _builtins.bool = ...,
         shards: _builtins.int = ...,
         canary: _builtins.float | None = ...,
+        other_settings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_canary", b"_canary", "canary", b"canary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_canary", b"_canary", "address", b"address", "canary", b"canary", "draining", b"draining", "lease_seconds", b"lease_seconds", "node", b"node", "shards", b"shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_canary", b"_canary", "address", b"address", "canary", b"canary", "draining", b"draining", "lease_seconds", b"lease_seconds", "node", b"node", "other_settings", b"other_settings", "shards", b"shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__canary: _TypeAlias = _typing.Literal["canary"]  # noqa: Y015
     _WhichOneofArgType__canary: _TypeAlias = _typing.Literal["_canary", b"_canary"]  # noqa: Y015
