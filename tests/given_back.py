@@ -20,8 +20,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-PATIENCE_SECONDS = 10.0
-"""gRPC closes sockets, and threads come to their end, a moment after they were told to."""
+from tests.patience import SECONDS as PATIENCE_SECONDS
 
 _FAKE_PEERS = "_StreamRequestMixin._consume_request_iterator"
 """gRPC's task for the stream of a peer that a test plays: it waits for what the test says next, until the loop is closed. Product
@@ -93,7 +92,7 @@ def no_thread_and_no_descriptor_is_left(request: pytest.FixtureRequest) -> Itera
     _warmed_up()
     threads, descriptors = _threads(), _descriptors()
     yield
-    end = time.monotonic() + PATIENCE_SECONDS
+    end = time.monotonic() + PATIENCE_SECONDS  # gRPC closes sockets, and threads end, a moment after they were told to
     descriptors += _MAY_STAY.get(request.node.name, Counter())
     while more := {**_more(threads, _threads()), **_more(descriptors, _descriptors())}:
         if time.monotonic() > end:

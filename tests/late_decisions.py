@@ -36,13 +36,25 @@ class _Late:
         asyncio.get_running_loop().call_later(SECONDS, self._hear)
 
     def _hear(self) -> None:
-        _received(self._runtime, *self._frames.popleft())
+        if self._frames:
+            _received(self._runtime, *self._frames.popleft())
+
+    def hear_all(self) -> None:
+        """What waits is heard now."""
+        while self._frames:
+            self._hear()
 
 
 def received_late(runtime: Runtime, stream: int, frame: participant_pb2.SessionResponse) -> None:
     """In place of `Runtime.received`."""
     late = vars(runtime).setdefault("late", _Late(runtime))
     late.received(stream, frame)
+
+
+def hear(runtime: Runtime) -> None:
+    """For a test that looks at what is decided and not heard: it has seen enough, however long that took."""
+    late: _Late = vars(runtime)["late"]
+    late.hear_all()
 
 
 def pytest_configure() -> None:

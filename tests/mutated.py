@@ -25,10 +25,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tests import patience
+
 ROOT = Path(__file__).resolve().parent.parent
 VARIABLE = "TROTH_SOURCE_MUTANT"
 TESTS_SECONDS_MAX = 60
 """A mutant that hangs its tests is caught, too."""
+WAITING_SECONDS_MAX = "10"
+"""What must happen under a mutant is waited for so long: most that make a test wait make it wait for ever."""
 FITS_NO_MORE = re.compile(
     r"TypeError: [^;\n]*argument|AttributeError: (module|type object) |(Name|Import|ModuleNotFound|Syntax|Indentation)Error: "
     r"(?!sys\.meta_path is None)"
@@ -56,7 +60,8 @@ class SourceMutant:
 
     def environment(self) -> dict[str, str]:
         """The environment in which Python imports the changed text, with this module as a plugin or imported first."""
-        return {**os.environ, VARIABLE: json.dumps(asdict(self)), "PYTHONPATH": str(ROOT)}
+        patient = os.environ.get(patience.VARIABLE, WAITING_SECONDS_MAX)
+        return {**os.environ, VARIABLE: json.dumps(asdict(self)), "PYTHONPATH": str(ROOT), patience.VARIABLE: patient}
 
     def survives(self) -> bool:
         """Run its tests; whether all of them pass."""

@@ -15,9 +15,9 @@ from typing import Self
 import redis
 
 from participant_sdk.testing.servers import libraries
+from tests.patience import SECONDS as PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[1]
-PATIENCE_SECONDS = 30.0
 
 
 class RedisServer:
@@ -25,8 +25,12 @@ class RedisServer:
 
     def __init__(self) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="troth-redis-"))
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            self.port = listening.getsockname()[1]
+        # The port is kept while the server is down, or somebody who dials anything then may be given it. On Linux a socket that
+        # does not listen keeps everybody out but who sets SO_REUSEADDR as well, as a server does.
+        self._place = socket.socket()
+        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._place.bind(("127.0.0.1", 0))
+        self.port = self._place.getsockname()[1]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -59,4 +63,5 @@ class RedisServer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.kill()
+        self._place.close()
         shutil.rmtree(self._directory)

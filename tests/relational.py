@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import select
@@ -12,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from participant_sdk import Refuse
 from participant_sdk.resources.contract import Done, Unreachable
+from tests.patience import SECONDS as PATIENCE_SECONDS
 from troth.errors import Aborted, OutcomeUnknown, RequestError
 
 Operations = dict[str, Callable[..., Any]]
@@ -19,12 +23,25 @@ Operations = dict[str, Callable[..., Any]]
 
 async def until(ask: Callable[[], Awaitable[Any]]) -> Any:
     """Ask until there is an answer that is neither empty nor `Unreachable`; returns it."""
-    for _ in range(3000):
+    end = time.monotonic() + PATIENCE_SECONDS
+    while True:
         answer = await ask()
         if answer and not isinstance(answer, Unreachable):
             return answer
+        assert time.monotonic() < end, f"there was no answer in {PATIENCE_SECONDS:.0f} s, but {answer}"
         await asyncio.sleep(0.01)
-    raise AssertionError(f"there was no answer in half a minute, but {answer}")
+
+
+@contextmanager
+def impatient(resource: Any) -> Iterator[None]:
+    """A resource that waits for a connection for a moment only. (Limits that are so short from the beginning a busy machine finds
+    too short for the first connection, which is still to be made.)"""
+    limits = resource._limits
+    resource._limits = replace(limits, connect_wait_seconds=0.05)
+    try:
+        yield
+    finally:
+        resource._limits = limits
 
 
 async def tell(number: int, told: dict[int, str], transfer: Awaitable[object]) -> None:

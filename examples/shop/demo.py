@@ -41,9 +41,9 @@ exit status: 0 all is as it must be, 1 something is not (it says what), 2 the or
 """
 BLOW_SHARE = 0.7
 """When so many of the orders are done at the latest, everything is killed at once."""
-SETTLE_SECONDS = 30.0
+SETTLE_SECONDS = 120.0
 LOOK_SECONDS = 0.05
-ABORTED_SECONDS = 1.0
+ABORTED_SECONDS, ABORTED_LOOKS = 1.0, 20
 """An abort is told, and not acknowledged: so long participants may take to carry out the last one."""
 
 
@@ -155,7 +155,8 @@ async def settle(coordinator: str) -> None:
         while True:
             unfinished = await admin.ListTransactions(request, wait_for_ready=True, timeout=SETTLE_SECONDS)
             if unfinished.total == 0:
-                await asyncio.sleep(ABORTED_SECONDS)
+                for _ in range(ABORTED_LOOKS):  # so that a machine that pauses meanwhile does not end it
+                    await asyncio.sleep(ABORTED_SECONDS / ABORTED_LOOKS)
                 return
             if time.monotonic() > until:
                 raise TimeoutError(f"still unfinished after {SETTLE_SECONDS:.0f} s: {unfinished}")

@@ -22,7 +22,7 @@ SERVICES = ("orders", "inventory", "payments")
 DIRECT = (("grpc.enable_http_proxy", 0),)
 """For channels between our own processes: a proxy for the web has no business there."""
 READY_SECONDS = 60.0
-STOP_SECONDS = 20.0
+STOP_SECONDS = 60.0
 LOOK_SECONDS = 0.02
 """How often a starting process is looked at."""
 

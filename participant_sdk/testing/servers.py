@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-_START_SECONDS = 30.0
+_START_SECONDS = 120.0
 NOBODY = 65534
 """The user, and the group, that own nothing."""
 
@@ -80,7 +80,7 @@ class PrivateServer(ABC):
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
             self._process.send_signal(signal_number)
-            self._process.wait(60)
+            self._process.wait(_START_SECONDS)
             self._process = None
 
     def remove(self) -> None:

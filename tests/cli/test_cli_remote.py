@@ -15,6 +15,7 @@ import pytest_asyncio
 
 from coordinator.cli import remote
 from coordinator.server import Daemon
+from tests.patience import SECONDS as PATIENCE_SECONDS
 from troth.v1 import client_pb2, client_pb2_grpc, common_pb2, participant_pb2, participant_pb2_grpc
 
 ABSENT = "c1.1.0badcafe.3.4"
@@ -197,10 +198,9 @@ async def test_operations_without_lock_keys_are_told(troth: Any, daemon: Daemon,
     frame = participant_pb2.SessionRequest()
     frame.undeclared.add(name="sweep")
     await call.write(frame)
-    for _ in range(20):  # until it has been heard
-        said = await troth("participants", "--coordinator", daemon.address)
-        if "sweep" in said.out:
-            break
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while "sweep" not in (said := await troth("participants", "--coordinator", daemon.address)).out:
+            pass
     assert "payments has operations that lock everything, for want of lock keys" in said.out
 
 

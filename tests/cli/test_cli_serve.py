@@ -23,7 +23,7 @@ from troth.logs import get_logger
 from troth.v1 import admin_pb2, admin_pb2_grpc, client_pb2, client_pb2_grpc
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 30
+SECONDS = 120
 
 
 def command(*arguments: str, python: tuple[str, ...] = ()) -> list[str]:

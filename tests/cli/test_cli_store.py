@@ -21,7 +21,9 @@ import pytest
 from participant_sdk.testing.postgres import PostgresServer
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 30
+SECONDS = 120
+PATIENT = ("--set", "lease_seconds=60")
+"""For a test in which nobody takes anything over: it lives for as long as the test takes."""
 
 
 class Node:
@@ -36,22 +38,23 @@ class Node:
         )  # fmt: skip
         self.address = ""
 
-    def says(self, pattern: str) -> str:
-        """Read until a line matches; returns it. Fails when the process ends before."""
+    def says(self, *patterns: str) -> None:
+        """Read until each of these has matched a line, in any order. Fails when the process ends before."""
         assert self.running.stderr is not None
-        said = []
-        impatient = threading.Timer(4 * SECONDS, self.running.kill)
+        said, wanted = [], set(patterns)
+        impatient = threading.Timer(SECONDS, self.running.kill)
         impatient.start()
         try:
             for line in self.running.stderr:
                 said.append(line)
-                if re.search(pattern, line):
-                    listens = re.search(r"(?:serving|standing by) on (127[.\d]+:\d+)", line)
-                    self.address = listens[1] if listens else self.address
-                    return line
+                listens = re.search(r"(?:serving|standing by) on (127[.\d]+:\d+)", line)
+                self.address = listens[1] if listens else self.address
+                wanted = {pattern for pattern in wanted if not re.search(pattern, line)}
+                if not wanted:
+                    return
         finally:
             impatient.cancel()
-        raise AssertionError(f"it ended with {self.running.wait(SECONDS)} before it said {pattern!r}: {''.join(said)}")
+        raise AssertionError(f"it ended with {self.running.wait(SECONDS)} before it said {wanted}: {''.join(said)}")
 
     def ends(self, number: signal.Signals | None = None) -> int:
         if number is not None:
@@ -154,8 +157,8 @@ async def test_the_second_node_stands_by_and_takes_over_at_once_when_the_first_i
     second = node(store)
     second.says("standing by")
     first.running.kill()
-    second.says("serving on .* epoch 2")
-    assert (await troth("status", "--coordinator", second.address, "--json")).json()["epoch"] == 2
+    second.says("serving on .* epoch [2-9]")  # a lease of a second may lapse on a machine that pauses, and is claimed again
+    assert (await troth("status", "--coordinator", second.address, "--json")).json()["epoch"] >= 2
 
 
 async def test_a_node_that_drains_hands_over(store: str, node: Callable[..., Node]) -> None:
@@ -164,7 +167,7 @@ async def test_a_node_that_drains_hands_over(store: str, node: Callable[..., Nod
     second = node(store)
     second.says("standing by")
     assert first.ends(signal.SIGTERM) == 0
-    second.says("serving on .* epoch 2")
+    second.says("serving on .* epoch [2-9]")
     assert second.ends(signal.SIGTERM) == 0
 
 
@@ -174,12 +177,12 @@ async def test_a_node_that_was_stopped_says_nothing_more_and_stands_by(store: st
     second = node(store)
     second.says("standing by")
     first.running.send_signal(signal.SIGSTOP)
-    second.says("serving on .* epoch 2")
+    second.says("serving on .* epoch [2-9]")
     first.running.send_signal(signal.SIGCONT)
     first.says("a shard was lost.*LOG_FENCED")
     first.says("standing by")
     assert second.ends(signal.SIGTERM) == 0
-    first.says("serving on .* epoch 3")
+    first.says("serving on .* epoch [3-9]")
 
 
 async def test_a_store_that_is_away_is_waited_for_and_served_again(node: Callable[..., Node], troth: Any) -> None:
@@ -191,10 +194,9 @@ async def test_a_store_that_is_away_is_waited_for_and_served_again(node: Callabl
         server.start()
         one.says("serving on .* epoch 1")
         server.stop(signal.SIGQUIT)
-        one.says("the store does not answer")
-        one.says("a shard was lost")
+        one.says("the store does not answer", "a shard was lost")
         server.start()
-        one.says("serving on .* epoch 2")
+        one.says("serving on .* epoch [2-9]")
         assert one.ends(signal.SIGTERM) == 0
 
 
@@ -244,18 +246,23 @@ async def test_a_node_whose_port_is_taken_claims_nothing(store: str, node: Calla
 
 async def test_nodes_share_the_shards_of_a_cell_and_show_it(dsn: str, node: Callable[..., Node], troth: Any) -> None:
     await troth("store", "init", "--store", dsn, "--shards", "4")
+
+    async def shared(asked: Node) -> Any:
+        return (await troth("cell", "--coordinator", asked.address, "--json")).json()
+
     first = node(dsn, "--set", "node=one")
     first.says("4 of 4 shards of c1")
     second = node(dsn, "--set", "node=two")
     second.says("2 of 4 shards of c1")
     first.says("2 of 4 shards of c1")
     # On a busy machine a lease may lapse while the shards are shared out, and the shard is nobody's for a moment.
-    for _ in range(300):
-        if all(one["node"] for one in (await troth("cell", "--coordinator", first.address, "--json")).json()["shards"]):
-            break
-        await asyncio.sleep(0.1)
     for one in (first, second):
-        cell = (await troth("cell", "--coordinator", one.address, "--json")).json()
+        async with asyncio.timeout(SECONDS):
+            while True:
+                cell = await shared(one)
+                if {shard["node"] for shard in cell["shards"]} == {"one", "two"}:
+                    break
+                await asyncio.sleep(0.1)
         assert [node["node"] for node in cell["nodes"]] == ["one", "two"]
         assert [shard["coordinator"] for shard in cell["shards"]] == [f"c1-0{number}" for number in range(4)]
     told = (await troth("cell", "--coordinator", first.address)).out
@@ -272,9 +279,9 @@ async def test_nodes_share_the_shards_of_a_cell_and_show_it(dsn: str, node: Call
 
 
 async def test_a_node_whose_name_is_taken_by_one_that_lives_ends(store: str, node: Callable[..., Node]) -> None:
-    first = node(store, "--set", "node=one")
+    first = node(store, "--set", "node=one", *PATIENT)
     first.says("serving on")
-    second = node(store, "--set", "node=one")
+    second = node(store, "--set", "node=one", *PATIENT)
     second.says("LOG_LOCKED.*is the node 'one', and lives")
     assert second.ends() == 3
 
@@ -301,7 +308,7 @@ async def test_a_store_of_the_first_format_is_refused_and_upgraded(store: str, n
 
 
 async def test_an_upgrade_waits_for_nobody_and_disturbs_nobody(store: str, node: Callable[..., Node], troth: Any) -> None:
-    one = node(store)
+    one = node(store, *PATIENT)
     one.says("serving on")
     with psycopg.connect(store, autocommit=True) as connection:
         connection.execute("UPDATE troth.store SET format_version = 1")
@@ -318,7 +325,7 @@ async def test_the_service_manager_hears_that_a_node_has_its_place(
         manager.settimeout(SECONDS)
         monkeypatch.setenv("NOTIFY_SOCKET", manager.getsockname())
         for place in ("serving on", "standing by on"):
-            one = node(store)
+            one = node(store, *PATIENT)
             one.says(place)
             while not manager.recv(65_536).decode().startswith(f"READY=1\nSTATUS={place} {one.address}"):
                 pass

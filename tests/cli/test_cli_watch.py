@@ -24,7 +24,7 @@ def test_a_watch_goes_on_by_itself_when_the_daemon_is_started_again(serve: Any, 
     with grpc.insecure_channel(first.address) as channel:
         transaction_id, voters = _committing(channel)
         watch = subprocess.Popen(
-            command("txn", "watch", transaction_id, "--timeout", "60"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            command("txn", "watch", transaction_id, "--timeout", "120"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=environment(TROTH_DATA_DIRECTORY=str(tmp_path / "c1")),
         )  # fmt: skip
         try:
@@ -109,7 +109,7 @@ def test_a_watch_ends_when_nobody_comes_back(serve: Any, tmp_path: Path) -> None
         stub = client_pb2_grpc.TransactionServiceStub(channel)
         transaction_id = stub.Begin(client_pb2.BeginRequest(timeout_ms=600_000), timeout=SECONDS).transaction_id
     watch = subprocess.Popen(
-        command("txn", "watch", transaction_id, "--timeout", "0.1", "--coordinator", first.address),
+        command("txn", "watch", transaction_id, "--timeout", "3", "--coordinator", first.address),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
     )  # fmt: skip
     assert watch.stdout is not None

@@ -10,13 +10,13 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from tests.patience import SECONDS as PATIENCE_SECONDS
 from troth.v1 import client_pb2, client_pb2_grpc, common_pb2
 from troth.values import encode_value
 
 COMMITTED = common_pb2.OUTCOME_COMMITTED
 ABORTED = common_pb2.OUTCOME_ABORTED
 IN_DOUBT = common_pb2.OUTCOME_IN_DOUBT
-PATIENCE_SECONDS = 3.0
 FIELDS = ("runs", "begins", "commits", "aborts", "gets")
 
 Handler = Callable[["FakeStream", Any], None]

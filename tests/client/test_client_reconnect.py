@@ -141,7 +141,9 @@ async def test_a_question_is_asked_again_after_a_lost_stream(coordinator: FakeCo
 
 async def test_a_question_without_an_answer_is_an_unknown_outcome(coordinator: FakeCoordinator, client: Client) -> None:
     coordinator.handlers["gets"] = None
-    run = await _restart_under(coordinator, client, timeout=0.05)
+    await client.run(DEBIT)
+    await coordinator.next("runs")
+    run = await _restart_under(coordinator, client, timeout=2.5)  # in which it is sent
     with pytest.raises(OutcomeUnknown):
         await run
 

@@ -277,14 +277,15 @@ async def test_who_waits_for_the_connection_is_served_in_the_order_of_coming(coo
 
 
 async def test_no_answer_in_time_is_an_unknown_outcome(coordinator: FakeCoordinator, client: Client) -> None:
+    await client.run(DEBIT)
     coordinator.handlers["runs"] = None
     with pytest.raises(OutcomeUnknown) as caught:
-        await client.run(DEBIT, timeout=0.05)
-    assert (caught.value.reason, caught.value.transaction_id) == (Reason.IN_DOUBT, "c1.1.9f2c4e1a.1.1")
+        await client.run(DEBIT, timeout=2.5)  # in which it is sent
+    assert (caught.value.reason, caught.value.transaction_id) == (Reason.IN_DOUBT, "c1.1.9f2c4e1a.1.2")
     assert client.session.pending == 0
-    coordinator.stream.answer(1)  # too late: nobody is confused by it
+    coordinator.stream.answer(2)  # too late: nobody is confused by it
     coordinator.handlers["runs"] = lambda stream, run: stream.answer(run.number)
-    assert (await client.run(DEBIT)).transaction_id.endswith(".2")
+    assert (await client.run(DEBIT)).transaction_id.endswith(".3")
 
 
 async def test_a_cancelled_caller_cancels_nothing(coordinator: FakeCoordinator, client: Client) -> None:
@@ -389,7 +390,7 @@ async def test_something_else_on_the_port_is_no_coordinator(coordinator: FakeCoo
 async def test_leaving_the_client_tells_those_who_wait(coordinator: FakeCoordinator) -> None:
     coordinator.handlers["runs"] = None
     async with Client(coordinator.address, grace_seconds=0.05) as client:
-        run = asyncio.create_task(client.run(DEBIT, timeout=0.5))
+        run = asyncio.create_task(client.run(DEBIT, timeout=60))
         await coordinator.next("runs")
     with pytest.raises(OutcomeUnknown):
         await run

@@ -16,13 +16,12 @@ from participant_sdk.client.connection import Connection
 from participant_sdk.client.exchange import Exchange, Lost
 from participant_sdk.client.session import Session
 from participant_sdk.seat import Seat
+from tests.patience import SECONDS
 from troth.errors import Reason, RequestError
 from troth.link import Packed
 from troth.v1 import client_pb2, common_pb2
 
 NAME = "c1.1.9f2c4e1a.1"
-SECONDS = 5
-"""How long a test waits for what must happen."""
 
 
 def welcome(name: str = NAME, *, resumed: bool = False, epoch: int = 1) -> client_pb2.ClientWelcome:

@@ -71,8 +71,10 @@ async def test_closing_a_client_is_no_silence(coordinator: FakeCoordinator, capl
 
 
 async def test_whoever_waited_in_vain_is_told_why(coordinator: FakeCoordinator, client: Client) -> None:
+    await client.run(DEBIT)
+    await coordinator.next("runs")
     coordinator.handlers["runs"] = None
-    run = asyncio.create_task(client.run(DEBIT, timeout=0.3))
+    run = asyncio.create_task(client.run(DEBIT, timeout=2.5))  # in which it is sent, and its loss is noticed
     await coordinator.next("runs")
     coordinator.greet = lambda stream: False
     coordinator.drop()
@@ -181,13 +183,13 @@ async def test_the_outcome_is_waited_for_longer_than_the_coordinator_needs(coord
 async def test_waiting_for_the_coordinator_uses_up_the_timeout(coordinator: FakeCoordinator, field: str) -> None:
     coordinator.greet = lambda stream: False
     async with Client(coordinator.address) as client:
-        work = client.run(DEBIT, timeout=5) if field == "runs" else client.transaction(timeout=5).__aenter__()
+        work = client.run(DEBIT, timeout=50) if field == "runs" else client.transaction(timeout=50).__aenter__()
         running = asyncio.ensure_future(work)
         await coordinator.next("hello")
         await asyncio.sleep(0.02)
         coordinator.greet = lambda stream: True
         coordinator.drop()
-        assert (await coordinator.next(field)).timeout_ms < 5000
+        assert (await coordinator.next(field)).timeout_ms < 50_000
         await running
 
 

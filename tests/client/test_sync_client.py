@@ -34,7 +34,7 @@ from troth.v1 import client_pb2, common_pb2
 
 __all__ = ["service"]
 T = TypeVar("T")
-TIMEOUT = 3.0
+TIMEOUT = 30.0
 ADD = call("counter", "add")
 
 

@@ -30,7 +30,7 @@ MORE_OF_PYTHON = (
     "--parks", 'leave {"seat": {n}}', "--parks", 'sit_elsewhere {"guest": {n}}',
 )  # fmt: skip
 """What the participant in Go has not: what is slow, what cannot be rolled back."""
-SECONDS_MAX = 240
+SECONDS_MAX = 900
 MUTANTS_AT_ONCE = 4
 HERE = Path(__file__).parent
 GO_SOURCE = ROOT / "examples" / "ledger-go"

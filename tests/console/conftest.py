@@ -14,6 +14,7 @@ from coordinator.config import load
 from coordinator.server import Daemon, make_daemon
 from participant_sdk import LogResource, Participant, Refuse
 from participant_sdk.client import Client, call
+from tests.patience import SECONDS as PATIENCE_SECONDS
 from troth.errors import Aborted
 
 
@@ -83,7 +84,7 @@ async def shown(tmp_path: Path) -> AsyncIterator[Shown]:
         with pytest.raises(Aborted) as refused:
             await client.run(call("bank", "note", text="a"), call("stock", "refuse"))
         shown.refused = refused.value.transaction_id
-        running = asyncio.create_task(client.run(call("bank", "note", text="a"), call("stock", "wait"), timeout=60.0, attempts=1))
+        running = asyncio.create_task(client.run(call("bank", "note", text="a"), call("stock", "wait"), timeout=600.0, attempts=1))
         shown.waiting = await _begun(daemon)
         await _looked_at(daemon)
         yield shown
@@ -93,7 +94,7 @@ async def shown(tmp_path: Path) -> AsyncIterator[Shown]:
 
 
 async def _begun(daemon: Daemon) -> str:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             for name, txn in daemon._core._book.live.items():  # type: ignore[attr-defined]  # the core is the real one
                 if txn.state.value == "PREPARING" and txn.missing == 1:
@@ -104,6 +105,6 @@ async def _begun(daemon: Daemon) -> str:
 async def _looked_at(daemon: Daemon) -> None:
     """Wait until both have told of all of their invariants."""
     known = daemon._core._book.participants  # type: ignore[attr-defined]  # as above
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while any(len(known[name].invariants) < 2 for name in ("bank", "stock")):  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.01)

@@ -15,10 +15,10 @@ from coordinator.server import Daemon
 from participant_sdk import Aborted, Limits, LogBranch, LogResource, Participant, SqliteResource
 from participant_sdk.client import Client, call
 from participant_sdk.core.blocking import shortened
+from tests.patience import SECONDS as PATIENCE_SECONDS
 from troth.backoff import Backoff
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS account (name TEXT PRIMARY KEY NOT NULL, balance INTEGER NOT NULL) WITHOUT ROWID"
-PATIENCE_SECONDS = 30.0
 KEY = "account/alice"
 
 __all__ = ["daemon"]

@@ -12,7 +12,7 @@ from playwright.async_api import Browser, Page, async_playwright
 
 BIN = os.environ.get("TEST_CHROMIUM_BIN", "")
 PICTURES = Path(__file__).resolve().parents[2] / "docs" / "images"
-SECONDS = 30_000
+SECONDS = 90_000
 
 pytestmark = pytest.mark.skipif(not BIN, reason="Chromium is not there")
 

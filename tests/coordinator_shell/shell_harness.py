@@ -17,12 +17,10 @@ from coordinator.directory import DataDirectory
 from coordinator.server import Daemon
 from coordinator.shell_settings import FRAME_OVERHEAD_BYTES, ShellSettings
 from tests import left
+from tests.patience import SECONDS
 from troth.log.memory import Disk, MemoryLog
 from troth.ready import Append, Effect, Event, Instant, Opened, Ready
 from troth.v1 import admin_pb2, common_pb2, participant_pb2, participant_pb2_grpc, record_pb2
-
-SECONDS = 10
-"""How long a test waits for what must happen; nothing is asserted about how long it takes."""
 
 
 def make_config(directory: Path, **settings: Any) -> Config:

@@ -241,8 +241,11 @@ async def test_long_messages_are_cut_to_fit_the_trailers(scripted: Any) -> None:
 async def test_a_caller_that_gives_up_cancels_nothing(scripted: Any) -> None:
     core = ScriptedCore()
     channel = await scripted(core)
-    error = await failure(transactions(channel).Run(run_request("orders"), timeout=0.2))
-    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    for seconds in (0.2, 2.0, 20.0):  # which a busy machine may need to bring it here
+        error = await failure(transactions(channel).Run(run_request("orders"), timeout=seconds))
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        if any(isinstance(event, events.Run) for event in core.events):
+            break
     await core.saw(events.Run)
     assert not [event for event in core.events if isinstance(event, events.Abort)]
 

@@ -25,7 +25,9 @@ class Node:
 
     def __init__(self, dsn: str, hearing_seconds: int = 10, *settings: str) -> None:
         self._dsn = dsn
-        named = ("lease_seconds=1", f"hearing_seconds={hearing_seconds}", *settings)
+        named = (*settings, f"hearing_seconds={hearing_seconds}")
+        if not any(one.startswith("lease_seconds=") for one in settings):
+            named = (*named, "lease_seconds=1")
         self._settings = [word for one in named for word in ("--set", one)]
         self._listen = "127.0.0.1:0"
         self.process: asyncio.subprocess.Process | None = None

@@ -9,6 +9,9 @@ import psycopg
 
 from participant_sdk.testing.postgres import PostgresServer
 
+WAITS = "wait_event = 'SyncRep' AND backend_type = 'client backend'"
+"""For the replica. (The server's own housekeeping commits something now and then, too.)"""
+
 
 class Pair:
     """A context manager. With `synchronous` nothing is acknowledged that the replica has not on its disk."""
@@ -65,9 +68,9 @@ class Pair:
     def waiting(self) -> bool:
         """Whether somebody waits for the replica."""
         with psycopg.connect(self.primary.dsn(), autocommit=True) as connection:
-            return connection.execute("SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'").fetchone() is not None
+            return connection.execute(f"SELECT FROM pg_stat_activity WHERE {WAITS}").fetchone() is not None
 
     def cancel(self) -> None:
         """Somebody cancels whoever waits for the replica."""
         with psycopg.connect(self.primary.dsn(), autocommit=True) as connection:
-            connection.execute("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+            connection.execute(f"SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE {WAITS}")

@@ -25,7 +25,7 @@ from processes import ROOT, ProcessFailed
 from transfers import Clerks
 
 PROGRESS_SECONDS = 5.0
-CLERKS_END_SECONDS = 90.0
+CLERKS_END_SECONDS = 240.0
 """How long transfers may take to end once all faults are over."""
 EPILOG = """\
 examples:
@@ -39,10 +39,11 @@ exit status: 0 all is as it must be, 1 something is not (it says what), 2 wrong 
 class Soak:
     """One run, in an empty directory."""
 
-    def __init__(self, directory: Path, seconds: float, seed: int, *, loud: bool = True) -> None:
+    def __init__(self, directory: Path, seconds: float, seed: int, committed: int = 0, *, loud: bool = True) -> None:
         self._directory = directory
         self._seconds = seconds
         self._seed = seed
+        self._committed = committed
         self._loud = loud
         self._began = time.monotonic()
         self._events = (directory / "events.log").open("w", encoding="utf-8", buffering=1)
@@ -84,16 +85,22 @@ class Soak:
                 self.partitions = monkey.counts["partitions"]
 
     async def _wait(self, monkey: Monkey, clerks: Clerks, *tasks: asyncio.Task[None]) -> None:
-        """Until the time is over, or something failed."""
+        """Until the time is over and enough has happened, or something failed."""
         until = time.monotonic() + self._seconds
-        while (left := until - time.monotonic()) > 0:
+        while (left := until - time.monotonic()) > 0 or not self._is_enough(monkey, clerks):
             wanted = (monkey.failed, *tasks)
-            done, _ = await asyncio.wait(wanted, timeout=min(left, PROGRESS_SECONDS), return_when=asyncio.FIRST_COMPLETED)
+            wait = min(left, PROGRESS_SECONDS) if left > 0 else PROGRESS_SECONDS
+            done, _ = await asyncio.wait(wanted, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
             for one in done:
                 one.result()
             if self._loud:
                 counts = " ".join(f"{name}={count}" for name, count in sorted((clerks.counts + monkey.counts).items()))
                 sys.stderr.write(f"soak: {max(0.0, left):.0f} s left  {counts}\n")
+
+    def _is_enough(self, monkey: Monkey, clerks: Clerks) -> bool:
+        """Where a number of commits is wanted, on a machine of any speed: so many, and faults."""
+        happened = clerks.counts["COMMITTED"] >= self._committed and monkey.counts["kills"] and monkey.counts["partitions"]
+        return not self._committed or bool(happened)
 
     def _note(self, what: str) -> None:
         self._events.write(f"{time.monotonic() - self._began:9.3f} {what}\n")
@@ -108,12 +115,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         sys.stderr.write(f"soak: seed {seed}; everything is kept below {directory}\n")
-        return _run(directory, options.minutes * 60, seed)
+        return _run(directory, options.minutes * 60, seed, options.committed)
 
 
-def _run(directory: Path, seconds: float, seed: int) -> int:
+def _run(directory: Path, seconds: float, seed: int, committed: int) -> int:
     async def run() -> tuple[Verdict, Soak]:
-        soak = Soak(directory, seconds, seed)
+        soak = Soak(directory, seconds, seed, committed)
         return await soak.run(), soak
 
     try:
@@ -139,6 +146,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="scripts/soak", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=1.0, metavar="M", help="how long faults are made (default: 1)")
+    parser.add_argument("--committed", type=int, default=0, metavar="N", help="and until so many have committed (default: 0)")
     parser.add_argument("--seed", type=int, metavar="S", help="of the faults and the transfers (default: any)")
     parser.add_argument(
         "--directory", type=Path, default=ROOT / "var" / "soak", metavar="DIR",

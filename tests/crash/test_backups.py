@@ -13,7 +13,7 @@ from typing import Any
 
 from bank_cluster import BankCluster
 from processes import Process
-from test_way_back import PATIENT, moved, run, until
+from test_way_back import PATIENCE_SECONDS, PATIENT, moved, run, until
 
 from coordinator.cli.main import run as run_command
 from participant_sdk.client import Client, call
@@ -38,8 +38,10 @@ async def transfers(client: Client, done: list[str], enough: asyncio.Event) -> N
 
 
 async def backed_up(directory: Path, to: Path, kind: str) -> dict[str, Any]:
-    """A backup while the process works; its entry of the kind."""
-    made = json.loads(await troth("backup", str(directory), "--to", str(to), "--json"))
+    """A backup while the process works; its entry of the kind. Where that gets on between all looks of a copy there is none."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while "files" not in (made := json.loads(await troth("backup", str(directory), "--to", str(to), "--json"))):
+            assert "changed 20 times" in made["error"]["message"], made
     found: dict[str, Any] = next(one for one in made["files"] if one["role"] == kind)
     return found
 

@@ -61,7 +61,7 @@ async def put(client: Client, action: str, *, attempts: int = 1, seconds: float 
 
 
 async def test_a_slow_store_sheds_what_is_new_and_what_it_took_commits(tmp_path: Path) -> None:
-    async with served(tmp_path, f"open_transactions_max={OPEN_MAX}") as (_, client, services, past):
+    async with served(tmp_path, f"open_transactions_max={OPEN_MAX}", "lease_seconds=60") as (_, client, services, past):
         await past.execute(SLOW)
         await past.execute("SELECT pg_advisory_lock(1)")
         calls = [asyncio.create_task(put(client, str(number))) for number in range(CALLS)]

@@ -38,12 +38,17 @@ async def test_no_caller_notices_that_nodes_come_and_go(tmp_path: Path) -> None:
         await nodes[0].end(signal.SIGKILL)
         await load.goes_on()
         await nodes[0].start()
+        await nodes[0].says(r"[2-6] of 6 shards")  # everybody has his share: what he gets from now on was the stopped one's
         stopped = nodes[1].process
         assert stopped is not None
         for node in nodes:
             node.forget()
         stopped.send_signal(signal.SIGSTOP)
-        await nodes[2].says("serving a shard")
+        taking = [asyncio.create_task(node.says("serving a shard")) for node in (nodes[0], nodes[2])]
+        await asyncio.wait(taking, return_when=asyncio.FIRST_COMPLETED)
+        for one in taking:
+            one.cancel()
+        await asyncio.gather(*taking, return_exceptions=True)
         stopped.send_signal(signal.SIGCONT)
         await nodes[1].says("LOG_FENCED")
         for node in nodes:

@@ -20,7 +20,7 @@ from demo import settle
 from processes import Process
 from transfers import Clerks
 
-FULL_SECONDS = 60.0
+FULL_SECONDS = 240.0
 STATUS = {COORDINATOR: 3, "north": 1}
 KIBIBYTE = 1024
 

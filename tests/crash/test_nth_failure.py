@@ -18,13 +18,13 @@ from participant_sdk.client import call
 from participant_sdk.resources import sqlite_file
 from participant_sdk.testing.cluster import COORDINATOR, Cluster
 from participant_sdk.testing.memory import NAME, MemoryCoordinator
+from tests.patience import SECONDS as PATIENCE_SECONDS
 from troth import logs
 from troth.errors import Aborted, LogError, OutcomeUnknown, Reason, RequestError, TrothError
 from troth.log.contract import Log
 from troth.log.sqlite import LogConnection, SqliteLog
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS account (name TEXT PRIMARY KEY NOT NULL, balance INTEGER NOT NULL) WITHOUT ROWID"
-PATIENCE_SECONDS = 30.0
 NTH_MAX = 400
 OPENING = 100
 
@@ -65,6 +65,7 @@ class Trial:
         self.cluster._coordinator = DiskCoordinator(directory / "coordinator.db", connection_type)
         self.expected = {"north": OPENING, "south": OPENING}
         self.failures: list[TrothError] = []
+        self.revived = 0
 
     async def run(self, nth: int, kind: str) -> bool:
         """Returns whether anything has failed. Checks everything that must hold."""
@@ -121,6 +122,7 @@ class Trial:
             if name == COORDINATOR:
                 await self.cluster.crash(COORDINATOR)
             await self.cluster.restart(name)
+            self.revived += 1
 
     async def _ended(self, name: str) -> TrothError:
         if name == COORDINATOR:
@@ -130,6 +132,8 @@ class Trial:
         return caught.value
 
     async def _check(self) -> None:
+        while self.revived < bool(self.injector.fired):  # noqa: ASYNC110 - the last call may have failed a moment ago
+            await asyncio.sleep(0.01)
         for name, balance in self.expected.items():
             await self.cluster[name].wait_connected()
             rows = await self.cluster[name].read(lambda db: db.execute("SELECT name, balance FROM account"))

@@ -28,7 +28,7 @@ from troth.failpoints import EXIT_STATUS
 POINT_SECONDS = 25.0
 """How long a process may take to come by a point."""
 CHANCES_MORE = 3
-END_SECONDS = 90.0
+END_SECONDS = 240.0
 LOOK_SECONDS = 0.02
 ALL = os.environ.get("CRASH_POINTS") == "all"
 KILLED, STOPPED, EXITED = "kill", "stop", "exit"

@@ -32,7 +32,7 @@ def run_soak(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         check=False,
     )
 
@@ -40,7 +40,7 @@ def run_soak(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def soaked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("soak") / "run"
-    done = run_soak("--minutes", str(MINUTES), "--seed", "7", "--directory", directory)
+    done = run_soak("--minutes", str(MINUTES), "--committed", "25", "--seed", "7", "--directory", directory)
     assert done.returncode == 0, done.stdout + done.stderr
     match = LAST_LINE.fullmatch(done.stdout.splitlines()[-1])
     assert match is not None, done.stdout

@@ -27,7 +27,7 @@ from troth.errors import Reason
 
 POINT_SECONDS = 25.0
 """How long a process may take to come by a point."""
-STORM_SECONDS = 300.0
+STORM_SECONDS = 1200.0
 """How long a storm may last."""
 STIR_SECONDS = 0.7
 VICTIMS = {"coordinator": "coordinator", "participant": "payments"}

@@ -44,6 +44,12 @@ class Dev:
     def page(self, url: str = "") -> str:
         return str(self._open(url or self.url, timeout=SECONDS).read().decode())
 
+    def console_says(self, text: str) -> None:
+        """Wait until it does: the coordinator hears of its participants' ends in its own time."""
+        end = time.monotonic() + SECONDS
+        while text not in self.page(self.console):
+            assert time.monotonic() < end, text
+
     def press(self, what: str) -> str:
         token = re.search(rf'action="/{what}"><input type="hidden" name="token" value="(\w+)"', self.page())
         assert token is not None
@@ -67,13 +73,14 @@ def test_an_order_a_refusal_and_a_crash_and_nothing_is_left(dev: Dev) -> None:
     assert directory is not None and Path(directory[1]).is_dir()
     assert "is committed, everywhere" in dev.press("order")
     assert "happened nowhere" in dev.press("refuse")
-    crashed = dev.press("crash")
+    for _ in range(5):  # on a slow machine the order may not come so far in its time
+        crashed = dev.press("crash")
+        if "was killed after it had voted YES" in crashed:
+            break
     assert "was killed after it had voted YES" in crashed and "Start payments again" in crashed
-    assert "payments is not connected and owes" in dev.page(dev.console)
+    dev.console_says("payments is not connected and owes")
     assert "is back" in dev.press("back")
-    end = time.monotonic() + SECONDS
-    while "Nothing needs you" not in dev.page(dev.console):
-        assert time.monotonic() < end
+    dev.console_says("Nothing needs you")
     dev.running.send_signal(signal.SIGINT)
     assert dev.running.wait(SECONDS) == 0
     assert not Path(directory[1]).exists()

@@ -69,7 +69,7 @@ class Service:
 
     async def total(self) -> int:
         """What is committed here, once nothing is undecided any more."""
-        read = self.bank.read(lambda db: db.one("SELECT coalesce(sum(amount), 0) FROM entry")[0], wait_seconds=20)
+        read = self.bank.read(lambda db: db.one("SELECT coalesce(sum(amount), 0) FROM entry")[0], wait_seconds=60)
         return int(await read)
 
 

@@ -14,18 +14,21 @@ import pytest
 from google.protobuf import wrappers_pb2
 from processes import Cluster
 
-from participant_sdk import Participant, SqliteResource
+from participant_sdk import Limits, Participant, SqliteResource
 from participant_sdk.client import Client, call
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS stock (item TEXT NOT NULL PRIMARY KEY, count INTEGER NOT NULL)"
 ROUNDS = 40
 CALLERS = 32
+SECONDS = 100.0
+"""How long anybody may stand in line: those before him take their time on a slow machine, and nobody is in his way for that."""
 
 
 def make(name: str, directory: Path, address: str) -> Participant:
     stock = Participant(
-        name, resource=SqliteResource(directory / f"{name}.db", schema=SCHEMA), data_directory=directory / name, coordinator=address
-    )
+        name, resource=SqliteResource(directory / f"{name}.db", schema=SCHEMA), data_directory=directory / name,
+        coordinator=address, limits=Limits(lock_wait_seconds=SECONDS),
+    )  # fmt: skip
 
     @stock.operation(locks=lambda item: [item])
     def put(db: Any, *, item: str) -> None:
@@ -68,15 +71,15 @@ async def test_the_block_after_one_that_failed_or_committed_commits(shop: Cluste
             row = wrappers_pb2.StringValue(value="row")
             for _ in range(ROUNDS):
                 with pytest.raises(KeyError):
-                    async with client.transaction():
+                    async with client.transaction(timeout=SECONDS):
                         await put(row)
                         raise KeyError("the caller's own")
                 for _ in range(2):
-                    async with client.transaction() as tx:
+                    async with client.transaction(timeout=SECONDS) as tx:
                         await put(row)
                     assert tx.outcome is not None
                     ended["interactive"] += 1
-                await client.run(call("stock", "put", item="row"), attempts=1)
+                await client.run(call("stock", "put", item="row"), attempts=1, timeout=SECONDS)
                 ended["one-shot"] += 1
     assert ended == {"interactive": 2 * ROUNDS, "one-shot": ROUNDS}
 
@@ -87,7 +90,7 @@ async def test_a_run_after_a_run_that_committed_commits(shop: Cluster, tmp_path:
         await one.wait_connected()
         await other.wait_connected()
         for _ in range(5 * ROUNDS):
-            await client.run(call("one", "put", item="row"), call("other", "put", item="row"), attempts=1)
+            await client.run(call("one", "put", item="row"), call("other", "put", item="row"), attempts=1, timeout=SECONDS)
 
 
 async def test_callers_of_one_row_wait_for_each_other_and_nobody_dies(shop: Cluster, tmp_path: Path) -> None:
@@ -98,7 +101,7 @@ async def test_callers_of_one_row_wait_for_each_other_and_nobody_dies(shop: Clus
 
         async def caller() -> None:
             for _ in range(5):
-                await client.run(call("one", "put", item="row"), call("other", "put", item="row"), attempts=1)
+                await client.run(call("one", "put", item="row"), call("other", "put", item="row"), attempts=1, timeout=SECONDS)
 
         await asyncio.gather(*(caller() for _ in range(CALLERS)))
         await client.run(call("one", "put", item="row"), wait="complete")

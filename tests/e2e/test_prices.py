@@ -13,10 +13,10 @@ from coordinator.config import load
 from coordinator.server import Daemon, make_daemon
 from participant_sdk import LogBranch, LogResource, Participant
 from participant_sdk.client import Client, call
+from tests.patience import SECONDS as PATIENCE_SECONDS
 from troth import engine
 
 ROUNDS = 5
-PATIENCE_SECONDS = 20.0
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def bank(name: str, directory: Path, troth: Embedded) -> Participant:
 
 async def total(bank: Participant) -> int:
     """What is committed."""
-    return int(await bank.read(lambda db: db.one("SELECT coalesce(sum(amount), 0) FROM entry")[0], wait_seconds=10.0))
+    return int(await bank.read(lambda db: db.one("SELECT coalesce(sum(amount), 0) FROM entry")[0], wait_seconds=60.0))
 
 
 async def main(directory: Path, transfers: int) -> None:

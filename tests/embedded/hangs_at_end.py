@@ -23,6 +23,7 @@ class Quick:
     async def close(self) -> None:
         """At once."""
         sys.stdout.write("closed\n")
+        background.LEAST_SECONDS = LEAST_SECONDS
 
 
 class Silent(Quick):
@@ -51,11 +52,14 @@ class AtOnce(Silent):
 
 
 begin = asyncio.run_coroutine_threadsafe
+LEAST_SECONDS = background.LEAST_SECONDS
 
 
 def begins(work: Any, loop: asyncio.AbstractEventLoop) -> Any:
     """As asyncio's."""
     begun = begin(work, loop)
+    if work.cr_code is Quick.close.__code__:
+        background.LEAST_SECONDS = 60.0  # what ends at once is waited for, however busy the machine is
     if work.cr_code is AtOnce.close.__code__ and isinstance(work.cr_frame.f_locals["self"], AtOnce):
         sys.stdout.write("closing\n")
         raise KeyboardInterrupt

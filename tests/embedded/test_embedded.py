@@ -131,7 +131,7 @@ def ran(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A program of this folder, at its end."""
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
     command = (sys.executable, str(HERE / script), *arguments)
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 
 def test_a_process_ends_though_what_it_has_does_not() -> None:
@@ -251,7 +251,7 @@ async def test_when_its_log_fails_the_service_is_told(tmp_path: Path) -> None:
     troth.on_failure = failed.set_result
     async with troth:
         with failpoints.observed(breaks):
-            running = asyncio.ensure_future(troth.run(call("left", "add", amount=-1), call("right", "add", amount=1), timeout=0.5))
+            running = asyncio.ensure_future(troth.run(call("left", "add", amount=-1), call("right", "add", amount=1), timeout=60.0))
             assert "the disk is full" in str(await failed)
         running.cancel()
         await asyncio.wait([running])
@@ -289,7 +289,7 @@ async def lives(directory: Path, transfers: int, failpoint: str = "") -> tuple[i
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), failpoints.VARIABLE: failpoint}
     command = (sys.executable, str(HERE / "embedded_shop.py"), str(directory), str(transfers))
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=environment)
-    said, _ = await asyncio.wait_for(process.communicate(), 60)
+    said, _ = await asyncio.wait_for(process.communicate(), 240)
     assert process.returncode is not None
     return process.returncode, said.decode().split("\n")
 

@@ -94,7 +94,7 @@ def flask_hop(bank: Participant) -> flask.Flask:
             bank.branch_sync().run("add", amount=amount)
         with bank.carry(requests.Session()) as http:
             for one in tree.get("onward", ()):
-                http.post(one["at"], json=one, timeout=20).raise_for_status()
+                http.post(one["at"], json=one, timeout=60).raise_for_status()
         if tree.get("refuses"):
             raise Refuse("UNWILLING")
         scope = current_scope()

@@ -47,13 +47,13 @@ async def test_code_that_is_not_asynchronous_says_so_too(services: Services, lib
     def blocking() -> None:
         with SyncClient(services.coordinator) as client, client.carry(library()) as http:
             with client.transaction() as tx:
-                http.post(services.urls["a"] + "/do", json={}, timeout=20).raise_for_status()
+                http.post(services.urls["a"] + "/do", json={}, timeout=60).raise_for_status()
                 with tx.last_call():
                     for name in ("b", "c", "a"):
-                        http.post(services.urls[name] + "/do", json={}, timeout=20).raise_for_status()
+                        http.post(services.urls[name] + "/do", json={}, timeout=60).raise_for_status()
             with client.transaction(one_call_each=True):
                 for name in ("b", "c", "a"):
-                    http.post(services.urls[name] + "/do", json={}, timeout=20).raise_for_status()
+                    http.post(services.urls[name] + "/do", json={}, timeout=60).raise_for_status()
 
     before = services.messages()
     await asyncio.to_thread(blocking)

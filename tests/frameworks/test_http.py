@@ -32,7 +32,7 @@ async def test_each_client_library_carries_it(services: Services) -> None:
     def blocking() -> None:
         with SyncClient(services.coordinator) as client, client.carry(requests.Session()) as http, client.transaction() as tx:
             for tree in (services.tree("a", path="/threads"), services.tree("b"), services.tree("c", services.tree("b"))):
-                http.post(tree["at"], json=tree, timeout=20).raise_for_status()
+                http.post(tree["at"], json=tree, timeout=60).raise_for_status()
             with client.carry(httpx.Client()) as other:
                 other.post(services.urls["b"] + "/do", json={}).raise_for_status()
             assert tx.acknowledged == {"a": 1, "b": 3, "c": 1}
@@ -49,7 +49,7 @@ async def test_calls_outside_of_a_transaction_pass_unchanged(services: Services)
         answer = await http.post(services.urls["c"] + "/do", json={"add": []})
         assert answer.json() == {} and not any(name.startswith("troth") for name in answer.headers)
     with services.client.carry(requests.Session()) as session:
-        answer = await asyncio.to_thread(session.post, services.urls["b"] + "/do", json={"add": []}, timeout=20)
+        answer = await asyncio.to_thread(session.post, services.urls["b"] + "/do", json={"add": []}, timeout=60)
         assert not any(name.startswith("troth") for name in answer.headers)
 
 
@@ -64,7 +64,7 @@ async def test_a_body_that_is_still_sent_is_no_part_of_it(services: Services, na
 async def test_redirections_are_calls_of_their_own(services: Services) -> None:
     def blocking() -> None:
         with services.client.carry(requests.Session()) as http:
-            http.post(url, json={"add": [2]}, timeout=20).raise_for_status()
+            http.post(url, json={"add": [2]}, timeout=60).raise_for_status()
 
     async with on_uvicorn(moved_to(services.urls["c"] + "/do")) as url, services.client.transaction() as tx:
         async with services.client.carry(httpx.AsyncClient(follow_redirects=True)) as http:
@@ -95,7 +95,7 @@ async def test_a_refusal_reaches_the_client_with_its_code_through_services(servi
 async def test_a_refusal_leaves_a_block_of_requests_too(services: Services) -> None:
     def blocking() -> None:
         with SyncClient(services.coordinator) as client, client.carry(requests.Session()) as http, client.transaction():
-            http.post(services.urls["b"] + "/do", json={"add": [-1]}, timeout=20).raise_for_status()
+            http.post(services.urls["b"] + "/do", json={"add": [-1]}, timeout=60).raise_for_status()
 
     with pytest.raises(Aborted) as caught:
         await asyncio.to_thread(blocking)
@@ -152,7 +152,7 @@ async def test_a_lost_answer_dooms_it(services: Services, blocking: bool) -> Non
 
     def in_thread() -> None:
         with services.client.carry(requests.Session()) as http, pytest.raises(requests.ConnectionError):
-            http.post(url, timeout=20)
+            http.post(url, timeout=60)
 
     server = await asyncio.start_server(drop, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
@@ -186,7 +186,7 @@ async def test_a_success_of_which_nobody_says_what_it_did_is_an_error(services: 
 
     def in_thread() -> None:
         with services.client.carry(requests.Session()) as http:
-            http.post(url, timeout=20)
+            http.post(url, timeout=60)
 
     async with on_uvicorn(_answers(200)) as url:
         with pytest.raises(RequestError, match="let proxies pass headers") as caught:

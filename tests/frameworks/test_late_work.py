@@ -100,7 +100,7 @@ async def test_a_branch_that_was_kept_works_no_more(services: Services, path: st
     async with on_uvicorn(late.app) as url, services.client.transaction(one_call_each=last):
         await services.post({"at": f"{url}/{path}?works={works}"})
         await services.post(services.tree("c"))
-        error = await asyncio.wait_for(late.ended, 20)
+        error = await asyncio.wait_for(late.ended, 60)
     assert error is not None and error.reason is Reason.NO_CONTEXT, error
     assert await services.totals() == (int(works), 0, 1)
 

@@ -41,7 +41,7 @@ async def bank_at_work(name: str, directory: Path, coordinator: str) -> AsyncIte
 
 async def total(bank: Participant) -> int:
     """What is committed, once nothing is undecided any more."""
-    return int(await bank.read(lambda db: db.one("SELECT coalesce(sum(amount), 0) FROM entry")[0], wait_seconds=20))
+    return int(await bank.read(lambda db: db.one("SELECT coalesce(sum(amount), 0) FROM entry")[0], wait_seconds=60))
 
 
 @contextlib.asynccontextmanager

@@ -12,8 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from coordinator.server import Daemon
 from participant_sdk import Condition, Participant, SqliteResource, Tls
-
-PATIENCE_SECONDS = 30.0
+from tests.patience import SECONDS as PATIENCE_SECONDS
 
 POLICY = """
 [[grant]]

@@ -16,10 +16,9 @@ from coordinator.cli.main import run
 from coordinator.config import load
 from coordinator.server import Daemon, make_daemon
 from participant_sdk import Tls
+from tests.patience import SECONDS as PATIENCE_SECONDS
 from troth.errors import ConfigError
 from troth.v1 import admin_pb2, admin_pb2_grpc
-
-PATIENCE_SECONDS = 30.0
 
 
 @pytest_asyncio.fixture

@@ -11,6 +11,7 @@ from mariadb_samples import MariadbStore
 
 from participant_sdk.testing.mariadb import MariadbServer
 from participant_sdk.testing.postgres import PostgresServer
+from tests.patience import SECONDS as PATIENCE_SECONDS
 
 
 @pytest.fixture(scope="session")
@@ -53,5 +54,5 @@ def no_thread_is_left() -> Iterator[None]:
     yield
     for thread in set(threading.enumerate()) - before:
         if not thread.name.startswith("asyncio_"):
-            thread.join(timeout=10)
+            thread.join(timeout=PATIENCE_SECONDS)
             assert not thread.is_alive(), f"{thread.name} was left behind"

@@ -14,6 +14,7 @@ import psycopg
 
 from participant_sdk.testing.postgres import PostgresServer
 from participant_sdk.testing.servers import NOBODY, as_nobody
+from tests.patience import SECONDS as PATIENCE_SECONDS
 
 _UNPACKED = Path(__file__).parents[2] / ".servers" / "pgbouncer" / "usr" / "sbin"
 """Where `scripts/servers.sh` puts it, for a test that is run without `scripts/test`."""
@@ -45,7 +46,7 @@ class PgBouncer:
                 os.chown(path, NOBODY, NOBODY)
         how = as_nobody(place, [place / "pgbouncer", "-q", self._settings])
         self._process = subprocess.Popen(stderr=subprocess.DEVNULL, **how)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not self._answers():
             assert self._process.poll() is None, (self._directory / "log").read_text()
             assert time.monotonic() < deadline, "the proxy does not answer"
@@ -62,5 +63,5 @@ class PgBouncer:
     def __exit__(self, *error: Any) -> None:
         assert self._process is not None
         self._process.kill()
-        self._process.wait(20)
+        self._process.wait(PATIENCE_SECONDS)
         shutil.rmtree(self._directory, ignore_errors=True)

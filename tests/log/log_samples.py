@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import psycopg
 
 from participant_sdk.testing.postgres import PostgresServer
+from tests.patience import SECONDS as PATIENCE_SECONDS
 from troth.errors import LogError
 from troth.log.contract import Log, StoredRecord
 from troth.log.memory import Disk, MemoryLog
@@ -160,5 +161,5 @@ async def opened(store: Makes[OwnedT], **more: object) -> OwnedT:
 async def lost(log: OwnedLog) -> LogError:
     """Why an owner is none any more, once it knows."""
     assert log.lost is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         return await asyncio.shield(log.lost)

@@ -11,6 +11,7 @@ from log_samples import NAME, ROLE, Store, batch, lost, numbers, opened
 from mariadb_samples import MariadbStore
 
 from participant_sdk.testing.mariadb import MariadbServer
+from tests.patience import SECONDS as PATIENCE_SECONDS
 from troth.errors import LogDamaged, LogError, LogFailed, LogForeign, LogLocked, Reason
 from troth.log import batches, mariadb_schema, owned
 from troth.log.mariadb import Leases, MariadbLog
@@ -69,7 +70,7 @@ async def test_a_large_batch_becomes_several_rows_of_one_transaction(
 
 async def waiting(store: MariadbStore, count: int) -> None:
     """Until so many transactions of the server wait for a lock. What it tells of them is as old as the last 0.1 s of silence."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         statement = "SELECT 1 FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT'"
         while len(await store.query(statement)) < count:  # noqa: ASYNC110 - it happens in the server, which tells nobody
             await asyncio.sleep(0.12)

@@ -11,6 +11,7 @@ from log_pgbouncer import PgBouncer
 from log_samples import NAME, ROLE, PostgresStore, batch, lost, numbers, opened
 
 from participant_sdk.testing.postgres import PostgresServer
+from tests.patience import SECONDS as PATIENCE_SECONDS
 from troth.errors import LogDamaged, LogError, LogFailed, LogForeign, LogLocked, Reason
 from troth.log import batches, owned, postgres_schema
 from troth.log.postgres import PostgresLog
@@ -97,7 +98,7 @@ CREATE TRIGGER wait BEFORE INSERT ON troth.batch FOR EACH ROW EXECUTE FUNCTION w
 async def waiting(store: PostgresStore, count: int) -> None:
     """Until so many statements of the store's database wait for a lock."""
     statement = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while len(await store.query(statement)) < count:  # noqa: ASYNC110 - it happens in the server, which tells nobody
             await asyncio.sleep(0)
 

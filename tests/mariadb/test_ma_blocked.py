@@ -12,9 +12,9 @@ from participant_sdk.registry import Registry
 from participant_sdk.resources.contract import Done, HeldUp, Unreachable
 from participant_sdk.resources.mariadb import MariaDB
 from participant_sdk.testing.mariadb import MariadbServer
+from tests.patience import SECONDS as PATIENCE_SECONDS
 from troth.log import mariadb_branches as branches
 
-WAIT_SECONDS = 30.0
 LOOK_SECONDS = 0.2
 """InnoDB says the same as before while it is asked more often than every 0.1 seconds."""
 PARTICIPANT = "bank"
@@ -36,7 +36,7 @@ def wait_for(database: Database, number: int) -> None:
 
 async def until(bank: MariaDB, wanted: Any) -> Any:
     """What it tells once that is so."""
-    async with asyncio.timeout(WAIT_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not wanted(found := await bank.blocked()):  # noqa: ASYNC110 - it is a server that gets there
             await asyncio.sleep(LOOK_SECONDS)
         return found

@@ -18,7 +18,7 @@ from participant_sdk.resources.mariadb import MariaDB, MariadbLimits
 from participant_sdk.resources.mariadb import finishing as of_mariadb
 from participant_sdk.resources.relational import finishing
 from participant_sdk.testing.contract import FIRST, LONGER, Bench, operation
-from tests.relational import all_finish_it, until
+from tests.relational import all_finish_it, impatient, until
 from troth.errors import ConfigError
 from troth.log import mariadb_branches, mariadb_store
 from troth.v1 import record_pb2
@@ -335,11 +335,12 @@ async def test_a_server_that_is_demoted_keeps_the_branch_until_it_is_primary_aga
 
 
 async def test_a_pool_whose_connections_are_all_taken_is_overloaded(database: Database) -> None:
-    limits = MariadbLimits(connections_max=1, connect_wait_seconds=0.05)
+    limits = MariadbLimits(connections_max=1)
     bench = Bench(MariadbWorkbench(database, ASYNC, lambda database: MariaDB(database.dsn(), limits=limits)))
     await bench.open()
     await bench.begin()
-    refused = await bench.resource.begin(LONGER)
+    with impatient(bench.resource):
+        refused = await bench.resource.begin(LONGER)
     assert isinstance(refused, Refused) and refused.cause.reason == "OVERLOADED" and refused.cause.retryable
     await bench.resource.close()
 

@@ -17,7 +17,7 @@ from participant_sdk.registry import Registry
 from participant_sdk.resources.contract import BranchOutcome, Done, Performed, Prepared, Refused
 from participant_sdk.resources.mariadb import MariaDB, MariadbLimits
 from participant_sdk.testing.contract import FIRST, LONGER, Bench, operation
-from tests.relational import until
+from tests.relational import impatient, until
 from troth.errors import ConfigError, RequestError
 from troth.mariadb import drivers
 from troth.v1 import record_pb2
@@ -263,8 +263,7 @@ async def pool(request: pytest.FixtureRequest, database: Database) -> AsyncItera
 
 
 async def test_a_pool_of_the_service_gets_its_connections_back_as_they_were(pool: Any, database: Database) -> None:
-    limits = MariadbLimits(connect_wait_seconds=0.1)
-    bench = Bench(MariadbWorkbench(database, ASYNC, lambda _: MariaDB(pool, limits=limits)))
+    bench = Bench(MariadbWorkbench(database, ASYNC, lambda _: MariaDB(pool)))
     await bench.open()
     settings = "SELECT @@autocommit, @@tx_isolation, @@innodb_lock_wait_timeout, @@max_statement_time, IS_USED_LOCK('x')"
 
@@ -281,7 +280,8 @@ async def test_a_pool_of_the_service_gets_its_connections_back_as_they_were(pool
     for _ in range(2):
         assert await session() == before
     held = [await bench.begin(f"{FIRST}{number}") for number in range(2)]
-    busy = await bench.resource.begin(f"{FIRST}9")
+    with impatient(bench.resource):
+        busy = await bench.resource.begin(f"{FIRST}9")
     assert isinstance(busy, Refused) and busy.cause.reason == "OVERLOADED"
     for branch in held:
         await bench.resource.rollback(branch, NOTHING)

@@ -16,9 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, selectinload
 
 from participant_sdk.resources.contract import Done, Performed, Refused
-from participant_sdk.resources.mariadb import MariaDB, MariadbLimits
+from participant_sdk.resources.mariadb import MariaDB
 from participant_sdk.testing.contract import FIRST, LONGER, Bench, ResourceContract, Workbench, operation
-from tests.relational import session_operations
+from tests.relational import impatient, session_operations
 from troth.errors import ConfigError, RequestError
 from troth.v1 import record_pb2
 
@@ -173,11 +173,11 @@ async def test_what_the_flush_finds_is_the_reason(database: Database, engine: As
 
 async def test_an_engine_whose_connections_are_all_taken_is_overloaded(database: Database) -> None:
     engine = create_async_engine(url(database, "aiomysql"), pool_size=1, max_overflow=0, pool_timeout=30)
-    limits = MariadbLimits(connect_wait_seconds=0.05)
-    bench = Bench(MariadbWorkbench(database, ASYNC, lambda _: MariaDB(engine=engine, limits=limits)))
+    bench = Bench(MariadbWorkbench(database, ASYNC, lambda _: MariaDB(engine=engine)))
     await bench.open()
     branch = await bench.begin(FIRST)
-    refused = await bench.resource.begin(LONGER)
+    with impatient(bench.resource):
+        refused = await bench.resource.begin(LONGER)
     assert isinstance(refused, Refused) and refused.cause.reason == "OVERLOADED"
     await bench.resource.rollback(branch, record_pb2.BranchWork())
     async with engine.connect() as connection:

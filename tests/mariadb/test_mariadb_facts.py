@@ -12,10 +12,10 @@ import pymysql
 import pytest
 
 from participant_sdk.testing.mariadb import MariadbServer
+from tests.patience import SECONDS as PATIENCE_SECONDS
 
 XID = "X'61',X'62',7"
 NOT_KNOWN, RMFAIL, OUTSIDE, TAKEN, LOCK_TIMEOUT, DEADLOCK, READ_ONLY = 1397, 1399, 1400, 1440, 1205, 1213, 1290
-PATIENCE_SECONDS = 10.0
 
 
 class Session:

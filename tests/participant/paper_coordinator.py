@@ -10,11 +10,10 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from tests.patience import SECONDS as PATIENCE_SECONDS
 from troth.v1 import common_pb2, participant_pb2, participant_pb2_grpc
 from troth.values import encode_arguments
 
-PATIENCE_SECONDS = 10.0
-"""A test that waits longer than this for a message has failed."""
 EPOCH_OF_ASKED = 1 << 12
 """Who asks writes nothing down of who answers, and is not to take it for a stale one."""
 

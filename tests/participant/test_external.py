@@ -147,6 +147,7 @@ async def test_what_is_decided_goes_before_what_begins(
 ) -> None:
     """Otherwise those that are prepared and not finished pile up until the resource has no room for another one."""
     monkeypatch.setattr(backlog, "UNFINISHED_MAX", 2)
+    monkeypatch.setattr(backlog, "HELD_BACK_SECONDS_MAX", 3600.0)
     async with make():
         stream = await coordinator.welcomed()
         for number in (1, 2):

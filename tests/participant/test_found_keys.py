@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from participant_sdk import LogBranch, LogResource, Participant, Read, SqliteResource
+from participant_sdk import Limits, LogBranch, LogResource, Participant, Read, SqliteResource
 from participant_sdk.client import call
 from participant_sdk.testing.cluster import Cluster
 from troth.errors import Aborted
@@ -24,7 +24,8 @@ CALLERS = 12
 
 def shop(directory: Path, name: str) -> Participant:
     resource = SqliteResource(directory / f"{name}.db", schema=SCHEMA)
-    one = Participant(name, resource=resource, data_directory=directory / name, coordinator="127.0.0.1:7420")
+    limits = Limits(lock_wait_seconds=60.0)  # on a slow machine those before one in line take their time
+    one = Participant(name, resource=resource, data_directory=directory / name, coordinator="127.0.0.1:7420", limits=limits)
 
     @one.operation(locks=lambda wish: [f"wish/{wish}"])
     def ship(db: Any, *, wish: int) -> int:

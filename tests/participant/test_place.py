@@ -10,10 +10,9 @@ import pytest
 
 from participant_sdk import Participant, SqliteResource
 from participant_sdk.resources.sqlite_file import SqliteFile
+from tests.patience import SECONDS
 from troth import forks
 from troth.errors import ConfigError, Reason, RequestError
-
-SECONDS = 20.0
 
 
 def store_in(directory: Path) -> Participant:

@@ -25,7 +25,7 @@ def bank(name: str, dsn: str, troth: Embedded) -> Participant:
 
 async def move(troth: Embedded, banks: tuple[Participant, ...], number: int) -> None:
     """One transfer, in blocks on both databases."""
-    async with troth.transaction(timeout=5.0):
+    async with troth.transaction(timeout=60.0):
         for bank in banks:
             async with bank.branch() as db:
                 await _put(db, number)

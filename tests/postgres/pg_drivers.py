@@ -12,6 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from participant_sdk.resources.postgres import Postgres, PostgresLimits
 from participant_sdk.testing.contract import Bench
+from tests.patience import SECONDS as PATIENCE_SECONDS
 from tests.relational import session_operations
 
 
@@ -37,7 +38,8 @@ async def bench_with(driver: str, database: Database, limits: PostgresLimits) ->
             workbench = PostgresWorkbench(database, ASYNC, lambda dsn: Postgres(dsn, limits=limits))
         elif driver == "asyncpg":
             pool = await asyncpg_pool(database, max_size=limits.connections_max)
-            stack.push_async_callback(lambda: asyncio.wait_for(pool.close(), 10))  # which waits for what was not given back
+            # It waits for what was not given back.
+            stack.push_async_callback(lambda: asyncio.wait_for(pool.close(), PATIENCE_SECONDS))
             workbench = PostgresWorkbench(database, ASYNCPG, lambda dsn: Postgres(pool, limits=limits))
         else:
             engine = await stack.enter_async_context(disposed(database, pool_size=limits.connections_max, max_overflow=0))

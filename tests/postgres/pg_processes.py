@@ -50,14 +50,14 @@ class Processes:
 
     def kill(self, name: str) -> None:
         self.running[name].kill()
-        self.running.pop(name).communicate(timeout=30)
+        self.running.pop(name).communicate(timeout=120)
 
     def end(self) -> None:
         for process in self.running.values():
             process.terminate()
         for process in self.running.values():
             try:
-                process.communicate(timeout=20)
+                process.communicate(timeout=120)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.communicate(timeout=20)
+                process.communicate(timeout=120)

@@ -20,7 +20,8 @@ from participant_sdk.resources.contract import Done, Performed, Refused, Unreach
 from participant_sdk.resources.postgres import Postgres, PostgresLimits
 from participant_sdk.testing.cluster import Cluster
 from participant_sdk.testing.contract import FIRST, LONGER, Bench, operation
-from tests.relational import until
+from tests.patience import SECONDS as PATIENCE_SECONDS
+from tests.relational import impatient, until
 from troth.errors import Aborted, ConfigError, Reason, Refuse, RequestError
 from troth.v1 import record_pb2
 
@@ -147,7 +148,7 @@ FORBIDDEN = {
 async def pool(database: Database) -> AsyncIterator[Any]:
     pool = await asyncpg_pool(database, connection_class=Own)
     yield pool
-    await asyncio.wait_for(pool.close(), 10)  # which waits for what was not given back
+    await asyncio.wait_for(pool.close(), PATIENCE_SECONDS)  # which waits for what was not given back
 
 
 async def bench_of(database: Database, pool: Any, **operations: Callable[..., Any]) -> Bench:
@@ -268,14 +269,15 @@ async def test_a_backend_that_is_killed_at_work_is_a_lost_connection(database: D
 
 
 async def test_locks_and_overload_are_told_apart(database: Database) -> None:
-    limits = PostgresLimits(connect_wait_seconds=0.2, lock_wait_seconds=0.2)
+    limits = PostgresLimits(lock_wait_seconds=0.2)
     async with asyncpg_pool(database, max_size=2) as pool:
         bench = Bench(PostgresWorkbench(database, ASYNCPG, lambda dsn: Postgres(pool, limits=limits)))
         await bench.open()
         first, work = await bench.prepared()
         second = await bench.begin(LONGER)
         third = await bench.begin("c1.1.0011223344556677.1.7")
-        refused = await bench.resource.begin("c1.1.0011223344556677.1.8")
+        with impatient(bench.resource):
+            refused = await bench.resource.begin("c1.1.0011223344556677.1.8")
         assert isinstance(refused, Refused) and refused.cause.reason == "OVERLOADED" and refused.cause.retryable
         refused = await bench.resource.execute(second, operation("put", name="a", value=2))
         assert isinstance(refused, Refused) and refused.cause.reason == "CONFLICT" and refused.cause.retryable
@@ -314,7 +316,7 @@ async def test_a_closed_pool_is_waited_for(database: Database) -> None:
 
 @pytest.fixture
 async def cluster(database: Database, pool: Any, tmp_path: Path) -> AsyncIterator[Cluster]:
-    limits = PostgresLimits(pinned_max=2, pinned_seconds_max=1.0, idle_seconds_max=20.0)
+    limits = PostgresLimits(pinned_max=2, pinned_seconds_max=60.0, idle_seconds_max=20.0)
 
     def pay() -> Participant:
         return Participant("pay", resource=Postgres(pool, limits=limits), data_directory=tmp_path, coordinator="memory:1")
@@ -367,6 +369,7 @@ async def test_a_block_may_not_end_the_transaction_or_be_in_a_thread(cluster: Cl
 async def test_a_block_that_takes_too_long_loses_its_connection(cluster: Cluster, database: Database) -> None:
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
+    cluster["pay"]._pins._seconds_max = 1.0
     with pytest.raises(Aborted):
         async with cluster.transaction() as txn:
             with txn.call(), pytest.raises((asyncpg.InterfaceError, asyncpg.PostgresError, psycopg.Error)):

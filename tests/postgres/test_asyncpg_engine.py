@@ -358,7 +358,7 @@ async def cluster(banks: tuple[Database, Database], tmp_path: Path) -> AsyncIter
 
         def bank(name: str, engine: AsyncEngine) -> Callable[[], Participant]:
             def make() -> Participant:
-                resource = Postgres(engine=engine, limits=PostgresLimits(pinned_seconds_max=1.0))
+                resource = Postgres(engine=engine, limits=PostgresLimits(pinned_seconds_max=60.0))
                 bank = Participant(name, resource=resource, data_directory=tmp_path / name, coordinator="memory:1")
                 bank.operation(add)
                 return bank
@@ -429,13 +429,13 @@ async def test_a_transfer_without_a_daemon(banks: tuple[Database, Database]) -> 
             resource = Postgres(engine=await stack.enter_async_context(disposed(bank)))
             services.append(Participant(name, resource=resource, log=PostgresLog(bank.dsn), coordinator=troth))
         await stack.enter_async_context(troth)
-        async with troth.transaction(timeout=5.0, wait="complete"):
+        async with troth.transaction(timeout=60.0, wait="complete"):
             for service, amount in zip(services, (-5, 5), strict=True):
                 async with service.branch() as session:
                     await add(session, name="a", amount=amount)
         assert await balances(banks) == [-5, 5]
         with pytest.raises(Refuse):
-            async with troth.transaction(timeout=5.0):
+            async with troth.transaction(timeout=60.0):
                 for service, amount in zip(reversed(services), (6, -6), strict=True):
                     async with service.branch() as session:
                         await add(session, name="a", amount=amount)
@@ -456,6 +456,7 @@ async def test_a_block_may_not_end_the_transaction(cluster: Cluster, banks: tupl
 
 
 async def test_a_block_that_takes_too_long_loses_its_connection(cluster: Cluster, banks: tuple[Database, Database]) -> None:
+    cluster["north"]._pins._seconds_max = 1.0
     with pytest.raises(Aborted):
         async with cluster.transaction() as txn:
             with txn.call(), pytest.raises((DBAPIError, Aborted, RequestError)):

@@ -21,7 +21,7 @@ from participant_sdk.testing.cluster import Cluster
 from troth.errors import Aborted, Reason, Refuse, RequestError
 from troth.v1 import common_pb2
 
-LIMITS = PostgresLimits(connections_max=6, pinned_max=2, pinned_seconds_max=2.0, idle_seconds_max=20.0)
+LIMITS = PostgresLimits(connections_max=6, pinned_max=2, pinned_seconds_max=60.0, idle_seconds_max=20.0)
 
 
 @pytest.fixture
@@ -163,6 +163,7 @@ async def test_a_block_that_takes_too_long_loses_its_connection(cluster: Cluster
             waits(db)
             db.execute("SELECT 1")
 
+    cluster["pay"]._pins._seconds_max = 1.0
     with pytest.raises(Aborted):
         async with cluster.transaction() as txn:
             with txn.call(), pytest.raises(psycopg.OperationalError):

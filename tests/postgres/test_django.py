@@ -19,9 +19,10 @@ from coordinator.server import make_daemon
 from participant_sdk import Participant, Postgres, PostgresLimits, RequestError
 from participant_sdk.client import Aborted, Client, call
 from participant_sdk.testing.cluster import Cluster
+from tests.relational import impatient
 from troth.errors import ConfigError, Reason
 
-LIMITS = PostgresLimits(connections_max=3, connect_wait_seconds=0.2, lock_wait_seconds=0.5)
+LIMITS = PostgresLimits(connections_max=3, connect_wait_seconds=30.0, lock_wait_seconds=0.5)
 
 
 @pytest.fixture
@@ -133,7 +134,8 @@ async def test_only_so_many_branches_have_connections(cluster: Cluster) -> None:
                 await cluster["shop"].branch().run("offer", shop=f"shop{number}", prices=[1])
         with pytest.raises(Aborted):
             async with cluster.transaction() as four:
-                with four.call(), pytest.raises(RequestError, match="connections_max") as busy:
+                resource = cluster["shop"]._setup.resource
+                with four.call(), impatient(resource), pytest.raises(RequestError, match="connections_max") as busy:
                     await cluster["shop"].branch().run("offer", shop="x", prices=[1])
                 assert busy.value.reason is Reason.OVERLOADED
                 raise Aborted(Reason.CLIENT_ABORT, "enough")

@@ -71,7 +71,7 @@ async def test_another_process_finishes_what_a_killed_one_has_decided(
 ) -> None:
     north, south = databases
     first = processes.start("first", str(SCRIPT), north.dsn, south.dsn, "5", environment={VARIABLE: failpoint})
-    assert first.wait(60) == -signal.SIGKILL
+    assert first.wait(240) == -signal.SIGKILL
     processes.running.clear()
     troth, *banks = await taken_over(north, south)
     try:
@@ -101,7 +101,7 @@ async def test_of_three_processes_the_others_finish_what_a_killed_one_left(
 
     await until(run)
     killed = processes.start("killed", str(SCRIPT), north.dsn, south.dsn, "5", environment={VARIABLE: failpoint})
-    assert killed.wait(60) == -signal.SIGKILL
+    assert killed.wait(240) == -signal.SIGKILL
     assert len(await owners(north)) == 3, "it has given nothing back"
     del processes.running["killed"]
 
@@ -157,10 +157,13 @@ async def test_who_goes_leaves_nothing_prepared(databases: tuple[Database, Datab
     """There may be no other process for long, and the rows would be locked until then."""
     north, south = databases
     monkeypatch.setattr(Runtime, "received", late_decisions.received_late)
+    monkeypatch.setattr(late_decisions, "SECONDS", 3600.0)
     troth, *banks = service(north.dsn, south.dsn)
     async with troth:
         await move(troth, tuple(banks), 1)
         assert await north.prepared() and await south.prepared()
+        for bank in banks:
+            asyncio.get_running_loop().call_later(0.1, late_decisions.hear, bank._runtime)
     assert not await north.prepared() and not await south.prepared()
     assert await north.names() == await south.names() == ["t1"]
 
@@ -189,7 +192,7 @@ async def test_a_service_without_a_loop_closes_with_its_process(databases: tuple
     north, south = databases
     command = [sys.executable, str(SCRIPT.with_name("blocking_pg.py")), north.dsn, south.dsn, *mode]
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2])}
-    run = functools.partial(subprocess.run, command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    run = functools.partial(subprocess.run, command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     done = await asyncio.to_thread(run)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not await north.prepared() and not await south.prepared()
@@ -224,7 +227,7 @@ async def test_what_another_service_of_the_same_name_left_is_left_alone(
     west, *_ = other_service(north)
     await west.start()
     killed = processes.start("killed", str(SCRIPT), north.dsn, south.dsn, "5", environment=environment)
-    assert await asyncio.to_thread(killed.wait, 60) == -signal.SIGKILL  # west lives meanwhile
+    assert await asyncio.to_thread(killed.wait, 240) == -signal.SIGKILL  # west lives meanwhile
     processes.running.clear()
 
     async def given_back() -> bool:
@@ -260,8 +263,6 @@ async def test_a_service_lives_on_though_its_databases_are_silent_when_it_is_clo
     databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They accept and never answer: what it had asked them for was waited for without end. Nothing of it is left behind."""
-    for module, name in ((owned, "ANSWER_SECONDS"), (resource, "CLOSE_SECONDS"), (service_module, "FINISH_SECONDS")):
-        monkeypatch.setattr(module, name, 0.2)
     north, south = databases
     failed: list[TrothError] = []
     troth, *banks = service(north.dsn, south.dsn)
@@ -272,7 +273,9 @@ async def test_a_service_lives_on_though_its_databases_are_silent_when_it_is_clo
         for bank in banks:
             async with bank.branch() as db:
                 await db.execute("INSERT INTO item VALUES ('t2', 1)")
-    with silent(north.server), silent(south.server):
+    with monkeypatch.context() as patched, silent(north.server), silent(south.server):
+        for module, name in ((owned, "ANSWER_SECONDS"), (resource, "CLOSE_SECONDS"), (service_module, "FINISH_SECONDS")):
+            patched.setattr(module, name, 0.2)
         await troth.close()
     assert failed == [], "who closes it needs not be told to end"
 
@@ -283,6 +286,6 @@ async def test_a_service_lives_on_though_its_databases_are_silent_when_it_is_clo
     again, *banks = await taken_over(north, south)
     try:
         await move(again, tuple(banks), 3)
-        assert await north.names() == await south.names() == ["t1", "t2", "t3"]
     finally:
         await again.close()
+    assert await north.names() == await south.names() == ["t1", "t2", "t3"]

@@ -20,7 +20,7 @@ from participant_sdk.resources.postgres.backends import application_name
 from participant_sdk.resources.relational import finishing
 from participant_sdk.testing.contract import FIRST, LONGER, Bench
 from participant_sdk.testing.postgres import PostgresServer
-from tests.relational import all_finish_it, until
+from tests.relational import all_finish_it, impatient, until
 from troth.errors import ConfigError
 from troth.gids import gid_of
 from troth.log import postgres_branches
@@ -34,7 +34,7 @@ def bench_of(database: Database) -> Bench:
     return Bench(PostgresWorkbench(database, ASYNC, from_dsn))
 
 
-FEW = PostgresLimits(connections_max=2, connect_wait_seconds=0.3, lock_wait_seconds=0.5)
+FEW = PostgresLimits(connections_max=2, connect_wait_seconds=30.0, lock_wait_seconds=0.5)
 
 
 @pytest.fixture(params=DRIVERS)
@@ -204,17 +204,19 @@ async def test_a_server_that_is_killed_between_the_phases_has_lost_nothing(
     branch, work = await bench.prepared()
     own.server.stop(signal.SIGQUIT)
     assert isinstance(await bench.resource.commit(branch, work, one_phase=False), Unreachable)
-    away = await bench.resource.begin(LONGER)
+    with impatient(bench.resource):
+        away = await bench.resource.begin(LONGER)
     assert isinstance(away, Refused) and away.cause.reason == "PARTICIPANT_AWAY" and away.cause.retryable
     own.server.start()
     assert isinstance(await until(lambda: bench.resource.commit(branch, work, one_phase=False)), Done)
     assert await bench.visible("a") == 1
-    for _ in range(20):  # the pool's connections of before are found dead, and replaced
+
+    async def begins() -> bool:  # the pool's connections of before are found dead, and replaced
         begun = await bench.resource.begin(LONGER)
-        if isinstance(begun, Begun):
-            break
-        assert isinstance(begun, Refused) and begun.cause.retryable
-    assert isinstance(begun, Begun)
+        assert isinstance(begun, Begun) or begun.cause.retryable
+        return isinstance(begun, Begun)
+
+    await until(begins)
 
 
 async def test_no_room_for_prepared_transactions_is_a_no_that_may_pass(own: Database) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from itertools import count, takewhile
+from typing import Any
 
 import pytest
 from pg_bench import Database
@@ -33,19 +35,22 @@ async def banks(server: PostgresServer, breakable: PostgresServer) -> AsyncItera
 
 async def chaos(processes: Processes, banks: dict[str, Database], told: dict[int, str]) -> None:
     """What is killed, and after how many transfers."""
-    async def after(count: int) -> None:
-        await until(lambda: _true(len(told) >= count))
+    async def after(transfers: int) -> None:
+        await until(lambda: _true(len(told) >= transfers))
 
-    for count, victim in ((6, "north/0"), (16, "database"), (26, "south/1")):
-        await after(count)
+    def backends() -> Awaitable[list[Any]]:
+        return banks["south"].sql("SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'troth%%'")
+
+    for number, victim in ((6, "north/0"), (16, "database"), (26, "south/1")):
+        await after(number)
         if victim == "database":
             # Of a backend that dies so the postmaster makes a crash of the whole server, and recovers from it.
-            pids = await banks["south"].sql("SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'troth%%'")
+            pids = await until(backends)
             os.kill(pids[0][0], signal.SIGKILL)
         else:
-            name, number = victim.split("/")
+            name, process = victim.split("/")
             processes.kill(victim)
-            processes.bank(name, int(number), banks[name].dsn)
+            processes.bank(name, int(process), banks[name].dsn)
 
 
 async def _true(value: bool) -> bool:
@@ -60,10 +65,15 @@ async def test_money_is_conserved_and_nothing_is_left_in_doubt(banks: dict[str, 
     told: dict[int, str] = {}
     async with Client(processes.address) as client:
         await until(lambda: served(client))
-        numbers = iter(range(TRANSFERS))
+        numbers = takewhile(lambda number: number < TRANSFERS or committed(told) < TRANSFERS // 3, count())
         callers = [transfers(client, numbers, told) for _ in range(CALLERS)]
         await asyncio.gather(chaos(processes, banks, told), *callers)
         await until(lambda: served(client))
         await until(lambda: settled(banks))
     assert not await wrong(banks, told)
-    assert list(told.values()).count("committed") >= TRANSFERS // 3, told
+    assert len(told) >= TRANSFERS and committed(told) >= TRANSFERS // 3, told
+
+
+def committed(told: dict[int, str]) -> int:
+    """How many were told so. On a slow machine more transfers meet somebody who is away: there are more until these are enough."""
+    return list(told.values()).count("committed")

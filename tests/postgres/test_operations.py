@@ -15,7 +15,7 @@ from psycopg import sql
 from participant_sdk.registry import Registry
 from participant_sdk.resources.contract import BranchOutcome, Done, Performed, Prepared, Refused
 from participant_sdk.testing.contract import FIRST, LONGER, Bench, operation
-from tests.relational import until
+from tests.relational import impatient, until
 from troth.errors import Refuse, RequestError
 from troth.v1 import record_pb2
 
@@ -266,11 +266,12 @@ async def test_a_connection_is_its_owners_again(database: Database) -> None:
 async def test_whoever_gets_no_connection_is_told_that_it_is_overload(database: Database) -> None:
     from participant_sdk.resources.postgres import Postgres, PostgresLimits
 
-    limits = PostgresLimits(connections_max=1, connect_wait_seconds=0.2)
+    limits = PostgresLimits(connections_max=1)
     bench = Bench(PostgresWorkbench(database, ASYNC, lambda dsn: Postgres(dsn, limits=limits)))
     await bench.open()
     branch = await bench.begin()
-    refused = await bench.resource.begin(LONGER)
+    with impatient(bench.resource):
+        refused = await bench.resource.begin(LONGER)
     assert isinstance(refused, Refused) and refused.cause.reason == "OVERLOADED" and refused.cause.retryable
     await bench.put(branch, "a", 1)
     assert isinstance(await bench.resource.commit(branch, await bench.prepare(branch), one_phase=False), Done)

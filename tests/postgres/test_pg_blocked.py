@@ -20,15 +20,14 @@ from participant_sdk.client import Client, call
 from participant_sdk.resources.contract import HeldUp, Unreachable
 from participant_sdk.resources.postgres import Postgres
 from participant_sdk.resources.relational import finishing
+from tests.patience import SECONDS as PATIENCE_SECONDS
 from troth.backoff import Backoff
 from troth.gids import parse_gid
-
-WAIT_SECONDS = 30.0
 
 
 async def until(ask: Callable[[], Awaitable[Any]]) -> Any:
     """What is true at last."""
-    async with asyncio.timeout(WAIT_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not (found := await ask()):  # noqa: ASYNC110 - it is another process that gets there
             await asyncio.sleep(0.02)
         return found

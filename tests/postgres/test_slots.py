@@ -205,11 +205,13 @@ async def test_more_processes_than_slots_are_refused(service: Service, monkeypat
 
 
 async def test_a_question_about_a_transaction_reaches_every_slot(service: Service) -> None:
-    first, _ = [await service.start() for _ in range(2)]
+    for _ in range(2):
+        await service.start()
     await service.put("a", 1)
     await service.cluster.crash(COORDINATOR)
     await service.cluster.restart(COORDINATOR)
-    await first.wait_connected()
+    for process in service.processes:
+        await process.wait_connected()
     await service.put("b", 2)
 
 

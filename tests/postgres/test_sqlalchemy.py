@@ -17,9 +17,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 
 from participant_sdk.registry import Registry
 from participant_sdk.resources.contract import Done, Performed, Refused
-from participant_sdk.resources.postgres import Postgres, PostgresLimits
+from participant_sdk.resources.postgres import Postgres
 from participant_sdk.testing.contract import FIRST, LONGER, Bench, ResourceContract, Workbench, operation
-from tests.relational import session_operations
+from tests.relational import impatient, session_operations
 from troth.errors import ConfigError
 from troth.v1 import record_pb2
 
@@ -193,11 +193,11 @@ async def test_what_is_left_to_flush_is_checked_before_the_vote(database: Databa
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 async def test_an_engine_without_a_free_connection_is_overload(database: Database, driver: str) -> None:
     engine = create_async_engine(url(database, driver), pool_size=2, max_overflow=0, pool_timeout=30)
-    limits = PostgresLimits(connect_wait_seconds=0.2)
-    bench = Bench(PostgresWorkbench(database, ASYNC, lambda dsn: Postgres(engine=engine, limits=limits)))
+    bench = Bench(PostgresWorkbench(database, ASYNC, lambda dsn: Postgres(engine=engine)))
     await bench.open()
     held = [await engine.connect() for _ in range(2)]
-    refused = await bench.resource.begin(FIRST)
+    with impatient(bench.resource):
+        refused = await bench.resource.begin(FIRST)
     assert isinstance(refused, Refused) and refused.cause.reason == "OVERLOADED"
     for connection in held:
         await connection.close()

@@ -15,6 +15,7 @@ from pg_bench import Database
 from pg_processes import Processes
 
 from participant_sdk.client import Client, call
+from tests.patience import SECONDS as PATIENCE_SECONDS
 from tests.relational import until
 from troth.errors import Aborted, OutcomeUnknown, RequestError
 from troth.log.postgres_store import init
@@ -34,11 +35,14 @@ async def test_workers_share_a_database_and_survive_one_another(database: Databa
         processes.start(
             "uvicorn", "-m", "uvicorn", "--workers", "2", "--app-dir", str(EXAMPLE), "--fd", str(listening.fileno()),
             "--log-level", "warning", "app:app",
-            environment={"DATABASE": database.dsn, "COORDINATOR": processes.address}, pass_fds=(listening.fileno(),),
+            environment={
+                "DATABASE": database.dsn, "COORDINATOR": processes.address,
+                "UVICORN_TIMEOUT_WORKER_HEALTHCHECK": "240",  # a worker that does not answer for 5 s was killed
+            }, pass_fds=(listening.fileno(),),
         )  # fmt: skip
 
         def asked() -> Any:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=PATIENCE_SECONDS) as response:
                 return json.load(response)
 
         async def both() -> dict[str, int]:
