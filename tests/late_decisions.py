@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from weakref import WeakSet
 
 from participant_sdk.runtime import Runtime
 from troth.v1 import participant_pb2
@@ -27,6 +28,7 @@ class _Late:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._frames: deque[tuple[int, participant_pb2.SessionResponse]] = deque()
+        _all.add(self)
 
     def received(self, stream: int, frame: participant_pb2.SessionResponse) -> None:
         if not self._frames and not frame.decisions:
@@ -45,16 +47,19 @@ class _Late:
             self._hear()
 
 
+_all: WeakSet[_Late] = WeakSet()
+
+
 def received_late(runtime: Runtime, stream: int, frame: participant_pb2.SessionResponse) -> None:
     """In place of `Runtime.received`."""
     late = vars(runtime).setdefault("late", _Late(runtime))
     late.received(stream, frame)
 
 
-def hear(runtime: Runtime) -> None:
-    """For a test that looks at what is decided and not heard: it has seen enough, however long that took."""
-    late: _Late = vars(runtime)["late"]
-    late.hear_all()
+def hear_all() -> None:
+    """For a test that looks at what is decided and not heard: it has seen enough, however long that took. Everybody hears it."""
+    for one in list(_all):
+        one.hear_all()
 
 
 def pytest_configure() -> None:

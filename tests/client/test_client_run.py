@@ -390,7 +390,7 @@ async def test_something_else_on_the_port_is_no_coordinator(coordinator: FakeCoo
 async def test_leaving_the_client_tells_those_who_wait(coordinator: FakeCoordinator) -> None:
     coordinator.handlers["runs"] = None
     async with Client(coordinator.address, grace_seconds=0.05) as client:
-        run = asyncio.create_task(client.run(DEBIT, timeout=60))
+        run = asyncio.create_task(client.run(DEBIT, timeout=2.5))  # in which it is sent
         await coordinator.next("runs")
     with pytest.raises(OutcomeUnknown):
         await run

@@ -23,9 +23,9 @@ def bank(name: str, dsn: str, troth: Embedded) -> Participant:
     return Participant(name, resource=Postgres(dsn), log=PostgresLog(dsn), coordinator=troth)
 
 
-async def move(troth: Embedded, banks: tuple[Participant, ...], number: int) -> None:
+async def move(troth: Embedded, banks: tuple[Participant, ...], number: int, seconds: float = 5.0) -> None:
     """One transfer, in blocks on both databases."""
-    async with troth.transaction(timeout=60.0):
+    async with troth.transaction(timeout=seconds):
         for bank in banks:
             async with bank.branch() as db:
                 await _put(db, number)
@@ -42,7 +42,7 @@ async def main(north: str, south: str, transfers: int, stay: bool) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
     async with troth:
         for number in range(transfers):
-            await move(troth, tuple(banks), number)
+            await move(troth, tuple(banks), number, 60.0)
         if stay:
             await over.wait()
 

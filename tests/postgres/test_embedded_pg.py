@@ -162,8 +162,7 @@ async def test_who_goes_leaves_nothing_prepared(databases: tuple[Database, Datab
     async with troth:
         await move(troth, tuple(banks), 1)
         assert await north.prepared() and await south.prepared()
-        for bank in banks:
-            asyncio.get_running_loop().call_later(0.1, late_decisions.hear, bank._runtime)
+        asyncio.get_running_loop().call_later(0.1, late_decisions.hear_all)
     assert not await north.prepared() and not await south.prepared()
     assert await north.names() == await south.names() == ["t1"]
 
