@@ -18,6 +18,7 @@ from coordinator.core.late import parse
 from coordinator.core.model import ACTIVE, Branch, BranchStep, Participant, State, Transaction
 from coordinator.core.phase_two import BY_HAND, decision, decision_of_past, tell_decision
 from coordinator.core.proving import may_prove, prove
+from coordinator.core.replaced import may_be_handed_over
 from coordinator.core.settings import REPORT_BYTES
 from coordinator.core.steps import TEXT_CHARACTERS_MAX, keep_results, send_away
 from coordinator.core.transitions import ACKNOWLEDGED, VOTE, Input, apply
@@ -193,7 +194,7 @@ def _judge_unknown(book: Book, participant: Participant, txn: Transaction | None
     if by_hand and _is_unknown(book, participant, report):
         late.listed(book, participant, txn, report)
     else:
-        presume(book, participant, report.transaction_id, report.order, report.peers)
+        presume(book, participant, report.transaction_id, report.order, report.peers, early=report.early)
 
 
 def _is_unknown(book: Book, participant: Participant, report: participant_pb2.BranchReport) -> bool:
@@ -349,7 +350,7 @@ def _announced_prepared(book: Book, participant: Participant, transaction_id: st
     told ABORT (see `early`)."""
     txn = book.live.get(transaction_id) or announced(book, transaction_id)
     if txn is None:
-        presume(book, participant, transaction_id, 0)
+        presume(book, participant, transaction_id, 0, early=True)
     elif txn.state is not ACTIVE or not enlist_prepared(book, txn, participant):
         _tell_abort(book, participant, transaction_id, 0)
 
@@ -424,15 +425,18 @@ def _is_abandoned(txn: Transaction, branch: Branch) -> bool:
     return branch.step is BranchStep.HEURISTIC and bool(txn.heuristic) and txn.heuristic[0].commit_decided
 
 
-def presume(book: Book, participant: Participant, transaction_id: str, order: int, peers: bytes = b"") -> None:
+def presume(
+    book: Book, participant: Participant, transaction_id: str, order: int, peers: bytes = b"", *, early: bool = False
+) -> None:  # fmt: skip
     """Presumed abort: there is no record, so a prepared participant that asks is told ABORT.
 
     Only for transactions that nobody else can have decided, or can still decide: those that this very log began (epoch and nonce),
     and that are not live. About all others, those of another log of the same name, or of a life that an older copy of this log
     does not know, there is silence: the branch stays in doubt, and is listed. What this log has lost, and an operator has accepted
-    as lost, may be proven by the others (`proving`), unless people have begun to settle it.
+    as lost, may be proven by the others (`proving`), unless people have begun to settle it. What was prepared `early` may have been
+    handed over since, to a log that had the name before (`replaced`); who was told nothing in Hello is told nothing when it asks.
     """
-    answer = _answer_to(book, participant, transaction_id, order)
+    answer = _answer_to(book, participant, transaction_id, order, early=early or transaction_id in participant.stranded)
     if answer == COMMIT:
         book.send_decision(participant, transaction_id, order, COMMIT)
     elif answer == ABORT:
@@ -444,7 +448,7 @@ def presume(book: Book, participant: Participant, transaction_id: str, order: in
 
 
 def _answer_to(
-    book: Book, participant: Participant, transaction_id: str, order: int
+    book: Book, participant: Participant, transaction_id: str, order: int, *, early: bool = False
 ) -> participant_pb2.DecisionKind.ValueType | None:  # fmt: skip
     """What a participant in doubt is told of a transaction that is not live; `None` for nothing."""
     done = book.finished.get(transaction_id)
@@ -454,7 +458,9 @@ def _answer_to(
     # Of a commit that it is not part of it has prepared early what nobody has named. Of one that was dropped, and half of whose
     # records the cleaner has taken, a restart knows the outcome, and not whose it is.
     proven = done is not None and (done.outcome == common_pb2.OUTCOME_ABORTED or (committed and all(done.participants)))
-    return ABORT if proven or _may_presume(book, participant, parse(participant, transaction_id), order) else None
+    parsed = parse(participant, transaction_id)
+    handed_over = early and may_be_handed_over(book, participant, parsed, order)
+    return ABORT if proven or (_may_presume(book, participant, parsed, order) and not handed_over) else None
 
 
 def _tell_abort(book: Book, participant: Participant, transaction_id: str, order: int) -> None:

@@ -54,6 +54,8 @@ def finish(book: Book, txn: Transaction, state: State) -> None:
         book.counters.aborted += 1
     if state in (State.ABORTED, State.EXPIRED):
         book.give_back(txn.claim)
+    else:
+        txn.cause = None  # it may have been told in doubt meanwhile
     if state is HEURISTIC:
         book.end_branches(txn)
     else:

@@ -96,6 +96,8 @@ class BranchStep(Enum):
     """Rollback-if-unseen was sent, or waits for the participant to come back."""
     DISPROVES = "DISPROVES"
     """Rolled back, in a way that proves that no COMMIT was decided; of a transaction that is being proven."""
+    GONE = "GONE"
+    """Only the log that its participant had before could tell how it ended (see `replaced`)."""
     OVER = "OVER"
     """Nothing more is owed: read-only, acknowledged, or rolled back."""
     HEURISTIC = "HEURISTIC"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from coordinator.core import replaced
 from coordinator.core.book import ABORT, Book, cause_of
 from coordinator.core.events import Durable
 from coordinator.core.finishing import finish, is_expired, tell_joiners
@@ -18,6 +19,7 @@ from coordinator.core.steps import (
     branch_of,
     broke_protocol,
     hasten,
+    is_of_log_before,
     keep_results,
     key_opened,
     no_cause,
@@ -105,7 +107,8 @@ def answer_in_time(book: Book, txn: Transaction, asked: float) -> None:
 
 
 def settled(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Settlement]) -> None:
-    """COMMITTED: it is committed. ROLLED_BACK: aborted, when all say so. PREPARED: send ABORT. EXPIRED: nobody can tell."""
+    """COMMITTED: it is committed. ROLLED_BACK: aborted, when all say so. PREPARED: send ABORT. EXPIRED: nobody can tell. Whose name
+    another log had when it began can tell nothing but COMMITTED."""
     participant, message = argument
     branch = branch_of(txn, participant)
     if branch.step is not BranchStep.SETTLE_OWED:
@@ -114,7 +117,7 @@ def settled(book: Book, txn: Transaction, argument: tuple[Participant, participa
         branch.changed = True
         keep_results(book, txn, branch, message.results)
         finish(book, txn, State.COMMITTED)
-    elif message.kind == participant_pb2.SETTLEMENT_KIND_ROLLED_BACK:
+    elif message.kind == participant_pb2.SETTLEMENT_KIND_ROLLED_BACK or is_of_log_before(txn, branch):
         _settled_back(book, txn, branch)
     elif message.kind == participant_pb2.SETTLEMENT_KIND_PREPARED:
         _presume(book, txn, branch)
@@ -137,9 +140,10 @@ def _presume(book: Book, txn: Transaction, branch: Branch) -> None:
 
 
 def _settled_back(book: Book, txn: Transaction, branch: Branch) -> None:
-    book.end_branch(txn, branch)
+    """It has no commit of it: rolled back, unless it would not know (`replaced`)."""
+    book.end_branch(txn, branch, BranchStep.GONE if is_of_log_before(txn, branch) else BranchStep.OVER)
     txn.missing -= 1
-    if txn.missing == 0:
+    if txn.missing == 0 and not replaced.conclude(book, txn):
         message = f"transaction {txn.id} was not finished and is now rolled back"
         abort(book, txn, cause_of(Reason.COORDINATOR_RESTARTED, message))
 
@@ -154,7 +158,7 @@ def settling_vote(book: Book, txn: Transaction, argument: tuple[Participant, par
         branch.changed = True
         keep_results(book, txn, branch, vote.results)
         finish(book, txn, State.COMMITTED)
-    elif vote.kind == participant_pb2.VOTE_KIND_YES:
+    elif vote.kind == participant_pb2.VOTE_KIND_YES and not is_of_log_before(txn, branch):
         _presume(book, txn, branch)
     elif vote.kind == participant_pb2.VOTE_KIND_NO:
         _settled_back(book, txn, branch)

@@ -21,7 +21,7 @@ from coordinator.core.model import (
     State,
     Transaction,
 )
-from coordinator.core.steps import TEXT_CHARACTERS_MAX, Returned, arm, branch_of, no_branch
+from coordinator.core.steps import TEXT_CHARACTERS_MAX, Returned, arm, branch_of, is_of_log_before, no_branch
 from coordinator.core.verdict import decided, heuristic, is_given_up
 from troth.ids import TransactionId
 from troth.v1 import common_pb2, participant_pb2, record_pb2
@@ -134,7 +134,8 @@ def decision(book: Book, txn: Transaction) -> bool | None:
         return True
     if txn.late:
         return decision_of_past(book, txn.id, book.finished.get(txn.id))
-    return False if book.may_presume(TransactionId.parse(txn.id)) else None
+    alone = txn.state is State.SETTLING and any(is_of_log_before(txn, branch) for branch in txn.branches.values())
+    return False if book.may_presume(TransactionId.parse(txn.id)) and not alone else None
 
 
 def decision_of_past(book: Book, transaction_id: str, done: Finished | None) -> bool | None:

@@ -11,6 +11,7 @@ from coordinator.core.finishing import finish
 from coordinator.core.model import COMMITTING, PREPARING, Branch, BranchStep, Participant, State, Transaction
 from coordinator.core.timeline import note_repeat
 from troth.errors import Reason, RemoteProtocolError
+from troth.ids import TransactionId
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
 Returned = tuple[Participant, participant_pb2.BranchReport | None]
@@ -29,6 +30,13 @@ def branch_of(txn: Transaction, participant: Participant) -> Branch:
     if branch is None:
         raise no_branch(txn, participant)
     return branch
+
+
+def is_of_log_before(txn: Transaction, branch: Branch) -> bool:
+    """Whether a branch is of the log that had its participant's name before: of it the present one can tell nothing but COMMITTED
+    (see `replaced`)."""
+    before = branch.participant.before
+    return before != (0, 0) and branch.participant.was_before(TransactionId.parse(txn.id).epoch, branch.order)
 
 
 def no_branch(txn: Transaction, participant: Participant) -> RemoteProtocolError:

@@ -68,10 +68,17 @@ def _unknown_words(txn: Transaction) -> str:
     ends = {report.branch_outcome for report in last_reports(txn.heuristic)}
     if {common_pb2.OUTCOME_COMMITTED, common_pb2.OUTCOME_ABORTED} <= ends:  # a HAZARD beside them does not make it one way
         return f"It did not end in one way: {words} An operator must look, repair, and then forget it."
+    if _nobody_knows(txn):
+        return f"Nobody can tell how it ended. {words} An operator must find out what was done, repair, and then forget it."
     return (
         f"It was ended by hand. {words} Nothing that is known contradicts it. An operator must compare that with what was decided, "
         "and with whoever else had a part in it, and then forget it."
     )
+
+
+def _nobody_knows(txn: Transaction) -> bool:
+    """Whether no branch is known to have ended in some way, and no decision: its only log was replaced, say (`replaced`)."""
+    return all(report.branch_outcome == common_pb2.OUTCOME_HAZARD for report in last_reports(txn.heuristic))
 
 
 def report_words(report: record_pb2.Heuristic) -> str:
@@ -137,6 +144,7 @@ _STEPS = {
     BranchStep.COMMIT_OWED: "has to commit and owes the acknowledgement",
     BranchStep.SETTLE_OWED: "has been asked what became of it and owes the answer",
     BranchStep.DISPROVES: "has rolled back, which proves that COMMIT was never decided",
+    BranchStep.GONE: "has another log since, which cannot tell what the one before may have done",
     BranchStep.OVER: "is finished",
 }
 
@@ -211,7 +219,9 @@ def if_forced(txn: Transaction) -> list[str]:
         return [*_force_each(txn.id, in_doubt, decided=None)]
     if txn.state is State.HEURISTIC:
         forget = "forget: the record of the broken atomicity is dropped; do it when the damage is repaired."
-        if decided(txn.heuristic) is None and txn.outcome != common_pb2.OUTCOME_MIXED:
+        if decided(txn.heuristic) is None and _nobody_knows(txn):
+            forget = "forget: the record of it is dropped, and its key is free; do it when what was done is known, and repaired."
+        elif decided(txn.heuristic) is None and txn.outcome != common_pb2.OUTCOME_MIXED:
             forget = "forget: the record of what was ended by hand is dropped; do it when that is compared with what was decided."
         return [forget, *_force_each(txn.id, _may_be_in_doubt(txn), decided=decided(txn.heuristic))]
     if txn.state in (State.DECIDING, State.OPENING):
