@@ -44,6 +44,7 @@ from coordinator.core.words import listed
 from troth.errors import Reason
 from troth.ids import TransactionId
 
+NOT_KNOWN = "another one has the name since"
 WHY = "another log took its name over, by an operator's order, and the one that was to decide alone cannot be asked any more"
 
 
@@ -59,7 +60,7 @@ def conclude(book: Book, txn: Transaction) -> bool:
         book.end_branches(txn)
         finish(book, txn, State.EXPIRED)
     elif txn.id in book.asking:
-        message = f"only the log that {listed(names)} had when it began could tell, and another one has the name since"
+        message = f"only the log that {listed(names)} had when it began could tell, and {NOT_KNOWN}"
         txn.cause = cause_of(Reason.IN_DOUBT, message, participant=only(names), hint="Ask whoever runs it to compare its data.")
         book.timers.cancel(txn.id)
         book.end_branches(txn)

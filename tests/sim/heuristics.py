@@ -65,7 +65,7 @@ def forced_kept(scene: Scene) -> Iterator[str]:
         if name not in scene.expected or scene.outcomes.get(name) not in HEURISTIC:
             continue
         expected, found = scene.by_protocol(name)
-        for one in scene.forced(name):
+        for one in set(scene.operators.forced[name]) - scene.operators.undone.get(name, set()):
             stands = one in scene.applied(name)
             if expected and one in scene.expected[name] and stands is not bool(found):
                 yield from _in_log(scene.participants[one], name)

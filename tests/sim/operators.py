@@ -32,6 +32,8 @@ class Operators:
         self.forced: dict[str, dict[str, int]] = {}
         """For each transaction the branches that an operator has ordered to end, and how."""
         self.abandoned: set[str] = set()
+        self.undone: dict[str, set[str]] = {}
+        """The participants whose part of a transaction is not as was decided, because their logs were lost: none, at this level."""
         self.aborted: set[str] = set()
         """Transactions that they ordered to be aborted as a whole."""
         self.kept: set[str] = set()

@@ -237,8 +237,11 @@ class Scene:
         return self.operators is not None and self.operators.touched(transaction_id)
 
     def forced(self, transaction_id: str) -> dict[str, int]:
-        """The branches that an operator ordered to end, and how."""
-        return self.operators.forced.get(transaction_id, {}) if self.operators is not None else {}
+        """The branches that an operator ordered to end, and how; and those whose log was lost, however they ended."""
+        if self.operators is None:
+            return {}
+        undone = dict.fromkeys(self.operators.undone.get(transaction_id, ()), 0)
+        return undone | self.operators.forced.get(transaction_id, {})
 
     def by_protocol(self, transaction_id: str) -> tuple[dict[str, int], dict[str, int]]:
         """What a transaction owes, and where it stands, without the branches that operators ended."""

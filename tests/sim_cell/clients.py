@@ -73,6 +73,16 @@ class CallerOf(Client):
         """Of another shard's transaction that shard is asked."""
         super(CallerOf, self.siblings[coordinator_of(attempt.transaction_id)]).wonder(attempt)
 
+    def _hear_got(self, transaction_id: str, answer: client_pb2.Answer) -> None:
+        """What only a log could tell that is lost is never known: nobody asks on."""
+        attempt = self.asking.get(transaction_id)
+        if attempt is not None and self.door.cell.is_for_good(answer):
+            self.world.reach("a question stays in doubt, since a log is lost")
+            del self.asking[transaction_id]
+            self._end(attempt, common_pb2.OUTCOME_IN_DOUBT, None, told=False)
+        else:
+            super()._hear_got(transaction_id, answer)
+
     def _hear_answer(self, answer: client_pb2.Answer) -> None:
         """Who knew nothing of shards is told of them, and does it again at the right one."""
         attempt = self.pending.get(answer.transaction_id)

@@ -14,7 +14,7 @@ from typing import Any
 from coordinator.cell import merging
 from tests.sim_cell.nodes import Cell, Node, ShardProcess
 from troth.cell import coordinator_of
-from troth.v1 import admin_pb2
+from troth.v1 import admin_pb2, record_pb2
 
 Told = Callable[[Any], None]
 """Hears the answer, or `None` where there is none: then nobody knows what came of it."""
@@ -46,6 +46,8 @@ class Desk:
 
     def shards_of(self, request: Any) -> Sequence[str]:
         """Which shards a request is for."""
+        if isinstance(request, record_pb2.Review):
+            return (request.review.rpartition("-")[0],)  # what waits is named after its shard
         return self.cell.shards if type(request) in EVERYWHERE else (coordinator_of(request.transaction_id),)
 
     def drain(self, node: Node, told: Told) -> None:

@@ -30,6 +30,8 @@ class Cell:
         self.nodes: dict[str, Node] = {}
         self.on_made: Any = lambda process: None
         """Told of each shard that begins on a node."""
+        self.is_for_good: Callable[[client_pb2.Answer], bool] = lambda answer: False
+        """Whether a question is in doubt and stays so."""
 
     def of_key(self, key: str) -> str:
         """The shard of a key."""

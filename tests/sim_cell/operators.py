@@ -1,7 +1,7 @@
 """Operators of a cell. They ask any node, in the middle of whatever happens to it, and ask another one when they hear nothing.
 
 What they do is drawn from the seed: they end branches in doubt, abort, abandon, forget, forget participants and let their logs in
-again, drain nodes, list, and look keys up; and often just then the node that has the shard is stopped, killed, drained or cut off,
+again, or others where one is lost, drain nodes, list, look keys up, and have orders wait for a second person; and often just then the node that has the shard is stopped, killed, drained or cut off,
 or the store fails over. What they were told is judged as soon as they are told it, by what logs have written by then
 (`tests.sim_cell.told`).
 """
@@ -18,6 +18,8 @@ from participant_sdk.core.branches import State as BranchState
 from tests.sim.operators import WHO, WHY
 from tests.sim_cell.desk import Desk
 from tests.sim_cell.nodes import Cell, ShardProcess
+from tests.sim_cell.replacing import Replacing
+from tests.sim_cell.reviewing import Reviewing
 from tests.sim_cell.services import Service
 from tests.sim_cell.told import Asked, Told
 from troth.cell import coordinator_of
@@ -29,7 +31,7 @@ TRIES_MAX = 12
 PAGE_ROWS = 3
 KINDS = (
     "force", "force", "force", "force", "abort", "abort", "abandon", "abandon", "forget", "forget", "list", "look up", "drain",
-    "forget participant", "forget participant", "repair", "repair",
+    "forget participant", "forget participant", "repair", "repair", "lose a log", "lose a log", "review", "review",
 )  # fmt: skip
 STIRS = ("pause", "drain", "die", "cut", "fail over", "away")
 HEURISTIC_STATE = State.HEURISTIC.value
@@ -55,10 +57,18 @@ class CellOperators:
         """How each transaction ended, as it was listed last."""
         self.kept: set[str] = set()
         """What is kept for operators, as it was listed last."""
+        self.replacing = judge.replacing = Replacing(self)
+        self.reviewing = Reviewing(self)
 
     def touched(self, transaction_id: str) -> bool:
         """Whether its outcome may be an operator's."""
-        return transaction_id in self.forced or transaction_id in self.abandoned
+        by_hand = transaction_id in self.forced or transaction_id in self.abandoned
+        return by_hand or transaction_id in self.judge.replaced or transaction_id in self.replacing.undone
+
+    @property
+    def undone(self) -> dict[str, set[str]]:
+        """The services whose part of a transaction is not as was decided, because their logs were lost."""
+        return self.replacing.undone
 
     def plan(self, own: Random, seconds: float) -> None:
         """Look for something to do from some moment on."""
@@ -70,6 +80,7 @@ class CellOperators:
         kinds = {
             "force": self._force, "abort": self._abort, "abandon": self._abandon, "forget": self._forget, "list": self._list,
             "look up": self._look_up, "drain": self._drain, "forget participant": self._forget_participant, "repair": self._repair,
+            "lose a log": self.replacing.lose, "review": self._review,
         }  # fmt: skip
         if not kinds[kind](own) and looks < LOOKS_MAX:
             self.world.after(own.uniform(0.0, 0.05), self._look, own, kind, looks + 1)
@@ -187,15 +198,30 @@ class CellOperators:
     def _repair(self, own: Random) -> bool:
         """Let the log of a slot in again, as `troth participants repair` does."""
         return self._of_who_is_away(
-            own, lambda slot: admin_pb2.ReplaceParticipantRequest(participant=slot, log_id=f"log-{slot}", who=WHO, why=WHY)
+            own, lambda slot: self.replacing.request(self.cell.store.logs[slot]) if slot not in self.replacing.lost else None
         )
+
+    def order_of(self, own: Random, request: Any) -> None:
+        """Have an order of all shards done, while something happens to one of them."""
+        self._order(own, own.choice(self.cell.shards), request)
+
+    def owners(self) -> list[ShardProcess]:
+        """Whoever serves a shard."""
+        return [owner for shard in self.cell.shards if (owner := self._owner(shard)) is not None]
+
+    def _review(self, own: Random) -> bool:
+        """Have what is kept forgotten, once a second person has looked."""
+        found = self._found(own, lambda txn: txn.state is State.HEURISTIC)
+        if found is not None:
+            self.reviewing.put(own, found[0], self._forget_request(found[1]))
+        return found is not None
 
     def _of_who_is_away(self, own: Random, request: Callable[[str], Any]) -> bool:
         slot = self._slot(own)
         for owner in self._owners(own):
             known = owner.core._book.participants.get(slot)
-            if known is not None and not known.stream:
-                return self._order(own, owner.shard, request(slot))
+            if known is not None and not known.stream and (order := request(slot)) is not None:
+                return self._order(own, owner.shard, order)
         return False
 
     def _drain(self, own: Random) -> bool:

@@ -60,6 +60,8 @@ MUST_REACH = (
     "forced as decided", "forced abort against the decision", "forced commit against the decision",
     "forced branch reported to the coordinator", "an order was taken, and its owner was fenced",
     "a branch that was ended by hand was read by the next owner",
+    "the log of a slot was lost", "operator named the log that takes a name over", "a question stays in doubt, since a log is lost",
+    "operator was told that an order waits", "a second person took an order that waited",
 )  # fmt: skip
 REACH_SEEDS = 1000
 
@@ -88,6 +90,7 @@ class CellRun:
         self.workload.cell = cell
         self.scene = self._scene()
         self.operators = CellOperators(cell, self.services, Told(cell, self.history, loses=self.loses), self._stir)
+        cell.is_for_good = self.operators.replacing.is_for_good
         self.scene.operators = self.operators  # type: ignore[assignment]  # a cell's
         self.troubles = 0
         self.found: list[str] = []
@@ -175,7 +178,7 @@ class CellRun:
             return
         self.come_to_rest()
         self.operators.over = True
-        if self.operators.forced or self.operators.abandoned:
+        if self.operators.forced or self.operators.abandoned or self.operators.judge.replaced:
             self.clear_up()
             self.come_to_rest()
 
@@ -297,7 +300,7 @@ class CellRun:
         """Whether nobody waits for anything."""
         waiting = self.workload.waiting or any(client.pending or client.asking for client in self.clients)
         stopped = any(host.paused_until > self.world.now for host in self.hosts)  # it may wake as an owner of before
-        return not waiting and not stopped and not list(self._left(forced=True))
+        return not waiting and not stopped and self.operators.replacing.are_let_in() and not list(self._left(forced=True))
 
     # ---- judging
 
@@ -323,6 +326,7 @@ class CellRun:
         self.scene.expected = _expected(self.history)
         found += checkers.judge(self.scene, CHECKERS)
         found += self.operators.judge.judge(self.scene, self.operators.kept)
+        found += self.operators.reviewing.judge()
         found += self._left()
         for client in self.clients:
             for attempt in [*client.pending.values(), *client.asking.values()]:

@@ -6,6 +6,8 @@
 - What was forgotten is not kept any more, unless somebody has said since what contradicts.
 - No end of a branch is recorded twice.
 - A transaction that an operator was told is aborted stands nowhere.
+- Nothing is kept because a log was replaced where nobody has ordered that.
+- An order that was told to wait for a second person waits until one has taken it, and is taken once.
 - A key that a client was told committed is found, once.
 """
 
@@ -15,11 +17,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from coordinator.core import replaced
 from tests.sim.clients import COMMITTED, History
 from tests.sim.operators import WHO
 from tests.sim.run import changes_owed
 from tests.sim.scene import Scene
 from tests.sim_cell.nodes import Cell
+from tests.sim_cell.replacing import Replacing
 from troth.cell import coordinator_of
 from troth.ready import Append
 from troth.v1 import admin_pb2, common_pb2, record_pb2
@@ -63,6 +67,10 @@ class Told:
         self.wrote: list[Wrote] = []
         self.aborted: set[str] = set()
         """What operators were told is aborted."""
+        self.replacing: Replacing
+        """What is known of logs that others took the names of."""
+        self.replaced: set[str] = set()
+        """Transactions of which a participant with another log than before has said what is not as was decided."""
         self.forgotten: dict[str, float] = {}
         """When an operator was told that a transaction is forgotten."""
 
@@ -82,7 +90,20 @@ class Told:
         wrote = Wrote(self.world.now, shard, kind, body, self.cell.store.logs[shard].epoch)
         if self._is_again(wrote):
             self.violations.append(f"recorded once: {shard} recorded {kind} of {body.transaction_id} again, in epoch {wrote.epoch}")
+        if kind == "heuristic" and self._has_another_log(shard, body.participant):
+            self.replaced.add(body.transaction_id)
+        elif kind == "heuristic" and (body.why == replaced.WHY or body.lacking):
+            self.find(f"{body.transaction_id} is kept because {body.participant} had another log before, and nobody ordered that")
+        elif kind == "forgotten" and body.transaction_id in self.replaced:
+            self.replacing.forgotten(body.transaction_id)
         self.wrote.append(wrote)
+
+    def _has_another_log(self, shard: str, participant: str) -> bool:
+        """Whether somebody has ordered, durably, that another log may have the name."""
+        return any(
+            one.kind == "participant_bound" and one.shard == shard and one.body.participant == participant and one.body.who
+            for one in self.wrote
+        )  # fmt: skip
 
     def _is_again(self, wrote: Wrote) -> bool:
         """Whether an owner of before has recorded the same, and nothing came between that it could be said of anew. (One owner may
