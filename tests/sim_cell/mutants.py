@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.sim.mutant import Mutant, adder, to
-from tests.sim_cell import mutants_operators
+from tests.sim_cell import mutants_operators, mutants_replacing
 from tests.sim_cell.clients import CellWorkload
 from tests.sim_cell.nodes import Cell, ShardProcess
 from tests.sim_cell.owned import Host, Owned
@@ -104,3 +104,4 @@ _mutant("what a process knows to be durable is not compared", "21", (Host, "is_g
 _mutant("who has heard more of a log than it has is welcomed", "21", (Lives, "lacks", to(_never)))
 
 MUTANTS += mutants_operators.MUTANTS
+MUTANTS += mutants_replacing.MUTANTS

@@ -1,9 +1,9 @@
 """Operators of a cell. They ask any node, in the middle of whatever happens to it, and ask another one when they hear nothing.
 
 What they do is drawn from the seed: they end branches in doubt, abort, abandon, forget, forget participants and let their logs in
-again, or others where one is lost, drain nodes, list, look keys up, and have orders wait for a second person; and often just then the node that has the shard is stopped, killed, drained or cut off,
-or the store fails over. What they were told is judged as soon as they are told it, by what logs have written by then
-(`tests.sim_cell.told`).
+again, or others where one is lost, drain nodes, list, look keys up, and have orders wait for a second person; and often just then
+the node that has the shard is stopped, killed, drained or cut off, or the store fails over. What they were told is judged as soon
+as they are told it, by what logs have written by then (`tests.sim_cell.told`).
 """
 
 from __future__ import annotations

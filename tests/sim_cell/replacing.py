@@ -38,7 +38,7 @@ class Replacing:
         self._operators = operators
         self.world, self.cell, self.services = operators.world, operators.cell, operators.services
         self.undone: dict[str, set[str]] = {}
-        """For each transaction the services whose part of it was undone when its log was lost, or that people have seen to since."""
+        """For each transaction the services whose part of it was undone with a log that was lost, or that people have seen to."""
         self.lost: dict[str, int] = {}
         """How many logs each slot has lost."""
 
