@@ -9,6 +9,8 @@
 (* it again.  Each run under the key is an *attempt*, a transaction of its *)
 (* own.  A retry joins an attempt that is not finished, is answered from   *)
 (* one that has committed, and starts a new one after an abort.            *)
+(* A participant's log may be lost, and an operator lets another one have  *)
+(* its name; what was committed stands, in the data beside it.             *)
 (*                                                                         *)
 (* Messages, epochs and incarnations are as in Troth.tla.                  *)
 (***************************************************************************)
@@ -19,10 +21,12 @@ CONSTANTS
   EpochMax,         \* how often the coordinator may start
   IncarnationMax,   \* how often the participant may start
   StaleStays,       \* TRUE: an old coordinator may live on
+  Replaces,         \* TRUE: the participant's log may be lost, and another one have its name
   Broken            \* rules that are switched off
 
 VARIABLES
-  log,          \* the coordinator's durable log: epoch, opened, closed, ended
+  log,          \* the coordinator's durable log: epoch, opened, closed, ended; before: what began before the log was replaced, and
+                \* hazard: of that what nobody can tell
   up,           \* epochs whose process is running
   state,        \* state[e][a]: where epoch e has attempt a
   home,         \* home[a]: the epoch that began it; 0 before
@@ -38,17 +42,18 @@ Attempts == 1..AttemptsMax
 Epochs == 1..EpochMax
 Off(rule) == rule \in Broken
 
-States == {"NONE", "OPENING", "HANDED_OVER", "SETTLING", "COMMITTED", "ABORTED", "EXPIRED"}
+States == {"NONE", "OPENING", "HANDED_OVER", "SETTLING", "COMMITTED", "ABORTED", "EXPIRED", "HAZARD"}
 BranchStates == {"UNSEEN", "EXECUTING_ONE_PHASE", "COMMITTED", "ABORTED"}
 
 TypeOK ==
   /\ log.epoch \in Epochs /\ log.opened \subseteq Attempts /\ log.closed \subseteq Attempts /\ log.ended \subseteq Attempts
+  /\ log.before \subseteq Attempts /\ log.hazard \subseteq log.before
   /\ state \in [Epochs -> [Attempts -> States]]
   /\ branch \in [Attempts -> BranchStates]
   /\ durable \in [Attempts -> {"NONE", "COMMITTED", "ABORTED"}]
 
 Init ==
-  /\ log = [epoch |-> 1, opened |-> {}, closed |-> {}, ended |-> {}]
+  /\ log = [epoch |-> 1, opened |-> {}, closed |-> {}, ended |-> {}, before |-> {}, hazard |-> {}]
   /\ up = {1}
   /\ state = [e \in Epochs |-> [a \in Attempts |-> "NONE"]]
   /\ home = [a \in Attempts |-> 0]
@@ -74,7 +79,7 @@ RollbackIfUnseen(e, a) == [kind |-> "RollbackIfUnseen", e |-> e, a |-> a]
 (***************************************************************************)
 
 \* Who holds the key, as epoch e knows it.
-Holders(e) == {a \in Attempts : state[e][a] \in {"OPENING", "HANDED_OVER", "SETTLING", "COMMITTED"}}
+Holders(e) == {a \in Attempts : state[e][a] \in {"OPENING", "HANDED_OVER", "SETTLING", "COMMITTED", "HAZARD"}}
 
 \* A request with the key: joined, replayed (neither needs a step here), or a new attempt.
 Run(e, a) ==
@@ -135,13 +140,24 @@ Settle(e, a) ==
   /\ Send({RollbackIfUnseen(e, a)})
   /\ UNCHANGED <<log, up, home, told, incarnation, seen, hello, branch, durable, below, committed, heard>>
 
+\* Of what was handed over to the log before, the present one can tell nothing but COMMITTED: HAZARD, which is durable before it is
+\* told, and holds the key until people have looked.
 Settlement(m) ==
   LET e == m.e  a == m.a IN
   /\ m.kind = "Settlement" /\ e \in up /\ state[e][a] = "SETTLING"
+  /\ m.what = "COMMITTED" \/ a \notin log.before \/ Off("LogBefore")
   /\ CASE m.what = "COMMITTED" -> SetState(e, a, "COMMITTED") /\ Tell(a, "COMMITTED")
        [] m.what = "ROLLED_BACK" -> SetState(e, a, "ABORTED") /\ Tell(a, "ABORTED")
        [] m.what = "EXPIRED" -> SetState(e, a, "EXPIRED") /\ UNCHANGED told
   /\ UNCHANGED <<log, up, home, incarnation, seen, hello, branch, durable, below, messages, committed, heard>>
+
+CannotTell(m) ==
+  LET e == m.e  a == m.a IN
+  /\ m.kind = "Settlement" /\ e \in up /\ state[e][a] = "SETTLING" /\ MayWrite(e)
+  /\ m.what # "COMMITTED" /\ a \in log.before /\ ~Off("LogBefore")
+  /\ log' = [log EXCEPT !.hazard = @ \cup {a}]
+  /\ SetState(e, a, "HAZARD") /\ Tell(a, "HAZARD")
+  /\ UNCHANGED <<up, home, incarnation, seen, hello, branch, durable, below, messages, committed, heard>>
 
 \* Ended and KeyClosed are not forced: a crash before them only asks again.
 LogEnded(e, a) ==
@@ -159,7 +175,7 @@ LogKeyClosed(e, a) ==
 \* one would have been ended, and the key is free.
 Finished(e, a) ==
   \/ state[e][a] = "COMMITTED" /\ (a \in log.ended \/ Off("ForgetAfterEnd"))
-  \/ state[e][a] \in {"ABORTED", "EXPIRED"}
+  \/ state[e][a] \in {"ABORTED", "EXPIRED", "HAZARD"}
 
 SendWatermark(e) ==
   LET open == {a \in Attempts : home[a] = e /\ ~Finished(e, a)}
@@ -174,7 +190,7 @@ SendWatermark(e) ==
 \* A new epoch.  A key that is open and neither ended nor closed is settled before anything runs under it.
 Recover ==
   LET new == log.epoch + 1
-      open == log.opened \ (log.ended \cup log.closed)
+      open == log.opened \ (log.ended \cup log.closed \cup log.hazard)
   IN
   /\ new \in Epochs /\ \E a \in Attempts : home[a] = log.epoch
   /\ \E alive \in IF StaleStays THEN {up, {}} ELSE {{}} :
@@ -182,6 +198,7 @@ Recover ==
        /\ state' = [e \in Epochs |->
             IF e = new THEN [a \in Attempts |->
                  CASE a \in log.ended -> "COMMITTED"
+                   [] a \in log.hazard /\ a \notin log.ended -> "HAZARD"
                    [] a \in open /\ ~Off("AskFirst") -> "SETTLING"
                    [] OTHER -> "NONE"]
             ELSE IF e \in alive THEN state[e] ELSE [a \in Attempts |-> "NONE"]]
@@ -269,7 +286,17 @@ Restart ==
 (***************************************************************************)
 (* Behaviours, and what must hold.                                         *)
 (***************************************************************************)
-Faults == Recover \/ Restart
+\* The participant's log is lost, with all that was on its way, and an operator lets an empty one have the name.  That is durable
+\* before anybody is welcomed.
+Replace ==
+  /\ Replaces /\ log.before = {} /\ \E a \in Attempts : home[a] # 0
+  /\ log' = [log EXCEPT !.before = {a \in Attempts : home[a] # 0}]
+  /\ hello' = FALSE /\ below' = [epoch |-> 1, attempt |-> 1]
+  /\ branch' = [a \in Attempts |-> "UNSEEN"] /\ durable' = [a \in Attempts |-> "NONE"]
+  /\ messages' = {m \in messages : m.kind = "RollbackIfUnseen"}
+  /\ UNCHANGED <<up, state, home, told, incarnation, seen, committed, heard>>
+
+Faults == Recover \/ Restart \/ Replace
 
 Progress ==
   \/ \E e \in Epochs, a \in Attempts :
@@ -279,7 +306,7 @@ Progress ==
   \/ \E e \in Epochs : SendWatermark(e) \/ ReportsReceived(e)
   \/ \E a \in Attempts : Executed(a) \/ ExecuteRefused(a)
   \/ \E m \in messages :
-       Vote(m) \/ Settlement(m) \/ OnPrepare(m) \/ OnRollbackIfUnseen(m) \/ OnWatermark(m)
+       Vote(m) \/ Settlement(m) \/ CannotTell(m) \/ OnPrepare(m) \/ OnRollbackIfUnseen(m) \/ OnWatermark(m)
 
 Next == Progress \/ Faults
 Spec == Init /\ [][Next]_vars
@@ -300,7 +327,7 @@ KeyToldIsTrue == \A said \in heard : said[2]
 ExpiredIsAborted == \A e \in Epochs, a \in Attempts : state[e][a] = "EXPIRED" => a \notin committed
 
 \* A committed branch is forgotten only when its outcome is durable at the coordinator.
-ForgottenAfterEnd == \A a \in committed : branch[a] = "UNSEEN" => a \in log.ended
+ForgottenAfterEnd == \A a \in committed : branch[a] = "UNSEEN" => a \in log.ended \cup log.before
 
 \* Once faults stop, the newest coordinator knows how each attempt that it has on record ended.
 EverythingDecides ==

@@ -247,6 +247,7 @@ def replace(
         (
             f"the log {log_id} is accepted under this name, and every other one is refused from then on;",
             "what the old log had prepared is not in the new one: commits that it owes will be HAZARD;",
+            "so will what it was to decide alone, when its answer was lost and the new one does not have it;",
             "it is asked which commits it has; those that it lacks are listed by their ids, until each is forgotten;",
             "commits that are behind the retention cannot be listed: `troth participants` tells until when they ended.",
         ),
