@@ -11,7 +11,7 @@ has the shard, and the store says who may write.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from troth.errors import ConfigError
@@ -129,6 +129,8 @@ class NodeSeen:
     """How long it counts as living when it says nothing more; negative when that has passed."""
     canary: float = 1.0
     """The part of the shards that it takes at most; 1 for as many as the others."""
+    features: Collection[str] = ()
+    """What it uses of what an older version does not know (`troth.features`); nothing, as far as one of an older version tells."""
     settings: str = ""
     """Of the settings on which nodes agree, what tells them apart (`coordinator.cell.agreeing`); empty from older software."""
 

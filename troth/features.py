@@ -6,6 +6,10 @@ is what needs more:
 
 - on the **wire**, a message that waits for an answer, or what its sender relies on. Hello offers the names, Welcome tells which of
   them both sides use on this stream, and who is not told so does not send it.
+- in an **order**, a field of a call without which an older version, which passes it over, would carry out another order than was
+  given: at once what was to wait for somebody, of everything what was meant of one. A call has no Hello, so who gives such an order
+  asks first what the other side has: a command asks `GetStatus`, and a node that passes a call on knows it of the others from the
+  store.
 - in the **log**, a record of a new kind. An older version refuses a log that has one (LOG_TOO_NEW), so once one is written
   there is no way back. An operator who wants one holds the feature back until every node is upgraded, and stays so.
 
@@ -17,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from troth.errors import Reason, RequestError
 
@@ -29,6 +34,8 @@ class Where(Enum):
 
     WIRE = "wire"
     """Messages that the other side has to understand."""
+    ORDER = "order"
+    """Fields of calls without which they would mean something else."""
     LOG = "log"
     """Records that an older version refuses, or misunderstands."""
 
@@ -42,12 +49,13 @@ class Feature:
     what: str
     """What is not possible without it, for people."""
     adds: tuple[str, ...]
-    """The fields that it adds to frames, and the kinds that it adds to records, each as MESSAGE.FIELD. Fields further down need not
-    be named: whoever does not know them passes them over."""
+    """The fields that it adds to frames and to the requests of calls, and the kinds that it adds to records, each as MESSAGE.FIELD.
+    Fields further down need not be named: whoever does not know them passes them over."""
 
 
 CALLERS = "callers"
 KEY_RESULTS = "key_results"
+PARTICIPANT_LOSSES = "participant_losses"
 PAYLOAD_KEYS = "payload_keys"
 REVIEWS = "reviews"
 FEATURES = (
@@ -56,7 +64,12 @@ FEATURES = (
         ("SessionRequest.callers", "SessionResponse.callers"),
     ),
     Feature(
-        KEY_RESULTS, Where.WIRE, "a transaction leaves a result under its key, for whoever comes with the key again", (),
+        KEY_RESULTS, Where.WIRE, "a transaction leaves a result under its key, for whoever comes with the key again",
+        ("CommitRequest.result", "CommitRequest.result_optional"),
+    ),
+    Feature(
+        PARTICIPANT_LOSSES, Where.ORDER, "what one participant's log may lack is accepted, and not what the coordinator's has lost",
+        ("AcceptLossRequest.participant",),
     ),
     Feature(
         PAYLOAD_KEYS, Where.LOG, "payload keys seal what is in logs, which an older version would take for clear",
@@ -64,7 +77,7 @@ FEATURES = (
     ),
     Feature(
         REVIEWS, Where.LOG, "an order waits in the coordinator's log until a second person approves it",
-        ("CoordinatorRecord.review",),
+        ("CoordinatorRecord.review", "ResolveRequest.review"),
     ),
 )
 """All of them, by name."""
@@ -92,6 +105,17 @@ def unknown(text: str) -> list[str]:
 def agreed(offered: Iterable[str], held: str = "") -> list[str]:
     """What Welcome tells: features that both sides have, and that are not held back here."""
     return sorted(SPOKEN.intersection(offered) - held_back(held))
+
+
+def used(held: str) -> frozenset[str]:
+    """What is used here: all that is not held back."""
+    return NAMES - held_back(held)
+
+
+def needed(request: Any) -> frozenset[str]:
+    """What a call needs, so that it is not taken for another one: the features whose fields its request has."""
+    said = {f"{request.DESCRIPTOR.name}.{field.name}" for field, _ in request.ListFields()}
+    return frozenset(one.name for one in FEATURES if not said.isdisjoint(one.adds))
 
 
 def check_used(name: str, held: str) -> None:

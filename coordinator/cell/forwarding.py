@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any, NamedTuple
 
 import grpc.aio
@@ -12,6 +12,7 @@ from coordinator.identity.gate import CALLER_METADATA, SHARD_METADATA
 from coordinator.identity.who import CALLER
 from coordinator.services.status import STATUS_METADATA_KEY
 from coordinator.services.transactions import TRACE_METADATA
+from troth import features
 from troth.channel import credentials_of, open_channel
 from troth.errors import ConfigError, Reason, RequestError
 from troth.identity.tls import Tls
@@ -36,11 +37,16 @@ class Node(NamedTuple):
 
 class Forward:
     """Channels to the other nodes. `address_of` tells where a shard is, as far as this node knows; empty for nowhere. With `tls` a
-    node shows the others the certificate that it shows everybody; when its files have changed, the next call makes another."""
+    node shows the others the certificate that it shows everybody; when its files have changed, the next call makes another.
+    `features_of` tells what the node at an address uses: an older one would take some calls for others."""
 
-    def __init__(self, address_of: Callable[[str], str], tls: Tls | None = None) -> None:
+    def __init__(
+        self, address_of: Callable[[str], str], tls: Tls | None = None,
+        features_of: Callable[[str], Collection[str]] = lambda address: features.NAMES,
+    ) -> None:  # fmt: skip
         self._address_of = address_of
         self._tls = tls
+        self._features_of = features_of
         self._nodes: dict[str, Node] = {}
         """By address."""
         self._closing: set[asyncio.Task[None]] = set()
@@ -54,9 +60,11 @@ class Forward:
     async def unary(self, shard: str, service: str, method: str, request: Any, call: Any) -> Any:
         """One call at the shard's node. How it ends there is how it ends here, in status and details.
 
-        Raises `RequestError` (WRONG_NODE) when nobody is known to have the shard; then nothing has run.
+        Raises `RequestError` when nobody is known to have the shard (WRONG_NODE), or who has it would take the call for another one
+        (VERSION_MISMATCH); then nothing has run.
         """
         passed = getattr(getattr(self._node(shard), service), method)
+        self._check_understood(shard, request)
         try:
             return await passed(request, metadata=_metadata(shard, call), timeout=call.time_remaining())
         except grpc.aio.AioRpcError as error:
@@ -79,6 +87,17 @@ class Forward:
         if known is None or known.stamp != stamp:
             known = self._nodes[address] = self._made(address, stamp, known)
         return known
+
+    def _check_understood(self, shard: str, request: Any) -> None:
+        address = self._address_of(shard)
+        needed = features.needed(request)
+        lacking = ", ".join(sorted(needed.difference(self._features_of(address) if needed else ())))
+        if lacking:
+            raise RequestError(
+                Reason.VERSION_MISMATCH,
+                f"the node at {address}, which has the shard {shard}, is of an earlier version, or holds this back: {lacking}",
+                hint="Ask again once every node is upgraded, and uses it: `troth status` at each of them.",
+            )  # fmt: skip
 
     def _made(self, address: str, stamp: tuple[Any, ...], known: Node | None) -> Node:
         """A channel with the files as they are now; with files that cannot be used the one that there is. Raises `ConfigError`."""

@@ -9,6 +9,7 @@ from typing import Any
 from coordinator.core.blocking import LISTED_MAX
 from coordinator.core.listing import ROWS_DEFAULT, ROWS_MAX, STRANDED_MAX, token_of
 from coordinator.history.entry import learn
+from coordinator.identity.who import CALLER
 from coordinator.services.context import Common
 from coordinator.services.fills import percent
 from troth import __version__
@@ -195,11 +196,10 @@ def statuses(cell: str, common: Common, answers: Sequence[admin_pb2.GetStatusRes
         epoch=max((answer.epoch for answer in answers), default=0),
         draining=any(answer.draining for answer in answers),
         uptime_seconds=max((answer.uptime_seconds for answer in answers), default=0.0),
+        features=common.features(), caller=CALLER.get().name, access=common.access,
     )  # fmt: skip
     if answers:
         response.limits.CopyFrom(answers[0].limits)
-        response.features.extend(answers[0].features)
-        response.caller, response.access = answers[0].caller, answers[0].access
     fullest: dict[str, admin_pb2.Fill] = {}
     for fill in (fill for answer in answers for fill in answer.fills):
         known = fullest.get(fill.limit)

@@ -14,7 +14,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from coordinator import descriptors
 from coordinator.cell import agreeing, sharing
@@ -31,6 +31,7 @@ from coordinator.reloading import Read, Reloading
 from coordinator.services import fills, status
 from coordinator.services.context import Common
 from coordinator.shard import Shard
+from troth import features
 from troth.address import split_address
 from troth.cell import CellSeen
 from troth.errors import LogError, LogLocked, Reason, TrothError
@@ -82,10 +83,10 @@ class CellNode:
             self._common.reloading = Reloading(config, read, self._use, self._common.auditing)
         self._leases = Leases(shell.store, shell.lease_seconds, shell.node or shell.name)
         self._store = CellStore(shell.store, shell.name, self._leases)
-        self._store.canary = shell.canary
+        self._store.canary, self._store.features = shell.canary, features.used(shell.features_held_back)
         if shell.history_seconds:
             self._common.keep_history(History(PostgresHistory(shell.store, shell.name), bounds_of(config)))
-        self._forward = Forward(self._address_of, shell.tls)
+        self._forward = Forward(self._address_of, shell.tls, self._features_of)
         self._routes: Routes | None = None
         self._observing: Observing | None = None
         self._port: Port | None = None
@@ -228,6 +229,7 @@ class CellNode:
         draining = self._draining or self._stopping.is_set()
         leaving = [name for name, tenure in self._tenures.items() if tenure.giving.is_set()]
         self._store.canary = 1.0 if self._takes_all else self._config.shell.canary
+        self._store.features = features.used(self._config.shell.features_held_back)
         self._store.settings = agreeing.told(self._config, self._common.gate)
         seen = self._seen = await self._store.beat(self._address, draining=draining, leaving=leaving)
         self._take(seen)
@@ -296,6 +298,10 @@ class CellNode:
         directory = self._common.directory
         address = next((one.address for one in directory.shards if one.coordinator == shard), "") if directory else ""
         return "" if address == self._address else address
+
+    def _features_of(self, address: str) -> Collection[str]:
+        nodes = self._seen.nodes if self._seen is not None else ()
+        return next((node.features for node in nodes if node.address == address), ())
 
     # ---- shards
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,9 @@ from coordinator.cli.remote import refused
 from coordinator.directory import read_address
 from coordinator.services.status import STATUS_METADATA_KEY
 from coordinator.shell_settings import ShellSettings
+from troth import features
 from troth.address import addresses_of, check_dialled, split_address
+from troth.errors import Reason
 from troth.identity.tls import Tls
 from troth.link import DIRECT
 from troth.v1 import admin_pb2, admin_pb2_grpc, client_pb2_grpc
@@ -50,8 +52,20 @@ class Remote:
 
     def ask(self, method: Callable[..., Any], request: Any) -> Any:
         """The same, for whom a refusal is an answer."""
+        needed = features.needed(request)
+        if needed:
+            self._check_used(needed)
         with translated(self.address):
             return method(request, timeout=self.timeout)
+
+    def _check_used(self, needed: Collection[str]) -> None:
+        """Ask first what the coordinator has: one of an earlier version would carry out another order. Raises `Failure`."""
+        told = self.call(self.admin.GetStatus, admin_pb2.GetStatusRequest()).features
+        lacking = ", ".join(sorted(set(needed).difference(one.name for one in told if not one.held_back)))
+        if lacking:
+            text = f"the coordinator is of an earlier version, or holds this back: {lacking}"
+            hint = "Nothing was done. Ask again once it is upgraded, and uses it: `troth status`."
+            raise Failure(REFUSED, Reason.VERSION_MISMATCH.name, text, hint)
 
     def pages(self, method: Callable[..., Any], request: Any, rows: str, limit: int) -> Any:
         """Ask for pages until there are `limit` rows, or all for 0; returns them as one response. `rows` is the field's name."""

@@ -50,6 +50,8 @@ class Admin:
         caller = CALLER.get()
         if caller.name:
             request.who = caller.name  # who he is counts, and not what he says
+        for name in features.needed(request):
+            features.check_used(name, self._context.common.shell.features_held_back)
         if getattr(request, "dry_run", False):
             return await self.ask(request)
         if self._reviews.needed(request):
@@ -214,8 +216,8 @@ class Admin:
             uptime_seconds=time.monotonic() - self._started,
             fills=fills.levels(shell),
             caller=CALLER.get().name,
-            access="insecure" if shell.config.shell.insecure else shell.common.gate.mode.value,
-            features=_features(shell.common.shell.features_held_back),
+            access=shell.common.access,
+            features=shell.common.features(),
         )
 
     async def GetCell(self, request: admin_pb2.GetCellRequest, context: Any) -> admin_pb2.GetCellResponse:
@@ -237,14 +239,6 @@ SEALED = "nobody knows what: its payload key is not there. It can be rejected, o
 _ACTIONS = frozenset(
     {admin_pb2.RESOLVE_ACTION_ABORT, admin_pb2.RESOLVE_ACTION_COMMIT, admin_pb2.RESOLVE_ACTION_ABANDON}
 )
-
-
-def _features(setting: str) -> list[admin_pb2.FeatureStatus]:
-    held = features.held_back(setting)
-    return [
-        admin_pb2.FeatureStatus(name=one.name, where=one.where.value, held_back=one.name in held, what=one.what)
-        for one in features.FEATURES
-    ]
 
 
 def _fields(request: Any) -> dict[str, str]:

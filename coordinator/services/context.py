@@ -20,11 +20,11 @@ from coordinator.identity.who import Witness
 from coordinator.services.crowd import Calls, Watches
 from coordinator.services.outboxes import Outboxes
 from coordinator.shell_settings import ShellSettings
-from troth import payload_keys
+from troth import features, payload_keys
 from troth.errors import Reason
 from troth.quiet import Quiet
 from troth.ready import Core, Event
-from troth.v1 import common_pb2, record_pb2
+from troth.v1 import admin_pb2, common_pb2, record_pb2
 
 if TYPE_CHECKING:
     from coordinator.cell.questions import Questions
@@ -143,6 +143,19 @@ class Common:
         """Passes questions on to other shards; `None` where there is only one."""
         self.reloading: Reloading | None = None
         """Reads the settings again; `None` in a process that has not read any."""
+
+    @property
+    def access(self) -> str:
+        """Who may do what here, in one word."""
+        return "insecure" if self.shell.insecure else self.gate.mode.value
+
+    def features(self) -> list[admin_pb2.FeatureStatus]:
+        """What this version has that the one before it has not."""
+        held = features.held_back(self.shell.features_held_back)
+        return [
+            admin_pb2.FeatureStatus(name=one.name, where=one.where.value, held_back=one.name in held, what=one.what)
+            for one in features.FEATURES
+        ]
 
     def use(self, config: Config) -> None:
         """Have other settings from now on; of those that can change while it runs (`coordinator.reloading`)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -15,6 +16,7 @@ from coordinator.cell.forwarding import Forward
 from coordinator.cell.questions import Questions
 from coordinator.core.model import Participant as Known
 from coordinator.server import Daemon, make_daemon
+from troth import features
 from troth.cell import shard_of_key
 from troth.v1 import admin_pb2, admin_pb2_grpc, client_pb2, common_pb2, participant_pb2
 
@@ -141,6 +143,48 @@ async def test_what_is_affected_at_a_participant_is_listed_from_all_nodes(
     assert (await stub.ListParticipantDetails(request)).total == 200
     request.participant = "nobody"
     assert (await stub.ListParticipantDetails(request)).refusal.reason == "UNKNOWN_PARTICIPANT"
+
+
+@pytest.mark.parametrize("older", [True, False])
+async def test_what_an_older_node_would_take_for_another_order_is_not_passed_on_to_it(
+    nodes: tuple[Daemon, Daemon], channel: grpc.aio.Channel, older: bool
+) -> None:
+    """It passes over what it does not know: it would do at once what was to wait for a second person, and accept its own loss in
+    place of a participant's."""
+    admin: Any = admin_pb2_grpc.AdminServiceStub(channel)
+    forward, other, came = nodes[0]._routes._forward, nodes[1], list[str]()
+    assert forward is not None
+    forward._features_of = lambda address: () if older and address == other.address else features.NAMES
+    for method in ("Resolve", "AcceptLoss"):
+        note(other.admin, method, came)
+    orders = {
+        "Resolve": admin_pb2.ResolveRequest(
+            transaction_id="c2.1.0badcafe.1.1", action=admin_pb2.RESOLVE_ACTION_ABORT, who="ada", why="a test", review=True
+        ),
+        "AcceptLoss": admin_pb2.AcceptLossRequest(participant="bank", who="ada", why="a test"),
+    }
+    for method, order in orders.items():
+        asking = getattr(admin, method)(order)
+        if older:
+            with pytest.raises(grpc.aio.AioRpcError, match="VERSION_MISMATCH: the node at .* is of an earlier version"):
+                await asking
+        else:
+            assert (await asking).refusal.reason
+    assert came == ([] if older else list(orders))
+    orders["Resolve"].review = False
+    await admin.Resolve(orders["Resolve"])
+    assert came[-1] == "Resolve", "what it understands is passed on"
+
+
+def note(service: Any, method: str, came: list[str]) -> None:
+    """Write down that a method of a shard's service is asked."""
+    asked = getattr(service, method)
+
+    async def noted(request: Any, context: Any) -> Any:
+        came.append(method)
+        return await asked(request, context)
+
+    setattr(service, method, noted)
 
 
 async def test_a_question_about_another_shard_is_answered_by_that_one(passing_on: Daemon, channel: grpc.aio.Channel) -> None:

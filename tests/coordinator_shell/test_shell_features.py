@@ -63,6 +63,17 @@ async def test_a_client_is_told_whether_results_are_kept(
     assert list((await client.read_until("welcome")).welcome.capabilities) == told
 
 
+async def test_an_order_that_needs_what_is_held_back_is_refused(daemon: Daemon, channel: grpc.aio.Channel) -> None:
+    """Whatever it would have come to: who asks a node that passes it on is answered as who asks this one."""
+    admin: Any = admin_pb2_grpc.AdminServiceStub(channel)
+    request = admin_pb2.AcceptLossRequest(participant="payments", who="ada", why="a test")
+    hold_back(daemon, features.PARTICIPANT_LOSSES)
+    with pytest.raises(grpc.aio.AioRpcError, match="VERSION_MISMATCH: this needs the feature participant_losses"):
+        await admin.AcceptLoss(request)
+    hold_back(daemon, "")
+    assert (await admin.AcceptLoss(request)).refusal.reason == "UNKNOWN_PARTICIPANT"
+
+
 async def test_an_order_that_would_write_a_new_record_is_refused_while_that_is_held_back(
     daemon: Daemon, channel: grpc.aio.Channel
 ) -> None:
@@ -77,7 +88,7 @@ async def test_an_order_that_would_write_a_new_record_is_refused_while_that_is_h
         await admin.ReplaceParticipant(request)
     assert not (await admin.ListReviews(admin_pb2.ListReviewsRequest())).reviews
     told = {one.name: one.held_back for one in (await admin.GetStatus(admin_pb2.GetStatusRequest())).features}
-    assert told == {features.CALLERS: False, features.KEY_RESULTS: False, features.PAYLOAD_KEYS: False, features.REVIEWS: True}
+    assert told == {name: name == features.REVIEWS for name in features.NAMES}
     hold_back(daemon, "")
     assert (await admin.ReplaceParticipant(request)).refusal.reason == "AWAITS_APPROVAL"
     assert len((await admin.ListReviews(admin_pb2.ListReviewsRequest())).reviews) == 1

@@ -33,9 +33,9 @@ ROLE = "coordinator"
 
 
 _OURS = "split_part({0}.process, '/', 1) = %(life)s"
-"""Whether a row of a node is that of this process. Its `process` is a random text, after a slash how much the node takes at most,
-and after another one what its settings are: these have no columns of their own, since a version that is tried beside another one
-must not change the tables of both."""
+"""Whether a row of a node is that of this process. Its `process` is a random text, how much the node takes at most, which
+features it uses and what its settings are, with slashes between: these have no columns of their own, since a version that is tried
+beside another one must not change the tables of both."""
 
 _JOIN = (
     "INSERT INTO troth.node AS n (cell, name, process, address, backend_pid, backend_start, expires_at)"
@@ -59,7 +59,8 @@ _LEAVING = (
 )
 _NODES = (
     f"SELECT name, address, draining, {lives('node')}, extract(epoch FROM expires_at - clock_timestamp())::float8,"
-    " coalesce(nullif(split_part(process, '/', 2), ''), '1')::float8, split_part(process, '/', 3)"
+    " coalesce(nullif(split_part(process, '/', 2), ''), '1')::float8,"
+    " string_to_array(split_part(process, '/', 3), '+'), split_part(process, '/', 4)"
     " FROM troth.node WHERE cell = %(cell)s ORDER BY name"
 )
 _SHARDS = (
@@ -114,6 +115,8 @@ class CellStore:
         self.node = ""
         self.canary = 1.0
         """The part of the shards that this node takes at most; told with the next beat."""
+        self.features: Collection[str] = ()
+        """What this node uses of what an older version does not know; told with the next beat."""
         self.settings = ""
         """What its settings are, without a slash; told with the next beat."""
         self._life = secrets.token_hex(8)
@@ -121,7 +124,7 @@ class CellStore:
         """The names of the cell's shards; known after `open`."""
 
     def _own(self, **more: object) -> dict[str, object]:
-        process = f"{self._life}/{'' if self.canary >= 1 else f'{self.canary:.6g}'}/{self.settings}"
+        process = f"{self._life}/{self.canary:.6g}/{'+'.join(sorted(self.features))}/{self.settings}"
         who = {"cell": self.cell, "node": self.node, "life": self._life, "process": process}
         return {**who, "seconds": self._leases.seconds, **more}
 
