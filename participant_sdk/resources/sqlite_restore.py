@@ -25,7 +25,7 @@ import apsw
 
 from participant_sdk.resources.sqlite_database import FATAL
 from participant_sdk.resources.sqlite_schema import Schema, Table
-from participant_sdk.resources.sqlite_undo import HEADER_BYTES, NO_CHANGE, VERSION, quoted, where, whole_row
+from participant_sdk.resources.sqlite_undo import FIRST_VERSION, HEADER_BYTES, NO_CHANGE, VERSION, quoted, where, whole_row
 
 _CHECKS_OFF = "PRAGMA ignore_check_constraints = ON"
 _CHECKS_ON = "PRAGMA ignore_check_constraints = OFF"
@@ -43,19 +43,23 @@ class CannotUndo(Exception):
 
 def undo(connection: apsw.Connection, schema: Schema, data: bytes) -> None:
     """Apply one undo inside the open transaction. Raises `CannotUndo`; the caller then undoes the savepoint."""
-    if data[: len(VERSION)] != VERSION:
-        raise CannotUndo("the undo is of another version's format")
-    changeset = data[HEADER_BYTES:]
+    version, changeset = data[: len(VERSION)], data[HEADER_BYTES:]
+    if version not in (VERSION, FIRST_VERSION):
+        raise CannotUndo("the undo is of a newer version's format")
+    first = version == FIRST_VERSION
     tables = list(dict.fromkeys(change.name for change in apsw.Changeset.iter(changeset)))
-    if schema.fingerprint(tables) != data[len(VERSION) : HEADER_BYTES]:
+    if schema.fingerprint(tables, indexes=not first) != data[len(VERSION) : HEADER_BYTES]:
         raise CannotUndo(f"the schema of {', '.join(tables)} is not the one under which the work was done")
     inverse = apsw.Changeset.invert(changeset)
+    broken = schema.broken_foreign_keys() if first else set()
     proof = apsw.Session(connection, "main")
     try:
         proof.attach()
         with _switched_off(connection, schema, tables):
             _Restoring(connection, schema).all(inverse)
         _compare(proof.changeset(), inverse)
+        if first and schema.broken_foreign_keys() - broken:  # no lock has kept others from the ends of its foreign keys
+            raise CannotUndo(f"a foreign key to or from {', '.join(tables)} would be broken")
     except FATAL:
         raise
     except apsw.Error as error:

@@ -60,6 +60,8 @@ class Table:
     name: str
     digest: bytes
     """Changes with every change of the definition, indexes included: one that is UNIQUE may refuse what is to be restored."""
+    definition: bytes
+    """The same without its indexes, as an earlier version took it."""
     columns: tuple[str, ...]
     """The columns that are stored, in the order of a changeset's values; generated ones are not among them."""
     without_rowid: bool
@@ -79,7 +81,7 @@ class Schema:
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
         self._tables: dict[str, Table] = {}
-        self._fingerprints: dict[tuple[str, ...], bytes] = {}
+        self._fingerprints: dict[tuple[bool, tuple[str, ...]], bytes] = {}
         self._keys: dict[str, tuple[bytes, Sequence[int], Sequence[Link]]] = {}
         self.version = 0
         """Grows with each `read`."""
@@ -102,7 +104,8 @@ class Schema:
             links, unnamed = _links(folded, stored, keys)
             self._tables[folded] = Table(
                 name,
-                hashlib.blake2b(texts[name].encode(), digest_size=FINGERPRINT_BYTES).digest(),
+                _digest("\n".join(texts[name])),
+                _digest(texts[name][0]),
                 stored,
                 bool(without_rowid),
                 self._why_uncaptured(name, kind, columns[folded], bool(without_rowid)) or unnamed,
@@ -129,16 +132,17 @@ class Schema:
                 return reached.uncaptured if reached is table else f"changes {reached.name}, which {reached.uncaptured}"
         return ""
 
-    def fingerprint(self, names: Iterable[str]) -> bytes:
-        """One digest over tables in this order; a table that is not there has one of its own."""
-        key = tuple(names)
+    def fingerprint(self, names: Iterable[str], *, indexes: bool = True) -> bytes:
+        """One digest over tables in this order, and over their indexes; a table that is not there has one of its own."""
+        key = indexes, tuple(names)
         known = self._fingerprints.get(key)
         if known is None:
             digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
-            for name in key:
+            for name in key[1]:
                 table = self._tables.get(name.lower())
+                found = b"-" if table is None or table.name != name else table.digest if indexes else table.definition
                 # The name in its exact spelling: a changeset finds its table by it.
-                digest.update(name.encode() + b"\0" + (table.digest if table and table.name == name else b"-"))
+                digest.update(name.encode() + b"\0" + found)
             known = self._fingerprints[key] = digest.digest()
         return known
 
@@ -176,11 +180,15 @@ class Schema:
                     waiting.append(child)
         return list(reached.values())
 
-    def _texts(self) -> dict[str, str]:
-        """The definition of each table and view, with those of its indexes."""
-        texts: dict[str, str] = {}
+    def broken_foreign_keys(self) -> set[tuple[Any, ...]]:
+        """The references of the whole database to rows that are not there."""
+        return set(self._rows("PRAGMA foreign_key_check"))
+
+    def _texts(self) -> dict[str, list[str]]:
+        """The definition of each table and view, and behind it those of its indexes."""
+        texts: dict[str, list[str]] = {}
         for name, sql in self._rows(_DEFINITIONS):
-            texts[name] = f"{texts[name]}\n{sql}" if name in texts else sql or ""
+            texts.setdefault(name, []).append(sql or "")
         return texts
 
     def _foreign_keys(self, child: str, columns: Mapping[str, list[tuple[Any, ...]]]) -> list[_ForeignKey]:
@@ -217,6 +225,10 @@ class Schema:
         # Only INTEGER PRIMARY KEY has no index of its own. `INTEGER PRIMARY KEY DESC` has one, and takes NULL.
         origins = self._rows("SELECT origin FROM pragma_index_list(?)", name)
         return not without_rowid and ("pk",) not in origins
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=FINGERPRINT_BYTES).digest()
 
 
 def _links(table: str, stored: Sequence[str], keys: Sequence[_ForeignKey]) -> tuple[tuple[Link, ...], str]:

@@ -16,6 +16,9 @@ from participant_sdk.resources.sqlite_schema import FINGERPRINT_BYTES, Link, Sch
 from troth.ready import frozen
 
 VERSION = b"\x02"
+FIRST_VERSION = b"\x01"
+"""What the first version wrote: the fingerprint is of the tables alone, without their indexes, and no names of foreign keys are
+locked for the branch. A log of it may still have work that is to be undone."""
 HEADER_BYTES = len(VERSION) + FINGERPRINT_BYTES
 NO_CHANGE = apsw.no_change
 _IDENTITY_BYTES_MAX = 64
