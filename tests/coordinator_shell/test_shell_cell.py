@@ -166,7 +166,7 @@ async def test_what_an_older_node_would_take_for_another_order_is_not_passed_on_
     for method, order in orders.items():
         asking = getattr(admin, method)(order)
         if older:
-            with pytest.raises(grpc.aio.AioRpcError, match="VERSION_MISMATCH: the node at .* is of an earlier version"):
+            with pytest.raises(grpc.aio.AioRpcError, match=r"VERSION_MISMATCH: the node at .* is of an earlier version"):
                 await asking
         else:
             assert (await asking).refusal.reason

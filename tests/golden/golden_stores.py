@@ -1,7 +1,7 @@
 """What a cell and two services left in databases when all of them were killed at once, with work in every state.
 
-It runs on the software of whatever version is beside it, so it imports nothing of the tests. In a checkout of a landed version, with
-the servers that `scripts/test` brings on the path:
+It runs on the software of whatever version is beside it, so it imports nothing of the tests. In a checkout of a landed version,
+with the variables by which `scripts/test` names its servers:
 
     .venv-test/bin/python ../new/tests/golden/golden_stores.py ../new/tests/golden/NAME/stores.json
 
@@ -70,7 +70,8 @@ def make_participants(postgres: str, mariadb: str, coordinator: str) -> list[Par
 @contextlib.asynccontextmanager
 async def node(dsn: str) -> Any:
     """The one node of the cell; its address."""
-    flags = {"store": dsn, "name": "c1", "listen": "127.0.0.1:0", "lease_seconds": 2.0, "hearing_seconds": 0.0, "history_seconds": 0.0}
+    flags: dict[str, Any] = {"store": dsn, "name": "c1", "listen": "127.0.0.1:0"}
+    flags |= {"lease_seconds": 2.0, "hearing_seconds": 0.0, "history_seconds": 0.0}
     serving = asyncio.get_running_loop().create_future()
 
     def told(what: str, *_: Any) -> None:

@@ -1,5 +1,5 @@
-"""Undos of the first version are still applied: a log of it has work that is to be undone, when its service is upgraded after a crash
-or while branches are in doubt. The bytes are what that version (e3ba1ba) wrote for these changes of this schema."""
+"""Undos of the first version are still applied: a log of it has work that is to be undone, when its service is upgraded after a
+crash or while branches are in doubt. The bytes are what that version (e3ba1ba) wrote for these changes of this schema."""
 
 from __future__ import annotations
 
