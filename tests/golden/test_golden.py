@@ -30,7 +30,7 @@ from participant_sdk import Participant
 from participant_sdk.client import Client, call
 from troth import features
 from troth.log import offline
-from troth.v1 import client_pb2, common_pb2, participant_pb2, record_pb2
+from troth.v1 import admin_pb2, client_pb2, common_pb2, participant_pb2, record_pb2
 
 RELEASED = Path(__file__).parent / "c8bca16"
 """What the last landed version has said and written. The next one gets a directory of its own, and this one stays for one more."""
@@ -326,6 +326,9 @@ def test_the_old_version_passes_a_result_on_with_its_key() -> None:
 TOLD_TO_PEOPLE = {"SessionRequest.invariants"}
 """Messages for which nobody waits, and which only people read: an older side passes them over, and its people are told less."""
 
+SERVICES = (
+    client_pb2.DESCRIPTOR.services_by_name["TransactionService"], admin_pb2.DESCRIPTOR.services_by_name["AdminService"],
+)  # fmt: skip
 FRAMES = (
     participant_pb2.SessionRequest, participant_pb2.SessionResponse, client_pb2.ConnectRequest, client_pb2.ConnectResponse,
     record_pb2.CoordinatorRecord, record_pb2.ParticipantRecord,
@@ -333,11 +336,16 @@ FRAMES = (
 
 
 def test_what_this_version_adds_to_frames_and_records_is_of_a_feature() -> None:
-    """Other fields may be added anywhere: whoever does not know them passes them over."""
+    """So is what it adds to the request of a call that the old version takes: it would pass it over, and do something else. Fields
+    further down, and of answers, may be added anywhere."""
+    calls = {method.name: method.input_type for service in SERVICES for method in service.methods if not method.client_streaming}
+    taken = {one.name for service in SERVICES for one in OLD.FindServiceByName(service.full_name).methods}
+    assert set(calls) - taken == {"ListParticipantDetails", "ReloadConfig"}, "who calls these is told that there is no such thing"
+    kinds = [kind.DESCRIPTOR for kind in FRAMES] + [kind for name, kind in calls.items() if name in taken]
     new = {
-        f"{kind.DESCRIPTOR.name}.{name}"
-        for kind in FRAMES
-        for name in set(kind.DESCRIPTOR.fields_by_name) - set(old_type(kind.DESCRIPTOR.name).DESCRIPTOR.fields_by_name)
+        f"{kind.name}.{name}"
+        for kind in kinds
+        for name in set(kind.fields_by_name) - set(old_type(kind.name).DESCRIPTOR.fields_by_name)
     }
     assert new == TOLD_TO_PEOPLE | {name for feature in features.FEATURES for name in feature.adds}
 

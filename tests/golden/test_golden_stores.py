@@ -24,7 +24,7 @@ from troth.log import mariadb_store, postgres_store
 
 STORES = Path(__file__).parent / "c8bca16" / "stores.json"
 RECORDED_MS = 1_796_081_370_000
-"""About when. The logs' clock goes on from there, and follows the machine's slowly: a first attempt of much later would be refused."""
+"""About when. The logs' clock goes on from there, and follows the machine's slowly: what was first tried much later is refused."""
 WAIT_SECONDS = 60.0
 
 
