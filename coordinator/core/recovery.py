@@ -39,6 +39,7 @@ from coordinator.core.verdict import heuristic_outcome, is_given_up, judged_agai
 from troth.errors import LogDamaged, LogForeign, Reason, RequestError
 from troth.ids import TransactionId
 from troth.lives import Life
+from troth.newer import kind_of
 from troth.ready import Instant
 from troth.v1 import common_pb2, record_pb2
 
@@ -68,9 +69,7 @@ class Replay:
             # The cleaner's copies stand before the batch that they were made with, and say more than it.
             participant = self.book.participant(heard.participant)
             participant.heard = max(participant.heard, heard.position)
-        kind = record.WhichOneof("kind")
-        if kind is None:
-            raise LogForeign(Reason.LOG_TOO_NEW, f"record {position} is of a kind that this version does not know")
+        kind = kind_of(record, f"record {position}")
         return _READERS[kind](self, getattr(record, kind), record.at_ms)
 
     def _epoch_started(self, started: record_pb2.EpochStarted, _: int) -> str:

@@ -16,8 +16,9 @@ from participant_sdk.core.finishing import begin_commit, force_abort, force_comm
 from participant_sdk.core.locks import OLDEST, Rank
 from participant_sdk.core.machine import NAMELESS, Machine, Watermark, sequence_of
 from participant_sdk.core.work import Keys
-from troth.errors import LogDamaged, LogForeign, Reason, RemoteProtocolError
+from troth.errors import LogDamaged, Reason, RemoteProtocolError
 from troth.ids import ID_BYTES_MAX, NUMBER_DIGITS_MAX
+from troth.newer import kind_of
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
 
@@ -85,9 +86,7 @@ def _replay(m: Machine, body: bytes, number: int) -> str:
         record.ParseFromString(body)
     except DecodeError as error:
         raise LogDamaged(Reason.LOG_DAMAGED, f"record {number} of {m.config.participant}'s log is no record") from error
-    kind = record.WhichOneof("kind")
-    if kind is None:
-        raise LogForeign(Reason.LOG_TOO_NEW, f"record {number} of {m.config.participant}'s log is of an unknown kind")
+    kind = kind_of(record, f"record {number} of {m.config.participant}'s log")
     owner = _REPLAY[kind](m, getattr(record, kind))
     if record.heard:
         m.coordinators.hear(owner.partition(".")[0], record.heard)

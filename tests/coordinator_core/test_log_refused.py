@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from coordinator.core.model import State
@@ -9,6 +11,8 @@ from tests.coordinator_core.driver import WALL_MS, Driver
 from troth.errors import LogDamaged, LogForeign, Reason, TrothError
 from troth.v1 import common_pb2, record_pb2
 
+OF_TOMORROW: Any = 99
+NEWER = record_pb2.CoordinatorRecord(ended=record_pb2.Ended(outcome=OF_TOMORROW))
 FOREIGN = record_pb2.CoordinatorRecord(epoch_started=record_pb2.EpochStarted(coordinator="c2", epoch=1, nonce="0123abcd"))
 
 
@@ -17,6 +21,7 @@ FOREIGN = record_pb2.CoordinatorRecord(epoch_started=record_pb2.EpochStarted(coo
     [
         (b"\xff\xff", LogDamaged, Reason.LOG_DAMAGED),
         (record_pb2.CoordinatorRecord(at_ms=1).SerializeToString(), LogForeign, Reason.LOG_TOO_NEW),
+        (NEWER.SerializeToString(), LogForeign, Reason.LOG_TOO_NEW),
         (FOREIGN.SerializeToString(), LogForeign, Reason.LOG_FOREIGN),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from participant_sdk.core.branches import State
@@ -12,6 +14,7 @@ from participant_sdk.core.finishing import BY_HAND_CHARACTERS_MAX
 from participant_sdk.core.starts import STARTS_MAX, Starts
 from tests.participant_core.driver import Machinery
 from tests.participant_core.test_table import T1, heard, reach
+from troth.errors import LogForeign, Reason
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
 
@@ -104,3 +107,12 @@ def test_of_why_a_commit_was_by_hand_no_more_is_kept_than_a_coordinator_keeps(st
     record = record_pb2.ParticipantRecord.FromString(machine.durable[-1])
     assert record.branch_finished.by_hand and len(record.branch_finished.why) == BY_HAND_CHARACTERS_MAX
     assert len(machine.core._m.branches[T1].by_hand) == BY_HAND_CHARACTERS_MAX
+
+
+def test_an_outcome_of_a_later_version_is_not_taken_for_an_abort() -> None:
+    """Whoever only asks whether it is COMMITTED would do that, and tell the coordinator so."""
+    of_tomorrow: Any = 99
+    finished = record_pb2.BranchFinished(transaction_id=T1, outcome=of_tomorrow)
+    with pytest.raises(LogForeign, match="has the outcome 99") as caught:
+        booted(record_pb2.ParticipantRecord(branch_finished=finished).SerializeToString())
+    assert caught.value.reason is Reason.LOG_TOO_NEW
