@@ -5,13 +5,14 @@
 #     troth_promtool      →  exports TEST_PROMTOOL_BIN, that of Prometheus's promtool; empty where it cannot be had
 #     troth_chromium      →  exports TEST_CHROMIUM_BIN, that of Chromium; empty where it cannot be had
 #     troth_mariadb       →  exports TEST_MARIADB_BIN, the directory of MariaDB's server
+#     troth_mysql         →  exports TEST_MYSQL_BIN, that of MySQL's server; empty where it cannot be had
 #     troth_redis         →  exports TEST_REDIS_BIN, that of Redis
 #     troth_seata         →  exports TEST_SEATA_JARS, the directory of Seata's server/ and client/, for the benchmark alone
 #     troth_servers       →  all of the tests', and TEST_SERVERS_DIRECTORY in continuous integration
 #
 # A server that the distribution has installed is used as it is. Otherwise Debian's packages are fetched and unpacked into
 # .servers/ of this clone; nothing is installed, nothing is started. Tests start private instances of what stands there
-# (participant_sdk.testing.postgres and .mariadb), on directories and sockets of their own, and stop them by pid.
+# (participant_sdk.testing.postgres, .mariadb and .mysql), on directories and sockets of their own, and stop them by pid.
 
 TROTH_SERVERS="$ROOT/.servers"
 
@@ -83,6 +84,49 @@ troth_mariadb() {
   export TEST_MARIADB_BIN
 }
 
+# MySQL is in Debian's unstable suite alone. Tests that want it are left out where it cannot be had.
+troth_mysql() {
+  TEST_MYSQL_BIN="${TEST_MYSQL_BIN:-$(troth_mysql_unpacked)}" || TEST_MYSQL_BIN=
+  export TEST_MYSQL_BIN
+}
+
+# Its server with that suite's libraries, down to the C library, and a program that starts it with these: 150 MB, when what is not
+# for the server is gone.
+troth_mysql_unpacked() {
+  local directory="$TROTH_SERVERS/mysql" libraries
+  # MariaDB has a program of this name too.
+  if [ -x /usr/sbin/mysqld ] && [[ "$(/usr/sbin/mysqld --no-defaults --version 2>/dev/null)" != *MariaDB* ]]; then
+    printf '%s\n' /usr/sbin
+    return 0
+  fi
+  mkdir -p "$TROTH_SERVERS"
+  exec 9>"$directory.lock"
+  if command -v flock >/dev/null 2>&1; then flock 9; fi
+  if [ ! -x "$directory/bin/mysqld" ]; then
+    troth_say "troth: fetching MySQL of Debian's sid (once; some 60 MB)"
+    troth_unpack_debian sid "$directory" mysql-server-core || {
+      troth_say "troth: MySQL could not be had: what is tested with it is left out"
+      return 1
+    }
+    libraries="$(dirname "$(find "$directory"/usr/lib/*-linux-gnu -name libc.so.6)")"
+    rm -rf "$directory"/{etc,var} "$directory"/usr/{bin,include,libexec} "$directory"/usr/lib/mysql/plugin \
+      "$libraries"/{perl*,gconv,libperl*,ossl-modules,engines-*,sasl2,krb5} "$directory"/usr/share/{perl*,doc,man,locale,bash-completion,lintian}
+    mkdir "$directory/bin"
+    cat >"$directory/bin/mysqld" <<'STARTS'
+#!/bin/sh
+# Starts the server that was unpacked here with the libraries that were unpacked with it: this machine's may be older.
+here="$(dirname "$(dirname "$(readlink -f "$0")")")/usr"
+for libraries in "$here"/lib/*-linux-gnu; do :; done
+for loader in "$libraries"/ld-linux-*.so.*; do :; done
+exec "$loader" --library-path "$libraries" "$here/sbin/mysqld" "$@" "--basedir=$here" "--lc-messages-dir=$here/share/mysql" \
+  "--character-sets-dir=$here/share/mysql/charsets"
+STARTS
+    chmod +x "$directory/bin/mysqld"
+  fi
+  exec 9>&-
+  printf '%s\n' "$directory/bin"
+}
+
 troth_redis() {
   TEST_REDIS_BIN="${TEST_REDIS_BIN:-$(troth_server redis redis-server /usr/bin usr/bin redis-server)}" || return 1
   export TEST_REDIS_BIN
@@ -136,10 +180,10 @@ troth_chromium() {
 # All of them. What is not there yet is fetched side by side: most of that is waiting for the archive.
 troth_servers() {
   local one
-  for one in postgres pgbouncer mariadb redis promtool chromium; do ("troth_$one") & done
+  for one in postgres pgbouncer mariadb mysql redis promtool chromium; do ("troth_$one") & done
   wait
   troth_in_memory
-  troth_postgres && troth_pgbouncer && troth_mariadb && troth_redis && troth_promtool && troth_chromium
+  troth_postgres && troth_pgbouncer && troth_mariadb && troth_mysql && troth_redis && troth_promtool && troth_chromium
 }
 
 # In continuous integration servers have their data in memory, where there is plenty: tests make databases by the hundred, of 300

@@ -1,4 +1,4 @@
-"""What `troth doctor` looks at in a MariaDB database.
+"""What `troth doctor` looks at in a database of MariaDB or MySQL.
 
 The server does not tell which of InnoDB's transactions an XA branch is. So what waits for branches, and in which tables, is told of
 all of them together; and since when one of ours is prepared, by its marker row, which is read although it is not committed.
@@ -33,12 +33,14 @@ async def examine(dsn: str) -> tuple[list[Finding], list[Held]]:
     """Look at a database: what was found, and what is prepared. Raises `LogError` when it cannot be reached."""
     connection = await connect(dsn)
     try:
-        await connection.ask("SET SESSION tx_isolation = 'READ-UNCOMMITTED'")
+        await connection.ask("SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
         findings = [*await _of_server(connection), *await _of_tables(connection)]
         ages = await _ages(connection)
-        held = await _held(connection, ages)
+        denied = await _listing_denied(connection)
+        held = [] if denied else await _held(connection, ages)
+        findings += denied or await _lost(connection)
         findings += [one for one in (old(one, f"XA ROLLBACK {one.gid}") for one in held) if one is not None]
-        findings += [*await _lost(connection), *await _waiting(connection, held), *await _outbox(connection)]
+        findings += [*await _waiting(connection, held), *await _outbox(connection)]
     except errors.kinds() as error:
         raise from_error("the database", error, "looked at") from error
     finally:
@@ -48,11 +50,12 @@ async def examine(dsn: str) -> tuple[list[Finding], list[Held]]:
 
 async def _of_server(connection: Connection) -> list[Finding]:
     found = await settings(
-        connection, "version", "innodb_flush_log_at_trx_commit", "innodb_doublewrite", "read_only", "wsrep_on", "log_bin",
-        "sync_binlog", "max_allowed_packet", "binlog_format",
+        connection, "version", "innodb_flush_log_at_trx_commit", "innodb_redo_log_enabled", "innodb_doublewrite", "read_only",
+        "wsrep_on", "group_replication_group_name", "log_bin", "sync_binlog", "max_allowed_packet", "binlog_format",
+        "xa_detach_on_prepare",
     )  # fmt: skip
     wrong = of_settings(found)
-    return wrong or [Finding("ok", f"{found['version']}: commits are safe on its disk, and XA RECOVER needs no privilege")]
+    return wrong or [Finding("ok", f"{found['version']}: commits are safe on its disk, and prepared branches outlive sessions")]
 
 
 def of_settings(found: dict[str, str]) -> list[Finding]:
@@ -61,9 +64,12 @@ def of_settings(found: dict[str, str]) -> list[Finding]:
     for what, hint in unfit(found):
         said = _SET.search(hint)
         wrong.append(Finding("problem", f"it {what}", f"{hint}.", said[0] if said else ""))
-    if found["log_bin"] in ("ON", "1") and found["binlog_format"] == "STATEMENT":
+    if found["log_bin"] in ("ON", "1") and found.get("binlog_format") == "STATEMENT":
         what = "binlog_format = STATEMENT: nothing can be written at 'read committed'"
         wrong.append(Finding("problem", what, "Set it.", "SET GLOBAL binlog_format = ROW"))
+    if found.get("xa_detach_on_prepare", "ON") not in ("ON", "1"):
+        what = "xa_detach_on_prepare = OFF: prepared branches stay in their sessions"
+        wrong.append(Finding("problem", what, "Set it.", "SET GLOBAL xa_detach_on_prepare = ON"))
     return wrong
 
 
@@ -80,7 +86,7 @@ async def _of_tables(connection: Connection) -> list[Finding]:
                 return [Finding("problem", f"there is no table {table}", "Run `troth store init --participant NAME` on it.")]
             if code not in errors.DENIED:
                 raise
-            return [Finding("problem", f"the user {user} may not use {table}", "Grant it.", "; ".join(grants(user)))]
+            return [Finding("problem", f"the user {user} may not use {table}", "Grant it.", "; ".join(grants(user, connection.dialect)))]
     found.append(Finding("ok", f"troth_branch and the tables of logs are there, and {user} may use them"))
     for (table,) in (await connection.ask(_TABLES)).rows:
         what = f"the table {table} is not transactional: what an operation wrote there could not be undone, and is refused"
@@ -105,9 +111,23 @@ async def _outbox(connection: Connection) -> list[Finding]:
             raise
         row = await connection.one("SELECT CURRENT_USER()")
         user = str(row[0]) if row else ""
-        return [outbox_denied(f"the user {user}", grants(user))]
+        return [outbox_denied(f"the user {user}", grants(user, connection.dialect))]
     lacks = Finding("problem", "troth_outbox_key has not all of its rows", "Run `troth store init --participant NAME` on it.")
     return [one for one in (found, slow, None if rows == (mariadb_outbox.KEYS,) else lacks) if one is not None]
+
+
+async def _listing_denied(connection: Connection) -> list[Finding]:
+    """What is wrong where this user may not see what is prepared: MySQL has a privilege for that."""
+    try:
+        await connection.ask(branches.LIST)
+    except errors.kinds() as error:
+        if errors.number(error) != errors.LISTING_DENIED:
+            raise
+        row = await connection.one("SELECT CURRENT_USER()")
+        user = str(row[0]) if row else ""
+        fix = grants(user, connection.dialect)[-1]
+        return [Finding("problem", f"the user {user} may not list prepared branches (XA RECOVER)", "Grant it.", fix)]
+    return []
 
 
 async def _ages(connection: Connection) -> dict[str, float]:
@@ -144,7 +164,7 @@ async def _lost(connection: Connection) -> list[Finding]:
     return [
         Finding(
             "problem", f"the server has lost sight of {name}: it keeps its locks, and XA RECOVER does not list it",
-            "Restart MariaDB: the branch is prepared then, and Troth finishes it.",
+            "Restart the server: the branch is prepared then, and Troth finishes it.",
         )
         for name in unlisted if name in still
     ]  # fmt: skip
@@ -163,13 +183,13 @@ async def _uncommitted(connection: Connection) -> set[str]:
 async def _waiting(connection: Connection, held: Sequence[Held]) -> list[Finding]:
     """Who waits for what is prepared, and who reads the binary log."""
     try:
-        rows: Any = (await connection.ask(branches.WAITING)).rows if held else ()
+        rows: Any = (await connection.ask(connection.dialect.waiting)).rows if held else ()
         replicas = await connection.one(_REPLICAS)
     except errors.kinds() as error:
         if errors.number(error) not in errors.DENIED:
             raise
         what = "who waits for what is prepared is told only to a user with the privilege PROCESS"
-        return [Finding("warning", what, "Look as another user.", "GRANT PROCESS ON *.* TO CURRENT_USER()")]
+        return [Finding("warning", what, "Look as another user.", connection.dialect.waiting_grants)]
     found = [
         Finding("warning", f"{count} sessions wait for prepared branches in {table}", "End these branches, as said above.")
         for table, count, _ in rows

@@ -15,14 +15,12 @@ from typing import Any
 from participant_sdk.outbox.message import Message
 from participant_sdk.outbox.store import Place, Waiting, tell_of_missing_index, try_to_record
 from troth.log import mariadb_outbox, mariadb_schema
-from troth.log.mariadb_store import version_of
 from troth.mariadb import errors
 from troth.mariadb.address import parse
 from troth.mariadb.connection import Connection
+from troth.mariadb.dialect import too_old, wanted
 from troth.mariadb.drivers import driver_of
 
-SERVER_VERSION_MIN = (10, 6)
-"""Since then it has SKIP LOCKED."""
 LOCK_WAIT_SECONDS = 10
 
 _NEXT_TOPIC = "SELECT topic FROM troth_outbox {index} WHERE topic > %s AND aside IS NULL ORDER BY topic LIMIT 1"
@@ -80,12 +78,13 @@ class MariadbOutbox:
         """See `OutboxStore`."""
         connection = await Connection.to(self._address)
         try:
-            await connection.ask(mariadb_schema.SESSION, (LOCK_WAIT_SECONDS, LOCK_WAIT_SECONDS))
+            dialect = connection.dialect
+            session = mariadb_schema.SESSION.format(isolation=dialect.isolation)
+            await connection.ask(session, (LOCK_WAIT_SECONDS, LOCK_WAIT_SECONDS))
             row = await connection.one("SELECT VERSION()")
-            if row is None or version_of(str(row[0])) < SERVER_VERSION_MIN:
-                wanted = ".".join(map(str, SERVER_VERSION_MIN))
-                raise OSError(f"{self._address.place} is on {row and row[0]}: a relay takes MariaDB {wanted} or newer")
-            await connection.ask("SET SESSION idle_transaction_timeout = %s", (self._idle_seconds,))
+            if row is None or too_old(str(row[0]), relay=True):
+                raise OSError(f"{self._address.place} is on {row and row[0]}: a relay takes {wanted(relay=True)}")
+            await connection.ask(f"SET SESSION {dialect.idle_limit} = %s", (self._idle_seconds,))
             await try_to_record(self, connection)
             there = await connection.one(mariadb_outbox.HAS_INDEX) is not None
             self._index = "FORCE INDEX (of_topic)" if there else ""

@@ -31,7 +31,7 @@ class MariadbServer(PrivateServer):
 
     def __init__(self, **settings: str) -> None:
         super().__init__("MariaDB", programs("MariaDB", "mariadbd", "TEST_MARIADB_BIN", _PLACES))
-        self._settings = {**_SETTINGS, **settings}
+        self._settings = {**_SETTINGS, "lc-messages-dir": str(self._share), **settings}
 
     @property
     def socket(self) -> Path:
@@ -63,8 +63,7 @@ class MariadbServer(PrivateServer):
         said = {
             "datadir": str(self.data), "socket": str(self.socket), "pid-file": str(self.directory / "pid"),
             # A server that starts removes what others have left in the directory of temporary files.
-            "tmpdir": str(self.directory), "lc-messages-dir": str(self._share),
-            **({"user": "nobody"} if os.geteuid() == 0 else {}), **self._settings, **settings,
+            "tmpdir": str(self.directory), **({"user": "nobody"} if os.geteuid() == 0 else {}), **self._settings, **settings,
         }  # fmt: skip
         return ["--no-defaults", *(f"--{name.replace('_', '-')}={value}" for name, value in said.items())]
 

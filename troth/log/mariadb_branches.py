@@ -23,14 +23,15 @@ XID_PART_BYTES_MAX = 64
 
 CREATE = (
     "CREATE TABLE IF NOT EXISTS troth_branch (gid VARCHAR(199) CHARACTER SET ascii COLLATE ascii_bin PRIMARY KEY,"
-    " committed TINYINT NOT NULL DEFAULT 1, at DATETIME(6) NOT NULL DEFAULT UTC_TIMESTAMP(6)) ENGINE = InnoDB"
+    " committed TINYINT NOT NULL DEFAULT 1, at DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6))) ENGINE = InnoDB"
 )
 
 WRITTEN = (
-    "(SELECT SUM(VARIABLE_VALUE) FROM information_schema.SESSION_STATUS"
+    "(SELECT SUM(VARIABLE_VALUE) FROM {status}"
     " WHERE VARIABLE_NAME IN ('HANDLER_WRITE', 'HANDLER_UPDATE', 'HANDLER_DELETE'))"
 )
-"""How many rows this session has written, updated or deleted since it began; locks and `SET v = v` are none."""
+"""How many rows this session has written, updated or deleted since it began; locks and `SET v = v` are none. `status` is the table
+of the server's dialect. (MySQL counts rows of its own temporary tables too: then a branch that only read is prepared as well.)"""
 
 MARK = f"INSERT INTO troth_branch (gid) SELECT %s FROM DUAL WHERE {WRITTEN} <> %s"
 """The branch's last statement before its vote. No row: it has changed nothing, and needs no proof."""
@@ -53,16 +54,6 @@ OLD = (
 """Tombstones of branches that no session can still be working for."""
 
 LIST = "XA RECOVER"
-
-WAITING = (
-    "SELECT l.lock_table, COUNT(DISTINCT w.requesting_trx_id),"
-    " MAX(TIMESTAMPDIFF(MICROSECOND, r.trx_wait_started, NOW(6))) / 1e6 FROM information_schema.INNODB_LOCK_WAITS AS w"
-    " JOIN information_schema.INNODB_TRX AS t ON t.trx_id = w.blocking_trx_id AND t.trx_mysql_thread_id = 0"
-    " JOIN information_schema.INNODB_TRX AS r ON r.trx_id = w.requesting_trx_id"
-    " JOIN information_schema.INNODB_LOCKS AS l ON l.lock_id = w.requested_lock_id GROUP BY l.lock_table ORDER BY 1"
-)
-"""By table, how many sessions wait for transactions that no session has, which are prepared; and for how many seconds the first.
-The server does not tell which of these transactions an XA branch is. Needs the privilege PROCESS."""
 
 
 def branch_name(participant: str, transaction_id: str) -> str:

@@ -14,19 +14,21 @@ from __future__ import annotations
 
 import hashlib
 
-KEYS = 65_536
-_WORD = "CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin"
+from troth.mariadb.dialect import Dialect
 
-CREATE = (
+KEYS = 65_536
+_WORD = "CHARACTER SET utf8mb4 COLLATE {collation}"
+
+_CREATE = (
     "CREATE TABLE IF NOT EXISTS troth_outbox (position BIGINT AUTO_INCREMENT PRIMARY KEY, id BINARY(16) NOT NULL,"
     f" topic VARCHAR(200) {_WORD} NOT NULL, `key` VARCHAR(200) {_WORD}, body LONGBLOB NOT NULL,"
-    " made DATETIME(6) NOT NULL DEFAULT UTC_TIMESTAMP(6), attempts INT NOT NULL DEFAULT 0,"
-    f" due DATETIME(6) NOT NULL DEFAULT UTC_TIMESTAMP(6), error TEXT {_WORD}, aside DATETIME(6),"
+    " made DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6)), attempts INT NOT NULL DEFAULT 0,"
+    f" due DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6)), error TEXT {_WORD}, aside DATETIME(6),"
     " INDEX of_key (`key`, aside), INDEX of_topic (topic, aside, `key`)) ENGINE = InnoDB ROW_FORMAT = DYNAMIC",
     "CREATE TABLE IF NOT EXISTS troth_outbox_key (number INT UNSIGNED PRIMARY KEY, used BIGINT NOT NULL DEFAULT 0)"
     " ENGINE = InnoDB",
 )
-"""Times are UTC, by the database's clock."""
+"""Times are UTC, by the database's clock. `collation` is the one of the server's dialect."""
 TABLES = ("troth_outbox", "troth_outbox_key")
 
 HAS_INDEX = (
@@ -47,6 +49,11 @@ FILL_KEYS = (
 
 HOLD = "UPDATE troth_outbox_key SET used = used + 1 WHERE number = %s"
 """Changes one row. A change of nothing (`used = used`) would not be locked after a crash."""
+
+
+def create(dialect: Dialect) -> tuple[str, ...]:
+    """What makes the tables on a server of this dialect, where they are not there."""
+    return tuple(statement.format(collation=dialect.word_collation) for statement in _CREATE)
 
 
 def key_number(key: str) -> int:

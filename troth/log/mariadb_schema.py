@@ -13,8 +13,6 @@ a claim reads behind its lock is what is there.
 from __future__ import annotations
 
 FORMAT_VERSION = 1
-SERVER_VERSION_MIN = (10, 5)
-"""Since then a prepared branch outlives its session."""
 PACKET_BYTES_MIN = 16 * 1024 * 1024
 """Of `max_allowed_packet`, which is its default."""
 BATCH_BYTES_MAX = 4 * 1024 * 1024
@@ -34,9 +32,10 @@ CREATE = (
 TABLES = ("troth_store", "troth_log", "troth_batch", "troth_lease")
 
 SESSION = (
-    "SET SESSION tx_isolation = 'READ-COMMITTED', autocommit = 1, sql_mode = 'STRICT_ALL_TABLES', innodb_lock_wait_timeout = %s,"
+    "SET SESSION {isolation} = 'READ-COMMITTED', autocommit = 1, sql_mode = 'STRICT_ALL_TABLES', innodb_lock_wait_timeout = %s,"
     " lock_wait_timeout = %s"
 )
+"""`isolation` is the variable of the server's dialect."""
 
 APPEND = (
     "INSERT INTO troth_batch (log, first_seq, records, drop_below, crc, body)"

@@ -20,12 +20,15 @@ from troth.log.store_status import LogStatus
 from troth.mariadb import errors
 from troth.mariadb.address import parse
 from troth.mariadb.connection import Connection
+from troth.mariadb.dialect import MYSQL, Dialect, too_old, wanted
 
 _SAFE = {
     "innodb_flush_log_at_trx_commit": (("1", "3"), "SET GLOBAL innodb_flush_log_at_trx_commit = 1, and in my.cnf"),
-    "innodb_doublewrite": (("ON", "1"), "innodb_doublewrite = ON in my.cnf, and restart the server"),
+    "innodb_redo_log_enabled": (("ON",), "ALTER INSTANCE ENABLE INNODB REDO_LOG"),
+    "innodb_doublewrite": (("ON", "1", "DETECT_AND_RECOVER"), "innodb_doublewrite = ON in my.cnf, and restart the server"),
     "read_only": (("OFF", "0"), "Name the primary, which takes changes"),
     "wsrep_on": (("OFF", "0"), "XA does not work with Galera: use a server that replicates otherwise"),
+    "group_replication_group_name": (("",), "It has not been tried with Group Replication: use a server that replicates otherwise"),
 }
 """What the server must say, and what to do otherwise."""
 
@@ -40,7 +43,7 @@ async def connect(dsn: str, *, lock_wait_seconds: float = 10.0) -> Connection:
     try:
         connection = await Connection.to(address)
         seconds = max(1, math.ceil(lock_wait_seconds))
-        await connection.ask(schema.SESSION, (seconds, seconds))
+        await connection.ask(schema.SESSION.format(isolation=connection.dialect.isolation), (seconds, seconds))
     except errors.kinds() as error:
         if connection is not None:
             connection.cut()
@@ -54,6 +57,8 @@ def from_error(where: str, error: BaseException, doing: str) -> LogError:
     text = f"{where} could not be {doing}: {errors.why(error)}"
     if code in errors.DENIED:
         return LogError(Reason.STORE_UNSAFE, text, hint="GRANT SELECT, INSERT, UPDATE, DELETE on the tables troth_* to the user.")
+    if code == errors.LISTING_DENIED:
+        return LogError(Reason.STORE_UNSAFE, text, hint=f"The user may not list prepared branches: GRANT {MYSQL.listing_privilege}.")
     if code in (errors.LOCK_TIMEOUT, errors.DEADLOCK):
         return LogError(Reason.LOG_AWAY, text, hint="An append or another claim holds the log's row: try again.")
     return LogFailed(Reason.LOG_FAILED, text, hint="Nothing was said that is not in the log; claiming it anew tells what it has.")
@@ -70,17 +75,14 @@ async def place(connection: Connection) -> str:
 
 
 async def settings(connection: Connection, *names: str) -> dict[str, str]:
-    """The server's global settings of these names, as far as it has them."""
-    wanted = ", ".join(f"'{name}'" for name in names)
-    rows = (await connection.ask(f"SHOW GLOBAL VARIABLES WHERE Variable_name IN ({wanted})")).rows
-    return {str(name).lower(): str(value) for name, value in rows}
-
-
-def version_of(text: str) -> tuple[int, ...]:
-    """The version of a server, as `@@version` writes it; of one that is no MariaDB nothing."""
-    if "mariadb" not in text.lower():
-        return ()
-    return tuple(int(part) for part in text.partition("-")[0].split(".")[:3])
+    """The server's global settings, and what it says of its state, of these names; as far as it has them."""
+    asked = ", ".join(f"'{name}'" for name in names)
+    said = [
+        row
+        for kind in ("VARIABLES", "STATUS")
+        for row in (await connection.ask(f"SHOW GLOBAL {kind} WHERE Variable_name IN ({asked})")).rows
+    ]
+    return {str(name).lower(): str(value) for name, value in said}
 
 
 async def check_server(connection: Connection) -> None:
@@ -94,10 +96,10 @@ async def check_server(connection: Connection) -> None:
 def unfit(found: dict[str, str]) -> list[tuple[str, str]]:
     """What is wrong with a server's settings, and what to do."""
     wrong = []
-    if version_of(found["version"]) < schema.SERVER_VERSION_MIN:
-        wrong.append((f"is {found['version']}", f"Use MariaDB {'.'.join(map(str, schema.SERVER_VERSION_MIN))} or newer"))
-    for name, (wanted, hint) in _SAFE.items():
-        if found.get(name, wanted[0]) not in wanted:
+    if too_old(found["version"]):
+        wrong.append((f"is {found['version']}", f"Use {wanted()}"))
+    for name, (safe, hint) in _SAFE.items():
+        if found.get(name, safe[0]) not in safe:
             wrong.append((f"has {name} = {found[name]}", hint))
     if found["log_bin"] in ("ON", "1") and found["sync_binlog"] != "1":
         hint = "SET GLOBAL sync_binlog = 1, and in my.cnf: after a crash the binary log says what was committed"
@@ -146,13 +148,13 @@ async def init(dsn: str, role: str, names: Sequence[str], *, branches: bool = Fa
         await check_format(connection)
         if branches:
             await _make_branches(connection)
-        for grant in grants(grant_to) if grant_to else ():
+        for grant in grants(grant_to, connection.dialect) if grant_to else ():
             await connection.ask(grant)
         return [name for name in names if await make_log(connection, role, name)]
 
 
 async def _make_branches(connection: Connection) -> None:
-    for statement in (mariadb_branches.CREATE, *mariadb_outbox.CREATE):
+    for statement in (mariadb_branches.CREATE, *mariadb_outbox.create(connection.dialect)):
         await connection.ask(statement)
     if await connection.one(mariadb_outbox.HAS_INDEX) is None:
         await connection.ask(mariadb_outbox.ADD_INDEX)
@@ -177,12 +179,13 @@ async def _changing(dsn: str) -> AsyncIterator[Connection]:
         await connection.close()
 
 
-def grants(user: str) -> list[str]:
+def grants(user: str, dialect: Dialect) -> list[str]:
     """What a user needs besides its own tables, to have branches and to keep its log here."""
     name, _, host = user.partition("@")
     who = f"{_quoted(name)}@{_quoted(host or '%')}"
     tables = (*schema.TABLES, "troth_branch", *mariadb_outbox.TABLES)
-    return [f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {who}" for table in tables]
+    listing = [f"GRANT {dialect.listing_privilege} ON *.* TO {who}"] if dialect.listing_privilege else []
+    return [f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {who}" for table in tables] + listing
 
 
 def _quoted(text: str) -> str:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from troth.mariadb.address import Address
+from troth.mariadb.dialect import Dialect, dialect_of
 from troth.mariadb.drivers import Answer, Driver, driver_of
 from troth.mariadb.errors import kinds
 
@@ -19,6 +20,11 @@ class Connection:
     def __init__(self, driver: Driver, raw: Any) -> None:
         self.driver = driver
         self.raw = raw
+
+    @property
+    def dialect(self) -> Dialect:
+        """What the server is, as it said when the connection was made."""
+        return dialect_of(str(self.raw.get_server_info()))
 
     @classmethod
     async def to(cls, address: Address) -> Connection:

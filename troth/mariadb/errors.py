@@ -1,4 +1,4 @@
-"""What MariaDB's errors mean, by their number, whichever driver raised them."""
+"""What errors of MariaDB and MySQL mean, by their number, whichever driver raised them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from functools import cache
 
 UNKNOWN_XID = 1397
 """XAER_NOTA: finished before, never prepared, or still attached to its session. Proof of nothing."""
+LISTING_DENIED = 1401
+"""XAER_RMERR: what MySQL says to an XA RECOVER of a user who lacks XA_RECOVER_ADMIN."""
 LOCK_TIMEOUT = 1205
 """The statement alone was undone: the branch could still be prepared, and must not be."""
 DEADLOCK = 1213
@@ -15,8 +17,8 @@ NO_TABLE = 1146
 DENIED = frozenset({1044, 1045, 1142, 1143, 1227, 1370})
 READ_ONLY = frozenset({1290, 1792, 1836})
 """The server takes no changes: it was demoted. What it holds prepared stays so."""
-CONFLICTS = frozenset({LOCK_TIMEOUT, DEADLOCK, 1020, 1402, 1613, 1614})
-"""The last three: XA_RBROLLBACK, XA_RBTIMEOUT, XA_RBDEADLOCK."""
+CONFLICTS = frozenset({LOCK_TIMEOUT, DEADLOCK, 1020, 3572, 1402, 1613, 1614})
+"""3572 is MySQL's for NOWAIT, for which MariaDB says 1205; the last three: XA_RBROLLBACK, XA_RBTIMEOUT, XA_RBDEADLOCK."""
 TOO_SLOW = frozenset({1317, 1969, 3024})
 NO_ROOM = frozenset({1021, 1037, 1038, 1040, 1041, 1114, 1135, 1203, 1206, 1226})
 CONSTRAINTS = frozenset({1048, 1062, 1169, 1216, 1217, 1451, 1452, 1557, 1586, 1761, 1762, 3819, 4025})
@@ -25,7 +27,7 @@ ENDS_BRANCH = frozenset({1399, 1568})
 SERVER_LOST = 2013
 """While it was asked: also of one that was asked and did not answer."""
 _LOST = frozenset({
-    1053, 1152, 1158, 1159, 1160, 1161, 1927, 2000, 2002, 2003, 2006, 2012, SERVER_LOST, 2014, 2026, 2027, 2055, 4031,
+    1053, 1152, 1158, 1159, 1160, 1161, 1927, 2000, 2002, 2003, 2006, 2012, SERVER_LOST, 2014, 2026, 2027, 2055, 3169, 4031,
 })  # fmt: skip
 
 

@@ -21,13 +21,7 @@ from troth.log.mariadb_branches import MARK, WRITTEN, Xid
 from troth.mariadb.connection import Connection
 from troth.mariadb.errors import is_lost, kinds
 
-_SETTINGS = ("tx_isolation", "autocommit", "innodb_lock_wait_timeout", "lock_wait_timeout", "max_statement_time",
-             "idle_transaction_timeout")  # fmt: skip
-"""What a branch sets in its session; what the service lends is given back as it was."""
-_BEGIN = (
-    f"SELECT DATABASE(), CONNECTION_ID(), GET_LOCK(%s, 0), GET_LOCK(%s, 0), {WRITTEN}, "
-    + ", ".join(f"@@{name}" for name in _SETTINGS)
-)
+_BEGIN = f"SELECT DATABASE(), CONNECTION_ID(), GET_LOCK(%s, 0), GET_LOCK(%s, 0), {WRITTEN}, {{settings}}"
 
 
 class MariadbBranch(RelationalBranch):
@@ -40,30 +34,34 @@ class MariadbBranch(RelationalBranch):
         self._source = source
         self._reader = guard
         self._locks = locks
-        self._before: tuple[Any, ...] = ()
+        self._dialect = connection.dialect
+        self._before: dict[str, Any] = {}
+        """What the session was set to before, by the names of variables; what the service lends is given back as it was."""
         self._set = False
         self._written = 0
         self._session = 0
         self._state = "new"
 
-    async def begin(self, database: str, settings: tuple[Any, ...]) -> None:
-        """Begin the transaction. Raises what the driver raises, and `Aborted` where it cannot be in this session."""
-        row = await self._connection.one(_BEGIN, self._locks)
+    async def begin(self, database: str, settings: dict[str, Any]) -> None:
+        """Begin the transaction in a session of these settings (`Dialect.settings`). Raises what the driver raises, and `Aborted`
+        where it cannot be in this session."""
+        asked = ", ".join(f"@@{name}" for name in settings)
+        row = await self._connection.one(_BEGIN.format(status=self._dialect.session_status, settings=asked), self._locks)
         assert row is not None
         found, self._session, alone, _, self._written, *before = row
         if found != database:
             raise Aborted(Reason.OPERATION_FAILED, f"a connection leads to the database {found!r}, and not {database!r}")
         if not alone:
             raise Aborted(Reason.CONFLICT, f"another session still works for {self.name}")
-        self._before = tuple(before)
-        if tuple(map(str, self._before)) != tuple(map(str, settings)):
+        self._before = dict(zip(settings, before, strict=True))
+        if any(str(self._before[name]) != str(value) for name, value in settings.items()):
             self._set = True
             await self._configure(settings)
         await self._connection.ask(f"XA START {self._xid}")
         self._state = "active"
 
-    async def _configure(self, values: tuple[Any, ...]) -> None:
-        await self._connection.ask(f"SET SESSION {', '.join(f'{name} = %s' for name in _SETTINGS)}", values)
+    async def _configure(self, settings: dict[str, Any]) -> None:
+        await self._connection.ask(f"SET SESSION {', '.join(f'{name} = %s' for name in settings)}", tuple(settings.values()))
 
     # ---- work
 
@@ -104,7 +102,7 @@ class MariadbBranch(RelationalBranch):
     async def _mark(self) -> bool:
         """Leave the proof, unless nothing was changed, and end the work; returns whether it was left."""
         try:
-            marked = await self._connection.ask(MARK, (self.name, self._written))
+            marked = await self._connection.ask(MARK.format(status=self._dialect.session_status), (self.name, self._written))
             await self._connection.ask(f"XA END {self._xid}")
         except kinds() as error:
             raise NotDone(error) from error
@@ -147,7 +145,7 @@ class MariadbBranch(RelationalBranch):
     async def _restore(self) -> None:
         try:
             await self._connection.ask("DO RELEASE_LOCK(%s), RELEASE_LOCK(%s)", self._locks)
-            if self._set and self._source.lends:
+            if self._set and (self._source.lends or self._dialect.idle_ends_sessions):
                 await self._configure(self._before)
         except kinds():
             self._connection.cut()

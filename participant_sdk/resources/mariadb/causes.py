@@ -17,7 +17,7 @@ from troth.logs import get_logger
 from troth.mariadb import errors
 from troth.v1 import common_pb2
 
-_KEY = re.compile(r"(?:for key|CONSTRAINT|Column) [`'\"]([^`'\"]+)[`'\"]")
+_KEY = re.compile(r"(?:for key|CONSTRAINT|Check constraint|Column) [`'\"]([^`'\"]+)[`'\"]")
 _log = get_logger("participant_sdk.mariadb")
 
 

@@ -67,7 +67,8 @@ def finisher_pool(source: Source) -> Pool[Connection]:
 
     async def connect() -> Connection:
         connection = await source.new()
-        await connection.ask(mariadb_schema.SESSION, (LOCK_WAIT_SECONDS, LOCK_WAIT_SECONDS))
+        session = mariadb_schema.SESSION.format(isolation=connection.dialect.isolation)
+        await connection.ask(session, (LOCK_WAIT_SECONDS, LOCK_WAIT_SECONDS))
         return connection
 
     return Pool(connect, FINISHERS_MAX)

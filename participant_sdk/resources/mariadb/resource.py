@@ -1,4 +1,4 @@
-"""`MariaDB`: a MariaDB database as a participant's resource.
+"""`MariaDB`: a database of MariaDB, or of MySQL, as a participant's resource.
 
     bank = Participant("payments", resource=MariaDB("mysql://payments@db/bank"), log=MariadbLog("mysql://payments@db/bank"), ...)
 
@@ -38,10 +38,11 @@ from participant_sdk.resources.relational.resource import DatabaseLimits, Relati
 from troth.errors import ConfigError
 from troth.gids import gid_prefix
 from troth.log import mariadb_branches as branches
-from troth.log import mariadb_schema, mariadb_store
+from troth.log import mariadb_store
 from troth.mariadb import errors
 from troth.mariadb.address import parse
 from troth.mariadb.connection import Connection
+from troth.mariadb.dialect import Dialect, dialect_of, too_old, wanted
 from troth.v1 import common_pb2
 
 _PROBE = "probe:"
@@ -116,22 +117,31 @@ class MariaDB(RelationalResource):
 
     async def _unfit_server(self, connection: Connection) -> str:
         where = f"the server of the database {self._database!r}"
-        found = await mariadb_store.settings(connection, "version", "wsrep_on", "read_only", "log_bin", "binlog_format")
-        if mariadb_store.version_of(found["version"]) < mariadb_schema.SERVER_VERSION_MIN:
-            wanted = ".".join(map(str, mariadb_schema.SERVER_VERSION_MIN))
-            return f"{where} is {found['version']}: it takes MariaDB {wanted}, where prepared branches outlive their session"
+        found = await mariadb_store.settings(
+            connection, "version", "wsrep_on", "group_replication_group_name", "read_only", "log_bin", "binlog_format",
+            "xa_detach_on_prepare",
+        )  # fmt: skip
+        if too_old(found["version"]):
+            return f"{where} is {found['version']}: it takes {wanted()}, where prepared branches outlive their session"
+        if dialect_of(found["version"]) is not connection.dialect:
+            return f"{where} is {found['version']}, and whatever stands before it says otherwise: let the proxy say its version"
         if found.get("wsrep_on", "OFF") not in ("OFF", "0"):
             return f"{where} is a node of a Galera cluster, with which XA does not work"
+        if found.get("group_replication_group_name"):
+            return f"{where} is a member of a group (Group Replication), with which branches have not been tried"
+        if found.get("xa_detach_on_prepare", "ON") not in ("ON", "1"):
+            return f"{where} keeps prepared branches in their sessions: SET GLOBAL xa_detach_on_prepare = ON"
         if found["read_only"] not in ("OFF", "0"):
             return f"{where} takes no changes (read_only): name the primary"
-        if found["log_bin"] in ("ON", "1") and found["binlog_format"] == "STATEMENT" and self._isolation == "read committed":
+        if found["log_bin"] in ("ON", "1") and found.get("binlog_format") == "STATEMENT" and self._isolation == "read committed":
             return f"{where} has binlog_format = STATEMENT, and writes nothing at 'read committed': SET GLOBAL binlog_format = ROW"
         return ""
 
     async def _unfit_tables(self, connection: Connection) -> str:
-        """Whether the table of proofs is there, and may be used: found out by using it, and undoing that."""
+        """Whether branches may be listed, and the table of proofs is there and may be used: found out by using it, and undoing that."""
         name = f"{_PROBE}{self._nonce}"
         try:
+            await connection.ask(branches.LIST)
             await connection.ask("BEGIN")
             await connection.ask("INSERT INTO troth_branch (gid) VALUES (%s)", (name,))
             await connection.ask("UPDATE troth_branch SET committed = 0 WHERE gid = %s", (name,))
@@ -142,11 +152,14 @@ class MariaDB(RelationalResource):
             if code == errors.NO_TABLE:
                 service = self._participant.partition("/")[0]
                 return f"the database {self._database!r} has no table troth_branch: `troth store init --participant {service}`"
-            if code not in errors.DENIED:
+            if code not in (*errors.DENIED, errors.LISTING_DENIED):
                 raise
             row = await connection.one("SELECT CURRENT_USER()")
             user = str(row[0]) if row else ""
-            return f"the user {user} may not use troth_branch: {'; '.join(mariadb_store.grants(user))}"
+            granted = "; ".join(mariadb_store.grants(user, connection.dialect))
+            if code == errors.LISTING_DENIED:
+                return f"the user {user} may not list prepared branches: {granted}"
+            return f"the user {user} may not use troth_branch: {granted}"
         return ""
 
     async def _clear(self) -> Sequence[int]:
@@ -177,7 +190,7 @@ class MariaDB(RelationalResource):
         """Who waits, and what is prepared on the whole server; what was prepared only before or after that is not meant."""
         try:
             before = branches.listed((await connection.ask(branches.LIST)).rows)
-            waiting = (await connection.ask(branches.WAITING)).rows
+            waiting = (await connection.ask(connection.dialect.waiting)).rows
             after = branches.listed((await connection.ask(branches.LIST)).rows)
         finally:
             connection.cut()
@@ -193,19 +206,19 @@ class MariaDB(RelationalResource):
         guard = Guard(asynchronous=connection.driver.asynchronous, tables=self._tables)
         branch = MariadbBranch(name, branches.xid_of(name, self._database), connection, self._source, guard, locks)
         try:
-            await branch.begin(self._database, self._settings(look_seconds))
+            await branch.begin(self._database, self._settings(connection.dialect, look_seconds))
         except BaseException:
             await branch.end()
             raise
         return branch
 
-    def _settings(self, look_seconds: float) -> tuple[Any, ...]:
-        """See `branch`: what a branch's session is set to."""
+    def _settings(self, dialect: Dialect, look_seconds: float) -> dict[str, object]:
+        """See `Dialect.settings`."""
         limits = self._limits
         lock_seconds = max(1, math.ceil(limits.lock_wait_seconds))
         level = "REPEATABLE-READ" if look_seconds else self._isolation.upper().replace(" ", "-")
         statement_seconds = float(min(limits.statement_seconds_max, look_seconds or math.inf))
-        return level, 1, lock_seconds, lock_seconds, statement_seconds, math.ceil(limits.idle_seconds_max)
+        return dialect.settings(level, lock_seconds, statement_seconds, math.ceil(limits.idle_seconds_max))
 
 
 def _engine_source(database: Any, engine: Any, session: Callable[..., Any] | None) -> Source:
