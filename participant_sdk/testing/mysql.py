@@ -18,7 +18,7 @@ _PLACES = ("/usr/sbin", "/usr/libexec", "/usr/bin")
 _SETTINGS = {
     "skip-networking": "1", "mysqlx": "0", "max-connections": "120", "innodb-buffer-pool-size": "16M",
     "innodb-redo-log-capacity": "8M", "innodb-lock-wait-timeout": "10", "innodb-buffer-pool-dump-at-shutdown": "0",
-    "innodb-buffer-pool-load-at-startup": "0", "secure-file-priv": "",
+    "innodb-buffer-pool-load-at-startup": "0", "secure-file-priv": "NULL",
 }  # fmt: skip
 
 

@@ -12,6 +12,16 @@ from mariadb_samples import MariadbStore
 from participant_sdk.testing.mariadb import MariadbServer
 from participant_sdk.testing.postgres import PostgresServer
 from tests.patience import SECONDS as PATIENCE_SECONDS
+from tests.xa_servers import (  # noqa: F401 - fixtures
+    breakable_mariadb,
+    kind,
+    living_mariadb,
+    living_mysql,
+    mariadb,
+    pytest_generate_tests,
+    stopped_mariadb,
+    stopped_mysql,
+)
 
 
 @pytest.fixture(scope="session")
@@ -26,19 +36,6 @@ async def postgres_store(postgres: PostgresServer) -> PostgresStore:
     store = PostgresStore(postgres)
     await store.create()
     return store
-
-
-@pytest.fixture(scope="session")
-def mariadb() -> Iterator[MariadbServer]:
-    """One server for all tests that do not stop it; each has a database of its own."""
-    with MariadbServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def breakable_mariadb() -> Iterator[MariadbServer]:
-    with MariadbServer() as server:
-        yield server
 
 
 @pytest.fixture

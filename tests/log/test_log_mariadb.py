@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 
+import pymysql
 import pytest
 from log_contract import LogContract
 from log_samples import NAME, ROLE, Store, batch, lost, numbers, opened
@@ -15,7 +16,7 @@ from tests.patience import SECONDS as PATIENCE_SECONDS
 from troth.errors import LogDamaged, LogError, LogFailed, LogForeign, LogLocked, Reason
 from troth.log import batches, mariadb_schema, owned
 from troth.log.mariadb import Leases, MariadbLog
-from troth.log.mariadb_store import connect, init, status, unfit, version_of
+from troth.log.mariadb_store import connect, from_error, init, status, unfit
 from troth.mariadb.connection import Connection
 
 
@@ -282,10 +283,23 @@ async def test_a_binary_log_that_is_not_synced_is_refused() -> None:
             await init(server.dsn(), ROLE, [NAME])
 
 
-def test_only_mariadb_is_known() -> None:
-    assert version_of("10.11.19-MariaDB-0+deb12u1") == (10, 11, 19)
-    ((what, hint),) = unfit({"version": "8.0.36", "log_bin": "OFF", "max_allowed_packet": "16777216"})
-    assert (what, hint) == ("is 8.0.36", "Use MariaDB 10.5 or newer")
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"version": "9.7.4-2"}, []),
+        ({"version": "10.11.19-MariaDB-0+deb12u1"}, []),
+        ({"version": "8.0.29"}, ["is 8.0.29"]),
+        ({"version": "9.7.4-2", "innodb_redo_log_enabled": "OFF"}, ["has innodb_redo_log_enabled = OFF"]),
+        ({"version": "9.7.4-2", "group_replication_group_name": "a"}, ["has group_replication_group_name = a"]),
+    ],
+)
+def test_which_servers_keep_a_log_safe(said: dict[str, str], told: list[str]) -> None:
+    assert [what for what, _ in unfit({"log_bin": "OFF", "max_allowed_packet": "16777216", **said})] == told
+
+
+def test_a_user_who_may_not_list_what_is_prepared_is_told_the_privilege() -> None:
+    error = from_error("the database", pymysql.err.OperationalError(1401, "XAER_RMERR: Fatal error"), "read")
+    assert error.reason is Reason.STORE_UNSAFE and "GRANT XA_RECOVER_ADMIN" in str(error.hint)
 
 
 async def test_a_session_that_cannot_be_set_up_is_closed(mariadb_store: MariadbStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,19 +8,17 @@ import pytest
 from ma_bench import Database
 
 from participant_sdk.testing.mariadb import MariadbServer
+from tests.xa_servers import (  # noqa: F401 - fixtures
+    breakable_mariadb,
+    kind,
+    living_mariadb,
+    living_mysql,
+    mariadb,
+    pytest_generate_tests,
+    stopped_mariadb,
+    stopped_mysql,
+)
 from troth import logs
-
-
-@pytest.fixture(scope="session")
-def mariadb() -> Iterator[MariadbServer]:
-    with MariadbServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def breakable_mariadb() -> Iterator[MariadbServer]:
-    with MariadbServer() as server:
-        yield server
 
 
 @pytest.fixture

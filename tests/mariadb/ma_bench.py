@@ -12,8 +12,10 @@ from participant_sdk.registry import Registry
 from participant_sdk.resources.contract import Resource
 from participant_sdk.resources.mariadb import MariaDB, MariadbLimits
 from participant_sdk.testing.mariadb import MariadbServer
+from participant_sdk.testing.mysql import MysqlServer
 from troth.errors import Refuse
 from troth.log import mariadb_branches
+from troth.mariadb.dialect import MARIADB, MYSQL, Dialect
 
 TABLE = "CREATE TABLE item (name VARCHAR(60) PRIMARY KEY, value INT NOT NULL) ENGINE = InnoDB"
 LIMITS = MariadbLimits(connections_max=6, connect_wait_seconds=5.0, lock_wait_seconds=1.0)
@@ -26,6 +28,11 @@ class Database:
 
     def __init__(self, server: MariadbServer) -> None:
         self.server = server
+
+    @property
+    def dialect(self) -> Dialect:
+        """Of the server."""
+        return MYSQL if isinstance(self.server, MysqlServer) else MARIADB
 
     def dsn(self, **more: Any) -> str:
         return self.server.dsn(self.name, **more)
@@ -71,7 +78,8 @@ class Database:
         return mariadb_branches.listed(self.sql("XA RECOVER", database="mysql"))
 
 
-PUT = "INSERT INTO item VALUES (%s, %s) ON DUPLICATE KEY UPDATE value = VALUES(value)"
+PUT = "INSERT INTO item (name, value) SELECT n, v FROM (SELECT %s AS n, %s AS v) AS new ON DUPLICATE KEY UPDATE value = v"
+"""As both servers take it without a warning."""
 GET = "SELECT value FROM item WHERE name = %s"
 
 

@@ -31,7 +31,7 @@ MUTANTS = (
                  " OR %s) ORDER BY position", (OUTBOX + "::TestRelay",)),
     SourceMutant("it is set aside one time late", RELAY, "IF(attempts + 1 >=", "IF(attempts >=", (OUTBOX + "::TestRelay",)),
     SourceMutant("who is silent keeps what he has", RELAY,
-                 '            await connection.ask("SET SESSION idle_transaction_timeout = %s", (self._idle_seconds,))\n', "",
+                 '            await connection.ask(f"SET SESSION {dialect.idle_limit} = %s", (self._idle_seconds,))\n', "",
                  (OUTBOX + "::TestRelay",)),
     SourceMutant("texts are in another character set", LEAVING,
                  "CONVERT(UNHEX(%s) USING utf8mb4), CONVERT(UNHEX(%s) USING utf8mb4)",

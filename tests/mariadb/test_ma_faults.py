@@ -358,7 +358,7 @@ async def test_a_database_without_the_table_or_the_privileges_says_what_to_do(da
         poor = MariaDB(database.dsn(user="poor"), limits=LIMITS)
         broken = await poor.open()
         assert isinstance(broken, Broken) and "GRANT SELECT, INSERT, UPDATE, DELETE ON troth_branch TO `poor`@`%`" in broken.why
-        for grant in mariadb_store.grants("poor"):
+        for grant in mariadb_store.grants("poor", database.dialect):
             database.sql(grant)
         assert isinstance(await poor.open(), Done)
         await poor.close()

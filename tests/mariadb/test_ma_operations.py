@@ -265,7 +265,7 @@ async def pool(request: pytest.FixtureRequest, database: Database) -> AsyncItera
 async def test_a_pool_of_the_service_gets_its_connections_back_as_they_were(pool: Any, database: Database) -> None:
     bench = Bench(MariadbWorkbench(database, ASYNC, lambda _: MariaDB(pool)))
     await bench.open()
-    settings = "SELECT @@autocommit, @@tx_isolation, @@innodb_lock_wait_timeout, @@max_statement_time, IS_USED_LOCK('x')"
+    settings = "SELECT " + ", ".join(f"@@{name}" for name in database.dialect.settings("", 1, 1.0, 1))
 
     async def session() -> Any:
         async with pool.acquire() as connection:

@@ -13,6 +13,7 @@ import pytest
 
 from participant_sdk.testing.mariadb import MariadbServer
 from tests.patience import SECONDS as PATIENCE_SECONDS
+from troth.mariadb.dialect import dialect_of
 
 XID = "X'61',X'62',7"
 NOT_KNOWN, RMFAIL, OUTSIDE, TAKEN, LOCK_TIMEOUT, DEADLOCK, READ_ONLY = 1397, 1399, 1400, 1440, 1205, 1213, 1290
@@ -194,7 +195,7 @@ def test_how_many_rows_were_written_is_told_by_the_session(sessions: tuple[Sessi
     """`SET v = v` and locks are no change; a change is counted, whoever made it."""
     first, _ = sessions
     counted = (
-        "SELECT SUM(VARIABLE_VALUE) FROM information_schema.SESSION_STATUS"
+        f"SELECT SUM(VARIABLE_VALUE) FROM {dialect_of(first.connection.get_server_info()).session_status}"
         " WHERE VARIABLE_NAME IN ('HANDLER_WRITE', 'HANDLER_UPDATE', 'HANDLER_DELETE')"
     )
     before = first.ask(counted)
