@@ -59,9 +59,9 @@ DROP = "DELETE FROM troth_batch WHERE log = %(log)s AND first_seq + records <= %
 NAMES = "SELECT CONCAT(role, ' ', QUOTE(name)) FROM troth_log ORDER BY 1 LIMIT 5"
 CLAIM = "SELECT number, log_id, epoch FROM troth_log WHERE role = %(role)s AND name = %(name)s FOR UPDATE"
 
-LIVES = "({0}.expires_at > UTC_TIMESTAMP(6) AND IS_USED_LOCK({0}.life) IS NOT NULL)"
+LIVES = "({0}.expires_at > UTC_TIMESTAMP(6) AND IS_USED_LOCK(COALESCE({0}.life, '-')) IS NOT NULL)"
 """Whether the owner of a lease lives. Whose session is gone has lost his connection, and with it what he had: he is replaced
-without waiting for his lease."""
+without waiting for his lease. (MySQL takes no name that is NULL, as that of a log without a lease.)"""
 
 HELD = (
     "SELECT owner, TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), expires_at) / 1e6 FROM troth_lease AS l"

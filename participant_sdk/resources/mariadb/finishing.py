@@ -7,6 +7,8 @@ Success proves nothing either. In MariaDB 10.11 an XA COMMIT (or ROLLBACK) that 
 is answered with success and does nothing: the server lets go of the id before InnoDB lets go of the session, finds no transaction,
 and says nothing of it. The branch then keeps its locks, unlisted, until the server is started again, and is prepared then. So
 nobody is asked to finish a branch whose session is there, and each success is proved by the marker row.
+
+A server that was demoted is not asked: MariaDB would say 1290, and MySQL would do it, behind the new primary's back.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import asyncio
 from collections.abc import Sequence
 
 from participant_sdk.resources.mariadb.connections import Source, finisher_pool
-from participant_sdk.resources.mariadb.sessions import end_branch, session_of
+from participant_sdk.resources.mariadb.sessions import end_branch
 from participant_sdk.resources.relational import finishing
 from participant_sdk.resources.relational.finishing import BranchFinishers, Fate
 from participant_sdk.resources.relational.pool import PoolBusy
@@ -23,6 +25,7 @@ from troth.log import mariadb_branches as branches
 from troth.mariadb import errors
 from troth.mariadb.connection import Connection
 
+_LOOK = "SELECT IS_USED_LOCK(%s), @@GLOBAL.read_only"
 ATTACHED_WAITS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 """Seconds between looks at a branch whose session is about to end; then it is ended."""
 
@@ -33,6 +36,10 @@ SETTLE_SECONDS = 0.005
 
 class StillAttached(Exception):
     """A prepared branch is held by its session."""
+
+
+class Demoted(Exception):
+    """The server takes no changes."""
 
 
 class Swallowed(Exception):
@@ -49,7 +56,7 @@ class Finishers(BranchFinishers):
 
     def kinds(self) -> tuple[type[Exception], ...]:
         """See `BranchFinishers`."""
-        return (*errors.kinds(), PoolBusy, StillAttached, Swallowed)
+        return (*errors.kinds(), PoolBusy, StillAttached, Demoted, Swallowed)
 
     def why(self, error: Exception) -> str:
         """See `BranchFinishers`."""
@@ -71,7 +78,7 @@ class Finishers(BranchFinishers):
         statement = f"XA {'COMMIT' if commit else 'ROLLBACK'} {xid.sql}"
         async with self.pool.connection(finishing.WAIT_SECONDS) as connection:
             for wait_seconds in ATTACHED_WAITS:
-                if await session_of(connection, name, self.database) is None:
+                if not await self._worked_for(connection, name):
                     await asyncio.sleep(SETTLE_SECONDS)
                     if await self._finished(connection, statement):
                         await self._prove(connection, name, commit)
@@ -81,6 +88,13 @@ class Finishers(BranchFinishers):
                 await asyncio.sleep(wait_seconds)
             await end_branch(connection, name, self.database)
         raise StillAttached(f"{name} is held by its session, which is being ended")
+
+    async def _worked_for(self, connection: Connection, name: str) -> bool:
+        """Whether a session works for a branch. Raises `Demoted`."""
+        session, read_only = await connection.one(_LOOK, (branches.branch_lock(name, self.database),)) or (None, 0)
+        if str(read_only) not in ("0", "OFF"):
+            raise Demoted("the server takes no changes (read_only): the branch stays prepared until it does")
+        return session is not None
 
     async def _prove(self, connection: Connection, name: str, commit: bool) -> None:
         """Look whether what the server has said is true: a marker that is seen by all, or by nobody."""

@@ -138,15 +138,15 @@ class MariaDB(RelationalResource):
         return ""
 
     async def _unfit_tables(self, connection: Connection) -> str:
-        """Whether branches may be listed, and the table of proofs is there and may be used: found out by using it, and undoing that."""
+        """Whether the table of proofs is there and may be used, and branches may be listed: found out by doing it, and undoing that."""
         name = f"{_PROBE}{self._nonce}"
         try:
-            await connection.ask(branches.LIST)
             await connection.ask("BEGIN")
             await connection.ask("INSERT INTO troth_branch (gid) VALUES (%s)", (name,))
             await connection.ask("UPDATE troth_branch SET committed = 0 WHERE gid = %s", (name,))
             await connection.ask(branches.FORGET, (name,))
             await connection.ask("ROLLBACK")
+            await connection.ask(branches.LIST)
         except errors.kinds() as error:
             code = errors.number(error)
             if code == errors.NO_TABLE:
@@ -156,10 +156,10 @@ class MariaDB(RelationalResource):
                 raise
             row = await connection.one("SELECT CURRENT_USER()")
             user = str(row[0]) if row else ""
-            granted = "; ".join(mariadb_store.grants(user, connection.dialect))
+            granted = mariadb_store.grants(user, connection.dialect)
             if code == errors.LISTING_DENIED:
-                return f"the user {user} may not list prepared branches: {granted}"
-            return f"the user {user} may not use troth_branch: {granted}"
+                return f"the user {user} may not list prepared branches: {granted[-1]}"
+            return f"the user {user} may not use troth_branch: {'; '.join(granted)}"
         return ""
 
     async def _clear(self) -> Sequence[int]:

@@ -70,7 +70,7 @@ def _forbidden(words: list[str]) -> str:
     if first == "ROLLBACK" and "TO" not in rest:
         return "the transaction is ended by the coordinator's decision; raise Refuse to roll it back"
     if first in _SESSION or (first == "SET" and rest[:1] != ["STATEMENT"]):
-        return "it outlives the transaction and would reach the next one; use SET STATEMENT ... FOR"
+        return "it outlives the transaction and would reach the next one; use SET STATEMENT ... FOR, or in MySQL the hint SET_VAR"
     if first in _SCHEMA:
         return "the schema is changed outside of transactions of the coordinator: it would commit this one"
     return ""
