@@ -81,7 +81,7 @@ def test_no_value_can_be_read_from_it() -> None:
 
 
 def seen(**settings: str) -> CellSeen:
-    return CellSeen(tuple(NodeSeen(name, "n:1", False, name != "dead", 1.0, 1.0, text) for name, text in settings.items()), ())
+    return CellSeen(tuple(NodeSeen(name, "n:1", False, name != "dead", 1.0, 1.0, (), text) for name, text in settings.items()), ())
 
 
 def test_a_node_tells_of_each_difference_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
