@@ -279,9 +279,10 @@ async def test_nodes_share_the_shards_of_a_cell_and_show_it(dsn: str, node: Call
 
 
 async def test_a_node_whose_name_is_taken_by_one_that_lives_ends(store: str, node: Callable[..., Node]) -> None:
-    first = node(store, "--set", "node=one", *PATIENT)
+    lives = ("--set", "node=one", "--set", "lease_seconds=3")  # over a short pause; the second one waits for the end of a lease
+    first = node(store, *lives)
     first.says("serving on")
-    second = node(store, "--set", "node=one", *PATIENT)
+    second = node(store, *lives)
     second.says("LOG_LOCKED.*is the node 'one', and lives")
     assert second.ends() == 3
 

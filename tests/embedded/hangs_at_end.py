@@ -57,9 +57,9 @@ LEAST_SECONDS = background.LEAST_SECONDS
 
 def begins(work: Any, loop: asyncio.AbstractEventLoop) -> Any:
     """As asyncio's."""
-    begun = begin(work, loop)
     if work.cr_code is Quick.close.__code__:
         background.LEAST_SECONDS = 60.0  # what ends at once is waited for, however busy the machine is
+    begun = begin(work, loop)
     if work.cr_code is AtOnce.close.__code__ and isinstance(work.cr_frame.f_locals["self"], AtOnce):
         sys.stdout.write("closing\n")
         raise KeyboardInterrupt
