@@ -59,7 +59,11 @@ def ended(session: Session, *others: int) -> None:
     while session.ask(f"SELECT 1 FROM information_schema.processlist WHERE id IN ({numbers}) AND id <> CONNECTION_ID()"):
         assert time.monotonic() < until
         time.sleep(0.005)
-    time.sleep(0.01)  # it is out of the list a little before it has let go
+    # It is out of that list a little before it has let go of what it has prepared. (What InnoDB tells of it is up to 0.1 s old.)
+    time.sleep(0.12)
+    while session.ask(f"SELECT 1 FROM information_schema.INNODB_TRX WHERE trx_mysql_thread_id IN ({numbers})"):
+        assert time.monotonic() < until
+        time.sleep(0.12)
 
 
 def finished(session: Session, verb: str = "COMMIT") -> None:

@@ -56,7 +56,7 @@ async def test_what_is_finished_after_a_crash_links_to_the_trace_in_which_it_beg
     await first.start()
     async with banks(tmp_path, first), Client(first.address, grace_seconds=0.01) as client:
         with failpoints.observed(dies_when_decided), contextlib.suppress(OutcomeUnknown):
-            await client.run(call("left", "note", amount=1), call("right", "note", amount=2), timeout=1)
+            await client.run(call("left", "note", amount=1), call("right", "note", amount=2), timeout=4)  # in which it is decided
     await first.stop()
     began = seen.one("troth.transaction").context.trace_id
     assert len(seen.named("troth.prepare")) == 2 and not seen.named("troth.finish") and not seen.named("troth.recovery")
