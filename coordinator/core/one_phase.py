@@ -107,8 +107,10 @@ def answer_in_time(book: Book, txn: Transaction, asked: float) -> None:
 
 
 def settled(book: Book, txn: Transaction, argument: tuple[Participant, participant_pb2.Settlement]) -> None:
-    """COMMITTED: it is committed. ROLLED_BACK: aborted, when all say so. PREPARED: send ABORT. EXPIRED: nobody can tell. Whose name
-    another log had when it began can tell nothing but COMMITTED."""
+    """COMMITTED: it is committed. ROLLED_BACK: aborted, when all say so. PREPARED: send ABORT. EXPIRED: nobody can tell.
+
+    Whose name another log had when it began can tell nothing but COMMITTED (`replaced`).
+    """
     participant, message = argument
     branch = branch_of(txn, participant)
     if branch.step is not BranchStep.SETTLE_OWED:

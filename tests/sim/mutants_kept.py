@@ -237,11 +237,11 @@ def _unsaid(original: Any) -> Any:
 
 
 def _first_said(original: Any) -> Any:
-    first: dict[tuple[int, str], bytes] = {}
+    first: dict[tuple[Book, str], bytes] = {}  # by the book itself: the id of one that is gone is given again
 
     def take(b: Book, txn: Transaction, request: Any) -> Any:
         if txn.claim is not None and request.result:
-            request.result = first.setdefault((id(b), txn.claim.key), request.result)
+            request.result = first.setdefault((b, txn.claim.key), request.result)
         return original(b, txn, request)
 
     return take
