@@ -42,7 +42,7 @@ Attempts == 1..AttemptsMax
 Epochs == 1..EpochMax
 Off(rule) == rule \in Broken
 
-States == {"NONE", "OPENING", "HANDED_OVER", "SETTLING", "COMMITTED", "ABORTED", "EXPIRED", "HAZARD"}
+States == {"NONE", "OPENING", "HANDED_OVER", "SETTLING", "COMMITTED", "ABORTED", "EXPIRED", "HEURISTIC"}
 BranchStates == {"UNSEEN", "EXECUTING_ONE_PHASE", "COMMITTED", "ABORTED"}
 
 TypeOK ==
@@ -79,7 +79,7 @@ RollbackIfUnseen(e, a) == [kind |-> "RollbackIfUnseen", e |-> e, a |-> a]
 (***************************************************************************)
 
 \* Who holds the key, as epoch e knows it.
-Holders(e) == {a \in Attempts : state[e][a] \in {"OPENING", "HANDED_OVER", "SETTLING", "COMMITTED", "HAZARD"}}
+Holders(e) == {a \in Attempts : state[e][a] \in {"OPENING", "HANDED_OVER", "SETTLING", "COMMITTED", "HEURISTIC"}}
 
 \* A request with the key: joined, replayed (neither needs a step here), or a new attempt.
 Run(e, a) ==
@@ -156,7 +156,7 @@ CannotTell(m) ==
   /\ m.kind = "Settlement" /\ e \in up /\ state[e][a] = "SETTLING" /\ MayWrite(e)
   /\ m.what # "COMMITTED" /\ a \in log.before /\ ~Off("LogBefore")
   /\ log' = [log EXCEPT !.hazard = @ \cup {a}]
-  /\ SetState(e, a, "HAZARD") /\ Tell(a, "HAZARD")
+  /\ SetState(e, a, "HEURISTIC") /\ Tell(a, "HAZARD")
   /\ UNCHANGED <<up, home, incarnation, seen, hello, branch, durable, below, messages, committed, heard>>
 
 \* Ended and KeyClosed are not forced: a crash before them only asks again.
@@ -175,7 +175,7 @@ LogKeyClosed(e, a) ==
 \* one would have been ended, and the key is free.
 Finished(e, a) ==
   \/ state[e][a] = "COMMITTED" /\ (a \in log.ended \/ Off("ForgetAfterEnd"))
-  \/ state[e][a] \in {"ABORTED", "EXPIRED", "HAZARD"}
+  \/ state[e][a] \in {"ABORTED", "EXPIRED", "HEURISTIC"}
 
 SendWatermark(e) ==
   LET open == {a \in Attempts : home[a] = e /\ ~Finished(e, a)}
@@ -198,7 +198,7 @@ Recover ==
        /\ state' = [e \in Epochs |->
             IF e = new THEN [a \in Attempts |->
                  CASE a \in log.ended -> "COMMITTED"
-                   [] a \in log.hazard /\ a \notin log.ended -> "HAZARD"
+                   [] a \in log.hazard /\ a \notin log.ended -> "HEURISTIC"
                    [] a \in open /\ ~Off("AskFirst") -> "SETTLING"
                    [] OTHER -> "NONE"]
             ELSE IF e \in alive THEN state[e] ELSE [a \in Attempts |-> "NONE"]]

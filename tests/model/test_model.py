@@ -139,8 +139,8 @@ def test_what_is_checked_is_explained_and_what_is_explained_is_checked() -> None
 
 def test_the_states_of_the_model_are_the_states_of_the_core() -> None:
     modelled = {name for module in ("Troth", "Keyed") for name in re.findall(r'"(\w+)"', definitions(module)["States"])}
-    # No operator acts in `Troth`, and no log goes back: `Proving` is what follows then, of one transaction that is in this state.
-    assert modelled - {"NONE"} == {state.name for state in State} - {"HEURISTIC", "PROVING"}
+    # No coordinator's log goes back in these: `Proving` is what follows then, of one transaction that is in this state.
+    assert modelled - {"NONE"} == {state.name for state in State} - {"PROVING"}
 
 
 @pytest.mark.parametrize("module", ["Troth", "Keyed"])
