@@ -7,10 +7,12 @@ told what is not so, and a key that is free then is used twice.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from coordinator.core import replaced
+from coordinator.core.model import State as TransactionState
 from participant_sdk.core.branches import Config, State
 from participant_sdk.core.core import ParticipantCore
 from tests.sim.disk import Disk
@@ -19,6 +21,7 @@ from tests.sim_cell.nodes import ShardProcess
 from tests.sim_cell.services import Service
 from tests.sim_cell.store import OwnedLog
 from troth.errors import Reason
+from troth.ids import service_of
 from troth.ready import Opened
 from troth.v1 import admin_pb2, client_pb2, common_pb2
 
@@ -27,6 +30,11 @@ if TYPE_CHECKING:
 
 LOST_MAX = 2
 """Logs that are lost in a run, at most."""
+ANY_TIME = 0.3
+"""How often one is lost at any time."""
+LOOKS_MAX = 400
+"""How often it is looked for a moment at which a slot alone knows something, until it is lost all the same."""
+DECIDES_ALONE = frozenset({TransactionState.HANDED_OVER, TransactionState.SETTLING})
 STANDS = frozenset({State.FORCED_COMMIT})
 """What is not finished, and stands all the same."""
 
@@ -45,13 +53,24 @@ class Replacing:
     # ---- losing
 
     def lose(self, own: Random) -> bool:
-        """Lose the log of a slot that somebody runs, as when its disk dies."""
-        found = [
-            (service, log) for service in self.services.values() for log in service.slots() if log.disk.durable and log.owner
-        ]
-        if not found or sum(self.lost.values()) >= LOST_MAX:
-            return False
-        service, log = own.choice(found)
+        """Lose the log of a slot that somebody runs, as when its disk dies: at any time, or just when nobody else knows what it has
+        done."""
+        self._lose_when(own, 0 if own.random() < ANY_TIME else LOOKS_MAX)
+        return True
+
+    def _lose_when(self, own: Random, left: int) -> None:
+        if self._operators.over or sum(self.lost.values()) >= LOST_MAX:
+            return
+        found = list(self._alone())
+        if not found and left:
+            self.world.after(own.uniform(0.0, 0.01), self._lose_when, own, left - 1)
+            return
+        if not found:
+            found = [(one, log) for one in self.services.values() for log in one.slots() if log.disk.durable and log.owner]
+        if found:
+            self._lose(own, *own.choice(found))
+
+    def _lose(self, own: Random, service: Service, log: OwnedLog) -> None:
         self.world.reach("the log of a slot was lost")
         for worker in service.workers:
             if log.name in worker.cores:
@@ -60,7 +79,16 @@ class Replacing:
         self._undo(service, log)
         self._begin_anew(service, log)
         self.world.after(own.uniform(0.1, 1.5), self._let_in, own, log)
-        return True
+
+    def _alone(self) -> Iterator[tuple[Service, OwnedLog]]:
+        """The slots that have committed by themselves what no coordinator has heard of yet."""
+        for owner in self._operators.owners():
+            for txn in owner.core._book.live.values():
+                log = self.cell.store.logs[next(iter(txn.branches))] if txn.state in DECIDES_ALONE and txn.branches else None
+                bank: Any = log.disk.bank if log is not None else None
+                if log is not None and bank.rows.applied.get(txn.id):
+                    self.world.reach("a slot had committed what nobody else knew")
+                    yield self.services[service_of(log.name)], log
 
     def _undo(self, service: Service, log: OwnedLog) -> None:
         bank: Any = log.disk.bank
