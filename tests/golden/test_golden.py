@@ -263,9 +263,11 @@ PASSED_OVER = {"CoordinatorRecord.horizon.9"}
 """Whether a horizon names whose commits were dropped. One of an older version does not, and stands for those of anybody."""
 
 
-async def test_the_logs_of_the_old_version_go_on(tmp_path: Path) -> None:
-    """A decision that had not arrived when everybody was upgraded at once arrives."""
-    shutil.copytree(RELEASED / "logs", tmp_path, dirs_exist_ok=True)
+@pytest.mark.parametrize("version", ["e3ba1ba", RELEASED.name])
+async def test_the_logs_of_the_old_version_go_on(tmp_path: Path, version: str) -> None:
+    """A decision that had not arrived when everybody was upgraded at once arrives. Logs load for ever, also those of a version that
+    this one does not work beside."""
+    shutil.copytree(RELEASED.with_name(version) / "logs", tmp_path, dirs_exist_ok=True)
     daemon = make_daemon(tmp_path, nonce="fedcba9876543210")
     await daemon.start()
     async with make_participant("orders", tmp_path, daemon.address) as orders, make_participant(
@@ -348,6 +350,24 @@ def test_what_this_version_adds_to_frames_and_records_is_of_a_feature() -> None:
         for name in set(kind.fields_by_name) - set(old_type(kind.name).DESCRIPTOR.fields_by_name)
     }
     assert new == TOLD_TO_PEOPLE | {name for feature in features.FEATURES for name in feature.adds}
+
+
+def test_no_enum_has_another_value() -> None:
+    """An older version gets it as a number that it does not know. A reason is told as a text, and one that is not known as none."""
+    enums = {name: one for file in (common_pb2, participant_pb2, client_pb2, record_pb2, admin_pb2)
+             for name, one in file.DESCRIPTOR.enum_types_by_name.items()}  # fmt: skip
+    old = {name: known.values_by_name for name in enums if (known := old_enum(name)) is not None}
+    assert {"Outcome", "VoteKind", "DecisionKind", "BranchState", "AcknowledgementKind"} <= set(old)
+    more = {f"{name}.{value}" for name, values in old.items() for value in set(enums[name].values_by_name) - set(values)}
+    assert more <= {name for feature in features.FEATURES for name in feature.adds}
+
+
+def old_enum(name: str) -> Any:
+    """An enum as that version has it; `None` for one of this version."""
+    try:
+        return OLD.FindEnumTypeByName(f"troth.v1.{name}")
+    except KeyError:
+        return None
 
 
 def test_what_the_old_version_does_not_know_is_found() -> None:
