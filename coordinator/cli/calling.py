@@ -163,6 +163,9 @@ def failure_of_call(error: Any, address: str) -> Failure:
             UNREACHABLE, "COORDINATOR_AWAY", f"no coordinator answers at {address}",
             "Start it with `troth serve`, or name it with --coordinator HOST:PORT.",
         )  # fmt: skip
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        text = f"the coordinator at {address}, or a node of its cell, is of an earlier version, and does not know this call"
+        return Failure(REFUSED, Reason.VERSION_MISMATCH.name, text, "Upgrade every node first, or use the command of that version.")
     return Failure(REFUSED, error.code().name, str(error.details()))
 
 

@@ -61,6 +61,12 @@ async def test_an_order_that_it_would_take_for_another_one_is_not_given(troth: A
     assert len(older.done) == 1, "what it understands is asked"
 
 
+async def test_a_call_that_it_does_not_know_is_told_as_that(troth: Any, older: Older) -> None:
+    ran = await troth("participants", "affected", "payments", "--coordinator", older.address)
+    assert (ran.code, ran.err.partition(":")[2].partition(":")[0].strip()) == (1, "VERSION_MISMATCH")
+    assert "is of an earlier version, and does not know this call" in ran.err
+
+
 async def test_what_was_to_wait_for_a_second_person_is_not_ordered(older: Older) -> None:
     """As `troth reconcile --apply` orders it."""
     with pytest.raises(Failure, match="reviews") as caught:

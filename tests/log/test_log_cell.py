@@ -107,6 +107,26 @@ async def test_a_canary_and_settings_are_told_to_all_and_may_become_none(postgre
     assert await postgres_store.query("SELECT name FROM troth.node") == []
 
 
+async def test_what_a_node_uses_is_told_to_all_and_one_of_an_older_version_uses_nothing(
+    postgres_store: PostgresStore, leases: Leases
+) -> None:
+    cell = await joined(postgres_store, leases)
+
+    async def told() -> list[tuple[float, set[str]]]:
+        seen = await cell.beat("n1:1", draining=False, leaving=[])
+        return [(node.canary, set(node.features)) for node in seen.nodes]
+
+    assert await told() == [(1.0, set())]
+    cell.features, cell.canary = {"reviews", "key_results"}, 0.5
+    assert await told() == [(0.5, {"reviews", "key_results"})]
+    for process, canary in (("0a0b0c0d", 1.0), ("0a0b0c0d/0.25", 0.25)):  # what a version before this one tells of itself
+        row = "('c5', 'older', '{}', 'o:1', 1, clock_timestamp())"
+        columns = "(cell, name, process, address, backend_pid, expires_at)"
+        await postgres_store.query(f"INSERT INTO troth.node {columns} VALUES {row.format(process)}")
+        assert (await told())[-1] == (canary, set())
+        await postgres_store.query("DELETE FROM troth.node WHERE name = 'older'")
+
+
 async def test_a_name_belongs_to_the_node_that_lives(postgres_store: PostgresStore, leases: Leases) -> None:
     await joined(postgres_store, leases)
     with pytest.raises(LogLocked, match="is the node 'n1', and lives"):
