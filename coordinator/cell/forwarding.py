@@ -17,7 +17,7 @@ from troth.channel import credentials_of, open_channel
 from troth.errors import ConfigError, Reason, RequestError
 from troth.identity.tls import Tls
 from troth.logs import get_logger
-from troth.v1 import admin_pb2_grpc, client_pb2_grpc
+from troth.v1 import admin_pb2_grpc, client_pb2, client_pb2_grpc
 
 CLOSE_SECONDS = 10.0
 """How long calls on a channel with old certificates may take to end."""
@@ -64,7 +64,7 @@ class Forward:
         (VERSION_MISMATCH); then nothing has run.
         """
         passed = getattr(getattr(self._node(shard), service), method)
-        self._check_understood(shard, request)
+        request = self._understood(shard, request)
         try:
             return await passed(request, metadata=_metadata(shard, call), timeout=call.time_remaining())
         except grpc.aio.AioRpcError as error:
@@ -88,16 +88,26 @@ class Forward:
             known = self._nodes[address] = self._made(address, stamp, known)
         return known
 
-    def _check_understood(self, shard: str, request: Any) -> None:
-        address = self._address_of(shard)
+    def _understood(self, shard: str, request: Any) -> Any:
+        """The request as the shard's node will take it: without a result that may be left out. Raises `RequestError`."""
         needed = features.needed(request)
-        lacking = ", ".join(sorted(needed.difference(self._features_of(address) if needed else ())))
-        if lacking:
-            raise RequestError(
-                Reason.VERSION_MISMATCH,
-                f"the node at {address}, which has the shard {shard}, is of an earlier version, or holds this back: {lacking}",
-                hint="Ask again once every node is upgraded, and uses it: `troth status` at each of them.",
-            )  # fmt: skip
+        if not needed:
+            return request
+        address = self._address_of(shard)
+        lacking = ", ".join(sorted(needed.difference(self._features_of(address))))
+        if not lacking:
+            return request
+        if isinstance(request, client_pb2.CommitRequest) and request.result_optional:
+            plain = client_pb2.CommitRequest()
+            plain.CopyFrom(request)
+            plain.ClearField("result")
+            plain.ClearField("result_optional")
+            return plain
+        raise RequestError(
+            Reason.VERSION_MISMATCH,
+            f"the node at {address}, which has the shard {shard}, is of an earlier version, or holds this back: {lacking}",
+            hint="Ask again once every node is upgraded, and uses it: `troth status` at each of them.",
+        )
 
     def _made(self, address: str, stamp: tuple[Any, ...], known: Node | None) -> Node:
         """A channel with the files as they are now; with files that cannot be used the one that there is. Raises `ConfigError`."""

@@ -8,6 +8,7 @@ from coordinator.cell import merging
 from coordinator.core.blocking import LISTED_MAX
 from coordinator.services.context import Common
 from coordinator.shell_settings import ShellSettings
+from troth import features
 from troth.v1 import admin_pb2, common_pb2
 
 Rows = list[tuple[int, str]]
@@ -161,5 +162,7 @@ def test_counters_of_shards_are_added_up_and_those_of_the_node_are_told_once() -
     )  # fmt: skip
     merged = merging.statuses("c1", common, [answer, answer])
     assert (merged.coordinator, merged.counters["records"], merged.counters["unary_calls"], len(merged.fills)) == ("c1", 10, 7, 1)
-    assert merging.statuses("c1", common, []).coordinator == "c1"
+    standing_by = merging.statuses("c1", common, [])
+    assert standing_by.coordinator == "c1"
+    assert {one.name for one in standing_by.features} == features.NAMES and standing_by.access, "as a node with shards tells it"
     assert merging.drains([admin_pb2.DrainResponse(undecided=1), admin_pb2.DrainResponse(undecided=2)]).undecided == 3

@@ -18,7 +18,7 @@ from coordinator.core.model import Participant as Known
 from coordinator.server import Daemon, make_daemon
 from troth import features
 from troth.cell import shard_of_key
-from troth.v1 import admin_pb2, admin_pb2_grpc, client_pb2, common_pb2, participant_pb2
+from troth.v1 import admin_pb2, admin_pb2_grpc, client_pb2, client_pb2_grpc, common_pb2, participant_pb2
 
 SHARDS = ("c1", "c2")
 DIRECTORY = common_pb2.Directory(
@@ -174,6 +174,29 @@ async def test_what_an_older_node_would_take_for_another_order_is_not_passed_on_
     orders["Resolve"].review = False
     await admin.Resolve(orders["Resolve"])
     assert came[-1] == "Resolve", "what it understands is passed on"
+
+
+async def test_a_result_that_an_older_node_would_not_keep_is_left_out_where_it_may_be(
+    nodes: tuple[Daemon, Daemon], channel: grpc.aio.Channel
+) -> None:
+    stub: Any = client_pb2_grpc.TransactionServiceStub(channel)
+    forward, other = nodes[0]._routes._forward, nodes[1]
+    assert forward is not None
+    forward._features_of = lambda address: ()
+    came: list[client_pb2.CommitRequest] = []
+
+    async def committed(request: client_pb2.CommitRequest, context: Any) -> client_pb2.Answer:
+        came.append(request)
+        return client_pb2.Answer(outcome=common_pb2.OUTCOME_COMMITTED)
+
+    other.transactions.Commit = committed  # type: ignore[method-assign]  # as an older one would take it
+    commit = client_pb2.CommitRequest(transaction_id="c2.1.0badcafe.1.1", result=b"seven")
+    with pytest.raises(grpc.aio.AioRpcError, match="holds this back: key_results"):
+        await stub.Commit(commit)
+    assert not came, "it would commit, and nobody would learn what it came to"
+    commit.result_optional = True
+    await stub.Commit(commit)
+    assert came == [client_pb2.CommitRequest(transaction_id=commit.transaction_id)]
 
 
 def note(service: Any, method: str, came: list[str]) -> None:
