@@ -68,7 +68,7 @@ class Postgres:
     def ask(self, sql: str) -> list[Any]:
         """The first column of what is found."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
-            return [row[0] for row in connection.execute(sql)]  # type: ignore[arg-type]
+            return [row[0] for row in connection.execute(sql)]  # type: ignore[arg-type]  # it is no literal
 
     def prepared(self) -> list[Any]:
         """Branches that are not finished."""
