@@ -48,7 +48,8 @@ def undo(connection: apsw.Connection, schema: Schema, data: bytes) -> None:
         raise CannotUndo("the undo is of a newer version's format")
     first = version == FIRST_VERSION
     tables = list(dict.fromkeys(change.name for change in apsw.Changeset.iter(changeset)))
-    if schema.fingerprint(tables, indexes=not first) != data[len(VERSION) : HEADER_BYTES]:
+    fingerprint = schema.first_fingerprint(tables) if first else schema.fingerprint(tables)
+    if fingerprint != data[len(VERSION) : HEADER_BYTES]:
         raise CannotUndo(f"the schema of {', '.join(tables)} is not the one under which the work was done")
     inverse = apsw.Changeset.invert(changeset)
     broken = schema.broken_foreign_keys() if first else set()

@@ -15,7 +15,7 @@ KEY SHARE does. An undo can then break no foreign key that was not broken before
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,7 @@ class Schema:
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
         self._tables: dict[str, Table] = {}
-        self._fingerprints: dict[tuple[bool, tuple[str, ...]], bytes] = {}
+        self._fingerprints: dict[tuple[str, ...], bytes] = {}
         self._keys: dict[str, tuple[bytes, Sequence[int], Sequence[Link]]] = {}
         self.version = 0
         """Grows with each `read`."""
@@ -132,19 +132,25 @@ class Schema:
                 return reached.uncaptured if reached is table else f"changes {reached.name}, which {reached.uncaptured}"
         return ""
 
-    def fingerprint(self, names: Iterable[str], *, indexes: bool = True) -> bytes:
+    def fingerprint(self, names: Iterable[str]) -> bytes:
         """One digest over tables in this order, and over their indexes; a table that is not there has one of its own."""
-        key = indexes, tuple(names)
+        key = tuple(names)
         known = self._fingerprints.get(key)
         if known is None:
-            digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
-            for name in key[1]:
-                table = self._tables.get(name.lower())
-                found = b"-" if table is None or table.name != name else table.digest if indexes else table.definition
-                # The name in its exact spelling: a changeset finds its table by it.
-                digest.update(name.encode() + b"\0" + found)
-            known = self._fingerprints[key] = digest.digest()
+            known = self._fingerprints[key] = self._digest_of(key, lambda table: table.digest)
         return known
+
+    def first_fingerprint(self, names: Iterable[str]) -> bytes:
+        """The same without indexes, as the first version took it."""
+        return self._digest_of(names, lambda table: table.definition)
+
+    def _digest_of(self, names: Iterable[str], of: Callable[[Table], bytes]) -> bytes:
+        digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
+        for name in names:
+            table = self._tables.get(name.lower())
+            # The name in its exact spelling: a changeset finds its table by it.
+            digest.update(name.encode() + b"\0" + (of(table) if table and table.name == name else b"-"))
+        return digest.digest()
 
     def key(self, name: str, change: apsw.TableChange) -> tuple[bytes, Sequence[int], Sequence[Link]]:
         """What the identity of the changed table's rows begins with, where the columns of its primary key are, and its links."""

@@ -159,11 +159,11 @@ def _schema_at_once(original: Any) -> Any:
     return begin
 
 
-def _names_only(self: Schema, names: Any, **_: Any) -> bytes:
+def _names_only(self: Schema, names: Any) -> bytes:
     return ",".join(names).encode().ljust(FINGERPRINT_BYTES)[:FINGERPRINT_BYTES]
 
 
-_mutant("no fingerprint", "fingerprint", (Schema, "fingerprint", to(lambda self, names, **_: bytes(FINGERPRINT_BYTES))))
+_mutant("no fingerprint", "fingerprint", (Schema, "fingerprint", to(lambda self, names: bytes(FINGERPRINT_BYTES))))
 _mutant("a fingerprint of names only", "fingerprint", (Schema, "fingerprint", to(_names_only)))
 _mutant("a schema script runs over undecided rows", "schema waits", (SqliteLog, "_check_undecided", to(nothing)))
 _mutant("the schema changes at once", "schema waits", (local, "begin", _schema_at_once))
