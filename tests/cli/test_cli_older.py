@@ -25,10 +25,11 @@ class Older(admin_pb2_grpc.AdminServiceServicer):
     def __init__(self) -> None:
         self.done: list[Any] = []
         self.address = ""
+        self.features: list[admin_pb2.FeatureStatus] = []
 
     async def GetStatus(self, request: admin_pb2.GetStatusRequest, context: Any) -> admin_pb2.GetStatusResponse:
         """As it told it then."""
-        return admin_pb2.GetStatusResponse(coordinator="c1", version="0.1.0", caller="ada")
+        return admin_pb2.GetStatusResponse(coordinator="c1", version="0.1.0", caller="ada", features=self.features)
 
     async def AcceptLoss(self, request: admin_pb2.AcceptLossRequest, context: Any) -> admin_pb2.AcceptLossResponse:
         """Of the coordinator's log: it knows of no other."""
@@ -59,6 +60,16 @@ async def test_an_order_that_it_would_take_for_another_one_is_not_given(troth: A
     assert not older.done, "it would have gone on without what its own log has lost"
     assert (await troth("participants", "accept-loss", *at)).code == 0
     assert len(older.done) == 1, "what it understands is asked"
+
+
+async def test_an_order_that_needs_what_is_held_back_is_not_given(older: Older) -> None:
+    """Other nodes of its cell may be older."""
+    older.features = [admin_pb2.FeatureStatus(name=features.REVIEWS, held_back=True)]
+    with pytest.raises(Failure, match="reviews"):
+        await ordered(older.address)
+    older.features[0].held_back = False
+    await ordered(older.address)
+    assert len(older.done) == 1
 
 
 async def test_a_call_that_it_does_not_know_is_told_as_that(troth: Any, older: Older) -> None:

@@ -140,6 +140,28 @@ _mutants(
     "guard", (f"{SHELL}/test_shell_bounds.py",),
     ("messages of frames and calls are not counted", "check_count(message, self._messages_max)\n", "pass\n"),
 )
+_mutants(
+    "admin", (f"{SHELL}/test_shell_features.py",),
+    ("an order that needs what is held back is carried out", "        for name in features.needed(request):", "        for name in ():"),
+)
+_CELL = (f"{SHELL}/test_shell_cell.py",)
+MUTANTS.extend(changes(
+    "coordinator/cell", "forwarding", _CELL,
+    ("an order is passed on to a node that takes it for another one", "        if not lacking:", "        if True:"),
+    ("what an older node does not keep is left out unasked", "isinstance(request, client_pb2.CommitRequest) and request.result_optional", "isinstance(request, client_pb2.CommitRequest)"),
+    ("a result that may be left out is a reason to refuse", "            return plain", "            pass"),
+))  # fmt: skip
+MUTANTS.extend(changes(
+    "coordinator/cli", "calling", ("tests/cli/test_cli_older.py",),
+    ("an order is given to an older coordinator", "        if needed:\n            self._check_used", "        if False:\n            self._check_used"),
+    ("what is held back counts as used", "one.name for one in told if not one.held_back", "one.name for one in told"),
+    ("a call that nobody knows is told in gRPC's words", "    if error.code() is grpc.StatusCode.UNIMPLEMENTED:", "    if False:"),
+))  # fmt: skip
+MUTANTS.extend(changes(
+    "troth", "newer", ("tests/common/test_newer.py",),
+    ("an unknown value is read", "        if value not in values:", "        if False:"),
+    ("an unknown kind is read", "    if kind is None:", "    if False:"),
+))  # fmt: skip
 
 
 if __name__ == "__main__":
