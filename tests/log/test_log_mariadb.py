@@ -20,6 +20,7 @@ from troth.log.mariadb_store import connect, from_error, init, status, unfit
 from troth.mariadb.connection import Connection
 
 
+@pytest.mark.both
 class TestMariadbLog(LogContract):
     """The log in a MariaDB database."""
 
@@ -84,6 +85,7 @@ async def gate(store: MariadbStore) -> Connection:
     return connection
 
 
+@pytest.mark.both
 async def test_an_append_that_waited_behind_the_claim_does_not_land(mariadb_store: MariadbStore) -> None:
     """Its statement began before the claim, and runs after it: what it sees must be the new epoch."""
     old = await opened(mariadb_store)
@@ -203,6 +205,7 @@ async def test_a_lost_connection_is_a_failed_log_and_the_next_claim_tells_at_onc
     assert numbers(records) == [1]
 
 
+@pytest.mark.both
 async def test_a_server_killed_in_the_middle_keeps_what_was_acknowledged(breakable_mariadb: MariadbServer) -> None:
     store = MariadbStore(breakable_mariadb)
     await store.create()

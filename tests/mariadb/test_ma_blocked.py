@@ -42,6 +42,7 @@ async def until(bank: MariaDB, wanted: Any) -> Any:
         return found
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("driver", ["aiomysql", "pymysql"])
 async def test_it_is_told_where_one_alone_is_prepared(driver: str, database: Database) -> None:
     bank = MariaDB(database.dsn(driver=driver), limits=LIMITS)

@@ -8,6 +8,9 @@ from ma_bench import ASYNC, BLOCKING, Database, MariadbWorkbench, from_dsn
 from participant_sdk.testing.contract import ResourceContract, Workbench
 
 
+pytestmark = pytest.mark.both
+
+
 class TestAiomysql(ResourceContract):
     @pytest.fixture
     def workbench(self, database: Database) -> Workbench:

@@ -73,6 +73,7 @@ def by_hand(database: Database, verb: str) -> Callable[[], Any]:
     return finish
 
 
+@pytest.mark.both
 async def test_a_commit_by_hand_is_found_out_when_the_decision_is_abort(bench: Bench, database: Database) -> None:
     branch, work = await bench.prepared()
     await until(by_hand(database, "COMMIT"))
@@ -81,6 +82,7 @@ async def test_a_commit_by_hand_is_found_out_when_the_decision_is_abort(bench: B
     assert isinstance(broken, Broken) and "committed it by hand" in broken.why
 
 
+@pytest.mark.both
 async def test_a_rollback_by_hand_is_found_out_when_the_decision_is_commit(bench: Bench, database: Database) -> None:
     branch, work = await bench.prepared()
     await until(by_hand(database, "ROLLBACK"))
@@ -89,10 +91,12 @@ async def test_a_rollback_by_hand_is_found_out_when_the_decision_is_commit(bench
     assert isinstance(await bench.resource.rollback(branch, work), Done)
 
 
+@pytest.mark.both
 async def test_five_finishers_at_once_agree(bench: Bench, database: Database) -> None:
     await all_finish_it(bench, [bench_of(database) for _ in range(4)])
 
 
+@pytest.mark.both
 async def test_branches_of_others_on_the_same_server_are_not_listed(bench: Bench, database: Database) -> None:
     theirs = mariadb_branches.xid_of(NAME, "another").sql, "X'61',X'62',7"
     for number, one in enumerate(theirs):
@@ -155,6 +159,7 @@ async def test_a_success_that_is_none_is_found_out(
 # ---- what is slow, and lands late
 
 
+@pytest.mark.both
 async def test_a_vote_that_comes_after_its_tombstone_is_a_no(bench: Bench, database: Database) -> None:
     """Somebody asked for the branch while it worked, and was told that it never will be."""
     branch = await bench.begin()
@@ -164,6 +169,7 @@ async def test_a_vote_that_comes_after_its_tombstone_is_a_no(bench: Bench, datab
     assert (await bench.in_doubt(), await bench.visible("a")) == ([], None)
 
 
+@pytest.mark.both
 async def test_a_session_about_to_prepare_is_ended_before_an_absent_id_is_believed(bench: Bench, database: Database) -> None:
     other = slow(database)
     assert isinstance(await bench.resource.outcome(NAME), Unreachable)
@@ -185,6 +191,7 @@ async def test_a_prepare_that_landed_after_it_was_looked_for_is_rolled_back(benc
     assert (database.prepared(), await bench.visible("a")) == ([], None)
 
 
+@pytest.mark.both
 async def test_what_an_earlier_process_still_does_is_ended_at_the_next_start(bench: Bench, database: Database) -> None:
     """Its machine may be cut off: its sessions then keep their locks."""
     branch = await bench.begin()
@@ -205,6 +212,7 @@ async def test_a_branch_that_another_session_works_for_is_not_begun_again(bench:
     assert isinstance(begun, Refused) and begun.cause.reason == "CONFLICT"
 
 
+@pytest.mark.both
 async def test_a_session_that_is_killed_in_mid_vote_leaves_an_unknown_that_is_settled(bench: Bench, database: Database) -> None:
     branch = await bench.begin()
     await bench.put(branch, "a", 1)
@@ -250,6 +258,7 @@ async def test_a_connection_that_is_lost_in_the_last_step_leaves_an_unknown_that
 # ---- locks
 
 
+@pytest.mark.both
 async def test_a_lock_timeout_that_the_author_catches_is_still_a_no(database: Database) -> None:
     """1205 undoes the statement alone, and XA PREPARE would succeed: half of the work would be committed."""
     from pymysql.err import OperationalError
@@ -274,6 +283,7 @@ async def test_a_lock_timeout_that_the_author_catches_is_still_a_no(database: Da
     await bench.resource.close()
 
 
+@pytest.mark.both
 async def test_a_deadlock_is_a_no_and_leaves_nothing(bench: Bench, database: Database) -> None:
     database.sql("INSERT INTO item VALUES ('a', 0), ('b', 0)")
     first, second = await bench.begin(FIRST), await bench.begin(LONGER)
@@ -298,6 +308,7 @@ async def test_a_deadlock_is_a_no_and_leaves_nothing(bench: Bench, database: Dat
 # ---- the server
 
 
+@pytest.mark.both
 async def test_a_server_that_is_killed_between_the_phases_has_lost_nothing(own: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finishing, "WAIT_SECONDS", 0.3)
     bench = bench_of(own)
@@ -314,6 +325,7 @@ async def test_a_server_that_is_killed_between_the_phases_has_lost_nothing(own: 
     await bench.resource.close()
 
 
+@pytest.mark.both
 async def test_a_server_that_is_demoted_keeps_the_branch_until_it_is_primary_again(own: Database) -> None:
     own.sql("CREATE USER IF NOT EXISTS app")
     own.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON bench.* TO app")
@@ -347,6 +359,7 @@ async def test_a_pool_whose_connections_are_all_taken_is_overloaded(database: Da
     await bench.resource.close()
 
 
+@pytest.mark.both
 async def test_a_database_without_the_table_or_the_privileges_says_what_to_do(database: Database) -> None:
     database.sql("DROP TABLE troth_branch")
     resource = from_dsn()(database)

@@ -132,6 +132,7 @@ async def test_a_library_that_rolls_back_after_an_error_has_lost_the_branch(data
     await bench.resource.close()
 
 
+@pytest.mark.both
 async def test_values_of_rows_stay_in_the_participants_log(database: Database) -> None:
     bench = bench_of(database, act=sql("INSERT INTO item VALUES ('s3cret', 1), ('s3cret', 2)"))
     await bench.open()
@@ -194,6 +195,7 @@ async def test_a_savepoint_undoes_a_part(database: Database) -> None:
     await bench.resource.close()
 
 
+@pytest.mark.both
 async def test_locks_and_updates_that_change_nothing_are_no_change(database: Database) -> None:
     """So such a branch votes READ_ONLY: MariaDB would forget it in a crash."""
     database.sql("INSERT INTO item VALUES ('a', 1)")
@@ -209,6 +211,7 @@ async def test_locks_and_updates_that_change_nothing_are_no_change(database: Dat
 # ---- time and cancellation
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("driver", ["aiomysql", "pymysql"])
 async def test_a_statement_that_takes_too_long_is_a_timeout(database: Database, driver: str) -> None:
     query = "SELECT COUNT(*) FROM information_schema.COLUMNS a, information_schema.COLUMNS b, information_schema.COLUMNS c"
@@ -262,6 +265,7 @@ async def pool(request: pytest.FixtureRequest, database: Database) -> AsyncItera
     await pool.wait_closed()
 
 
+@pytest.mark.both
 async def test_a_pool_of_the_service_gets_its_connections_back_as_they_were(pool: Any, database: Database) -> None:
     bench = Bench(MariadbWorkbench(database, ASYNC, lambda _: MariaDB(pool)))
     await bench.open()

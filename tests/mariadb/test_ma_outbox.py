@@ -90,6 +90,15 @@ class TestRelay(RelayContract):
         return on_dsn(database, request.param)
 
 
+@pytest.mark.both
+class TestOneDriver(RelayContract, LeavingContract):
+    """Relays and what is left for them, with one driver: on both servers, where those above would take minutes more."""
+
+    @pytest.fixture
+    def bench(self, database: Database) -> OutboxBench:
+        return on_dsn(database, "aiomysql")
+
+
 @pytest.fixture
 def place(database: Database) -> Place:
     return Place(database)
@@ -149,6 +158,7 @@ class TestSessions(LeavingContract):
 # ---- what is InnoDB's alone
 
 
+@pytest.mark.both
 async def test_a_branch_in_doubt_keeps_its_key_when_the_server_is_killed(own: Database, tmp_path: Path) -> None:
     """A lock of what was not changed would be gone, and the next message of the key would have come first."""
     bench = on_dsn(own)
@@ -191,6 +201,7 @@ async def test_a_server_that_is_killed_under_a_relay_loses_nothing(own: Database
         assert first == sorted(first)
 
 
+@pytest.mark.both
 async def test_what_is_prepared_is_waited_for_by_no_relay_and_no_operator(
     database: Database, place: Place, tmp_path: Path
 ) -> None:

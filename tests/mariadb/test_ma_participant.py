@@ -140,6 +140,7 @@ async def test_each_process_has_a_slot_and_one_that_was_given_back_is_the_next_o
     service.processes.pop()
 
 
+@pytest.mark.both
 async def test_what_a_dead_process_left_in_doubt_is_finished_by_another(service: Service, database: Database) -> None:
     """It has voted, and dies; the coordinator decides COMMIT; nobody starts it again, and there is no disk."""
     await service.start("other")

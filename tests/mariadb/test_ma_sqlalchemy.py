@@ -53,7 +53,7 @@ ASYNC, BLOCKING = session_operations(Item)
 
 def url(database: Database, driver: str) -> sqlalchemy.URL:
     query = {"unix_socket": str(database.server.socket)}
-    return sqlalchemy.URL.create(f"mariadb+{driver}", username="root", host="localhost", database=database.name, query=query)
+    return sqlalchemy.URL.create(f"{database.dialect.name.lower()}+{driver}", username="root", host="localhost", database=database.name, query=query)
 
 
 @pytest.fixture(params=["aiomysql", "asyncmy"])

@@ -88,6 +88,7 @@ def sessions(breakable_mariadb: MariadbServer) -> Iterator[tuple[Session, Sessio
             last.ask(f"XA ROLLBACK {XID}")
 
 
+@pytest.mark.both
 def test_a_branch_needs_autocommit_or_at_least_no_open_transaction(breakable_mariadb: MariadbServer) -> None:
     with closing(Session(breakable_mariadb, autocommit=False)) as session:
         session.ask("SELECT * FROM mysql.db FOR UPDATE")
@@ -111,6 +112,7 @@ def test_a_prepared_branch_is_unknown_to_others_while_its_session_is_attached(se
     assert second.ask(f"XA COMMIT {XID}") == NOT_KNOWN
 
 
+@pytest.mark.both
 def test_a_killed_session_keeps_what_it_has_prepared(sessions: tuple[Session, Session]) -> None:
     first, second = sessions
     first.begin()
@@ -132,6 +134,7 @@ def test_what_would_end_the_branch_is_refused_by_the_server(sessions: tuple[Sess
     assert first.ask(f"XA END {XID}", f"XA ROLLBACK {XID}") == []
 
 
+@pytest.mark.both
 def test_a_statement_that_timed_out_is_undone_alone_and_the_branch_can_be_prepared(sessions: tuple[Session, Session]) -> None:
     first, second = sessions
     second.ask("BEGIN", "UPDATE item SET value = 9 WHERE name = 'm'")
@@ -142,6 +145,7 @@ def test_a_statement_that_timed_out_is_undone_alone_and_the_branch_can_be_prepar
     assert first.prepare() == [], "half of the work would be committed"
 
 
+@pytest.mark.both
 def test_a_deadlock_has_rolled_all_back(sessions: tuple[Session, Session]) -> None:
     first, second = sessions
     second.ask("BEGIN", "UPDATE item SET value = 9 WHERE name = 'm'")
@@ -154,6 +158,7 @@ def test_a_deadlock_has_rolled_all_back(sessions: tuple[Session, Session]) -> No
     assert first.ask(f"XA ROLLBACK {XID}") == []
 
 
+@pytest.mark.both
 def test_a_crash_keeps_what_was_changed_and_loses_mere_locks(
     breakable_mariadb: MariadbServer, sessions: tuple[Session, Session]
 ) -> None:
@@ -195,6 +200,7 @@ def test_any_login_finishes_anybodys_branch_but_not_on_a_server_that_was_demoted
         finished(app)
 
 
+@pytest.mark.both
 def test_how_many_rows_were_written_is_told_by_the_session(sessions: tuple[Session, Session]) -> None:
     """`SET v = v` and locks are no change; a change is counted, whoever made it."""
     first, _ = sessions
@@ -211,6 +217,7 @@ def test_how_many_rows_were_written_is_told_by_the_session(sessions: tuple[Sessi
     first.ask(f"XA END {XID}", f"XA ROLLBACK {XID}")
 
 
+@pytest.mark.both
 def test_a_lock_of_a_name_tells_who_has_it_until_his_session_ends(sessions: tuple[Session, Session]) -> None:
     """So a session can be found and ended that still works for a branch."""
     first, second = sessions
