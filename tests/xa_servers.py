@@ -1,6 +1,7 @@
 """MariaDB's tests on both servers that the code serves.
 
     @pytest.mark.both     on a test, a class or a module: it runs on MySQL too, where that can be had
+    on_mysql              on what runs there alone
     TEST_ON=mysql         in the environment: everything runs on MySQL alone, also what says how MariaDB is different
 
 Servers start when a test first wants them: of each kind one that lives, and one that tests stop and start.
@@ -18,6 +19,7 @@ from participant_sdk.testing.mysql import MysqlServer
 
 _ALONE = os.environ.get("TEST_ON", "mariadb")
 _MYSQL = pytest.param("mysql", marks=pytest.mark.skipif(not os.environ.get("TEST_MYSQL_BIN"), reason="MySQL is not there"))
+on_mysql = pytest.mark.parametrize("kind", [_MYSQL], indirect=True)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

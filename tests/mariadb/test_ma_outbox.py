@@ -28,6 +28,7 @@ from tests.outbox import LeavingContract, OutboxBench, Received, RelayContract, 
 from tests.outbox_broken import BrokenContract
 from tests.outbox_turns import TurnsContract
 from tests.relational import until
+from tests.xa_servers import on_mysql
 from troth.errors import ConfigError, Reason
 from troth.log import mariadb_outbox
 from troth.mariadb.address import parse
@@ -90,9 +91,9 @@ class TestRelay(RelayContract):
         return on_dsn(database, request.param)
 
 
-@pytest.mark.both
-class TestOneDriver(RelayContract, LeavingContract):
-    """Relays and what is left for them, with one driver: on both servers, where those above would take minutes more."""
+@on_mysql
+class TestMysql(RelayContract, LeavingContract):
+    """On MySQL, where a server makes the rows of keys more slowly, with one driver."""
 
     @pytest.fixture
     def bench(self, database: Database) -> OutboxBench:
