@@ -86,7 +86,8 @@ async def _of_tables(connection: Connection) -> list[Finding]:
                 return [Finding("problem", f"there is no table {table}", "Run `troth store init --participant NAME` on it.")]
             if code not in errors.DENIED:
                 raise
-            return [Finding("problem", f"the user {user} may not use {table}", "Grant it.", "; ".join(grants(user, connection.dialect)))]
+            fix = "; ".join(grants(user, connection.dialect))
+            return [Finding("problem", f"the user {user} may not use {table}", "Grant it.", fix)]
     found.append(Finding("ok", f"troth_branch and the tables of logs are there, and {user} may use them"))
     for (table,) in (await connection.ask(_TABLES)).rows:
         what = f"the table {table} is not transactional: what an operation wrote there could not be undone, and is refused"

@@ -38,7 +38,7 @@ class MysqlServer(MariadbServer):
         self._settings = {**_SETTINGS, **settings}
 
     def create(self) -> None:
-        """Make the data directory, with the server's own tables. That takes seconds: it is a copy of what the process made first."""
+        """Make the data directory. That takes seconds, so it is a copy of what this process made first."""
         self._give_to_nobody(self.directory)
         if MysqlServer._made is None:
             self._initialize()

@@ -12,16 +12,7 @@ from mariadb_samples import MariadbStore
 from participant_sdk.testing.mariadb import MariadbServer
 from participant_sdk.testing.postgres import PostgresServer
 from tests.patience import SECONDS as PATIENCE_SECONDS
-from tests.xa_servers import (  # noqa: F401 - fixtures
-    breakable_mariadb,
-    kind,
-    living_mariadb,
-    living_mysql,
-    mariadb,
-    pytest_generate_tests,
-    stopped_mariadb,
-    stopped_mysql,
-)
+from tests.xa_servers import *  # noqa: F403 - fixtures, and a hook
 
 
 @pytest.fixture(scope="session")

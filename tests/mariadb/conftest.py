@@ -8,16 +8,7 @@ import pytest
 from ma_bench import Database
 
 from participant_sdk.testing.mariadb import MariadbServer
-from tests.xa_servers import (  # noqa: F401 - fixtures
-    breakable_mariadb,
-    kind,
-    living_mariadb,
-    living_mysql,
-    mariadb,
-    pytest_generate_tests,
-    stopped_mariadb,
-    stopped_mysql,
-)
+from tests.xa_servers import *  # noqa: F403 - fixtures, and a hook
 from troth import logs
 
 

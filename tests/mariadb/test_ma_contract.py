@@ -7,7 +7,6 @@ from ma_bench import ASYNC, BLOCKING, Database, MariadbWorkbench, from_dsn
 
 from participant_sdk.testing.contract import ResourceContract, Workbench
 
-
 pytestmark = pytest.mark.both
 
 

@@ -53,7 +53,8 @@ ASYNC, BLOCKING = session_operations(Item)
 
 def url(database: Database, driver: str) -> sqlalchemy.URL:
     query = {"unix_socket": str(database.server.socket)}
-    return sqlalchemy.URL.create(f"{database.dialect.name.lower()}+{driver}", username="root", host="localhost", database=database.name, query=query)
+    scheme = f"{database.dialect.name.lower()}+{driver}"
+    return sqlalchemy.URL.create(scheme, username="root", host="localhost", database=database.name, query=query)
 
 
 @pytest.fixture(params=["aiomysql", "asyncmy"])

@@ -58,7 +58,7 @@ def from_error(where: str, error: BaseException, doing: str) -> LogError:
     if code in errors.DENIED:
         return LogError(Reason.STORE_UNSAFE, text, hint="GRANT SELECT, INSERT, UPDATE, DELETE on the tables troth_* to the user.")
     if code == errors.LISTING_DENIED:
-        return LogError(Reason.STORE_UNSAFE, text, hint=f"The user may not list prepared branches: GRANT {MYSQL.listing_privilege}.")
+        return LogError(Reason.STORE_UNSAFE, text, hint=f"The user may not list what is prepared: GRANT {MYSQL.listing_privilege}.")
     if code in (errors.LOCK_TIMEOUT, errors.DEADLOCK):
         return LogError(Reason.LOG_AWAY, text, hint="An append or another claim holds the log's row: try again.")
     return LogFailed(Reason.LOG_FAILED, text, hint="Nothing was said that is not in the log; claiming it anew tells what it has.")

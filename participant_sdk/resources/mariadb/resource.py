@@ -138,7 +138,7 @@ class MariaDB(RelationalResource):
         return ""
 
     async def _unfit_tables(self, connection: Connection) -> str:
-        """Whether the table of proofs is there and may be used, and branches may be listed: found out by doing it, and undoing that."""
+        """Whether the table of proofs may be used, and branches may be listed: found out by doing it, and undoing that."""
         name = f"{_PROBE}{self._nonce}"
         try:
             await connection.ask("BEGIN")
