@@ -25,7 +25,7 @@ def demo(arguments: tuple[str, ...]) -> int:
     return _run("demo", arguments)
 
 
-@click.command(cls=Command, examples="troth dev\ntroth dev --keep", context_settings=_PASSED_ON)
+@click.command(cls=Command, examples="troth dev\ntroth dev --keep\ntroth dev --closed", context_settings=_PASSED_ON)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def dev(arguments: tuple[str, ...]) -> int:
     """Try it out: a coordinator, its console and three services, with a page to place orders and to crash one of them.

@@ -1,6 +1,6 @@
 """Prescriptions that the coordinator does not read: a participant and its client with one codec, against any coordinator.
 
-troth dev                                        # in another terminal
+troth serve                                      # in another terminal
 python examples/opaque/main.py 127.0.0.1:7420
 """
 

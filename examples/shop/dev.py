@@ -1,7 +1,8 @@
 """`troth dev`: a coordinator with its console and the shop's three services, to be tried out and looked at.
 
 Everything is in one temporary directory, and ends with Ctrl-C. A page has three buttons: an order, one that is refused, and a crash
-of payments after it has voted YES and before it hears how it ended.
+of payments after it has voted YES and before it hears how it ended. With --closed everybody shows a token, or a certificate of an
+authority that is made for this run and thrown away with it, and a policy says what he may do.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 import uvicorn
-from processes import LOOK_SECONDS, Cluster, ProcessFailed
+from processes import LOOK_SECONDS, SERVICES, Cluster, ProcessFailed
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -30,6 +32,9 @@ import coordinator.console
 from coordinator.console.guarding import SESSION_COOKIE, Forms, Strict
 from coordinator.console.server import QuietServer
 from participant_sdk.client import Aborted, Client, Committed, OutcomeUnknown, RequestError, call
+
+if TYPE_CHECKING:
+    from closed import Closed
 
 STATIC = Path(coordinator.console.__file__).parent / "static"
 VICTIM = "payments"
@@ -183,10 +188,11 @@ def main() -> int:
     """Run until Ctrl-C or SIGTERM; returns the exit status."""
     parser = argparse.ArgumentParser(prog="troth dev", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", action="store_true", help="do not delete the directory at the end")
+    parser.add_argument("--closed", action="store_true", help="with TLS both ways and a policy, by a throw-away authority")
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="troth-dev-"))
     try:
-        asyncio.run(_run(directory, keep=options.keep))
+        asyncio.run(_run(directory, keep=options.keep, closed=_closed(directory) if options.closed else None))
     except ProcessFailed as error:
         _say(f"troth dev: {error}")
         return 1
@@ -196,17 +202,27 @@ def main() -> int:
     return 0
 
 
-async def _run(directory: Path, *, keep: bool) -> None:
+def _closed(directory: Path) -> Closed:
+    """The authority of this run. Raises `ProcessFailed` where certificates cannot be made."""
+    try:
+        from closed import Closed
+    except ImportError as error:
+        raise ProcessFailed(f"there is nothing that makes certificates: pip install '.[pki]' ({error})") from None
+    return Closed(directory, SERVICES)
+
+
+async def _run(directory: Path, *, keep: bool, closed: Closed | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     console, ours = _free_port(), _free_port()
     _say(f"everything lives in {directory}, {'and stays there' if keep else 'and is deleted when you stop'}; starting ...")
-    cluster = Cluster(directory, settings=(f"console_listen=127.0.0.1:{console}",))
+    settings = (f"console_listen=127.0.0.1:{console}", *(closed.settings() if closed is not None else ()))
+    cluster = Cluster(directory, settings, closed.tls if closed is not None else None)
     try:
         await cluster.start()
-        async with Client(cluster.coordinator.address) as client:
-            playground = Playground(cluster, client, f"http://127.0.0.1:{console}/")
+        async with Client(cluster.coordinator.address, tls=closed.tls("caller") if closed is not None else None) as client:
+            playground = Playground(cluster, client, f"http{'s' if closed is not None else ''}://127.0.0.1:{console}/")
             config = uvicorn.Config(
                 playground.app(f"127.0.0.1:{ours}"), host="127.0.0.1", port=ours, log_config=None, access_log=False, lifespan="off"
             )
@@ -214,7 +230,7 @@ async def _run(directory: Path, *, keep: bool) -> None:
             serving = asyncio.create_task(server.serve())
             while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn signals nothing
                 await asyncio.sleep(LOOK_SECONDS)
-            _tell_places(cluster, ours, console)
+            _tell_places(cluster, ours, console, closed)
             await stop.wait()
             server.should_exit = True
             await serving
@@ -224,10 +240,16 @@ async def _run(directory: Path, *, keep: bool) -> None:
         await cluster.stop()
 
 
-def _tell_places(cluster: Cluster, ours: int, console: int) -> None:
+def _tell_places(cluster: Cluster, ours: int, console: int, closed: Closed | None) -> None:
     _say(f"  try it       http://127.0.0.1:{ours}/      an order, one that is refused, a crash")
-    _say(f"  console      http://127.0.0.1:{console}/")
-    _say(f"  coordinator  {cluster.coordinator.address}    troth txn list --coordinator {cluster.coordinator.address}")
+    if closed is None:
+        _say(f"  console      http://127.0.0.1:{console}/")
+    else:
+        _say(f"  console      https://127.0.0.1:{console}/     it asks for the token {closed.token}")
+    asked = f"troth txn list --coordinator {cluster.coordinator.address}"
+    if closed is not None:
+        asked = f". {closed.shell(cluster.coordinator.address)} && troth txn list"
+    _say(f"  coordinator  {cluster.coordinator.address}    {asked}")
     for name, service in cluster.services.items():
         _say(f"  {name:<11}  {service.address}")
     _say("Ctrl-C stops all of it.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shop_pb2
 import shop_pb2_grpc
-from service import COORDINATOR, DIRECTORY, run
+from service import COORDINATOR, DIRECTORY, TLS, run
 
 from participant_sdk import Database, Participant, SqliteResource
 
@@ -29,6 +29,7 @@ book = Participant(
     resource=SqliteResource(DIRECTORY / "orders.db", schema=SCHEMA),
     data_directory=DIRECTORY,
     coordinator=COORDINATOR,
+    tls=TLS,
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shop_pb2
 import shop_pb2_grpc
 from catalog import read_customers
-from service import COORDINATOR, DIRECTORY, SAMPLES, run
+from service import COORDINATOR, DIRECTORY, SAMPLES, TLS, run
 
 from participant_sdk import Database, Participant, Refuse, SqliteResource
 
@@ -27,6 +27,7 @@ bank = Participant(
     resource=SqliteResource(DIRECTORY / "payments.db", schema=SCHEMA),
     data_directory=DIRECTORY,
     coordinator=COORDINATOR,
+    tls=TLS,
 )
 
 

@@ -8,16 +8,17 @@ import signal
 import socket
 import sys
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import grpc
 
+from participant_sdk import Tls
 from troth.v1 import admin_pb2, admin_pb2_grpc
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-COORDINATOR = "coordinator"
+COORDINATOR, OPERATOR = "coordinator", "operator"
 SERVICES = ("orders", "inventory", "payments")
 DIRECT = (("grpc.enable_http_proxy", 0),)
 """For channels between our own processes: a proxy for the web has no business there."""
@@ -161,11 +162,13 @@ class Process:
 class Cluster:
     """The coordinator and the three services, with all their files below one directory.
 
-    `settings` are the coordinator's, as NAME=VALUE.
+    `settings` are the coordinator's, as NAME=VALUE. `identity` tells how a service, or an operator, shows who it is to a
+    coordinator that wants to know.
     """
 
-    def __init__(self, directory: Path, settings: Sequence[str] = ()) -> None:
+    def __init__(self, directory: Path, settings: Sequence[str] = (), identity: Callable[[str], Tls] | None = None) -> None:
         self.directory = directory
+        self._identity = identity
         command = [*_troth_serve(directory / COORDINATOR), *(part for one in settings for part in ("--set", one))]
         self.coordinator = Process(COORDINATOR, command, directory / COORDINATOR, _clean())
         self.services: dict[str, Process] = {}
@@ -184,6 +187,7 @@ class Cluster:
             environment = _clean() | {
                 "SHOP_DIRECTORY": str(self.directory / name),
                 "SHOP_COORDINATOR": self.coordinator.address,
+                **self._shown_by(name),
             }
             command = [sys.executable, str(HERE / f"{name}.py")]
             self.services[name] = Process(name, command, self.directory / name, environment)
@@ -192,13 +196,25 @@ class Cluster:
 
     async def _all_known(self) -> None:
         """Wait until the coordinator has seen every service once: before that it calls their names unknown."""
-        async with grpc.aio.insecure_channel(self.coordinator.address, DIRECT) as channel, asyncio.timeout(READY_SECONDS):
+        async with self._channel() as channel, asyncio.timeout(READY_SECONDS):
             admin = admin_pb2_grpc.AdminServiceStub(channel)
             while True:
                 listed = await admin.ListParticipants(admin_pb2.ListParticipantsRequest(), wait_for_ready=True)
                 if {one.participant for one in listed.participants if one.connected} >= set(SERVICES):
                     return
                 await asyncio.sleep(LOOK_SECONDS)
+
+    def _channel(self) -> grpc.aio.Channel:
+        if self._identity is None:
+            return grpc.aio.insecure_channel(self.coordinator.address, DIRECT)
+        return grpc.aio.secure_channel(self.coordinator.address, self._identity(OPERATOR).channel_credentials(), DIRECT)
+
+    def _shown_by(self, name: str) -> dict[str, str]:
+        """What a service is told of who it is."""
+        if self._identity is None:
+            return {}
+        tls = self._identity(name)
+        return {"SHOP_AUTHORITIES": str(tls.authorities), "SHOP_CERTIFICATE": str(tls.certificate), "SHOP_KEY": str(tls.key)}
 
     async def stop(self) -> None:
         """Stop everything in order: the services first, since they have more to say."""

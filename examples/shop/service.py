@@ -12,7 +12,7 @@ from pathlib import Path
 
 import grpc
 
-from participant_sdk import Database, Participant
+from participant_sdk import Database, Participant, Tls
 from troth import failpoints
 from troth.errors import TrothError
 
@@ -20,6 +20,12 @@ DIRECTORY = Path(os.environ.get("SHOP_DIRECTORY", "var/shop"))
 COORDINATOR = os.environ.get("SHOP_COORDINATOR", "127.0.0.1:7420")
 LISTEN = os.environ.get("SHOP_LISTEN", "127.0.0.1:0")
 SAMPLES = Path(__file__).parent
+TLS = (
+    Tls(os.environ["SHOP_AUTHORITIES"], os.environ["SHOP_CERTIFICATE"], os.environ["SHOP_KEY"])
+    if "SHOP_CERTIFICATE" in os.environ
+    else None
+)
+"""Who this service is, where the coordinator wants to know."""
 
 
 def run(participant: Participant, register: Callable[[grpc.aio.Server], None], seed: Callable[[Database], None]) -> None:

@@ -10,6 +10,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.cookiejar import CookieJar
 from pathlib import Path
 
@@ -22,10 +23,11 @@ SECONDS = 180
 class Dev:
     """One run, and a browser for its page."""
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
         self.running = subprocess.Popen(
-            [sys.executable, "-m", "coordinator.cli", "dev"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
-        )
+            [sys.executable, "-m", "coordinator.cli", "dev", *options],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+        )  # fmt: skip
         self.said = ""
         assert self.running.stdout is not None
         for line in self.running.stdout:
@@ -37,7 +39,7 @@ class Dev:
         self._open = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar())).open
 
     def place(self, what: str) -> str:
-        match = re.search(rf"{what} +(http://\S+)", self.said)
+        match = re.search(rf"{what} +(https?://\S+)", self.said)
         assert match is not None, self.said
         return match[1]
 
@@ -56,16 +58,31 @@ class Dev:
         body = urllib.parse.urlencode({"token": token[1]}).encode()
         return str(self._open(f"{self.url}{what}", body, timeout=SECONDS).read().decode())
 
+    def shell(self, command: str, before: str = ":") -> subprocess.CompletedProcess[str]:
+        """What a command says in a shell that has read the file which was named."""
+        match = re.search(r"coordinator +\S+ +(\. \S+) && troth", self.said)
+        assert match is not None, self.said
+        typed = f"{match[1]} && {before} && exec {sys.executable} -m coordinator.cli {command} --timeout 20"
+        return subprocess.run(["sh", "-c", typed], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
+
+
+@contextmanager
+def running(*options: str) -> Iterator[Dev]:
+    dev = Dev(*options)
+    try:
+        yield dev
+    finally:
+        if dev.running.poll() is None:
+            dev.running.send_signal(signal.SIGINT)
+            dev.running.wait(SECONDS)
+        assert dev.running.stdout is not None
+        dev.running.stdout.close()
+
 
 @pytest.fixture
 def dev() -> Iterator[Dev]:
-    dev = Dev()
-    yield dev
-    if dev.running.poll() is None:
-        dev.running.send_signal(signal.SIGINT)
-        dev.running.wait(SECONDS)
-    assert dev.running.stdout is not None
-    dev.running.stdout.close()
+    with running() as dev:
+        yield dev
 
 
 def test_an_order_a_refusal_and_a_crash_and_nothing_is_left(dev: Dev) -> None:
@@ -84,3 +101,12 @@ def test_an_order_a_refusal_and_a_crash_and_nothing_is_left(dev: Dev) -> None:
     dev.running.send_signal(signal.SIGINT)
     assert dev.running.wait(SECONDS) == 0
     assert not Path(directory[1]).exists()
+
+
+def test_closed_everybody_has_to_say_who_he_is() -> None:
+    with running("--closed") as dev:
+        assert "is committed, everywhere" in dev.press("order")
+        found = dev.shell("txn list --outcome COMMITTED --csv")
+        assert found.returncode == 0 and "COMMITTED" in found.stdout, found.stderr
+        assert dev.shell("status", "unset TROTH_CLIENT_CERTIFICATE TROTH_CLIENT_KEY").returncode == 4, "a stranger is let in"
+        assert "CLOSED" in dev.shell("status").stdout.upper()
