@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -30,6 +33,31 @@ async def test_a_transaction_over_tls(closed: Daemon, pki: Pki, tmp_path: Path) 
         await connected(notes)
         done = await client.run(call("notes", "note", text="hello"), attempts=20, timeout=PATIENCE_SECONDS)
         assert done.results == {"notes": [1]}
+
+
+async def test_versions_of_tls_that_are_too_old_are_refused(closed: Daemon, pki: Pki) -> None:
+    """By the server: this side would take them, and says so with a security level at which OpenSSL allows them."""
+    mine = pki.tls("web", "web.internal")
+
+    def spoken(version: ssl.TLSVersion) -> str | None:
+        context = ssl.create_default_context(cafile=mine.authorities)
+        context.load_cert_chain(mine.certificate, mine.key)
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            context.minimum_version = context.maximum_version = version
+        host, port = closed.address.rsplit(":", 1)
+        with (
+            socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as line,
+            context.wrap_socket(line, server_hostname=host) as wrapped,
+        ):
+            return wrapped.version()
+
+    for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
+        with pytest.raises((ssl.SSLEOFError, ConnectionError)):  # what this side refuses by itself is another SSLError
+            await asyncio.to_thread(spoken, version)
+    assert await asyncio.to_thread(spoken, ssl.TLSVersion.TLSv1_2) == "TLSv1.2"
+    assert await asyncio.to_thread(spoken, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
 
 
 async def _ask(address: str, credentials: grpc.ChannelCredentials | None) -> Any:
