@@ -219,6 +219,42 @@ async def test_a_server_that_is_killed_between_the_phases_has_lost_nothing(
     await until(begins)
 
 
+async def test_a_password_that_was_changed_is_waited_for_until_the_service_has_it(
+    own: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finishing, "WAIT_SECONDS", 0.3)
+    access, passwords = own.server.data / "pg_hba.conf", tmp_path / "pgpass"
+    anybody = access.read_text()
+
+    def has(password: str) -> None:
+        passwords.write_text(f"*:*:*:clerk:{password}\n")
+        passwords.chmod(0o600)
+
+    await own.sql("DROP ROLE IF EXISTS clerk; CREATE ROLE clerk LOGIN SUPERUSER PASSWORD 'winter'")
+    access.write_text(f"local all clerk scram-sha-256\n{anybody}")
+    await own.sql("SELECT pg_reload_conf()")
+    has("winter")
+    where = own.server.dsn(own.name, user="clerk", passfile=passwords)
+    bench = Bench(PostgresWorkbench(own, ASYNC, lambda dsn: Postgres(where, limits=FEW)))
+    try:
+        await bench.open()
+        branch, work = await bench.prepared()
+        await own.sql("ALTER ROLE clerk PASSWORD 'summer'")
+        await own.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'clerk'")
+        assert isinstance(await bench.resource.commit(branch, work, one_phase=False), Unreachable)
+        with impatient(bench.resource):
+            away = await bench.resource.begin(LONGER)
+        assert isinstance(away, Refused) and away.cause.reason == "PARTICIPANT_AWAY" and away.cause.retryable
+        assert not {"winter", "summer"} & set(str(away.cause).split())
+        has("summer")
+        assert isinstance(await until(lambda: bench.resource.commit(branch, work, one_phase=False)), Done)
+        assert await bench.visible("a") == 1
+    finally:
+        await bench.resource.close()
+        access.write_text(anybody)
+        await own.sql("SELECT pg_reload_conf()")
+
+
 async def test_no_room_for_prepared_transactions_is_a_no_that_may_pass(own: Database) -> None:
     own.server.stop()
     own.server.start(max_prepared_transactions="1")
