@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from participant_sdk.runtime import Runtime
 from tests import late_decisions
 from troth import failpoints
 from troth.errors import ConfigError, LogFailed, LogLocked, Reason, TrothError
+from troth.log.contract import Written
 from troth.log.sqlite import SqliteLog
 from troth.ready import Append
 from troth.v1 import record_pb2
@@ -38,6 +40,37 @@ async def test_one_shot_transactions_commit_and_abort(tmp_path: Path) -> None:
             await troth.run(call("left", "add", amount=-5), call("right", "add", amount=500))
         assert (refused.value.participant, refused.value.code) == ("right", "TOO_MUCH")
         assert (await total(left), await total(right)) == (-5, 5)
+
+
+async def test_a_transaction_costs_no_socket_and_its_answer_one_sync_of_the_coordinators_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[list[str]] = []
+    write = SqliteLog.write
+
+    async def written(log: SqliteLog, batch: Sequence[Append], *, sync: bool, drop_below: int = 0) -> Written:
+        if sync:
+            records = [one.record for one in batch if isinstance(one.record, record_pb2.CoordinatorRecord)]
+            writes.append([str(record.WhichOneof("kind")) for record in records])
+        return await write(log, batch, sync=sync, drop_below=drop_below)
+
+    monkeypatch.setattr(SqliteLog, "write", written)
+    before = sockets()
+    troth, _, _ = shop(tmp_path)
+    async with troth:
+        writes.clear()
+        for _ in range(3):
+            await troth.run(call("left", "add", amount=-1), call("right", "add", amount=1))
+        assert sockets() == before
+        # What follows a decision (its end, a watermark) is awaited by nobody, and rides along with the next one if it comes soon.
+        decided = [batch.count("decided") for batch in writes]
+        assert [number for number in decided if number] == [1, 1, 1], writes
+
+
+def sockets() -> set[str]:
+    """Those of this process."""
+    links = (os.readlink(one) for one in Path("/proc/self/fd").iterdir() if one.is_symlink())
+    return {link for link in links if link.startswith("socket:")}
 
 
 @pytest.mark.parametrize("turns", [1, 4, 16, 64])
