@@ -31,7 +31,7 @@ TRIES_MAX = 12
 PAGE_ROWS = 3
 KINDS = (
     "force", "force", "force", "force", "abort", "abort", "abandon", "abandon", "forget", "forget", "list", "look up", "drain",
-    "forget participant", "forget participant", "repair", "repair", "lose a log", "lose a log", "review", "review",
+    "forget participant", "forget participant", "repair", "repair",
 )  # fmt: skip
 STIRS = ("pause", "drain", "die", "cut", "fail over", "away")
 HEURISTIC_STATE = State.HEURISTIC.value
@@ -70,9 +70,9 @@ class CellOperators:
         """The services whose part of a transaction is not as was decided, because their logs were lost."""
         return self.replacing.undone
 
-    def plan(self, own: Random, seconds: float) -> None:
-        """Look for something to do from some moment on."""
-        self.world.after(own.uniform(0.0, seconds), self._look, own, own.choice(KINDS), 0)
+    def plan(self, own: Random, seconds: float, kind: str = "") -> None:
+        """Look for something to do from some moment on, of a kind or of any but the rare ones."""
+        self.world.after(own.uniform(0.0, seconds), self._look, own, kind or own.choice(KINDS), 0)
 
     def _look(self, own: Random, kind: str, looks: int) -> None:
         if self.over:

@@ -43,6 +43,10 @@ CHECKERS = (
 BEFORE_FORGETTING = (heuristics.heuristics_told, heuristics.outcomes_true, heuristics.nothing_in_doubt)
 """Those that look when all is decided, and before operators have forgotten what they have seen."""
 FORGETTING_ROUNDS = 5
+RARE = (
+    ("lost log 1", "lose a log", 0.25), ("lost log 2", "lose a log", 0.1), ("review 1", "review", 0.3), ("review 2", "review", 0.3),
+)  # fmt: skip
+"""Orders of operators, and what makes them needed, by their names in the plan, and how often."""
 FORCED = (BranchState.FORCED_COMMIT, BranchState.FORCED_ABORT)
 
 MUST_REACH = (
@@ -171,6 +175,7 @@ class CellRun:
         world.run_until(1.0)
         self._plan_troubles()
         self.workload.schedule(plan, transactions or plan.count(8, 20), FAULT_SECONDS)
+        self._plan_rare_orders()
         world.run_until(1.0 + FAULT_SECONDS)
         self._end_troubles()
         if self.loses:
@@ -258,6 +263,13 @@ class CellRun:
             own = plan.draw(f"operator{number}")
             if own is not None:
                 self.operators.plan(own, FAULT_SECONDS)
+
+    def _plan_rare_orders(self) -> None:
+        """What was added later is drawn last, so that every other item of a seed stays what it was."""
+        for name, kind, chance in RARE:
+            own = self.plan.chance(name, chance)
+            if own is not None:
+                self.operators.plan(own, FAULT_SECONDS, kind)
 
     def _trouble(self, what: str, own: Random) -> None:
         if self.store.calm:
