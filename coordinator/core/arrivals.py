@@ -170,7 +170,8 @@ def _judge_report(book: Book, participant: Participant, report: participant_pb2.
         if report.state == participant_pb2.BRANCH_STATE_PREPARED and _is_abandoned(txn, branch):
             _tell_in_doubt(book, participant, txn, report.order)
         elif txn.state is State.HEURISTIC and decision(book, txn) is None:
-            _judge_unknown(book, participant, txn, report)
+            if report.state in _CONTRADICTS:  # what it has committed by itself, or still does, is in no doubt
+                _judge_unknown(book, participant, txn, report)
         elif txn.state is State.HEURISTIC and branch.step is not BranchStep.HEURISTIC and report.state in _CONTRADICTS:
             # Its answer is heard, and recorded if it contradicts as well.
             _tell_in_doubt(book, participant, txn, report.order)
@@ -199,16 +200,17 @@ def _judge_unknown(book: Book, participant: Participant, txn: Transaction | None
 
 def _is_unknown(book: Book, participant: Participant, report: participant_pb2.BranchReport) -> bool:
     """Whether nothing is known of the decision, and nothing can be told."""
-    if _answer_to(book, participant, report.transaction_id, report.order) is not None:
+    if _answer_to(book, participant, report.transaction_id, report.order, early=report.early) is not None:
         return False
-    return decision_of_past(book, report.transaction_id, book.finished.get(report.transaction_id)) is None
+    return report.early or decision_of_past(book, report.transaction_id, book.finished.get(report.transaction_id)) is None
 
 
 def _tell_in_doubt(book: Book, participant: Participant, txn: Transaction, order: int) -> None:
     """Tell the decision to whoever is in doubt of a transaction that ended heuristically; it is not forgotten until then. Where no
     decision is known, people's ends of other branches are none, and it is as if nobody had said anything."""
     if txn.state is State.HEURISTIC and decision(book, txn) is None:
-        presume(book, participant, txn.id, order)
+        cannot_tell = txn.branches[participant.name].step is BranchStep.HEURISTIC
+        presume(book, participant, txn.id, order, early=cannot_tell)  # it may have been handed over (`replaced`)
         return
     if txn.state is State.HEURISTIC:
         participant.in_doubt.add(txn.id)
@@ -308,8 +310,7 @@ def _acknowledgement(book: Book, participant: Participant, what: participant_pb2
     participant.told_abort.discard(transaction_id)
     if what.kind != participant_pb2.ACKNOWLEDGEMENT_KIND_HAZARD:
         participant.ordered.discard(transaction_id)  # a HAZARD may come again, and must not count then
-    if participant.stranded:
-        participant.stranded.pop(transaction_id, None)  # an operator ended it
+    stranded = participant.stranded.pop(transaction_id, None) is not None  # an operator ended it
     if participant.blocking:
         participant.blocking.pop(transaction_id, None)
     if participant.questions:
@@ -320,7 +321,7 @@ def _acknowledgement(book: Book, participant: Participant, what: participant_pb2
     if txn is not None:
         apply(book, txn, ACKNOWLEDGED, (participant, what))
     else:
-        late.acknowledged(book, participant, what, ordered=ordered, told=told)
+        late.acknowledged(book, participant, what, ordered=ordered, told=told, unknown=stranded and not told)
 
 
 def _enlist(book: Book, participant: Participant, what: participant_pb2.Enlist) -> None:

@@ -341,6 +341,8 @@ class Book:
     def close(self, txn: Transaction) -> None:
         """It is open no longer, and gives back what it held."""
         self.live.pop(txn.id, None)
+        for ticket in self.watchers.pop(txn.id, ()):  # of what was only asked about, and nobody could tell
+            self._tell_watcher(ticket, txn, last=True)
         self.asking.discard(txn.id)
         self.owned[txn.owner] -= bool(txn.owner)
         self.open_bytes -= txn.held_bytes
@@ -395,8 +397,8 @@ class Book:
             if not tickets:
                 del self.watchers[transaction_id]
 
-    def _tell_watcher(self, ticket: Any, txn: Transaction) -> None:
-        last = txn.state in FINISHED
+    def _tell_watcher(self, ticket: Any, txn: Transaction, *, last: bool = False) -> None:
+        last = last or txn.state in FINISHED
         response = client_pb2.WatchResponse(state=txn.state.value, explanation=words.state_words(txn), outcome=txn.outcome)
         self.ready.effects.append(effects.Watched(ticket, response, last))
 

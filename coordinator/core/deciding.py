@@ -38,6 +38,7 @@ from coordinator.core.steps import (
     away,
     branch_of,
     broke_protocol,
+    is_of_log_before,
     key_opened,
     no_branch,
     no_cause,
@@ -292,6 +293,9 @@ def _decide(book: Book, txn: Transaction) -> None:
     for branch in txn.branches.values():
         branch.changed = branch.step is YES
         assert branch.changed or branch.step is OVER
+        if branch.changed and is_of_log_before(txn, branch):  # what was prepared is gone, or in a copy: it would be HAZARD at once
+            away(book, txn, branch.participant)
+            return
     record = book.decided_record(txn)
     if not record.decided.owing:
         finish_unchanged(book, txn)

@@ -17,9 +17,10 @@ from troth.v1 import common_pb2, participant_pb2
 
 
 def acknowledged(
-    book: Book, participant: Participant, what: participant_pb2.Acknowledgement, *, ordered: bool, told: bool
+    book: Book, participant: Participant, what: participant_pb2.Acknowledgement, *, ordered: bool, told: bool, unknown: bool
 ) -> None:  # fmt: skip
-    """Of a transaction that is over: a repeat, or it contradicts what was decided, or nobody here knows what that was."""
+    """Of a transaction that is over: a repeat, or it contradicts what was decided, or nobody here knows what that was: who was
+    told nothing (`unknown`) contradicts nothing."""
     done = book.finished.get(what.transaction_id)
     committed = done is not None and done.outcome == common_pb2.OUTCOME_COMMITTED
     if done is not None and committed and told and participant.name not in done.participants:
@@ -32,6 +33,8 @@ def acknowledged(
         return  # the order was for a branch that it does not have, of a transaction that nobody knows
     parse(participant, what.transaction_id)  # raises for what is none
     decided, end = decision_of_past(book, what.transaction_id, done), ENDS[what.kind]
+    if unknown and done is None:
+        decided = None
     if decided is not None and (end == common_pb2.OUTCOME_ABORTED) is not decided:
         return  # as decided
     if decided is None and _is_dealt_with(book, participant, what.transaction_id, done, end, told=told):
@@ -73,7 +76,7 @@ def listed(book: Book, participant: Participant, txn: Transaction | None, report
     if txn is not None:
         apply(book, txn, ACKNOWLEDGED, (participant, what))
     else:
-        acknowledged(book, participant, what, ordered=True, told=False)
+        acknowledged(book, participant, what, ordered=True, told=False, unknown=True)
 
 
 def committed(book: Book, participant: Participant, what: participant_pb2.Vote) -> None:

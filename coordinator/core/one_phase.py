@@ -37,7 +37,7 @@ SETTLE_SECONDS_MAX = 60.0
 def open_or_hand_over(book: Book, txn: Transaction) -> None:
     """Give the decision to the only participant; with a key, make its record durable first."""
     (branch,) = txn.branches.values()
-    if not branch.participant.ready or branch.incarnation != branch.participant.incarnation:
+    if not _has_it(txn, branch):
         # Nothing has been handed over, so this is still ours to decide.
         away(book, txn, branch.participant)
     elif txn.claim is None:
@@ -45,6 +45,13 @@ def open_or_hand_over(book: Book, txn: Transaction) -> None:
     else:
         book.set_state(txn, State.OPENING)
         book.append(txn.id, key_opened(book, txn, branch), force=True, event=Durable("opened", txn.id))
+
+
+def _has_it(txn: Transaction, branch: Branch) -> bool:
+    """Whether the process is there that did the work. Another log may have had as many starts: it is told by the branch. So what was
+    handed over, and is of the log before, was handed over to that one (`replaced`)."""
+    participant = branch.participant
+    return participant.ready and branch.incarnation == participant.incarnation and not is_of_log_before(txn, branch)
 
 
 def hand_over(book: Book, txn: Transaction, _: Any = None) -> None:
@@ -60,7 +67,7 @@ def hand_over(book: Book, txn: Transaction, _: Any = None) -> None:
 def opened(book: Book, txn: Transaction, _: Any) -> None:
     """The key's record is durable: hand over, or abort if the participant is gone."""
     (branch,) = txn.branches.values()
-    if branch.participant.ready and branch.incarnation == branch.participant.incarnation:
+    if _has_it(txn, branch):
         hand_over(book, txn)
     else:
         away(book, txn, branch.participant)
@@ -70,6 +77,9 @@ def one_phase_vote(book: Book, txn: Transaction, argument: tuple[Participant, pa
     """COMMITTED or READ_ONLY: it is committed. NO: it is aborted. Anything else breaks the protocol: settle it."""
     participant, vote = argument
     branch = branch_of(txn, participant)
+    if vote.kind != participant_pb2.VOTE_KIND_COMMITTED and is_of_log_before(txn, branch):
+        settle(book, txn)  # it votes on what was handed to another log
+        return
     branch.voted_at = book.now.monotonic
     if vote.kind == participant_pb2.VOTE_KIND_NO:
         book.end_branch(txn, branch)
@@ -191,7 +201,8 @@ def settling_timer(book: Book, txn: Transaction, _: Any) -> None:
     """Answer those who wait IN_DOUBT when it takes long; ask again."""
     _answer_in_doubt(book, txn)
     asked_for = book.now.monotonic - txn.began
-    if txn.session is None and txn.claim is None and not txn.tickets and asked_for > SETTLE_SECONDS_MAX:
+    written = any(branch.step is BranchStep.HEURISTIC for branch in txn.branches.values())  # a record is on its way: it ends it
+    if txn.session is None and txn.claim is None and not (txn.tickets or written) and asked_for > SETTLE_SECONDS_MAX:
         # Nothing hangs on it: whoever asks again starts it again, and a late answer finds no transaction.
         book.end_branches(txn)
         book.close(txn)

@@ -26,6 +26,7 @@ from coordinator.core.model import (
 from coordinator.core.phase_two import decision_of_past
 from coordinator.core.proving import may_prove, prove
 from coordinator.core.recovery import bound_record
+from coordinator.core.steps import send_away
 from coordinator.core.transitions import TABLE, Input, apply
 from coordinator.core.verdict import decided, is_given_up, last_reports, outcome_decided
 from troth.errors import Reason, RequestError
@@ -314,6 +315,11 @@ def _replace(book: Book, request: admin_pb2.ReplaceParticipantRequest) -> Messag
     refusal = _check_reason(request.who, request.why) or _not_replaced(participant, request)
     if refusal is not None or participant is None:
         return admin_pb2.ReplaceParticipantResponse(refusal=refusal)
+    if participant.stream:
+        # Welcomed, and still listing what it has. It would go on under the name, and be taken for the log that was named.
+        cause = cause_of(Reason.FOREIGN_LOG, f"an operator lets the log {request.log_id[:8]}... have the name {participant.name!r}")
+        cause.retryable = True  # it may be that very log: its next Hello tells
+        send_away(book, participant, cause)
     participant.awaited = request.log_id
     participant.log_id = participant.nonce = participant.went_back = ""
     participant.incarnation = participant.heard = participant.watermark_sent = 0

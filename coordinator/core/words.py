@@ -220,9 +220,11 @@ def if_forced(txn: Transaction) -> list[str]:
     if txn.state is State.HEURISTIC:
         forget = "forget: the record of the broken atomicity is dropped; do it when the damage is repaired."
         if decided(txn.heuristic) is None and _nobody_knows(txn):
-            forget = "forget: the record of it is dropped, and its key is free; do it when what was done is known, and repaired."
+            forget = "forget: the record of it is dropped; do it when what was done is known, and repaired."
         elif decided(txn.heuristic) is None and txn.outcome != common_pb2.OUTCOME_MIXED:
             forget = "forget: the record of what was ended by hand is dropped; do it when that is compared with what was decided."
+        if txn.claim is not None and not decided(txn.heuristic):
+            forget += " From then on its key is free, and whoever retries with it has the work done again."
         return [forget, *_force_each(txn.id, _may_be_in_doubt(txn), decided=decided(txn.heuristic))]
     if txn.state in (State.DECIDING, State.OPENING):
         return ["Nothing can be forced while a record is written; ask again in a moment."]

@@ -120,6 +120,12 @@ _REPORTED = {
 }
 
 
+_EARLY = frozenset({
+    _PREPARED, participant_pb2.BRANCH_STATE_FORCED_COMMIT, participant_pb2.BRANCH_STATE_FORCED_ABORT,
+})  # fmt: skip
+"""What is in doubt, or people have ended it while it was."""
+
+
 def report(branch: Branch) -> participant_pb2.BranchReport | None:
     """What Hello says about a branch; `None` when nobody waits for that.
 
@@ -140,5 +146,5 @@ def report(branch: Branch) -> participant_pb2.BranchReport | None:
         results=branch.results,
         detail=branch.detail or str(branch.forced or ""),
         peers=branch.peers if state == _PREPARED else b"",
-        early=branch.early and state == _PREPARED,
+        early=branch.early and state in _EARLY,
     )
