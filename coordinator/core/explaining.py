@@ -63,8 +63,8 @@ def _stranded(book: Book, name: str, stranded: list[Participant]) -> Message:
     who = words.listed(one.name for one in stranded)
     who += f" is in doubt about {name}, and keeps its" if len(stranded) == 1 else f" are in doubt about {name}, and keep their"
     return admin_pb2.ExplainResponse(
-        explanation=f"{who} locks. This coordinator's log can say nothing of it: another log began it, or this one was put back "
-        f"since, or the participant's was replaced, and the one before may have decided it alone.{_held_up_by(book, name, stranded)}",
+        explanation=f"{who} locks. This coordinator's log can say nothing of it: another log began it, this one was put back "
+        f"since, or its own was replaced, and the one before may have decided it alone.{_held_up_by(book, name, stranded)}",
         next="Nothing happens by itself: find out how it ended elsewhere.",
         if_forced=_if_stranded_forced(stranded),
     )

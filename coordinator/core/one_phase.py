@@ -48,8 +48,8 @@ def open_or_hand_over(book: Book, txn: Transaction) -> None:
 
 
 def _has_it(txn: Transaction, branch: Branch) -> bool:
-    """Whether the process is there that did the work. Another log may have had as many starts: it is told by the branch. So what was
-    handed over, and is of the log before, was handed over to that one (`replaced`)."""
+    """Whether the process is there that did the work. Another log may have had as many starts: it is told by the branch. So what
+    was handed over, and is of the log before, was handed over to that one (`replaced`)."""
     participant = branch.participant
     return participant.ready and branch.incarnation == participant.incarnation and not is_of_log_before(txn, branch)
 

@@ -24,12 +24,17 @@ HAZARD is what becomes of a *decided* commit that the log before owed, too: peop
 unknown as well (`verdict`), so nobody is told anything by what is recorded, and nothing contradicts it. What was heard before the
 name was given away stays as it was heard: a branch that had answered keeps its answer, and what was recorded is not judged again.
 
+Nothing is handed over to a log that did not do the work, though it has had as many starts (`one_phase.open_or_hand_over`): so what
+was handed over, and is of the log before, was handed over to that one. Nor is a commit decided that such a log has voted for
+(`deciding`): while nothing is decided, it is ours to abort, and that is no HAZARD.
+
 A question alone is about an earlier life of the coordinator, or about what was never handed over: in this life all that was is open
 or retained, and so its branch has a fresh order and is settled as ever.
 
 A branch *in doubt* that an older copy brings back is told ABORT, for a decision of several would be in the log
 (`arrivals.presume`). But one that was prepared early may have been handed over after that. Unless this life knows that it was not,
-it is told nothing, and is listed; so is whoever the retention may have dropped a commit of (`recalling`).
+it is told nothing, and is listed. How people end it then is recorded, against an unknown decision (`late`), and is no MIXED. So is
+whoever the retention may have dropped a commit of (`recalling`).
 """
 
 from __future__ import annotations
