@@ -28,8 +28,8 @@ TLS = (
 """Who this service is, where the coordinator wants to know."""
 
 
-def run(participant: Participant, register: Callable[[grpc.aio.Server], None], seed: Callable[[Database], None]) -> None:
-    """Serve until SIGTERM. `register` adds the service's own API; `seed` fills an empty database."""
+def run(participant: Participant, register: Callable[[grpc.aio.Server], None], seed: Callable[[Database], None] | None) -> None:
+    """Serve until SIGTERM. `register` adds the service's own API; `seed` fills an empty database, where it is a file."""
     failpoints.arm_from_environment()  # so that the demo can kill this process at a chosen moment
     try:
         asyncio.run(_serve(participant, register, seed))
@@ -37,11 +37,14 @@ def run(participant: Participant, register: Callable[[grpc.aio.Server], None], s
         sys.exit(f"{participant.name}: {error}")
 
 
-async def _serve(participant: Participant, register: Callable[[grpc.aio.Server], None], seed: Callable[[Database], None]) -> None:
+async def _serve(
+    participant: Participant, register: Callable[[grpc.aio.Server], None], seed: Callable[[Database], None] | None
+) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with participant:
-        await participant.local(seed, locks=["seed"], wait_seconds=math.inf)  # a branch in doubt may be in the way
+        if seed is not None:
+            await participant.local(seed, locks=["seed"], wait_seconds=math.inf)  # a branch in doubt may be in the way
         server = grpc.aio.server(interceptors=participant.interceptors(), options=[("grpc.so_reuseport", 0)])
         register(server)
         port = server.add_insecure_port(LISTEN)

@@ -30,6 +30,7 @@ class Found:
     """By bank and account."""
     moved: Counter[tuple[str, str]]
     logs: dict[str, ParticipantLog]
+    """By bank, or by slot where a bank is several processes."""
     coordinator: CoordinatorLog
 
 
@@ -50,9 +51,13 @@ class Verdict:
 
 def check(directory: Path, banks: Sequence[str] = BANKS) -> Verdict:
     """Check the files of a run that is over."""
-    found = _read(directory, banks)
+    return judge(_read(directory, banks), directory / "told.jsonl")
+
+
+def judge(found: Found, told_file: Path) -> Verdict:
+    """Hold what is there against what the clerks were told."""
     verdict = Verdict()
-    told = [json.loads(line) for line in (directory / "told.jsonl").read_text(encoding="utf-8").splitlines()]
+    told = [json.loads(line) for line in told_file.read_text(encoding="utf-8").splitlines()]
     for name, _, _, outcome, code, transactions, legs in told:
         verdict.transfers += 1
         _check_transfer(verdict, found, f"{name} {transactions}", outcome, code, found.entries.pop(name, Counter()), legs)
@@ -88,7 +93,7 @@ def _check_balances(verdict: Verdict, found: Found) -> None:
         true = balance == OPENING + moved and balance >= 0
         verdict.expect(true, f"{account} at {bank}: {OPENING} at first, {moved} moved, {balance} there")
     total = sum(found.balances.values())
-    opening = OPENING * ACCOUNTS * len(found.logs)
+    opening = OPENING * ACCOUNTS * len({bank for bank, _ in found.balances})
     verdict.expect(total == opening, f"all money together: {opening} at first, {total} now")
 
 

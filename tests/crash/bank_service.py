@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-from typing import Any
 
-import grpc
-from bank_terms import ACCOUNTS, METHOD, OPENING
+from bank_terms import ACCOUNTS, OPENING, api
 from service import COORDINATOR, DIRECTORY, run
 
 from participant_sdk import Database, Limits, Participant, Refuse, SqliteResource
@@ -70,22 +67,5 @@ def open_accounts(db: Database) -> None:
             db.execute("INSERT INTO accounts VALUES (?, ?)", (f"a{number:02}", OPENING))
 
 
-async def serve_move(request: bytes, context: object) -> bytes:
-    """The bank's own API, for callers inside an interactive transaction."""
-    branch = bank.branch()
-    asked = json.loads(request)
-    if asked["amount"] % 2:
-        await branch.caller()  # who it is makes no difference here: it is a question more that can get lost
-    balance: Any = await branch.run(move, **asked)
-    return json.dumps(balance).encode()
-
-
-def register(server: grpc.aio.Server) -> None:
-    """Add the API to the server."""
-    service, _, method = METHOD[1:].partition("/")
-    handlers = {method: grpc.unary_unary_rpc_method_handler(serve_move)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-
-
 if __name__ == "__main__":
-    run(bank, register, open_accounts)
+    run(bank, api(bank), open_accounts)

@@ -4,26 +4,20 @@ their lease and drained, connections to the database cut, the database itself ki
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import signal
 import sys
 from pathlib import Path
 
-import grpc.aio
-import psycopg
 from bank_check import check
-from bank_cluster import COORDINATOR, SERVICE, SETTINGS, _environment
-from demo import settle
+from bank_cluster import COORDINATOR, SERVICE, _environment
+from nodes import at_rest, copy_log, cut, make_nodes, supervise
 from processes import ROOT, Process
 from transfers import Clerks
 
 from participant_sdk.testing.postgres import PostgresServer
-from troth.log.postgres import PostgresLog
 from troth.log.postgres_cell import init_cell
 from troth.log.postgres_store import status
-from troth.log.sqlite import SqliteLog
-from troth.ready import Append
 from troth.v1 import record_pb2
 
 BANKS = ("north", "south")
@@ -42,11 +36,7 @@ class Cell:
     def __init__(self, directory: Path, server: PostgresServer) -> None:
         self.server = server
         self.directory = directory
-        settings = SETTINGS | {"TROTH_STORE": server.dsn(), "TROTH_LEASE_SECONDS": str(LEASE_SECONDS)}
-        command = [sys.executable, "-m", "coordinator.cli", "serve", "--listen", "{listen}"]
-        self.nodes = [
-            Process(f"node{number}", command, directory / f"node{number}", _environment(settings)) for number in range(NODES)
-        ]
+        self.nodes = make_nodes(directory, NODES, server.dsn(), LEASE_SECONDS)
         self.banks: dict[str, Process] = {}
         self.done: list[str] = []
 
@@ -97,9 +87,7 @@ class Cell:
 
     async def supervise(self) -> None:
         """A node that began while there was no database has ended: whoever supervises it begins it again."""
-        for node in self.nodes:
-            if not node.running:
-                await node.spawn()
+        await supervise(self.nodes)
 
     async def does_enough(self, clerks: Clerks) -> None:
         """Wait until so many transfers have committed as are wanted, on a machine of any speed."""
@@ -111,11 +99,7 @@ class Cell:
     async def at_rest(self) -> None:
         """Wait until nobody owes anything."""
         async with asyncio.timeout(PEACE_SECONDS):
-            while True:
-                await self.supervise()
-                with contextlib.suppress(grpc.aio.AioRpcError):  # the log may be on its way from one node to another
-                    return await settle(self.nodes[0].address)
-                await asyncio.sleep(0.1)
+            await at_rest(self.nodes)
 
     async def _owner(self) -> Process | None:
         """The node that has the log, as the store says."""
@@ -123,8 +107,7 @@ class Cell:
         return next((node for node in self.nodes if node.running and node.address == log.owner), None)
 
     def _cut(self) -> None:
-        with psycopg.connect(self.server.dsn(), autocommit=True) as connection:
-            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'troth%'")
+        cut(self.server.dsn())
 
     async def stop(self) -> None:
         """In order: the banks first, since they have more to say."""
@@ -137,16 +120,6 @@ class Cell:
             process.kill()
             if process.running:
                 await process.ended()
-
-    async def take_log(self) -> None:
-        """Write the coordinator's log into a file, as the checker wants it."""
-        log = PostgresLog(self.server.dsn(), role="coordinator", name="c1")
-        _, records = await log.open()
-        await log.close()
-        copy = SqliteLog(self.directory / COORDINATOR / "coordinator.db", role="coordinator", name="c1")
-        await copy.open()
-        await copy.write([Append(record_pb2.CoordinatorRecord.FromString(stored.body)) for stored in records], sync=True)
-        await copy.close()
 
 
 async def test_transfers_survive_nodes_and_their_database(tmp_path: Path) -> None:
@@ -168,7 +141,8 @@ async def test_transfers_survive_nodes_and_their_database(tmp_path: Path) -> Non
                     await working
             await cell.at_rest()
             await cell.stop()
-            await cell.take_log()
+            copy = tmp_path / COORDINATOR / "coordinator.db"
+            await copy_log(server.dsn(), "coordinator", "c1", copy, record_pb2.CoordinatorRecord)
         finally:
             await cell.kill()
     verdict = check(tmp_path, BANKS)

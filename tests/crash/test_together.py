@@ -1,0 +1,89 @@
+"""Everything at the same time: a cell of three nodes, two banks of three processes each, two PostgreSQL servers, and transfers under
+keys; nodes, workers, sessions and servers are killed and stopped in an order of chance, each kind at least once. Then the independent
+checker looks."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from bank_check import judge
+from cell_of_banks import CellOfBanks, eventually
+from transfers import Clerks
+
+from participant_sdk.testing.postgres import PostgresServer
+from tests.patience import SECONDS as PATIENCE_SECONDS
+
+TWICE = ("a node is killed", "a worker is killed", "a worker is stopped past its lease")
+MORE = 8
+"""Transfers that commit between one trouble and the next, where the next does not come at once."""
+AT_ONCE = 0.25
+"""How often it does."""
+
+
+@pytest.fixture
+async def cell(tmp_path: Path, chance: random.Random) -> AsyncIterator[CellOfBanks]:
+    with PostgresServer() as store, PostgresServer() as data:
+        cell = CellOfBanks(tmp_path, store, data, chance)
+        try:
+            await cell.start()
+            yield cell
+        finally:
+            await cell.kill()
+
+
+@pytest.fixture
+def seed() -> int:
+    return random.SystemRandom().randrange(1_000_000)
+
+
+@pytest.fixture
+def chance(seed: int) -> random.Random:
+    return random.Random(seed)
+
+
+async def commits(cell: CellOfBanks, clerks: Clerks, more: int) -> None:
+    """Wait until so many more transfers have committed."""
+    enough = clerks.counts["COMMITTED"] + more
+
+    async def committed() -> bool:
+        await cell.supervise()
+        return clerks.counts["COMMITTED"] >= enough
+
+    await eventually(committed)
+
+
+async def test_money_is_conserved_and_the_told_is_true_whatever_dies(
+    cell: CellOfBanks, chance: random.Random, seed: int, tmp_path: Path
+) -> None:
+    troubles = [*cell.troubles, *TWICE]
+    chance.shuffle(troubles)
+    async with Clerks(cell.address, cell.apis, tmp_path / "told.jsonl", seed) as clerks:
+        working = asyncio.create_task(clerks.work())
+        await commits(cell, clerks, MORE)
+        for trouble in troubles:
+            await eventually(lambda trouble=trouble: happens(cell, trouble))
+            await commits(cell, clerks, 0 if chance.random() < AT_ONCE else MORE)
+        await commits(cell, clerks, MORE)
+        clerks.over.set()
+        async with asyncio.timeout(2 * PATIENCE_SECONDS):
+            await working
+    await cell.rest()
+    await cell.stop()
+    assert not cell.prepared()
+    verdict = judge(await cell.found(), tmp_path / "told.jsonl")
+    assert not verdict.wrong, (seed, troubles, verdict.wrong[:5])
+    assert verdict.committed > MORE, (seed, troubles, verdict)
+
+
+async def happens(cell: CellOfBanks, trouble: str) -> bool:
+    """Whether it could: a server that recovers from the trouble before takes no connections for a moment."""
+    try:
+        await cell.troubles[trouble]()
+    except psycopg.OperationalError:
+        return False
+    return True
