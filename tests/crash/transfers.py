@@ -64,11 +64,15 @@ class _GivenUp(Exception):
 class Clerks:
     """Makes transfers until `over` is set. Use it as an async context manager."""
 
-    def __init__(self, coordinator: str, banks: Mapping[str, str], told: Path, seed: int, kinds: tuple[str, ...] = KINDS) -> None:
+    def __init__(
+        self, coordinator: str, banks: Mapping[str, str], told: Path, seed: int, kinds: tuple[str, ...] = KINDS, past: str = "c1"
+    ) -> None:
+        """`past` names the coordinator that a transaction of long ago would have had."""
         self._client = Client(coordinator, grace_seconds=2.0)
         self._banks = dict(banks)
         self._chance = random.Random(seed)
         self._kinds = kinds
+        self._past = past
         self._file = told.open("w", encoding="utf-8", buffering=1)
         self._stack = AsyncExitStack()
         self._channels: dict[str, grpc.aio.Channel] = {}
@@ -101,7 +105,7 @@ class Clerks:
 
     async def _ask_about_the_past(self) -> None:
         """About a transaction of a life long gone that never was: the coordinator can only settle it with the banks."""
-        name = f"c1.1.00000000.1.{self._made}"
+        name = f"{self._past}.1.00000000.1.{self._made}"
         first_attempt_ms = time.time_ns() // 1_000_000
         try:
             await self._client.get(name, participants=tuple(self._banks), first_attempt_ms=first_attempt_ms, timeout=1.0)
