@@ -1,5 +1,7 @@
 """All of it together: three nodes of a cell with several shards on one PostgreSQL server, two banks of three processes each on
-another one, and what can happen to each of them. What the checker wants of them is read past Troth, by psycopg, when all have ended.
+another one, and what can happen to each of them.
+
+What the checker wants is read past Troth, by psycopg, when all have ended.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from processes import ROOT, Process
 
 from participant_sdk.testing.postgres import PostgresServer
 from tests.patience import SECONDS as PATIENCE_SECONDS
+from tests.relational import until
 from troth.cell import shard_names
 from troth.log.postgres_cell import init_cell
 from troth.v1 import record_pb2
@@ -134,7 +137,7 @@ class CellOfBanks:
             await self.supervise()
             return any(own(lease[1]) and lease not in before for lease in await self._leases(dsn))
 
-        await eventually(again)
+        await until(again)
 
     async def _stop(self, process: Process, dsn: str, own: Callable[[str], bool]) -> Sequence[Lease]:
         """Stop a process that has a log, until all of its logs have been claimed by others; returns what it had."""
@@ -154,8 +157,8 @@ class CellOfBanks:
             return bool(now) and not {lease[0] for lease in before} & {name for name, owner, _ in now if own(owner)}
 
         try:
-            await eventually(stopped)
-            await eventually(adopted)
+            await until(stopped)
+            await until(adopted)
         finally:
             process.signal(signal.SIGCONT)
         return before
@@ -171,7 +174,7 @@ class CellOfBanks:
                 return _expected(error)
             return True
 
-        await eventually(starts)
+        await until(starts)
 
     async def _leases(self, dsn: str) -> list[Lease]:
         """As the database says; nothing while it is away."""
@@ -204,7 +207,7 @@ class CellOfBanks:
         """Wait until nobody owes anything, and everybody is back."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             await at_rest(self.nodes)
-        await eventually(self.whole)
+        await until(self.whole)
 
     async def stop(self) -> None:
         """In order."""
@@ -249,13 +252,6 @@ class CellOfBanks:
         return Found(entries, balances, moved, logs, whole)
 
 
-async def eventually(ask: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for something that must happen."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not await ask():
-            await asyncio.sleep(0.05)
-
-
 async def _killed(process: Process) -> None:
     process.kill()
     await process.ended()
@@ -290,7 +286,7 @@ async def _happens(ask: Callable[[str], bool], dsn: str) -> None:
             return await asyncio.to_thread(ask, dsn)
         return False
 
-    await eventually(happened)
+    await until(happened)
 
 
 def _rows(dsn: str, statement: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Everything at the same time: a cell of three nodes, two banks of three processes each, two PostgreSQL servers, and transfers under
+"""Everything at the same time: a cell of three nodes, two banks of three processes each, two PostgreSQL servers, and transfers with
 keys. Nodes, workers, sessions and servers are killed and stopped in an order of chance, each kind of it at least once. Then the
 independent checker looks."""
 
@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from bank_check import judge
-from cell_of_banks import CellOfBanks, eventually
+from cell_of_banks import CellOfBanks
 from transfers import Clerks
 
 from participant_sdk.testing.postgres import PostgresServer
 from tests.patience import SECONDS as PATIENCE_SECONDS
+from tests.relational import until
 
 ROUNDS = 2
 """How often each kind of trouble comes."""
@@ -54,7 +55,7 @@ async def commits(cell: CellOfBanks, clerks: Clerks, more: int) -> None:
         await cell.supervise()
         return clerks.counts["COMMITTED"] >= enough
 
-    await eventually(committed)
+    await until(committed)
 
 
 async def test_money_is_conserved_and_the_told_is_true_whatever_dies(
