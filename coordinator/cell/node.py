@@ -161,7 +161,7 @@ class CellNode:
             except LogError as error:
                 if error.reason not in PASSES:
                     raise
-                self._say(f"waiting for the store: {error.message}")
+                self._say(f"waiting for the store: {error.message} ({error.hint})")
             else:
                 return True
             await self._pause(BEATS)
@@ -213,7 +213,7 @@ class CellNode:
             except LogError as error:
                 if error.reason not in PASSES:
                     raise
-                self._say(f"the store does not answer: {error.message}")
+                self._say(f"the store does not answer: {error.message} ({error.hint})")
                 if self._stopping.is_set():
                     self._give(list(self._tenures))
             await self._pause(beats)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from store_nodes import node  # noqa: F401 - a fixture
 
 from coordinator.cli.main import run
 from coordinator.config import load

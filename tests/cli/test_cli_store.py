@@ -3,64 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from store_nodes import SECONDS, Node
 
 from participant_sdk.testing.postgres import PostgresServer
 
-ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 120
 PATIENT = ("--set", "lease_seconds=60")
 """For a test in which nobody takes anything over: it lives for as long as the test takes."""
-
-
-class Node:
-    """One `troth serve --store`, and what it has said so far."""
-
-    def __init__(self, dsn: str, *arguments: str) -> None:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("TROTH_")}
-        flags = ("--store", dsn, "--listen", "127.0.0.1:0", "--set", "lease_seconds=1", *arguments)
-        self.running = subprocess.Popen(
-            [sys.executable, "-m", "coordinator.cli", "serve", *flags],
-            stderr=subprocess.PIPE, text=True, env={**clean, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
-        self.address = ""
-
-    def says(self, *patterns: str) -> None:
-        """Read until each of these has matched a line, in any order. Fails when the process ends before."""
-        assert self.running.stderr is not None
-        said, wanted = [], set(patterns)
-        impatient = threading.Timer(SECONDS, self.running.kill)
-        impatient.start()
-        try:
-            for line in self.running.stderr:
-                said.append(line)
-                listens = re.search(r"(?:serving|standing by) on (127[.\d]+:\d+)", line)
-                self.address = listens[1] if listens else self.address
-                wanted = {pattern for pattern in wanted if not re.search(pattern, line)}
-                if not wanted:
-                    return
-        finally:
-            impatient.cancel()
-        raise AssertionError(f"it ended with {self.running.wait(SECONDS)} before it said {wanted}: {''.join(said)}")
-
-    def ends(self, number: signal.Signals | None = None) -> int:
-        if number is not None:
-            self.running.send_signal(number)
-        self.running.communicate(timeout=SECONDS)
-        return self.running.returncode
 
 
 @pytest.fixture(scope="module")
@@ -83,23 +41,6 @@ async def store(dsn: str, troth: Any) -> str:
     """A store with the cell c1, of one shard."""
     assert (await troth("store", "init", "--store", dsn, "--shards", "1")).out == "made the cell c1 with one shard\n"
     return dsn
-
-
-@pytest.fixture
-def node() -> Iterator[Callable[..., Node]]:
-    """Starts nodes, and ends those that a test leaves behind."""
-    nodes: list[Node] = []
-
-    def start(*arguments: str) -> Node:
-        nodes.append(Node(*arguments))
-        return nodes[-1]
-
-    yield start
-    for one in nodes:
-        if one.running.poll() is None:
-            one.running.send_signal(signal.SIGCONT)
-            one.running.kill()
-        one.running.communicate()
 
 
 # ---- making one

@@ -34,6 +34,19 @@ _SAFE = {
     "fsync": ("on", "ALTER SYSTEM SET fsync = on, and restart the server"),
     "full_page_writes": ("on", "ALTER SYSTEM SET full_page_writes = on, and reload"),
 }
+_PASSWORD_PLACES = "~/.pgpass (or passfile=..., PGPASSFILE), a service file, or PGPASSWORD"
+_REACHED_HOW = {
+    "read-only": "A replica takes no log: name the primary, or all servers.",
+    "no password supplied": f"The server wants a password. Put it into {_PASSWORD_PLACES}. A password file counts for the host, "
+    "port, database and role that it names, when only its owner may read it.",
+    "password authentication failed": f"Correct the password in {_PASSWORD_PLACES}, or that of the role.",
+    "certificate verify failed": "Name the authority that signed the server's certificate: sslrootcert=FILE.",
+    "does not match host name": "Name the server as its certificate does (host=...), or give it a certificate for this name.",
+    "no pg_hba.conf entry": "The server's pg_hba.conf admits nobody like this: add an entry there, or connect with TLS, "
+    "sslmode=verify-full.",
+    "server does not support SSL": "Switch TLS on at the server: ssl = on, ssl_cert_file, ssl_key_file.",
+}
+"""What to do about an answer that contains these words, which libpq does not translate, and servers do where they are set to."""
 _ACKNOWLEDGES_EARLY = frozenset({"off"})
 _WAITS_FOR_REPLICAS = "SyncRepWaitForLSN"
 """The server's function that waits for synchronous replicas; it is named in the warning, in whatever language that is written."""
@@ -50,10 +63,12 @@ async def connect(dsn: str, application: str) -> Connection:
             dsn, autocommit=True, application_name=application, target_session_attrs="read-write",
             connect_timeout=CONNECT_SECONDS, **_KEEPALIVE,
         )  # fmt: skip
-    except psycopg.ProgrammingError as error:
-        raise LogError(Reason.CONFIG, f"the store's address is no connection string: {_words(error)}") from None
+    except psycopg.ProgrammingError:
+        # libpq repeats what it does not understand, and that may be a part of a password.
+        hint = "Write postgresql://HOST/DATABASE, or host=... dbname=...; quote what is special in values, in a URL %-encode it."
+        raise LogError(Reason.CONFIG, "the store's address is no connection string", hint=hint) from None
     except psycopg.Error as error:
-        hint = "A replica takes no log: name the primary, or all servers." if "read-only" in str(error) else ""
+        hint = next((hint for words, hint in _REACHED_HOW.items() if words in str(error)), "")
         raise LogError(Reason.LOG_AWAY, f"the store cannot be reached: {_words(error)}", hint=hint) from None
 
 

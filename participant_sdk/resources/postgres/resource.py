@@ -197,8 +197,10 @@ def _source(database: Any, limits: DatabaseLimits) -> Source:
         return cast(Source, asyncpg_source)
     try:
         conninfo_to_dict(database)
-    except (psycopg.Error, AttributeError) as error:
-        raise ConfigError(f"the database is no connection string, and no pool of psycopg_pool or asyncpg: {error}") from None
+    except (psycopg.Error, AttributeError):
+        # libpq repeats what it does not understand, and that may be a part of a password.
+        hint = "Write postgresql://HOST/DATABASE, or host=... dbname=...; quote what is special in values, in a URL %-encode it."
+        raise ConfigError("the database is no connection string, and no pool of psycopg_pool or asyncpg", hint=hint) from None
     return DsnSource(database, limits.connections_max)
 
 
