@@ -212,8 +212,8 @@ class Session:
         if first is not None and first.HasField("directory"):
             self.seat.hear(first.directory)
         welcome = self._welcome(first)
-        self.seat.welcomed(welcome.coordinator)
         assert first is not None
+        self.seat.welcomed(welcome.coordinator, first.directory)
         # Who only asked is not let in by the answer, also when it has begun meanwhile by that of another shard.
         if not await self._owner.accept(welcome, first.position) or hello.asks:
             self._may_begin = True
@@ -227,7 +227,8 @@ class Session:
         self._receive(first)
         if self._ending:
             link.end()
-        await link.run()
+        with self.seat.held(call.cancel):
+            await link.run()
 
     def _welcome(self, frame: participant_pb2.SessionResponse | None) -> participant_pb2.Welcome:
         if frame is not None and frame.HasField("goodbye"):

@@ -100,7 +100,8 @@ class Connection:
             if welcome is not None:
                 self._greeted = True
                 outbox = self._peer.welcomed(welcome)
-                await Link("client", outbox, self._writer(call), _frames(call), self._receive).run()
+                with self._peer.seat.held(call.cancel):
+                    await Link("client", outbox, self._writer(call), _frames(call), self._receive).run()
         except grpc.aio.AioRpcError as error:
             why = f"{error.code().name}: {error.details()}"
         except (TimeoutError, asyncio.InvalidStateError, RemoteProtocolError) as error:
@@ -133,7 +134,7 @@ class Connection:
         if frame is None or not frame.HasField("welcome"):
             raise RemoteProtocolError("the first frame was not ClientWelcome")
         welcome: client_pb2.ClientWelcome = frame.welcome
-        self._peer.seat.welcomed(welcome.coordinator)
+        self._peer.seat.welcomed(welcome.coordinator, frame.directory)
         return welcome
 
     def _writer(self, call: Any) -> Any:

@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ SCHEMA = "CREATE TABLE done (number INTEGER PRIMARY KEY NOT NULL, action TEXT NO
 
 
 class Node:
-    """One `troth serve --store`, at an address that it keeps."""
+    """One `troth serve --store`, at an address that it keeps. `program` is what runs it."""
 
-    def __init__(self, dsn: str, hearing_seconds: int = 10, *settings: str) -> None:
+    def __init__(
+        self, dsn: str, hearing_seconds: int = 10, *settings: str, program: Sequence[str] = ("-m", "coordinator.cli")
+    ) -> None:
         self._dsn = dsn
+        self._program = program
         named = (*settings, f"hearing_seconds={hearing_seconds}")
         if not any(one.startswith("lease_seconds=") for one in settings):
             named = (*named, "lease_seconds=1")
@@ -40,7 +44,7 @@ class Node:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TROTH_")}
         self._said = ""
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "coordinator.cli", "serve", "--store", self._dsn, "--listen", self._listen,
+            sys.executable, *self._program, "serve", "--store", self._dsn, "--listen", self._listen,
             *self._settings,
             stderr=asyncio.subprocess.PIPE, env={**clean, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
