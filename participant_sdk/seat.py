@@ -1,8 +1,9 @@
 """One of the streams that a client or a participant holds: to which shard of a cell, and where that is dialled.
 
 All seats of a process know the same places, and what comes over one stream moves the others: whoever waits to dial again is woken
-when his shard has moved, and a stream to a node that another one has followed is ended: a node that is cut off from the store is the
-last to hear of that, answers nothing, and ends nothing. To end a stream is always safe, and to believe a claim is: they only grow.
+when his shard has moved, and a stream to a node that another one has followed is ended: a node that is cut off from the store is
+the last to hear of that, answers nothing, and ends nothing. To end a stream is always safe, and so is to believe a claim: they only
+grow.
 With a coordinator that is alone there is one seat, of no shard, and nothing is ever known of places.
 """
 
