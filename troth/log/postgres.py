@@ -78,6 +78,10 @@ class PostgresLog(owned.OwnedLog):
             await check_server(self._connection, self._dsn)
             await check_format(self._connection)
             claimed = await self._claim(self._connection)
+            # An append of which only the beginning arrived, before the network went, would keep every claim waiting for as long as
+            # the server believes in the connection: hours. Nobody need wait for it longer than for the lease.
+            wait_ms = max(1, int(self._leases.seconds * 1000))
+            await self._connection.execute(f"SET idle_in_transaction_session_timeout = {wait_ms}")
         return claimed
 
     async def _claim(self, connection: Connection) -> tuple[LogIdentity, list[StoredRecord]]:
