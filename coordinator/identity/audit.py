@@ -83,7 +83,7 @@ class Audit:
             torn = self._find_end()
             self._path, self._file = self._open()
             self._day = _day_of(self._path) or self._time()[:10]
-            self.write("began", cut_bytes=torn)
+            self.write("began", chain=chain, cut_bytes=torn)
             self._drop_old()
         except BaseException:
             os.close(self._lock)

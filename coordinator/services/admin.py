@@ -58,17 +58,18 @@ class Admin:
             return await self._let_wait(request)
         return await self._do(what, request)
 
-    async def _do(self, what: str, request: Any) -> Any:
+    async def _do(self, what: str, request: Any, **approved: str) -> Any:
+        """Do it, between an entry of the audit log that says so and one that says what came of it; `approved` is in both."""
         caller = CALLER.get()
         auditing, action, fields = self._context.common.auditing, type(request).__name__.removesuffix("Request"), _fields(request)
-        before, audited = await self._state(request), auditing.asked(caller, action, _audited(fields))
+        before, audited = await self._state(request), auditing.asked(caller, action, {**_audited(fields), **approved})
         response = await self.ask(request)
         refusal = response.refusal.reason if "refusal" in response.DESCRIPTOR.fields_by_name else ""
         if refusal:
             log.warning("an operator's order was refused", **fields, reason=refusal)
         else:
             log.warning(what, **fields)
-        auditing.done(caller, action, audited, before, await self._state(request), refusal)
+        auditing.done(caller, action, audited, before, await self._state(request), refusal, **approved)
         return response
 
     async def _let_wait(self, request: Any) -> Any:
@@ -120,7 +121,7 @@ class Admin:
         if order is None:
             return admin_pb2.DecideReviewResponse(message=f"{one.review} is rejected; nothing has happened.")
         order.who = f"{asker}, approved by {caller}"
-        done = await self._do("done by an operator, and approved by another", order)
+        done = await self._do("done by an operator, and approved by another", order, review=one.review, asked_by=str(asker))
         if done.HasField("refusal"):
             return admin_pb2.DecideReviewResponse(refusal=done.refusal)
         return admin_pb2.DecideReviewResponse(message=getattr(done, "message", "") or f"{one.review} is approved and done.")

@@ -148,9 +148,11 @@ SCENES: dict[tuple[str, str], Scene | str] = {
     ("policy explain", "it is allowed"): "../identity/test_policy.py::test_the_commands",
     ("policy explain", "it is not"): "../identity/test_policy.py::test_the_commands",
     ("audit show", "done"): "../identity/test_audit.py::test_the_commands",
-    ("audit show", "there is no audit log"): "../identity/test_audit.py::test_the_commands",
+    ("audit show", "there is no audit log, or one of several is missing or another node's"):
+        "../identity/test_audit_collected.py::test_a_log_in_the_place_of_another_shows",
     ("audit verify", "nobody has touched it"): "../identity/test_audit.py::test_the_commands",
-    ("audit verify", "somebody has"): "../identity/test_audit.py::test_the_commands",
+    ("audit verify", "somebody has, or one of several is missing or another node's"):
+        "../identity/test_audit_collected.py::test_a_log_in_the_place_of_another_shows",
     ("audit checkpoint", "done"): "../identity/test_audit.py::test_the_commands",
     ("audit export", "done"): "../identity/test_audit.py::test_the_commands",
     ("audit key", "made"): "../identity/test_audit.py::test_the_commands",

@@ -15,6 +15,7 @@ from coordinator.cli.main import run
 from coordinator.config import load
 from coordinator.core.waiting import WAITING_MAX
 from coordinator.identity.audit import lines_of
+from coordinator.identity.collected import about, merged
 from coordinator.server import Daemon
 from coordinator.services.reviews import Reviews, request_of
 from coordinator.shell_settings import ShellSettings
@@ -145,6 +146,11 @@ async def test_from_the_order_to_its_approval(
         assert await _review(daemon, grace, "approve", row.review, "--why", "checked", "--yes") == 0
         (known,) = (await ada.ListParticipants(admin_pb2.ListParticipantsRequest())).participants
         assert known.awaited_log_id == "22" * 16
+        told = [one.entry for one in about(merged({"c1": tmp_path / "c1" / "audit"}), row.review)]
+        assert [(one["kind"], one["action"], one["who"]) for one in told] == [
+            ("asked", "Review", ADA), ("asked", "Review", GRACE), ("asked", "ReplaceParticipant", GRACE),
+            ("done", "ReplaceParticipant", GRACE),
+        ]  # fmt: skip
         await ada.ReplaceParticipant(REPLACE)
     await daemon.stop()
     daemon = await start(reviews="replace", policy=str(_with_grace(tmp_path)))
