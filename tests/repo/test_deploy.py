@@ -12,14 +12,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from sources import ROOT, TOOLS, run
 
+from coordinator.cli.reconcile import reconcile
 from coordinator.shell_settings import ShellSettings
 
 DEPLOY = ROOT / "deploy"
 UNITS = sorted((DEPLOY / "systemd").iterdir())
+DAEMONS = [path for path in UNITS if "troth serve" in path.read_text()]
+SERVICES = [path for path in UNITS if path.suffix == ".service"]
+RECONCILING = DEPLOY / "systemd" / "troth-reconcile.service"
 MANIFESTS = sorted((DEPLOY / "kubernetes").iterdir())
 CONTAINERFILE = DEPLOY / "container" / "Containerfile"
 SHELL = ShellSettings()
@@ -50,10 +55,11 @@ def check(arguments: list[str], tmp_path: Path) -> None:
 
 
 def unit_in(path: Path, directory: Path) -> Path:
-    """The unit as it would be installed, with a program that is there."""
-    name = path.name.replace("@", "@7420")
-    (directory / name).write_text(path.read_text().replace("/opt/troth/bin/troth", "/bin/true"))
-    return directory / name
+    """The unit as it would be installed, beside the others, with a program that is there."""
+    for unit in UNITS:
+        text = unit.read_text().replace("/opt/troth/bin/troth", "/bin/true")
+        (directory / unit.name.replace("@", "@7420")).write_text(text)
+    return directory / path.name.replace("@", "@7420")
 
 
 @systemd
@@ -64,13 +70,13 @@ def test_a_unit_is_understood(path: Path, tmp_path: Path) -> None:
 
 
 @systemd
-@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
 def test_a_unit_may_do_little(path: Path, tmp_path: Path) -> None:
     done = run("systemd-analyze", "security", "--offline=yes", f"--threshold={EXPOSURE_MAX}", unit_in(path, tmp_path))
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DAEMONS, ids=lambda path: path.name)
 def test_a_unit_starts_the_daemon_with_settings_that_there_are(path: Path, tmp_path: Path) -> None:
     (start,) = re.findall(r"^ExecStart=/opt/troth/bin/(.+)$", path.read_text(), re.MULTILINE)
     words = shlex.split(start.replace("%i", "7420").replace("%H", "host"))
@@ -78,11 +84,42 @@ def test_a_unit_starts_the_daemon_with_settings_that_there_are(path: Path, tmp_p
     check([*options(words), *insecure], tmp_path)
 
 
-@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DAEMONS, ids=lambda path: path.name)
 def test_a_unit_waits_for_a_drain_and_for_every_start(path: Path) -> None:
     settings = dict(re.findall(r"^(\w+)=(.+)$", path.read_text(), re.MULTILINE))
     assert int(settings["TimeoutStopSec"]) > SHELL.drain_seconds + SHELL.goodbye_seconds
     assert settings["Type"] == "notify" and settings["TimeoutStartSec"] == "infinity" and int(settings["WatchdogSec"]) > 0
+
+
+def asked(words: list[str]) -> dict[str, Any]:
+    """What a call of `troth reconcile` asks for. Raises what click does about a call that is none."""
+    assert words[:1] == ["reconcile"], words
+    return reconcile.make_context("troth reconcile", words[1:]).params
+
+
+def understood(names: set[str]) -> bool:
+    """Whether these variables are some that the command takes."""
+    taken = {parameter.envvar for parameter in reconcile.params if isinstance(parameter, click.Option)}
+    return names <= {*taken, "TROTH_COORDINATOR", "TROTH_DATA_DIRECTORY", "PGPASSWORD"}
+
+
+def test_the_unit_of_the_timer_reconciles_what_its_file_says_and_changes_nothing(tmp_path: Path) -> None:
+    text = RECONCILING.read_text()
+    (start,) = re.findall(r"^ExecStart=/opt/troth/bin/troth (.+)$", text, re.MULTILINE)
+    (example,) = re.findall(r"^#   TROTH_RECONCILE=(.+)$", text, re.MULTILINE)
+    (tmp_path / "shop.db").touch()
+    told = shlex.split(start.replace("$TROTH_RECONCILE", example.replace("/var/lib/orders/shop.db", str(tmp_path / "shop.db"))))
+    params = asked(told)
+    assert (params["dsns"], params["files"]) == (("postgresql://troth@db/bank",), (tmp_path / "shop.db",))
+    assert params["as_json"] and not params["applies"]
+    assert not asked(shlex.split(start.replace("$TROTH_RECONCILE", "")))["dsns"], "without its file it asks the coordinator alone"
+    assert understood(set(re.findall(r"\b(TROTH_(?!RECONCILE)\w+|PGPASSWORD)\b", text)))
+
+
+def test_the_timer_starts_it() -> None:
+    timer = RECONCILING.with_suffix(".timer")
+    assert "OnCalendar=*:0/15" in timer.read_text()
+    assert "Unit=" not in timer.read_text(), "the service of its own name"
 
 
 # ---- Kubernetes
@@ -98,8 +135,10 @@ def pods() -> Iterator[tuple[str, dict[str, Any]]]:
     """The pods of all manifests."""
     for path in MANIFESTS:
         for document in yaml.safe_load_all(path.read_text()):
-            if "template" in document.get("spec", {}):
-                yield f"{path.name}-{document['kind']}", document["spec"]["template"]["spec"]
+            spec = document.get("spec", {})
+            spec = spec["jobTemplate"]["spec"] if "jobTemplate" in spec else spec
+            if "template" in spec:
+                yield f"{path.name}-{document['kind']}", spec["template"]["spec"]
 
 
 PODS = dict(pods())
@@ -129,6 +168,19 @@ def test_a_pod_starts_the_daemon_with_settings_that_there_are(name: str, tmp_pat
     if name.startswith("cell"):
         assert "advertise=10-1-2-3.troth.shop.svc.cluster.local:7420" in words
     assert pod["terminationGracePeriodSeconds"] > SHELL.drain_seconds + SHELL.goodbye_seconds
+
+
+def test_the_cron_job_reconciles_and_changes_nothing() -> None:
+    (job,) = yaml.safe_load_all((DEPLOY / "kubernetes" / "reconcile.yaml").read_text())
+    pod = PODS["reconcile.yaml-CronJob"]
+    (container,) = pod["containers"]
+    variables = {one["name"] for one in container["env"]}
+    assert set(re.findall(r"\$\((\w+)\)", " ".join(container["args"]))) == variables & {"NAMESPACE", "BANK_DSN"}
+    assert not asked(container["args"])["applies"]
+    assert understood(variables - {"NAMESPACE", "BANK_DSN"})
+    assert (pod["restartPolicy"], job["spec"]["jobTemplate"]["spec"]["backoffLimit"]) == ("Never", 0), "what is wrong stays seen"
+    labels = job["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
+    assert labels["troth.example/peer"] == "true", "or the coordinator's NetworkPolicy keeps it out"
 
 
 # ---- the image
