@@ -10,6 +10,11 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, async_playwright
 
+from coordinator.identity.who import CALLER
+from coordinator.services.admin import Admin
+from troth.identity.peer import named
+from troth.v1 import admin_pb2
+
 BIN = os.environ.get("TEST_CHROMIUM_BIN", "")
 PICTURES = Path(__file__).resolve().parents[2] / "docs" / "images"
 SECONDS = 90_000
@@ -97,6 +102,37 @@ async def test_an_invariant_that_does_not_hold_is_seen_where_people_look(shown: 
     row = page.locator("tr:has-text('never_negative')")
     assert await row.locator(".tag.bad").inner_text() == "violated" and "chair has -2" in await row.inner_text()
     await picture(page, "console-invariant-participant")
+    await page.close()
+
+
+async def test_an_order_that_waits_for_a_second_person_needs_you(shown: Any, chromium: Browser) -> None:
+    CALLER.set(named("token:ann"))
+    order = admin_pb2.ResolveRequest(
+        transaction_id=shown.waiting, action=admin_pb2.RESOLVE_ACTION_ABORT, who="ann", why="the client is gone", review=True
+    )  # fmt: skip
+    service = Admin(shown.daemon.context, dict, lambda: None)
+    assert (await service.Resolve(order, None)).refusal.reason == "AWAITS_APPROVAL"
+    page = await chromium.new_page(viewport={"width": 1100, "height": 700})
+    await page.goto(shown.url, timeout=SECONDS)
+    item = page.locator("li:has-text('the client is gone')")
+    text = await item.inner_text()
+    assert "token:ann asks for Resolve ABORT" in text and "troth review list" in text
+    await picture(page, "console-review")
+    await page.close()
+
+
+async def test_who_is_nobody_is_told_so_and_signs_in(shown: Any, chromium: Browser) -> None:
+    shown.daemon.observing.console.console._closed = True
+    page = await chromium.new_page(viewport={"width": 1100, "height": 700})
+    response = await page.goto(f"{shown.url}/transactions", timeout=SECONDS)
+    assert response is not None and response.status == 401
+    await picture(page, "console-error")
+    await page.click("a.button", timeout=SECONDS)
+    await page.wait_for_selector("input[name=bearer]", timeout=SECONDS)
+    await picture(page, "console-sign-in")
+    await page.fill("input[name=bearer]", "secret")
+    await page.click("form button")
+    await page.wait_for_selector("text=the token is not known here", timeout=SECONDS)
     await page.close()
 
 
