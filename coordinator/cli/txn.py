@@ -25,6 +25,7 @@ EXAMPLES = """
 troth txn list                                       # what is not finished, oldest first
 troth txn list --state COMMITTING --participant payments --json
 troth txn list --since 24h --outcome ABORTED --newest     # what was aborted since yesterday, from the history
+troth txn list --trace 4bf92f3577b34da6a3ce929d0e0e4736  # from a span, or a line of a log, to its transaction
 troth txn show c1.7.9f2c4e1a.3.42                    # the facts
 troth txn explain c1.7.9f2c4e1a.3.42                 # in words: why, who owes what, what next
 troth txn watch c1.7.9f2c4e1a.3.42                   # each state as it comes
@@ -81,6 +82,10 @@ def named(known: Collection[str]) -> Callable[[click.Context, click.Parameter, t
 @click.option("--slow", "slow_ms", type=Duration(), default=0, help="Only what took, or has taken, so long: 250ms, 2s, 1m.")
 @click.option("--participant", default="", help="Only transactions of this participant.")
 @click.option("--key", default="", help="Only transactions with this idempotency key, those that are over too.")
+@click.option(
+    "--trace", "trace_id", default="", metavar="TRACE_ID", callback=lambda context, option, text: text.strip().lower(),
+    help="Only transactions of this trace, as a span or a line of a log has it; those that are over too, from the history.",
+)  # fmt: skip
 @click.option("--finished", is_flag=True, help="What is over, too; --outcome and --since say so themselves.")
 @click.option("--newest", "newest_first", is_flag=True, help="Newest first.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, with a line of names.")

@@ -54,7 +54,7 @@ async def home(inside: Inside, asker: Asker) -> Page:
 
 async def transactions(inside: Inside, asker: Asker, query: Mapping[str, str]) -> Page:
     """One page of a listing; all that narrows it is in the address."""
-    filters = {name: query.get(name, "").strip() for name in ("show", "participant", "key", "since", "slow", "order")}
+    filters = {name: query.get(name, "").strip() for name in ("show", "participant", "key", "trace", "since", "slow", "order")}
     request = _listing_of(filters, query.get("after", ""))
     response = await inside.ask("ListTransactions", request, asker)
     kept = {name: value for name, value in filters.items() if value}
@@ -73,6 +73,7 @@ def _listing_of(filters: Mapping[str, str], after: str) -> admin_pb2.ListTransac
     ago = _milliseconds("since", filters["since"])
     return admin_pb2.ListTransactionsRequest(
         states=states, finished=show in ("ALL", "") or bool(ago), participant=filters["participant"], key=filters["key"],
+        trace_id=filters["trace"].lower(),
         slow_ms=_milliseconds("slow", filters["slow"]), since_ms=now_ms - ago if ago else 0, limit=PAGE_ROWS, page_token=after,
         newest_first=filters["order"] != "oldest",
     )  # fmt: skip
@@ -96,7 +97,7 @@ def _command_of(filters: Mapping[str, str]) -> str:
         words.append(f"--state {show}")
     elif show != "OPEN":
         words.append("--finished")
-    words += [f"--{name} {filters[name]}" for name in ("participant", "key", "since", "slow") if filters[name]]
+    words += [f"--{name} {filters[name]}" for name in ("participant", "key", "trace", "since", "slow") if filters[name]]
     return " ".join([*words, *(["--newest"] if filters["order"] != "oldest" else [])])
 
 

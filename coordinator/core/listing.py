@@ -7,6 +7,7 @@ pages makes no other row come twice or go missing, also when a transaction moves
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from heapq import nlargest, nsmallest
 from itertools import islice
@@ -40,6 +41,10 @@ FINISHED_NAMES = frozenset({"COMMITTED", "ABORTED", "EXPIRED", "MIXED", "HAZARD"
 STATE_NAMES = frozenset(state.value for state in State) | FINISHED_NAMES
 """Every state that a listing can have."""
 
+_TRACE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_TRACEPARENT = re.compile(rf"[0-9a-f]{{2}}-({_TRACE_ID.pattern})-[0-9a-f]{{16}}-[0-9a-f]{{2}}.*", re.ASCII)
+"""W3C Trace Context, section 3.2.2: version, trace id, parent id, flags."""
+
 Place = tuple[int, str]
 """Where a transaction stands in the order: when its first attempt began, and its id."""
 
@@ -53,8 +58,16 @@ def check_transactions(request: admin_pb2.ListTransactionsRequest) -> None:
     if unknown:
         message = f"{unknown[0][:80]!r} is not a state; the states are {', '.join(sorted(STATE_NAMES))}"
         raise RequestError(Reason.INVALID_ARGUMENT, message)
+    if request.trace_id and not _TRACE_ID.fullmatch(request.trace_id):
+        raise RequestError(Reason.INVALID_ARGUMENT, "trace_id is not 32 hexadecimal digits in lower case, as W3C has it")
     _check_token(request.page_token)
     place_of(request)
+
+
+def trace_id_of(traceparent: str) -> str:
+    """The trace id of a W3C traceparent; empty where it is none."""
+    match = _TRACEPARENT.fullmatch(traceparent)
+    return match[1] if match else ""
 
 
 def transactions(book: Book, request: admin_pb2.ListTransactionsRequest) -> Message:
@@ -104,7 +117,7 @@ def _places_over(book: Book, request: admin_pb2.ListTransactionsRequest) -> list
 
 def is_of_what_is_over(request: admin_pb2.ListTransactionsRequest) -> bool:
     """Whether a listing has transactions that are over."""
-    return bool(request.finished or request.key or frozenset(request.states) & FINISHED_NAMES)
+    return bool(request.finished or request.key or request.trace_id or frozenset(request.states) & FINISHED_NAMES)
 
 
 def outcomes_of(request: admin_pb2.ListTransactionsRequest) -> frozenset[int]:
@@ -117,12 +130,15 @@ Wanted = Callable[[Transaction | Finished, Container[str], int], bool]
 
 def _wanted(request: admin_pb2.ListTransactionsRequest) -> Wanted | None:
     """Whether a transaction with these participants, that ended then or has run until then, is listed; `None` when all are."""
-    participant, key, slow_ms = request.participant, request.key, request.slow_ms
-    if not participant and not key and not slow_ms:
+    participant, key, slow_ms, trace_id = request.participant, request.key, request.slow_ms, request.trace_id
+    if not participant and not key and not slow_ms and not trace_id:
         return None
 
     def wanted(one: Transaction | Finished, names: Container[str], until_ms: int) -> bool:
         if participant and participant not in names:
+            return False
+        # Of what is over the history alone keeps the trace.
+        if trace_id and (isinstance(one, Finished) or trace_id_of(one.traceparent) != trace_id):
             return False
         # A client whose clock is ahead began after it ended: of whoever does not ask for slow ones that is no business.
         if slow_ms and until_ms - one.first_attempt_ms < slow_ms:
@@ -169,6 +185,7 @@ def summary(book: Book, name: str, one: Transaction | Finished) -> admin_pb2.Tra
         row.participants.extend(one.branches)
         row.owing.extend(one.owing())
         row.client = one.session.client if one.session is not None else ""
+        row.trace_id = trace_id_of(one.traceparent)
     if one.cause is not None:
         row.cause.CopyFrom(one.cause)
     return row

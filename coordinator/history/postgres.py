@@ -136,5 +136,6 @@ def _text(error: Exception) -> str:
 
 def _dialect(statement: str) -> str:
     """A statement of `Query` as PostgreSQL and psycopg have it."""
+    statement = statement.replace("instr(body, :trace_field)", "position(:trace_field IN body)")  # strpos is of texts alone
     named = re.sub(r"(?<!:):([a-z_]+)", r"%(\1)s", statement)
     return named.replace("instr(", "strpos(").format(table="troth.history")

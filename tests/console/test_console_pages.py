@@ -114,6 +114,9 @@ async def test_a_listing_is_narrowed_by_its_address_and_goes_on(shown: Any, monk
     for query, expected in by_query.items():
         _, text = await browser.get(f"/transactions?{query}&participant=bank")
         assert {one for one in (shown.committed, shown.refused, shown.waiting) if one in text} == {expected}
+    _, text = await browser.get(f"/transactions?trace={'0' * 32}")
+    assert "No transaction is like that" in text and f"troth txn list --finished --trace {'0' * 32}" in text
+    assert (await browser.get("/transactions?trace=soon"))[0] == 400
     assert (await browser.get("/transactions?since=soon"))[0] == 400
     assert (await browser.get("/transactions?after=nonsense"))[0] == 400
 

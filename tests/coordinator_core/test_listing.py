@@ -12,7 +12,7 @@ from tests.coordinator_core import test_table as states
 from tests.coordinator_core.driver import Driver
 from tests.coordinator_core.test_operators import administer
 from troth.errors import RequestError
-from troth.v1 import admin_pb2
+from troth.v1 import admin_pb2, common_pb2
 
 Listing = admin_pb2.ListTransactionsRequest
 
@@ -76,6 +76,26 @@ def test_what_a_client_whose_clock_is_ahead_has_run_is_listed_too(fields: dict[s
     driver.vote("b", 1, "READ_ONLY")
     assert ids(driver, **fields) == [driver.id(1)]
     assert ids(driver, slow_ms=1, **fields) == []
+
+
+def test_what_is_open_is_found_by_its_trace() -> None:
+    """Of what is over no trace is kept here: the history knows it."""
+    driver, trace = Driver(), "4bf92f3577b34da6a3ce929d0e0e4736"
+    driver.run(1, "ab", trace=common_pb2.TraceContext(traceparent=f"00-{trace}-00f067aa0ba902b7-01"))
+    driver.run(2, "ab")
+    driver.run(3, "ab", trace=common_pb2.TraceContext(traceparent=f"00-{trace}"))
+    assert ids(driver, trace_id=trace) == [driver.id(1)]
+    assert ids(driver, trace_id="0" * 32) == []
+    assert [row.trace_id for row in administer(driver, Listing()).transactions] == [trace, "", ""]
+    for name in "ab":
+        driver.vote(name, 1, "READ_ONLY")
+    assert ids(driver, trace_id=trace) == []
+
+
+@pytest.mark.parametrize("trace_id", ["x", "0" * 31, "0" * 33, "A" * 32])
+def test_a_trace_id_that_is_none_is_refused(trace_id: str) -> None:
+    with pytest.raises(RequestError, match="trace_id is not 32 hexadecimal digits"):
+        listing.check_transactions(Listing(trace_id=trace_id))
 
 
 def test_a_state_that_is_none_is_refused_and_told_which_there_are() -> None:

@@ -17,6 +17,7 @@ from troth import logs
 from troth.v1 import admin_pb2, common_pb2
 
 Listing = admin_pb2.ListTransactionsRequest
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 EVERYTHING = Bounds(1e9, 1_000_000, 1 << 40)
 
 
@@ -55,6 +56,9 @@ async def test_what_is_over_is_found_in_order_page_by_page(store: HistoryStore, 
         ({"key": "order 7"}, [2]),
         ({"key": "order 8"}, []),
         ({"since_ms": 4_000}, [3, 4]),
+        ({"trace_id": TRACE}, [3]),
+        ({"trace_id": TRACE, "states": ["COMMITTED"]}, []),
+        ({"trace_id": "0" * 32}, []),
         ({"slow_ms": 5_000}, [4]),
         ({"slow_ms": 2**63}, []),
         ({"participant": "bank", "since_ms": 3_000, "states": ["COMMITTED"]}, []),
@@ -63,7 +67,8 @@ async def test_what_is_over_is_found_in_order_page_by_page(store: HistoryStore, 
 async def test_a_listing_is_narrowed(store: HistoryStore, over: Any, fields: dict[str, Any], expected: list[int]) -> None:
     await store.write(
         [
-            over(1), over(2, outcome=common_pb2.OUTCOME_ABORTED, key="order 7"), over(3, outcome=common_pb2.OUTCOME_MIXED),
+            over(1, heuristic=TRACE), over(2, outcome=common_pb2.OUTCOME_ABORTED, key="order 7"),
+            over(3, outcome=common_pb2.OUTCOME_MIXED, trace=common_pb2.TraceContext(traceparent=f"00-{TRACE}-{'1' * 16}-01")),
             over(4, participants=("payments/0",), at_ms=9_000),
         ]
     )  # fmt: skip

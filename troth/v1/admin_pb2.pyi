@@ -344,6 +344,7 @@ class ListTransactionsRequest(_message.Message):
     SINCE_MS_FIELD_NUMBER: _builtins.int
     SLOW_MS_FIELD_NUMBER: _builtins.int
     NEWEST_FIRST_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     participant: _builtins.str
     """Only transactions of this participant; empty for all."""
     limit: _builtins.int
@@ -360,6 +361,8 @@ class ListTransactionsRequest(_message.Message):
     """Only transactions that took at least so many milliseconds from their first attempt, or have taken so long by now; 0 for all."""
     newest_first: _builtins.bool
     """Whether the newest come first."""
+    trace_id: _builtins.str
+    """Only transactions of this trace, its id as 32 hexadecimal digits; empty for all. Of what is over the history alone knows it."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only transactions in these states; empty for all. Of a transaction that is over the state is its outcome. An unknown name is refused."""
@@ -376,10 +379,11 @@ class ListTransactionsRequest(_message.Message):
         since_ms: _builtins.int = ...,
         slow_ms: _builtins.int = ...,
         newest_first: _builtins.bool = ...,
+        trace_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "key", b"key", "limit", b"limit", "newest_first", b"newest_first", "page_token", b"page_token", "participant", b"participant", "since_ms", b"since_ms", "slow_ms", b"slow_ms", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "key", b"key", "limit", b"limit", "newest_first", b"newest_first", "page_token", b"page_token", "participant", b"participant", "since_ms", b"since_ms", "slow_ms", b"slow_ms", "states", b"states", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
