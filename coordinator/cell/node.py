@@ -136,7 +136,6 @@ class CellNode:
         watching = asyncio.create_task(descriptors.watch(self._common))
         try:
             if await self._patiently(self._store.open):
-                self._common.auditing.begin()
                 if self._common.history is not None:
                     await self._common.history.start()
                 await self._open_port()
@@ -173,10 +172,11 @@ class CellNode:
         routes.drain, routes.cell_status = self._drain, self._cell_status
         port = self._port = Port(self._config, routes)
         port.open()
-        self._observing = Observing(self._config, routes)
-        await self._observing.start()
         self._address = shell.advertise or advertised(port.address)
         self._name = shell.node or self._address
+        self._common.auditing.begin(self._name)
+        self._observing = Observing(self._config, routes)
+        await self._observing.start()
         await port.start()
         await port.show(False)
         await port.show(False, [SHARD_HEALTH + name for name in self._store.shards])

@@ -24,15 +24,16 @@ class Auditing:
         self._shell, self._gate, self._witness = shell, gate, witness
         self._log: audit.Audit | None = None
 
-    def begin(self) -> None:
-        """Open it; the data directory is ours by now. Raises `ConfigError` or `LogFailed`."""
+    def begin(self, node: str = "") -> None:
+        """Open it; the data directory is ours by now. `node` is our name in a cell, where each has a chain of its own. Raises
+        `ConfigError` or `LogFailed`."""
         shell, gate = self._shell, self._gate
         if gate.policy is None and not shell.audit_directory:
             return
         directory = Path(shell.audit_directory) if shell.audit_directory else Path(shell.data_directory) / DIRECTORY
         signer = audit.read_signer(shell.audit_key) if shell.audit_key else None
         self._log = audit.Audit(
-            directory, shell.node or shell.name, shell.audit_file_bytes, signer, retention_seconds=shell.audit_retention_seconds,
+            directory, node or shell.name, shell.audit_file_bytes, signer, retention_seconds=shell.audit_retention_seconds,
         )  # fmt: skip
         gate.on_refusal = self._log.refused
         for followed in (*([gate.policy] if gate.policy is not None else []), *self._witness.followed()):
