@@ -6,6 +6,8 @@ from tests.mutated import SourceMutant
 
 ROOM = "participant_sdk/resources/mariadb/"
 FINISHING, GUARD = ROOM + "finishing.py", ROOM + "guard.py"
+ONE = "troth/mariadb/finishing.py"
+"""How one branch is finished."""
 OPERATIONS = "tests/mariadb/test_ma_operations.py"
 TABLE, LOG = "troth/log/mariadb_branches.py", "troth/log/mariadb_schema.py"
 
@@ -46,7 +48,7 @@ MUTANTS = (
                  BLOCKED),
     SourceMutant("of what is not certain nothing else is said", ROOM + "resource.py", "if waiting and len(prepared) != 1:",
                  "if len(prepared) != 1 or waiting:", BLOCKED),
-    SourceMutant("success is believed", FINISHING, "                        await self._prove(connection, name, commit)\n", "",
+    SourceMutant("success is believed", ONE, "                await _prove(connection, name, commit)\n", "",
                  faults("test_a_success_that_is_none_is_found_out")),
     SourceMutant("an absent id was committed", FINISHING, "Fate.COMMITTED if row and row[0] else Fate.DEAD", "Fate.COMMITTED",
                  faults("test_a_rollback_by_hand_is_found_out_when_the_decision_is_commit")),

@@ -15,12 +15,12 @@ from ma_bench import ASYNC, LIMITS, Database, MariadbWorkbench, execute, from_ds
 from participant_sdk.registry import Registry
 from participant_sdk.resources.contract import Begun, BranchOutcome, Broken, Done, Known, Refused, Unreachable
 from participant_sdk.resources.mariadb import MariaDB, MariadbLimits
-from participant_sdk.resources.mariadb import finishing as of_mariadb
 from participant_sdk.resources.relational import finishing
 from participant_sdk.testing.contract import FIRST, LONGER, Bench, operation
 from tests.relational import all_finish_it, impatient, until
 from troth.errors import ConfigError
 from troth.log import mariadb_branches, mariadb_store
+from troth.mariadb import finishing as of_mariadb
 from troth.v1 import record_pb2
 
 MARKING = "SELECT ID FROM information_schema.PROCESSLIST WHERE INFO LIKE 'INSERT INTO troth_branch%'"
@@ -147,7 +147,7 @@ async def test_a_success_that_is_none_is_found_out(
     branch, work = await bench.prepared()
     say_nothing = AsyncMock(return_value=True)
     with monkeypatch.context() as patched:
-        patched.setattr(of_mariadb.Finishers, "_finished", say_nothing)
+        patched.setattr(of_mariadb, "_said_done", say_nothing)
         if verb == "COMMIT":
             answer: object = await bench.resource.commit(branch, work, one_phase=False)
         else:
