@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,13 @@ import click
 from coordinator.cli import render
 from coordinator.cli.calling import Remote
 from coordinator.cli.command import Command, Function, coordinator_option, json_option
-from coordinator.cli.failure import OK, REFUSED
+from coordinator.cli.failure import OK, REFUSED, failure_of
 from coordinator.cli.remote import connected, who_am_i
 from coordinator.core.model import outcome_name
 from coordinator.drift import databases
 from coordinator.drift.comparing import STRANDED, Drift, Kind, Known, compare
-from coordinator.drift.evidence import Evidence, coordinator_of, read_file
-from troth.errors import Reason
-from troth.mariadb.address import is_address
+from coordinator.drift.evidence import Branch, Evidence, coordinator_of, read_file
+from troth.errors import LogError, Reason
 from troth.moments import utc
 from troth.v1 import admin_pb2
 
@@ -28,6 +28,7 @@ EXAMPLES = """
 troth reconcile                                                       # what the coordinator itself knows to be wrong
 troth reconcile --dsn postgresql://db/bank --file var/orders/shop.db  # beside what these participants hold
 troth reconcile --dsn postgresql://db/bank --apply                    # correct what is provably safe; the rest waits for a review
+troth reconcile --dsn mysql://ops@db/bank --apply                     # MariaDB and MySQL likewise
 """
 AWAY_SECONDS = 60.0
 """Who is away, and has owed an acknowledgement for longer, is told."""
@@ -41,7 +42,8 @@ def evidence_options(function: Function) -> Function:
         "--file", "files", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
         help="A participant's log, running or not; several times.",
     )(function)  # fmt: skip
-    return click.option("--dsn", "dsns", multiple=True, metavar="DSN", help="A service's database; several times.")(function)
+    text = "A service's database, of PostgreSQL, MariaDB or MySQL; several times."
+    return click.option("--dsn", "dsns", multiple=True, metavar="DSN", help=text)(function)
 
 
 @click.command(cls=Command, examples=EXAMPLES)
@@ -53,7 +55,8 @@ def reconcile(
 ) -> int:
     """Compare what the coordinator says with what participants hold. Exit 1 when something is wrong, and is left so.
 
-    Changes nothing without --apply.
+    Changes nothing without --apply. With it, branches are finished that are prepared in PostgreSQL, MariaDB or MySQL, whose outcome
+    is decided, whose service is away, and which no session holds; each is told on stderr before.
     """
     return run(Asked(dsns, files, applies, as_json=as_json), coordinator, timeout)
 
@@ -241,11 +244,22 @@ def _broken(remote: Remote, told: set[tuple[str, str]]) -> Iterator[Drift]:
 # ---- correcting
 
 
+def _finish(dsn: str, branch: Branch, *, commit: bool) -> str:
+    """Finish one branch, and say so before: whoever is killed in between has left a line. A database that is away is no reason to
+    leave the branches of the others."""
+    asking = databases.statement(dsn, branch, commit=commit)
+    render.tell(f"{utc(int(time.time() * 1000))} {who_am_i()}: {branch.participant} {branch.transaction}: {asking}")
+    try:
+        return asyncio.run(databases.finish(dsn, branch, commit=commit))
+    except LogError as error:
+        return failure_of(error).text()
+
+
 def _correct(remote: Remote, asked: Asked, drift: Drift) -> str:
     """Do what is safe, or ask for what a second person has to approve. Returns what was done, in words; empty for nothing."""
     dsn = _dsn(asked, drift)
-    if drift.safe is not None and drift.branch is not None and dsn and not is_address(dsn):
-        wrong = asyncio.run(databases.finish(dsn, drift.branch, commit=drift.safe))
+    if drift.safe is not None and drift.branch is not None and dsn:
+        wrong = _finish(dsn, drift.branch, commit=drift.safe)
         return f"not corrected: {wrong}" if wrong else f"{DONE}{_statement(asked, drift)}"
     if drift.order is None:
         return ""

@@ -3,11 +3,16 @@ decided."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 from coordinator.drift.evidence import Branch, Evidence, Fate
+from troth.errors import LogError, Reason
 from troth.gids import parse_gid
 from troth.mariadb.address import is_address
+
+if TYPE_CHECKING:
+    from troth.mariadb.connection import Connection
 
 ROWS_MAX = 10_000
 """Rows of `troth.branch` that are looked at, the newest."""
@@ -59,11 +64,38 @@ async def _of_mariadb(dsn: str) -> Read:
         database = str(row[0]) if row else ""
         listed = branches.listed((await connection.ask(branches.LIST)).rows)
         prepared = [(name, xid.sql) for xid in listed if (name := branches.branch_of(xid, database))]
-        return prepared, list((await connection.ask(_MARIADB_ROWS)).rows)
+        return prepared, await _mariadb_rows(connection)
     except errors.kinds() as error:
+        if errors.number(error) in (*errors.DENIED, errors.LISTING_DENIED):
+            raise await _denied(connection, error) from error
         raise from_error("the database", error, "looked at") from error
     finally:
         await connection.close()
+
+
+async def _mariadb_rows(connection: Connection) -> list[Any]:
+    from troth.mariadb import errors
+
+    try:
+        return list((await connection.ask(_MARIADB_ROWS)).rows)
+    except errors.kinds() as error:
+        if errors.number(error) != errors.NO_TABLE:
+            raise
+        return []
+
+
+async def _denied(connection: Connection, error: BaseException) -> LogError:
+    """What the user has to be given for looking and finishing, which is less than a participant needs."""
+    from troth.log.mariadb_store import grants_to_finish
+    from troth.mariadb import errors
+
+    row = await connection.one("SELECT CURRENT_USER()")
+    user = str(row[0]) if row else ""
+    # What MySQL says to who may not list is of a fatal error, and of data to be checked.
+    listing = errors.number(error) == errors.LISTING_DENIED
+    what = "what is prepared" if listing else f"the proofs of branches: {errors.why(error)}"
+    granted = grants_to_finish(user, connection.dialect)
+    return LogError(Reason.STORE_UNSAFE, f"the user {user} may not see {what}", hint="; ".join(granted))
 
 
 def statement(dsn: str, branch: Branch, *, commit: bool) -> str:
@@ -73,7 +105,11 @@ def statement(dsn: str, branch: Branch, *, commit: bool) -> str:
 
 
 async def finish(dsn: str, branch: Branch, *, commit: bool) -> str:
-    """Finish a branch in PostgreSQL as it was decided; returns what was wrong, or nothing. Raises `LogError`."""
+    """Finish a branch in its database as it was decided; returns what was wrong, or nothing. Raises `LogError`."""
+    return await (_finish_in_mariadb if is_address(dsn) else _finish_in_postgres)(dsn, branch, commit=commit)
+
+
+async def _finish_in_postgres(dsn: str, branch: Branch, *, commit: bool) -> str:
     import psycopg
 
     from troth.log.postgres_store import connect
@@ -88,3 +124,43 @@ async def finish(dsn: str, branch: Branch, *, commit: bool) -> str:
     finally:
         await connection.close()
     return ""
+
+
+async def _finish_in_mariadb(dsn: str, branch: Branch, *, commit: bool) -> str:
+    from troth.log import mariadb_branches as branches
+    from troth.log.mariadb_store import connect
+    from troth.mariadb import errors, finishing
+
+    connection = await connect(dsn)
+    try:
+        row = await connection.one("SELECT DATABASE()")
+        database = str(row[0]) if row else ""
+        name = branches.branch_name(branch.participant, branch.transaction)
+        if not await finishing.marker(connection, name, uncommitted=True):
+            if branches.xid_of(name, database) in await finishing.listed(connection):
+                return f"{name} has no marker in troth_branch, without which Troth prepares nothing: look at it by hand"
+        elif await finishing.finish(connection, name, database, commit=commit):
+            return ""
+        return await _ended_otherwise(connection, name, commit)
+    except finishing.StillAttached as error:
+        return f"{error}, which works yet or is about to end: run it again; start the service, which ends such sessions"
+    except (finishing.Demoted, finishing.Swallowed, *errors.kinds()) as error:
+        return errors.why(error)
+    finally:
+        await connection.close()
+
+
+async def _ended_otherwise(connection: Connection, name: str, commit: bool) -> str:
+    """What is wrong with a branch that is not prepared any more; somebody else was first, and mostly follows the same decision."""
+    from troth.mariadb import finishing
+
+    for wait_seconds in finishing.ATTACHED_WAITS:  # whoever finishes it is about to have done it
+        committed = bool(await finishing.marker(connection, name))
+        if committed or not await finishing.marker(connection, name, uncommitted=True):
+            break
+        await asyncio.sleep(wait_seconds)
+    else:
+        return f"the server does not list {name} any more, and it is not over: it comes back when the server is started again"
+    if committed is commit:
+        return ""
+    return f"{name} is {'committed' if committed else 'rolled back'} already: by hand, and against the decision"

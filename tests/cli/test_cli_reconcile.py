@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-import pytest_asyncio
 
-from coordinator.config import load
 from coordinator.drift.comparing import STRANDED, Kind, Known, compare
 from coordinator.drift.evidence import Branch, Evidence, Fate, read_file
-from coordinator.server import Daemon, make_daemon
+from coordinator.server import Daemon
 from participant_sdk.testing.postgres import PostgresServer
-from tests.cli.test_cli_offline import TRANSACTION, decided, make_log, prepared
+from tests.cli.owing import *  # noqa: F403 - a fixture
+from tests.cli.owing import ABORTED, TRANSACTION, UNKNOWN
+from tests.cli.test_cli_offline import make_log, prepared
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
-ABORTED, UNKNOWN = "c1.1.0badcafe.3.6", "c1.1.0badcafe.3.8"
 DONE = Known("COMMITTED", "COMMITTED", ("pay",))
 OWED = Known("COMMITTING", "COMMITTED", ("pay",), ("pay",))
 GONE = Known("ABORTED", "ABORTED", ("pay",))
@@ -103,29 +102,6 @@ def test_a_branch_that_is_over(branch: Branch, known: Known, kind: Kind | None) 
 def server() -> Iterator[PostgresServer]:
     with PostgresServer() as server:
         yield server
-
-
-def records() -> list[record_pb2.CoordinatorRecord]:
-    """A log that owes a commit to `orders` and `payments`, and has aborted another transaction."""
-    started = record_pb2.EpochStarted(coordinator="c1", epoch=1, nonce="0badcafe", kept=True)
-    bound = [record_pb2.ParticipantBound(participant=name, log_id="11" * 16, incarnation=1) for name in ("orders", "payments")]
-    ended = record_pb2.Ended(transaction_id=ABORTED, outcome=common_pb2.OUTCOME_ABORTED, who="ann", why="because")
-    record = record_pb2.CoordinatorRecord
-    return [
-        record(epoch_started=started), *(record(participant_bound=one) for one in bound), decided(), record(ended=ended)
-    ]  # fmt: skip
-
-
-@pytest_asyncio.fixture
-async def owing(tmp_path: Path) -> AsyncIterator[Daemon]:
-    """A daemon whose participants are away, and that owes them something."""
-    (tmp_path / "c1").mkdir()
-    await make_log(tmp_path / "c1" / "coordinator.db", "coordinator", "c1", *records())
-    flags = {"listen": "127.0.0.1:0", "data_directory": str(tmp_path / "c1"), "drain_seconds": 1.0, "hearing_seconds": 0}
-    daemon = make_daemon(load(environment={}, flags=flags).config)
-    await daemon.start()
-    yield daemon
-    await daemon.stop()
 
 
 async def test_what_is_decided_is_finished_in_the_database_and_nothing_else(

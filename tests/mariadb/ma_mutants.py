@@ -8,12 +8,17 @@ ROOM = "participant_sdk/resources/mariadb/"
 FINISHING, GUARD = ROOM + "finishing.py", ROOM + "guard.py"
 ONE = "troth/mariadb/finishing.py"
 """How one branch is finished."""
+DRIFT = "coordinator/drift/databases.py"
 OPERATIONS = "tests/mariadb/test_ma_operations.py"
 TABLE, LOG = "troth/log/mariadb_branches.py", "troth/log/mariadb_schema.py"
 
 
 def faults(name: str) -> tuple[str, ...]:
     return (f"tests/mariadb/test_ma_faults.py::{name}",)
+
+
+def reconciling(name: str) -> tuple[str, ...]:
+    return (f"tests/cli/test_cli_reconcile_mariadb.py::{name}",)
 
 
 BLOCKED = ("tests/mariadb/test_ma_blocked.py",)
@@ -50,6 +55,14 @@ MUTANTS = (
                  "if len(prepared) != 1 or waiting:", BLOCKED),
     SourceMutant("success is believed", ONE, "                await _prove(connection, name, commit)\n", "",
                  faults("test_a_success_that_is_none_is_found_out")),
+    SourceMutant("a demoted server is asked", ONE, 'if str(read_only) not in ("0", "OFF"):', "if False:",
+                 reconciling("test_a_server_that_was_demoted_is_not_asked")),
+    SourceMutant("who reconciles needs no proof", DRIFT, "if not await finishing.marker(connection, name, uncommitted=True):",
+                 "if False:", reconciling("test_what_has_no_proof_is_not_touched")),
+    SourceMutant("who reconciles takes what is gone for finished", DRIFT, "if committed is commit:", "if True:",
+                 reconciling("test_what_people_have_ended_otherwise_meanwhile_is_told")),
+    SourceMutant("who reconciles finishes what a session holds", ONE, "return session is not None", "return False",
+                 reconciling("test_a_branch_whose_session_is_there_is_left_to_it")),
     SourceMutant("an absent id was committed", FINISHING, "Fate.COMMITTED if row and row[0] else Fate.DEAD", "Fate.COMMITTED",
                  faults("test_a_rollback_by_hand_is_found_out_when_the_decision_is_commit")),
     SourceMutant("an absent id was rolled back", FINISHING, "Fate.COMMITTED if row and row[0] else Fate.DEAD", "Fate.DEAD",

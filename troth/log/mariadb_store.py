@@ -181,11 +181,21 @@ async def _changing(dsn: str) -> AsyncIterator[Connection]:
 
 def grants(user: str, dialect: Dialect) -> list[str]:
     """What a user needs besides its own tables, to have branches and to keep its log here."""
+    tables = (*schema.TABLES, "troth_branch", *mariadb_outbox.TABLES)
+    return _granted(tables, "SELECT, INSERT, UPDATE, DELETE", user, dialect)
+
+
+def grants_to_finish(user: str, dialect: Dialect) -> list[str]:
+    """What a user needs who only looks at branches here, and finishes them: any login may do that, but has to see the proof."""
+    return _granted(("troth_branch",), "SELECT", user, dialect)
+
+
+def _granted(tables: Sequence[str], privileges: str, user: str, dialect: Dialect) -> list[str]:
+    """As SQL; what is needed to list what is prepared comes last."""
     name, _, host = user.partition("@")
     who = f"{_quoted(name)}@{_quoted(host or '%')}"
-    tables = (*schema.TABLES, "troth_branch", *mariadb_outbox.TABLES)
     listing = [f"GRANT {dialect.listing_privilege} ON *.* TO {who}"] if dialect.listing_privilege else []
-    return [f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {who}" for table in tables] + listing
+    return [f"GRANT {privileges} ON {table} TO {who}" for table in tables] + listing
 
 
 def _quoted(text: str) -> str:
