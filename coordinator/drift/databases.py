@@ -132,6 +132,7 @@ async def _finish_in_mariadb(dsn: str, branch: Branch, *, commit: bool) -> str:
     from troth.mariadb import errors, finishing
 
     connection = await connect(dsn)
+    wrong: tuple[type[Exception], ...] = (finishing.Demoted, finishing.Swallowed, *errors.kinds())
     try:
         row = await connection.one("SELECT DATABASE()")
         database = str(row[0]) if row else ""
@@ -144,7 +145,7 @@ async def _finish_in_mariadb(dsn: str, branch: Branch, *, commit: bool) -> str:
         return await _ended_otherwise(connection, name, commit)
     except finishing.StillAttached as error:
         return f"{error}, which works yet or is about to end: run it again; start the service, which ends such sessions"
-    except (finishing.Demoted, finishing.Swallowed, *errors.kinds()) as error:
+    except wrong as error:
         return errors.why(error)
     finally:
         await connection.close()

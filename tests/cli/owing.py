@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from coordinator.config import load
 from coordinator.server import Daemon, make_daemon
-from tests.cli.test_cli_offline import TRANSACTION, decided, make_log
+from tests.cli.test_cli_offline import decided, make_log
 from troth.v1 import common_pb2, record_pb2
 
 __all__ = ["owing"]

@@ -14,8 +14,8 @@ from coordinator.drift.evidence import Branch, Evidence, Fate, read_file
 from coordinator.server import Daemon
 from participant_sdk.testing.postgres import PostgresServer
 from tests.cli.owing import *  # noqa: F403 - a fixture
-from tests.cli.owing import ABORTED, TRANSACTION, UNKNOWN
-from tests.cli.test_cli_offline import make_log, prepared
+from tests.cli.owing import ABORTED, UNKNOWN
+from tests.cli.test_cli_offline import TRANSACTION, make_log, prepared
 from troth.v1 import common_pb2, participant_pb2, record_pb2
 
 DONE = Known("COMMITTED", "COMMITTED", ("pay",))

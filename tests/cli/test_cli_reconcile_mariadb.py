@@ -18,7 +18,8 @@ from coordinator.drift.evidence import Branch, Fate
 from coordinator.server import Daemon
 from participant_sdk.testing.mariadb import MariadbServer
 from tests.cli.owing import *  # noqa: F403 - a fixture
-from tests.cli.owing import ABORTED, TRANSACTION, UNKNOWN
+from tests.cli.owing import ABORTED, UNKNOWN
+from tests.cli.test_cli_offline import TRANSACTION
 from tests.relational import until
 from tests.xa_servers import *  # noqa: F403 - fixtures, and a hook
 from troth.log import mariadb_branches
@@ -204,14 +205,13 @@ async def test_who_is_killed_in_between_has_done_it_or_leaves_it_to_the_next(ban
     """Killed while the server carries the statement out: a global lock holds it up there."""
     bank.prepare(TRANSACTION)
     command = (sys.executable, "-m", "coordinator.cli", "reconcile", "--dsn", bank.dsn(), "--coordinator", owing.address, "--apply")
-    with bank.session("FLUSH TABLES WITH READ LOCK"), subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with bank.session("FLUSH TABLES WITH READ LOCK"):
+        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         asking = "SELECT ID FROM information_schema.PROCESSLIST WHERE INFO LIKE 'XA COMMIT%'"
-        await until(lambda: asyncio.to_thread(lambda: process.poll() is not None or bank.sql(asking)))
+        await until(lambda: asyncio.to_thread(lambda: process.returncode is not None or bank.sql(asking)))
         process.kill()
-        said, told = process.communicate()
-        assert f"payments {TRANSACTION}: XA COMMIT {xid_of(TRANSACTION)}" in told and said == "", "it was told before"
+        said, told = await process.communicate()
+        assert f"payments {TRANSACTION}: XA COMMIT {xid_of(TRANSACTION)}" in told.decode() and not said, "it was told before"
         assert bank.stock() == []
 
     async def over() -> bool:
