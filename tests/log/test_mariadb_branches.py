@@ -9,7 +9,8 @@ from mariadb_samples import MariadbStore
 
 from troth.log import mariadb_branches as branches
 from troth.log import mariadb_outbox
-from troth.log.mariadb_store import connect, init
+from troth.log.mariadb_store import connect, grants, grants_to_finish, init
+from troth.mariadb.dialect import MARIADB, MYSQL
 
 TRANSACTION = "c1.7.9f2c4e1a.3.42"
 LONG = f"{'c' * 63}.1.{'0' * 32}.1.1"
@@ -101,3 +102,11 @@ def test_keys_have_rows_evenly() -> None:
     numbers = [mariadb_outbox.key_number(f"account-{number}") for number in range(10_000)]
     assert all(0 <= number < mariadb_outbox.KEYS for number in numbers) and len(set(numbers)) > 9_200
     assert mariadb_outbox.key_number("a") == 33_042, "processes of every version mean the same row"
+
+
+def test_who_only_finishes_needs_less_than_a_participant() -> None:
+    assert grants_to_finish("ops", MARIADB) == ["GRANT SELECT ON troth_branch TO `ops`@`%`"]
+    assert grants_to_finish("ops@here", MYSQL) == [
+        "GRANT SELECT ON troth_branch TO `ops`@`here`", "GRANT XA_RECOVER_ADMIN ON *.* TO `ops`@`here`",
+    ]  # fmt: skip
+    assert set(grants("ops", MYSQL)) > {"GRANT XA_RECOVER_ADMIN ON *.* TO `ops`@`%`"}
