@@ -793,8 +793,8 @@ class BranchReport(_message.Message):
     peers: _builtins.bytes
     """Of a prepared branch: the Peers message that came with Prepare, as it came."""
     early: _builtins.bool
-    """Of a prepared branch: whether it was prepared before it was asked (EarlyVote). Then it is no vote: nobody has compared the count of
-    its operations yet.
+    """Of a prepared branch, or one that people have ended since: whether it was prepared before it was asked (EarlyVote). Then it is no
+    vote: nobody has compared the count of its operations yet, and who was handed the commit since may have decided it alone.
     """
     def __init__(
         self,
