@@ -58,6 +58,7 @@ KEY_RESULTS = "key_results"
 PARTICIPANT_LOSSES = "participant_losses"
 PAYLOAD_KEYS = "payload_keys"
 REVIEWS = "reviews"
+TRACE_FILTER = "trace_filter"
 FEATURES = (
     Feature(
         CALLERS, Where.WIRE, "a participant asks the coordinator who began the transaction in which it is called",
@@ -78,6 +79,10 @@ FEATURES = (
     Feature(
         REVIEWS, Where.LOG, "an order waits in the coordinator's log until a second person approves it",
         ("CoordinatorRecord.review", "ResolveRequest.review"),
+    ),
+    Feature(
+        TRACE_FILTER, Where.ORDER, "a listing is of what belongs to one trace, and not of everything",
+        ("ListTransactionsRequest.trace_id",),
     ),
 )
 """All of them, by name."""
