@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
 
+import pymysql
 import pytest
 from ma_bench import ASYNC, LIMITS, Database, MariadbWorkbench, execute, from_dsn
 
@@ -154,6 +155,18 @@ async def test_a_success_that_is_none_is_found_out(
             answer = await bench.resource.rollback(branch, work)
     assert isinstance(answer, Unreachable) and "until the server is started again" in answer.why
     assert isinstance(await bench.resource.rollback(branch, work), Done)
+
+
+async def test_what_else_a_server_says_of_a_branch_is_no_answer(database: Database) -> None:
+    """1400: whoever asks is itself in a branch. That is an error of its own, and not taken for 1397."""
+    connection = await mariadb_store.connect(database.dsn())
+    try:
+        await connection.ask("XA START 'another'")
+        with pytest.raises(pymysql.Error) as raised:
+            await of_mariadb.finish(connection, NAME, database.name, commit=True)
+        assert raised.value.args[0] == 1400
+    finally:
+        await connection.close()
 
 
 # ---- what is slow, and lands late
