@@ -310,7 +310,9 @@ def _acknowledgement(book: Book, participant: Participant, what: participant_pb2
     participant.told_abort.discard(transaction_id)
     if what.kind != participant_pb2.ACKNOWLEDGEMENT_KIND_HAZARD:
         participant.ordered.discard(transaction_id)  # a HAZARD may come again, and must not count then
-    stranded = participant.stranded.pop(transaction_id, None) is not None  # an operator ended it
+    stranded = False
+    if participant.stranded:
+        stranded = participant.stranded.pop(transaction_id, None) is not None  # an operator ended it
     if participant.blocking:
         participant.blocking.pop(transaction_id, None)
     if participant.questions:

@@ -341,7 +341,7 @@ class Book:
     def close(self, txn: Transaction) -> None:
         """It is open no longer, and gives back what it held."""
         self.live.pop(txn.id, None)
-        for ticket in self.watchers.pop(txn.id, ()):  # of what was only asked about, and nobody could tell
+        for ticket in self.watchers.pop(txn.id, ()) if self.watchers else ():  # of what was only asked about, and nobody could tell
             self._tell_watcher(ticket, txn, last=True)
         self.asking.discard(txn.id)
         self.owned[txn.owner] -= bool(txn.owner)

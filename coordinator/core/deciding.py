@@ -293,7 +293,8 @@ def _decide(book: Book, txn: Transaction) -> None:
     for branch in txn.branches.values():
         branch.changed = branch.step is YES
         assert branch.changed or branch.step is OVER
-        if branch.changed and is_of_log_before(txn, branch):  # what was prepared is gone, or in a copy: it would be HAZARD at once
+        if branch.changed and branch.participant.before[0] and is_of_log_before(txn, branch):
+            # What was prepared is gone, or in a copy: it would be HAZARD at once.
             away(book, txn, branch.participant)
             return
     record = book.decided_record(txn)

@@ -89,10 +89,11 @@ def expire(book: Book) -> None:
         del book.gone[name]
 
 
-def gone_of(book: Book, names: Collection[str], epoch: int) -> str | None:
-    """Who was forgotten, and may have a branch in a transaction of an epoch, of the participants and services that are named."""
+def gone_of(book: Book, names: Collection[str], epoch: int) -> tuple[str, bool] | None:
+    """Who was forgotten, and may have a branch in a transaction of an epoch, of the participants and services that are named; and
+    whether one log could tell when it comes back."""
     return next((
-        name for name, record in book.gone.items()
+        (name, bool(record.participant_bound.log_id)) for name, record in book.gone.items()
         if (name in names or service_of(name) in names) and epoch <= (record.participant_bound.before_epoch or epoch)
     ), None)  # fmt: skip
 

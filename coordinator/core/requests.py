@@ -312,7 +312,9 @@ def _judge_unknown(
         message = f"no participant {', '.join(unknown)[:200]!r} has ever connected"
         return common_pb2.OUTCOME_IN_DOUBT, cause_of(Reason.UNKNOWN_PARTICIPANT, message)
     if (gone := gone_of(book, request.participants, parsed.epoch)) is not None:
-        message = f"{gone} may have it, and was forgotten by an operator: nothing can be told before it is back"
+        name, may_tell = gone
+        until = "nothing can be told before it is back" if may_tell else "several logs had had that name, and none can tell for all"
+        message = f"{name} may have it, and was forgotten by an operator: {until}"
         return common_pb2.OUTCOME_IN_DOUBT, cause_of(Reason.UNKNOWN_PARTICIPANT, message)
     return common_pb2.OUTCOME_IN_DOUBT, None
 

@@ -46,7 +46,8 @@ def key_hash(key: str) -> str:
 
 def trace_id(trace: common_pb2.TraceContext | None) -> str:
     """The trace id of a trace context; empty where there is none."""
-    return listing.trace_id_of(trace.traceparent) if trace is not None else ""
+    match = listing.TRACEPARENT.fullmatch(trace.traceparent) if trace is not None else None
+    return match[1] if match else ""
 
 
 def sampled_trace_id(trace: common_pb2.TraceContext) -> str:

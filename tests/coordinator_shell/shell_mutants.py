@@ -116,10 +116,6 @@ _mutants(
     ("unary calls are not counted", "                self._counters.unary_calls += 1\n", ""),
 )  # fmt: skip
 _mutants(
-    "guard", ("tests/fuzz/test_floods.py",),
-    ("an answer that nobody reads is kept", "call_later(self._common.shell.answer_seconds, task.cancel)", "call_later(self._common.shell.answer_seconds, int)"),
-)  # fmt: skip
-_mutants(
     "transactions", UNARY,
     ("only one caller of a commit is answered", "        for future in self._waiting.pop(number, ()):\n            if not future.done():\n                future.set_result(response)", "        for future in self._waiting.pop(number, ())[:1]:\n            if not future.done():\n                future.set_result(response)"),
     ("who asked something illegal waits for ever", "            if not future.done():\n                future.set_exception(error)\n\n\nclass Watcher", "            pass\n\n\nclass Watcher"),

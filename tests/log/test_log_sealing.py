@@ -317,11 +317,11 @@ async def test_a_log_writes_what_seals_gives(kind: str, ring: Ring, tmp_path: Pa
     assert codec.opened([one.body for one in records]) == [one.SerializeToString() for one in COORDINATORS]
 
 
-@pytest.mark.parametrize("kind", ["PostgreSQL", "MariaDB"])
+@pytest.mark.parametrize("database", ["PostgreSQL", "MariaDB"])
 async def test_a_log_in_a_database_has_nothing_in_clear_either(
-    kind: str, ring: Ring, postgres: PostgresServer, mariadb: MariadbServer
+    database: str, ring: Ring, postgres: PostgresServer, mariadb: MariadbServer
 ) -> None:
-    store = PostgresStore(postgres) if kind == "PostgreSQL" else MariadbStore(mariadb)
+    store = PostgresStore(postgres) if database == "PostgreSQL" else MariadbStore(mariadb)
     await store.create()
     codec, first = RecordCodec("coordinator", ring), store.log()
     await first.open()

@@ -169,6 +169,21 @@ async def test_what_else_a_server_says_of_a_branch_is_no_answer(database: Databa
         await connection.close()
 
 
+async def test_a_branch_of_a_session_that_does_not_say_so_is_held_as_well(database: Database) -> None:
+    """It has no lock of the branch's name, as our own sessions do: that it is prepared, and cannot be finished, tells it."""
+    holder, connection = [await mariadb_store.connect(database.dsn()) for _ in range(2)]
+    xid = mariadb_branches.xid_of(NAME, database.name).sql
+    try:
+        for statement in (f"XA START {xid}", "CREATE TEMPORARY TABLE held (id INT)", f"XA END {xid}", f"XA PREPARE {xid}"):
+            await holder.ask(statement)
+        with pytest.raises(of_mariadb.StillAttached):
+            await of_mariadb.finish(connection, NAME, database.name, commit=False)
+    finally:
+        await holder.ask(f"XA ROLLBACK {xid}")
+        await holder.close()
+        await connection.close()
+
+
 # ---- what is slow, and lands late
 
 

@@ -41,7 +41,7 @@ HERE = [
         ),
         (
             "the unknown is told as ABORT to whoever is in doubt beside it", "coordinator/core/arrivals.py",
-            "    if txn.state is State.HEURISTIC and decision(book, txn) is None:\n        presume", "    if False:\n        presume",
+            "    if txn.state is State.HEURISTIC and decision(book, txn) is None:\n        cannot_tell", "    if False:\n        cannot_tell",
             ("tests/coordinator_core/test_foreign.py",),
         ),
         (

@@ -49,6 +49,9 @@ class Replacing:
         """For each transaction the services whose part of it was undone with a log that was lost, or that people have seen to."""
         self.lost: dict[str, int] = {}
         """How many logs each slot has lost."""
+        self.named: set[str] = set()
+        """The slots whose name operators have let a log have, though it was their own. Who is forgotten then stays so for good:
+        none of several logs could tell everything (`forgetting`)."""
 
     # ---- losing
 
@@ -120,6 +123,7 @@ class Replacing:
 
     def request(self, log: OwnedLog) -> admin_pb2.ReplaceParticipantRequest:
         """Let the present log of a slot have its name."""
+        self.named.add(log.name)
         return admin_pb2.ReplaceParticipantRequest(participant=log.name, log_id=log.disk.log_id, who=WHO, why=WHY)
 
     def _know(self, log: OwnedLog) -> list[ShardProcess]:
@@ -146,7 +150,7 @@ class Replacing:
         if answer.cause.reason == Reason.IN_DOUBT.name and replaced.NOT_KNOWN in answer.cause.message:
             return True
         gone = answer.cause.reason == Reason.UNKNOWN_PARTICIPANT.name
-        return gone and any(answer.cause.message.startswith(f"{name} may have it") for name in self.lost)
+        return gone and any(answer.cause.message.startswith(f"{name} may have it") for name in self.named)
 
 
 def _unfinished(config: Config, log: OwnedLog, now: Any) -> list[tuple[str, State]]:
