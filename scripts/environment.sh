@@ -42,6 +42,14 @@ troth_make_venv() {
   fi
 }
 
+# From here to troth_unlock one process at a time, where flock is: two that run at once would build into the same directory.
+troth_lock() {
+  exec 9>"$1"
+  if command -v flock >/dev/null 2>&1; then flock 9; fi
+}
+
+troth_unlock() { exec 9>&-; }
+
 troth_install() {
   local extras="$1" group="$2"
   # Dependency groups need a younger pip than Python 3.11 brings.
@@ -60,10 +68,8 @@ troth_environment() {
     printf '%s\n' "$base" "$ROOT" "$extras" "$group"
   } | cksum)"
   PYTHON="$directory/bin/python"
-  # Two runs at once would build into the same directory.
   mkdir -p "$ROOT/var"
-  exec 9>"$ROOT/var/venv-$name.lock"
-  if command -v flock >/dev/null 2>&1; then flock 9; fi
+  troth_lock "$ROOT/var/venv-$name.lock"
   if [ "$(cat "$directory/troth-stamp" 2>/dev/null)" != "$stamp" ] || ! "$PYTHON" -c '' >/dev/null 2>&1; then
     troth_say "troth: making ${directory##*/} (once; a minute or so)"
     rm -rf "$directory"
@@ -73,7 +79,7 @@ troth_environment() {
     fi
     printf '%s\n' "$stamp" >"$directory/troth-stamp"
   fi
-  exec 9>&-
+  troth_unlock
 }
 
 # The environment of everything that developers do; scripts/floors makes the same one of the oldest versions, scripts/newest of the

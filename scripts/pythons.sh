@@ -47,8 +47,7 @@ troth_debian_python() {
   mkdir -p "$TROTH_SERVERS"
   directory="$(cd "$TROTH_SERVERS" && pwd -P)/python3.$2"
   program="$directory/usr/bin/$name"
-  exec 9>"$directory.lock"
-  if command -v flock >/dev/null 2>&1; then flock 9; fi
+  troth_lock "$directory.lock"
   # A clone that was moved has one that does not start.
   if ! troth_python_version "$program" >/dev/null; then
     troth_say "troth: fetching $name of Debian's $suite (once; some 20 MB)"
@@ -63,7 +62,7 @@ troth_debian_python() {
         troth_python_version "$program" >/dev/null
     } >&2 || return 1
   fi
-  exec 9>&-
+  troth_unlock
   printf '%s\n' "$program"
 }
 

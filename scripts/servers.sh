@@ -55,8 +55,7 @@ troth_server() {
     return 0
   fi
   mkdir -p "$TROTH_SERVERS"
-  exec 9>"$TROTH_SERVERS/$name.lock"
-  if command -v flock >/dev/null 2>&1; then flock 9; fi
+  troth_lock "$TROTH_SERVERS/$name.lock"
   if [ ! -x "$TROTH_SERVERS/$name/$unpacked/$program" ]; then
     troth_say "troth: fetching $name (once; some 20 MB)"
     troth_unpack_debian "" "$TROTH_SERVERS/$name" "$@" || {
@@ -64,7 +63,7 @@ troth_server() {
       return 1
     }
   fi
-  exec 9>&-
+  troth_unlock
   printf '%s\n' "$TROTH_SERVERS/$name/$unpacked"
 }
 
@@ -100,8 +99,7 @@ troth_mysql_unpacked() {
     return 0
   fi
   mkdir -p "$TROTH_SERVERS"
-  exec 9>"$directory.lock"
-  if command -v flock >/dev/null 2>&1; then flock 9; fi
+  troth_lock "$directory.lock"
   if [ ! -x "$directory/bin/mysqld" ]; then
     troth_say "troth: fetching MySQL of Debian's sid (once; some 60 MB)"
     troth_unpack_debian sid "$directory" mysql-server-core || {
@@ -123,7 +121,7 @@ exec "$loader" --library-path "$libraries" "$here/sbin/mysqld" "$@" "--basedir=$
 STARTS
     chmod +x "$directory/bin/mysqld"
   fi
-  exec 9>&-
+  troth_unlock
   printf '%s\n' "$directory/bin"
 }
 
@@ -142,8 +140,7 @@ troth_seata() {
 troth_seata_jars() {
   local part
   mkdir -p "$TROTH_SERVERS"
-  exec 9>"$TROTH_SERVERS/seata.lock"
-  if command -v flock >/dev/null 2>&1; then flock 9; fi
+  troth_lock "$TROTH_SERVERS/seata.lock"
   if [ ! -d "$TROTH_SERVERS/seata" ]; then
     if ! command -v mvn >/dev/null 2>&1; then
       troth_say "troth: Seata wants Maven and a JDK. Install them (Debian: apt install maven default-jdk-headless)."
@@ -161,7 +158,7 @@ troth_seata_jars() {
     done
     mv "$TROTH_SERVERS/seata.new" "$TROTH_SERVERS/seata"
   fi
-  exec 9>&-
+  troth_unlock
   printf '%s\n' "$TROTH_SERVERS/seata"
 }
 
