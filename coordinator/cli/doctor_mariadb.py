@@ -74,8 +74,7 @@ def of_settings(found: dict[str, str]) -> list[Finding]:
 
 
 async def _of_tables(connection: Connection) -> list[Finding]:
-    row = await connection.one("SELECT CURRENT_USER()")
-    user = str(row[0]) if row else ""
+    user = await connection.user()
     found = []
     for table in ("troth_branch", *schema.TABLES):
         try:
@@ -110,8 +109,7 @@ async def _outbox(connection: Connection) -> list[Finding]:
             return []
         if code not in errors.DENIED:
             raise
-        row = await connection.one("SELECT CURRENT_USER()")
-        user = str(row[0]) if row else ""
+        user = await connection.user()
         return [outbox_denied(f"the user {user}", grants(user, connection.dialect))]
     lacks = Finding("problem", "troth_outbox_key has not all of its rows", "Run `troth store init --participant NAME` on it.")
     return [one for one in (found, slow, None if rows == (mariadb_outbox.KEYS,) else lacks) if one is not None]
@@ -124,8 +122,7 @@ async def _listing_denied(connection: Connection) -> list[Finding]:
     except errors.kinds() as error:
         if errors.number(error) != errors.LISTING_DENIED:
             raise
-        row = await connection.one("SELECT CURRENT_USER()")
-        user = str(row[0]) if row else ""
+        user = await connection.user()
         fix = grants(user, connection.dialect)[-1]
         return [Finding("problem", f"the user {user} may not list prepared branches (XA RECOVER)", "Grant it.", fix)]
     return []
@@ -139,8 +136,7 @@ async def _ages(connection: Connection) -> dict[str, float]:
 
 
 async def _held(connection: Connection, ages: dict[str, float]) -> list[Held]:
-    row = await connection.one("SELECT DATABASE()")
-    database = str(row[0]) if row else ""
+    database = await connection.database()
     found = []
     for xid in branches.listed((await connection.ask(branches.LIST)).rows):
         participant, transaction = xid.participant, xid.transaction.decode(errors="replace") if xid.participant else ""
@@ -152,8 +148,7 @@ async def _lost(connection: Connection) -> list[Finding]:
     """Branches that the server has lost sight of: it said that they are finished while their session was just ending, and did
     nothing. Their marker is there and not committed, nobody works for them, and XA RECOVER does not list them. Asked in this order,
     and the marker last, so that one that is just being prepared or finished is none."""
-    row = await connection.one("SELECT DATABASE()")
-    database = str(row[0]) if row else ""
+    database = await connection.database()
     waiting = []
     for name in filter(parse_gid, await _uncommitted(connection)):
         used = await connection.one("SELECT IS_USED_LOCK(%s)", (branches.branch_lock(name, database),))

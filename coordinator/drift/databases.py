@@ -60,8 +60,7 @@ async def _of_mariadb(dsn: str) -> Read:
 
     connection = await connect(dsn)
     try:
-        row = await connection.one("SELECT DATABASE()")
-        database = str(row[0]) if row else ""
+        database = await connection.database()
         listed = branches.listed((await connection.ask(branches.LIST)).rows)
         prepared = [(name, xid.sql) for xid in listed if (name := branches.branch_of(xid, database))]
         return prepared, await _mariadb_rows(connection)
@@ -89,8 +88,7 @@ async def _denied(connection: Connection, error: BaseException) -> LogError:
     from troth.log.mariadb_store import grants_to_finish
     from troth.mariadb import errors
 
-    row = await connection.one("SELECT CURRENT_USER()")
-    user = str(row[0]) if row else ""
+    user = await connection.user()
     # What MySQL says to who may not list is of a fatal error, and of data to be checked.
     listing = errors.number(error) == errors.LISTING_DENIED
     what = "what is prepared" if listing else f"the proofs of branches: {errors.why(error)}"
@@ -134,8 +132,7 @@ async def _finish_in_mariadb(dsn: str, branch: Branch, *, commit: bool) -> str:
     connection = await connect(dsn)
     wrong: tuple[type[Exception], ...] = (finishing.Demoted, finishing.Swallowed, *errors.kinds())
     try:
-        row = await connection.one("SELECT DATABASE()")
-        database = str(row[0]) if row else ""
+        database = await connection.database()
         name = branches.branch_name(branch.participant, branch.transaction)
         if not await finishing.marker(connection, name, uncommitted=True):
             if branches.xid_of(name, database) in await finishing.listed(connection):

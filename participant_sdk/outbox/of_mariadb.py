@@ -14,7 +14,7 @@ from typing import Any
 
 from participant_sdk.outbox.message import Message
 from participant_sdk.outbox.store import Place, Waiting, tell_of_missing_index, try_to_record
-from troth.log import mariadb_outbox, mariadb_schema
+from troth.log import mariadb_outbox
 from troth.mariadb import errors
 from troth.mariadb.address import parse
 from troth.mariadb.connection import Connection
@@ -78,13 +78,11 @@ class MariadbOutbox:
         """See `OutboxStore`."""
         connection = await Connection.to(self._address)
         try:
-            dialect = connection.dialect
-            session = mariadb_schema.SESSION.format(isolation=dialect.isolation)
-            await connection.ask(session, (LOCK_WAIT_SECONDS, LOCK_WAIT_SECONDS))
+            await connection.set_up(LOCK_WAIT_SECONDS)
             row = await connection.one("SELECT VERSION()")
             if row is None or too_old(str(row[0]), relay=True):
                 raise OSError(f"{self._address.place} is on {row and row[0]}: a relay takes {wanted(relay=True)}")
-            await connection.ask(f"SET SESSION {dialect.idle_limit} = %s", (self._idle_seconds,))
+            await connection.ask(f"SET SESSION {connection.dialect.idle_limit} = %s", (self._idle_seconds,))
             await try_to_record(self, connection)
             there = await connection.one(mariadb_outbox.HAS_INDEX) is not None
             self._index = "FORCE INDEX (of_topic)" if there else ""

@@ -306,7 +306,7 @@ def test_a_user_who_may_not_list_what_is_prepared_is_told_the_privilege() -> Non
 
 
 async def test_a_session_that_cannot_be_set_up_is_closed(mariadb_store: MariadbStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mariadb_schema, "SESSION", "SET SESSION no_such_setting = %s + %s")
+    monkeypatch.setattr("troth.mariadb.connection._OURS", "no_such_setting = %s + %s")
     with pytest.raises(LogError, match="cannot be reached"):
         await connect(mariadb_store.dsn)
 

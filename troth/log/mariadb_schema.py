@@ -31,12 +31,6 @@ CREATE = (
 )
 TABLES = ("troth_store", "troth_log", "troth_batch", "troth_lease")
 
-SESSION = (
-    "SET SESSION {isolation} = 'READ-COMMITTED', autocommit = 1, sql_mode = 'STRICT_ALL_TABLES', innodb_lock_wait_timeout = %s,"
-    " lock_wait_timeout = %s"
-)
-"""`isolation` is the variable of the server's dialect."""
-
 APPEND = (
     "INSERT INTO troth_batch (log, first_seq, records, drop_below, crc, body)"
     " SELECT number, %(first_seq)s, %(records)s, %(drop_below)s, %(crc)s, %(body)s"

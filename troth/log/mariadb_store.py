@@ -42,8 +42,7 @@ async def connect(dsn: str, *, lock_wait_seconds: float = 10.0) -> Connection:
     connection = None
     try:
         connection = await Connection.to(address)
-        seconds = max(1, math.ceil(lock_wait_seconds))
-        await connection.ask(schema.SESSION.format(isolation=connection.dialect.isolation), (seconds, seconds))
+        await connection.set_up(max(1, math.ceil(lock_wait_seconds)))
     except errors.kinds() as error:
         if connection is not None:
             connection.cut()

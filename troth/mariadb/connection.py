@@ -13,6 +13,8 @@ from troth.mariadb.errors import kinds
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 
+_OURS = "autocommit = 1, sql_mode = 'STRICT_ALL_TABLES', innodb_lock_wait_timeout = %s, lock_wait_timeout = %s"
+
 
 class Connection:
     """One session of the server. `raw` is the driver's own object."""
@@ -40,6 +42,23 @@ class Connection:
         """The first row of the answer."""
         rows = (await self.ask(statement, parameters)).rows
         return tuple(rows[0]) if rows else None
+
+    async def set_up(self, lock_wait_seconds: int) -> None:
+        """Make it a session of our own work: it reads committed data, and waits so long for locks."""
+        settings = f"SET SESSION {self.dialect.isolation} = 'READ-COMMITTED', {_OURS}"
+        await self.ask(settings, (lock_wait_seconds, lock_wait_seconds))
+
+    async def user(self) -> str:
+        """Whom the server takes us for, `name@host`."""
+        return await self._word("SELECT CURRENT_USER()")
+
+    async def database(self) -> str:
+        """The database that we are in; empty for none."""
+        return await self._word("SELECT DATABASE()")
+
+    async def _word(self, statement: str) -> str:
+        row = await self.one(statement)
+        return str(row[0]) if row else ""
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:

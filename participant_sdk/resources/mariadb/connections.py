@@ -14,7 +14,6 @@ from typing import Any, Protocol
 from participant_sdk.resources.mariadb.guard import Guard
 from participant_sdk.resources.relational.finishing import LOCK_WAIT_SECONDS
 from participant_sdk.resources.relational.pool import Pool, PoolBusy
-from troth.log import mariadb_schema
 from troth.mariadb.address import Address
 from troth.mariadb.connection import Connection
 from troth.mariadb.drivers import Driver, driver_of
@@ -67,8 +66,7 @@ def finisher_pool(source: Source) -> Pool[Connection]:
 
     async def connect() -> Connection:
         connection = await source.new()
-        session = mariadb_schema.SESSION.format(isolation=connection.dialect.isolation)
-        await connection.ask(session, (LOCK_WAIT_SECONDS, LOCK_WAIT_SECONDS))
+        await connection.set_up(LOCK_WAIT_SECONDS)
         return connection
 
     return Pool(connect, FINISHERS_MAX)

@@ -33,8 +33,7 @@ class Finishers(BranchFinishers):
     async def open(self) -> None:
         """See `BranchFinishers`."""
         async with self.pool.connection(finishing.WAIT_SECONDS) as connection:
-            row = await connection.one("SELECT DATABASE()")
-            self.database = str(row[0]) if row else ""
+            self.database = await connection.database()
 
     async def close(self) -> None:
         """See `BranchFinishers`."""

@@ -154,8 +154,7 @@ class MariaDB(RelationalResource):
                 return f"the database {self._database!r} has no table troth_branch: `troth store init --participant {service}`"
             if code not in (*errors.DENIED, errors.LISTING_DENIED):
                 raise
-            row = await connection.one("SELECT CURRENT_USER()")
-            user = str(row[0]) if row else ""
+            user = await connection.user()
             granted = mariadb_store.grants(user, connection.dialect)
             if code == errors.LISTING_DENIED:
                 return f"the user {user} may not list prepared branches: {granted[-1]}"
