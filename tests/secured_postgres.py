@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from coordinator.pki import authority
@@ -101,3 +103,19 @@ def write_passwords(path: Path, password: str = PASSWORD) -> Path:
     path.write_text(f"{HOST}:*:*:{ROLE}:{escaped}\n")
     os.chmod(path, 0o600)
     return path
+
+
+@pytest.fixture(scope="module")
+def secured() -> Iterator[SecuredPostgres]:
+    """One for the tests of a module."""
+    with SecuredPostgres() as server:
+        yield server
+
+
+@pytest.fixture
+def nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither a password nor a service, wherever these tests run: an empty home."""
+    for name in ("PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGHOST", "PGUSER"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -16,6 +16,7 @@ from store_nodes import node  # noqa: F401 - a fixture
 from coordinator.cli.main import run
 from coordinator.config import load
 from coordinator.server import Daemon, make_daemon
+from tests.secured_postgres import nothing_from_outside, secured  # noqa: F401 - fixtures of tests here
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,7 @@ WRONG_PASSWORD = "spring-fever"
 Start = Callable[..., Node]
 
 
-@pytest.fixture(scope="module")
-def secured() -> Iterator[SecuredPostgres]:
-    with SecuredPostgres() as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither a password nor a service, wherever these tests run."""
-    for name in ("PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGHOST", "PGUSER"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "home").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+pytestmark = pytest.mark.usefixtures("nothing_from_outside")
 
 
 def by_option(server: SecuredPostgres, directory: Path, environment: pytest.MonkeyPatch) -> str:

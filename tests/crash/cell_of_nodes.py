@@ -9,6 +9,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -84,22 +85,38 @@ class Node:
 
 
 class Load:
-    """Callers that run one action after the other, half of them under a key, and note what they were told."""
+    """Callers that run one action after the other at two services, half of them under a key, and note what they were told."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self.over = asyncio.Event()
+    def __init__(self, client: Client, services: Sequence[Participant]) -> None:
+        self.client = client
+        self._services = services
+        self._callers: list[asyncio.Task[None]] = []
+        self._over = asyncio.Event()
         self.committed: list[str] = []
         self.errors: list[str] = []
         self._progress = asyncio.Event()
 
-    async def caller(self, number: int) -> None:
+    async def begin(self) -> None:
+        """Let them work; returns when some actions have committed."""
+        self._callers = [asyncio.create_task(self._caller(number)) for number in range(CALLERS)]
+        await self.goes_on()
+
+    async def end(self) -> None:
+        """Let them come to their ends."""
+        self._over.set()
+        await asyncio.gather(*self._callers)
+
+    async def done(self) -> Sequence[Counter[str]]:
+        """What each service has done."""
+        return [await done_at(service) for service in self._services]
+
+    async def _caller(self, number: int) -> None:
         turn = 0
-        while not self.over.is_set():
+        while not self._over.is_set():
             action = f"{number}/{turn}"
             key = action if number % 2 else None
             try:
-                await self._client.run(
+                await self.client.run(
                     call("north", "put", action=action), call("south", "put", action=action), key=key, timeout=60, wait="complete",
                     attempts=20,
                 )  # fmt: skip
@@ -116,6 +133,17 @@ class Load:
             while len(self.committed) < until:
                 self._progress.clear()
                 await self._progress.wait()
+
+
+async def under_load(stack: AsyncExitStack, directory: Path, nodes: Sequence[Node]) -> Load:
+    """Services, a client, and callers at work, at nodes that have begun; all for as long as the stack is."""
+    addresses = ",".join(node.address for node in nodes)
+    services = [await stack.enter_async_context(participant(name, directory, addresses)) for name in ("north", "south")]
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await asyncio.gather(*(service.wait_connected() for service in services))
+    load = Load(await stack.enter_async_context(Client(addresses)), services)
+    await load.begin()
+    return load
 
 
 def participant(name: str, directory: Path, nodes: str) -> Participant:

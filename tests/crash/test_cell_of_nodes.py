@@ -10,9 +10,8 @@ from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from cell_of_nodes import CALLERS, PATIENCE_SECONDS, Load, Node, done_at, participant
+from cell_of_nodes import Node, under_load
 
-from participant_sdk.client import Client
 from participant_sdk.testing.postgres import PostgresServer
 from troth.log.postgres_cell import init_cell
 
@@ -27,14 +26,7 @@ async def test_no_caller_notices_that_nodes_come_and_go(tmp_path: Path) -> None:
         for node in nodes:
             stack.push_async_callback(node.close)
         await asyncio.gather(*(node.start() for node in nodes))
-        addresses = ",".join(node.address for node in nodes)
-        services = [await stack.enter_async_context(participant(name, tmp_path, addresses)) for name in ("north", "south")]
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await asyncio.gather(*(service.wait_connected() for service in services))
-        client = await stack.enter_async_context(Client(addresses))
-        load = Load(client)
-        callers = [asyncio.create_task(load.caller(number)) for number in range(CALLERS)]
-        await load.goes_on()
+        load = await under_load(stack, tmp_path, nodes)
         await nodes[0].end(signal.SIGKILL)
         await load.goes_on()
         await nodes[0].start()
@@ -57,8 +49,7 @@ async def test_no_caller_notices_that_nodes_come_and_go(tmp_path: Path) -> None:
             assert node.process is not None and node.process.returncode == 0
             await node.start()
         await load.goes_on()
-        load.over.set()
-        await asyncio.gather(*callers)
-        north, south = [await done_at(service) for service in services]
+        await load.end()
+        north, south = await load.done()
     assert not load.errors
     assert north == south == Counter(load.committed)

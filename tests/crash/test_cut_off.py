@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import grpc.aio
-from cell_of_nodes import CALLERS, PATIENCE_SECONDS, Load, Node, done_at, participant
+from cell_of_nodes import PATIENCE_SECONDS, Node, under_load
 
 from participant_sdk.client import Client, call
 from participant_sdk.testing.proxy import FaultProxy
@@ -67,14 +67,7 @@ async def test_a_node_that_is_cut_off_loses_its_shards_says_nothing_of_them_and_
             await node.start()
         near, far = nodes
         await far.says("2 of 4 shards")
-        addresses = f"{near.address},{far.address}"
-        services = [await stack.enter_async_context(participant(name, tmp_path, addresses)) for name in ("north", "south")]
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await asyncio.gather(*(service.wait_connected() for service in services))
-        client = await stack.enter_async_context(Client(addresses))
-        load = Load(client)
-        callers = [asyncio.create_task(load.caller(number)) for number in range(CALLERS)]
-        await load.goes_on()
+        load = await under_load(stack, tmp_path, nodes)
         before = await shards_of(dsn, far.address)
         assert before, "it has shards to lose"
         near.forget()
@@ -83,7 +76,7 @@ async def test_a_node_that_is_cut_off_loses_its_shards_says_nothing_of_them_and_
         await load.goes_on()
         after = await shards_of(dsn, near.address)
         assert all(after[shard] > epoch for shard, epoch in before.items())
-        known = await committed_at(client, before)
+        known = await committed_at(load.client, before)
         assert await outcome_at(near, known) == common_pb2.OUTCOME_COMMITTED
         assert await outcome_at(far, known) in (None, common_pb2.OUTCOME_COMMITTED)
         far.forget()
@@ -92,9 +85,8 @@ async def test_a_node_that_is_cut_off_loses_its_shards_says_nothing_of_them_and_
         await far.says("[1-3] of 4 shards")
         await load.goes_on()
         assert await outcome_at(far, known) == common_pb2.OUTCOME_COMMITTED
-        load.over.set()
-        await asyncio.gather(*callers)
-        north, south = [await done_at(service) for service in services]
+        await load.end()
+        north, south = await load.done()
     assert not load.errors
     assert north == south
     assert {action: count for action, count in north.items() if not action.startswith("probe/")} == Counter(load.committed)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cell_of_nodes import PATIENCE_SECONDS, Load, Node, participant
+from cell_of_nodes import Node, under_load
 from pg_bench import ASYNC, Database, PostgresWorkbench, from_dsn
 from pg_pair import Pair
 from pg_processes import Processes
@@ -98,17 +98,10 @@ async def test_what_an_asynchronous_failover_has_lost_is_refused_by_who_wrote_it
         pair = stack.enter_context(Pair(synchronous=False))
         await init_cell(pair.dsn(), "c1", SHARDS)
         (node,) = await stack.enter_async_context(cell(pair, 1))
-        services = [await stack.enter_async_context(participant(name, tmp_path, node.address)) for name in ("north", "south")]
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await asyncio.gather(*(service.wait_connected() for service in services))
-        client = await stack.enter_async_context(Client(node.address))
-        load = Load(client)
-        callers = [asyncio.create_task(load.caller(number)) for number in range(CALLERS)]
-        await load.goes_on()
+        load = await under_load(stack, tmp_path, [node])
         await asyncio.to_thread(pair.part)
         await load.goes_on()
-        load.over.set()
-        await asyncio.gather(*callers)
+        await load.end()
         await asyncio.to_thread(pair.fail_over)
         await node.says(r"ends at record \d+, but record \d+ of it was acknowledged")
         await node.end(signal.SIGKILL)

@@ -10,7 +10,7 @@ from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from cell_of_nodes import CALLERS, PATIENCE_SECONDS, Load, Node, done_at, participant
+from cell_of_nodes import PATIENCE_SECONDS, Node, under_load
 
 from participant_sdk.client import Client, call
 from participant_sdk.testing.postgres import PostgresServer
@@ -76,14 +76,7 @@ async def test_a_clock_that_jumps_moves_no_shard_and_loses_no_key(tmp_path: Path
             stack.push_async_callback(node.close)
             await node.start()
         await other.says("2 of 4 shards")
-        addresses = f"{jumping.address},{other.address}"
-        services = [await stack.enter_async_context(participant(name, tmp_path, addresses)) for name in ("north", "south")]
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await asyncio.gather(*(service.wait_connected() for service in services))
-        client = await stack.enter_async_context(Client(addresses))
-        load = Load(client)
-        callers = [asyncio.create_task(load.caller(number)) for number in range(CALLERS)]
-        await load.goes_on()
+        load = await under_load(stack, tmp_path, (jumping, other))
         async with asyncio.timeout(PATIENCE_SECONDS):
             # The clock of a shard on which nothing ages yet says what the wall clock says (`troth.clock`).
             while len({shard_of_key(action, SHARDS) for action in load.committed if keyed(action)}) < SHARDS:
@@ -100,9 +93,8 @@ async def test_a_clock_that_jumps_moves_no_shard_and_loses_no_key(tmp_path: Path
         await jumping.says("the wall clock is far from the log's")
         await jumping.says("4 of 4 shards")
         await load.goes_on()
-        load.over.set()
-        await asyncio.gather(*callers)
-        await again(client, [action for action in load.committed if keyed(action)][::5])
-        north, south = [await done_at(service) for service in services]
+        await load.end()
+        await again(load.client, [action for action in load.committed if keyed(action)][::5])
+        north, south = await load.done()
     assert not load.errors
     assert north == south == Counter(load.committed)

@@ -12,6 +12,7 @@ from mariadb_samples import MariadbStore
 from participant_sdk.testing.mariadb import MariadbServer
 from participant_sdk.testing.postgres import PostgresServer
 from tests.patience import SECONDS as PATIENCE_SECONDS
+from tests.secured_postgres import nothing_from_outside, secured  # noqa: F401 - fixtures of tests here
 from tests.xa_servers import *  # noqa: F403 - fixtures, and a hook
 
 

@@ -3,7 +3,7 @@ with what to do, and without the password."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,18 +18,7 @@ from troth.log.postgres_store import init, status
 SECRETS = (PASSWORD, "Troth", "spring-fever")
 
 
-@pytest.fixture(scope="module")
-def secured() -> Iterator[SecuredPostgres]:
-    with SecuredPostgres() as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither a password nor a service, wherever these tests run."""
-    for name in ("PGPASSWORD", "PGSERVICE", "PGHOST", "PGUSER"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PGPASSFILE", str(tmp_path / "none"))
+pytestmark = pytest.mark.usefixtures("nothing_from_outside")
 
 
 async def test_a_log_is_made_written_and_claimed_again_by_tls_and_a_password_file(secured: SecuredPostgres, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pg_bench import Database
 from pg_processes import Processes
 
 from participant_sdk.testing.postgres import PostgresServer
+from tests.secured_postgres import nothing_from_outside, secured  # noqa: F401 - fixtures of tests here
 from troth import logs
 
 

@@ -3,7 +3,6 @@ a service that cannot is told why, without the password."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -24,12 +23,6 @@ from troth.log.postgres_store import init
 
 SERVICES = ("pay", "ship")
 WRONG_PASSWORD = "spring-fever"
-
-
-@pytest.fixture(scope="module")
-def secured() -> Iterator[SecuredPostgres]:
-    with SecuredPostgres() as server:
-        yield server
 
 
 def service(name: str, dsn: str, cluster: Cluster) -> Participant:
