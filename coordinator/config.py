@@ -48,6 +48,10 @@ class Config:
     shell: ShellSettings
     core: CoreSettings
 
+    def value(self, name: str) -> Any:
+        """The setting of a name."""
+        return getattr(self.shell if hasattr(self.shell, name) else self.core, name)
+
     def of_shard(self, name: str, shards: int) -> Config:
         """The settings of one shard of so many. Keys are spread evenly, by their hash, and any node may come to have all shards: so
         `keys_max`, which is sized by the memory, is divided. The other limits of the core each shard has whole (decision 47)."""

@@ -85,7 +85,7 @@ def changes(running: Config, read: Loaded) -> list[Change]:
     """What differs, by name."""
     found = []
     for one in read.settings:
-        before = getattr(running.shell if hasattr(running.shell, one.name) else running.core, one.name)
+        before = running.value(one.name)
         if before != one.value:
             found.append(Change(one.name, before, one.value, one.origin))
     return sorted(found, key=lambda change: change.name)

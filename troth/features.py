@@ -123,6 +123,11 @@ def needed(request: Any) -> frozenset[str]:
     return frozenset(one.name for one in FEATURES if not said.isdisjoint(one.adds))
 
 
+def lacking(request: Any, used: Iterable[str]) -> str:
+    """What a call needs that whoever is asked does not use, with commas between; empty where nothing is lacking."""
+    return ", ".join(sorted(needed(request).difference(used)))
+
+
 def check_used(name: str, held: str) -> None:
     """Raise `RequestError` (VERSION_MISMATCH) for a feature that is held back."""
     if name in held_back(held):

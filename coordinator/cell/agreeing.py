@@ -34,7 +34,7 @@ DIGEST_CHARACTERS = 6
 
 def told(config: Config, gate: Gate) -> str:
     """What a node says of its settings: `name=digest`, in the order of names, with commas between."""
-    values = {name: str(getattr(config.shell, name, getattr(config.core, name, None))) for name in AGREED}
+    values = {name: str(config.value(name)) for name in AGREED}
     values["policy"] = gate.policy.digest if gate.policy is not None else config.shell.policy
     return ",".join(f"{name}={_digest(values[name])}" for name in sorted(values))
 

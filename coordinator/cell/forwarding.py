@@ -90,11 +90,10 @@ class Forward:
 
     def _understood(self, shard: str, request: Any) -> Any:
         """The request as the shard's node will take it: without a result that may be left out. Raises `RequestError`."""
-        needed = features.needed(request)
-        if not needed:
+        if not features.needed(request):
             return request
         address = self._address_of(shard)
-        lacking = ", ".join(sorted(needed.difference(self._features_of(address))))
+        lacking = features.lacking(request, self._features_of(address))
         if not lacking:
             return request
         if isinstance(request, client_pb2.CommitRequest) and request.result_optional:

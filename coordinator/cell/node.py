@@ -83,7 +83,6 @@ class CellNode:
             self._common.reloading = Reloading(config, read, self._use, self._common.auditing)
         self._leases = Leases(shell.store, shell.lease_seconds, shell.node or shell.name)
         self._store = CellStore(shell.store, shell.name, self._leases)
-        self._store.canary, self._store.features = shell.canary, features.used(shell.features_held_back)
         if shell.history_seconds:
             self._common.keep_history(History(PostgresHistory(shell.store, shell.name), bounds_of(config)))
         self._forward = Forward(self._address_of, shell.tls, self._features_of)
@@ -106,6 +105,7 @@ class CellNode:
         """Since when nobody has had the shards that this node, a canary, leaves to others; in monotonic time."""
         self._takes_all = False
         """They are of a version that knows of no canaries, so there is none."""
+        self._describe()
 
     # ---- life
 
@@ -181,6 +181,13 @@ class CellNode:
         await port.show(False)
         await port.show(False, [SHARD_HEALTH + name for name in self._store.shards])
 
+    def _describe(self) -> None:
+        """What the store is told of this node with its place, and with each beat."""
+        shell = self._config.shell
+        self._store.canary = 1.0 if self._takes_all else shell.canary
+        self._store.features = features.used(shell.features_held_back)
+        self._store.settings = agreeing.told(self._config, self._common.gate)
+
     async def _join(self) -> None:
         await self._store.join(self._name, self._address)
 
@@ -228,9 +235,7 @@ class CellNode:
         """One look at the cell, and what follows; returns whether everybody has what is his."""
         draining = self._draining or self._stopping.is_set()
         leaving = [name for name, tenure in self._tenures.items() if tenure.giving.is_set()]
-        self._store.canary = 1.0 if self._takes_all else self._config.shell.canary
-        self._store.features = features.used(self._config.shell.features_held_back)
-        self._store.settings = agreeing.told(self._config, self._common.gate)
+        self._describe()
         seen = self._seen = await self._store.beat(self._address, draining=draining, leaving=leaving)
         self._take(seen)
         self._compare(seen)

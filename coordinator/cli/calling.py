@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,16 +52,15 @@ class Remote:
 
     def ask(self, method: Callable[..., Any], request: Any) -> Any:
         """The same, for whom a refusal is an answer."""
-        needed = features.needed(request)
-        if needed:
-            self._check_used(needed)
+        if features.needed(request):
+            self._check_used(request)
         with translated(self.address):
             return method(request, timeout=self.timeout)
 
-    def _check_used(self, needed: Collection[str]) -> None:
+    def _check_used(self, request: Any) -> None:
         """Ask first what the coordinator has: one of an earlier version would carry out another order. Raises `Failure`."""
         told = self.call(self.admin.GetStatus, admin_pb2.GetStatusRequest()).features
-        lacking = ", ".join(sorted(set(needed).difference(one.name for one in told if not one.held_back)))
+        lacking = features.lacking(request, (one.name for one in told if not one.held_back))
         if lacking:
             text = f"the coordinator is of an earlier version, or holds this back: {lacking}"
             hint = "Nothing was done. Ask again once it is upgraded, and uses it: `troth status`."

@@ -42,7 +42,7 @@ STATE_NAMES = frozenset(state.value for state in State) | FINISHED_NAMES
 """Every state that a listing can have."""
 
 _TRACE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
-TRACEPARENT = re.compile(rf"[0-9a-f]{{2}}-({_TRACE_ID.pattern})-[0-9a-f]{{16}}-[0-9a-f]{{2}}.*", re.ASCII)
+_TRACEPARENT = re.compile(rf"[0-9a-f]{{2}}-({_TRACE_ID.pattern})-[0-9a-f]{{16}}-[0-9a-f]{{2}}.*", re.ASCII)
 """W3C Trace Context, section 3.2.2: version, trace id, parent id, flags."""
 
 Place = tuple[int, str]
@@ -66,7 +66,7 @@ def check_transactions(request: admin_pb2.ListTransactionsRequest) -> None:
 
 def trace_id_of(traceparent: str) -> str:
     """The trace id of a W3C traceparent; empty where it is none."""
-    match = TRACEPARENT.fullmatch(traceparent)
+    match = _TRACEPARENT.fullmatch(traceparent)
     return match[1] if match else ""
 
 

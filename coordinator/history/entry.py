@@ -44,15 +44,9 @@ def key_hash(key: str) -> str:
     return hashlib.sha256(key.encode()).digest()[:KEY_HASH_BYTES].hex() if key else ""
 
 
-def trace_id(trace: common_pb2.TraceContext | None) -> str:
-    """The trace id of a trace context; empty where there is none."""
-    match = listing.TRACEPARENT.fullmatch(trace.traceparent) if trace is not None else None
-    return match[1] if match else ""
-
-
 def sampled_trace_id(trace: common_pb2.TraceContext) -> str:
-    """The same, of a trace that somebody keeps, as its flags say: of the others no more than these is looked at."""
-    return trace_id(trace) if is_sampled(trace.traceparent) else ""
+    """The id of a trace that somebody keeps, as its flags say: of the others no more than these is looked at."""
+    return listing.trace_id_of(trace.traceparent) if is_sampled(trace.traceparent) else ""
 
 
 def summary_of(over: Over) -> admin_pb2.TransactionSummary:
@@ -68,7 +62,7 @@ def summary_of(over: Over) -> admin_pb2.TransactionSummary:
     if over.key:
         summary.key_hash = key_hash(over.key)
     if over.trace is not None:
-        summary.trace_id = trace_id(over.trace)
+        summary.trace_id = listing.trace_id_of(over.trace.traceparent)
     summary.client = over.client
     tell_timeline(summary.timeline, over.moments, over.at_ms)
     return summary

@@ -136,6 +136,5 @@ def _text(error: Exception) -> str:
 
 def _dialect(statement: str) -> str:
     """A statement of `Query` as PostgreSQL and psycopg have it."""
-    statement = statement.replace("instr(body, :trace_field)", "position(:trace_field IN body)")  # strpos is of texts alone
-    named = re.sub(r"(?<!:):([a-z_]+)", r"%(\1)s", statement)
-    return named.replace("instr(", "strpos(").format(table="troth.history")
+    found = re.sub(r"instr\((\w+), (:\w+)\)", r"position(\2 IN \1)", statement)  # of texts and of bytes
+    return re.sub(r"(?<!:):([a-z_]+)", r"%(\1)s", found).format(table="troth.history")

@@ -28,7 +28,7 @@ def levels(context: Context) -> list[admin_pb2.Fill]:
     """Every limit that fills up, the fullest first."""
     config = context.config
     found = [
-        admin_pb2.Fill(limit=name, used=used, max=getattr(config.core, name, None) or getattr(config.shell, name))
+        admin_pb2.Fill(limit=name, used=used, max=config.value(name))
         for source in (context.core, context.calls, context.watches, context.outboxes)
         for name, used in source.fill().items()
         if getattr(config.core, name, 1)  # a limit of 0 keeps nothing, and cannot be reached

@@ -12,8 +12,9 @@ from typing import Any
 
 from coordinator.config_checks import LOG_TRANSACTIONS
 from coordinator.core.effects import Over
+from coordinator.core.listing import trace_id_of
 from coordinator.core.model import State, outcome_name
-from coordinator.history.entry import key_hash, trace_id
+from coordinator.history.entry import key_hash
 from troth.logs import get_logger
 from troth.v1 import common_pb2
 
@@ -61,6 +62,6 @@ def fields_of(over: Over) -> dict[str, Any]:
             fields[_PHASES[state]] = round((until - at) * 1000, 3)
     fields |= {
         "repeats": len(moments.repeated_at), "client": over.client, "key_hash": key_hash(over.key),
-        "trace_id": trace_id(over.trace),
+        "trace_id": trace_id_of(over.trace.traceparent) if over.trace is not None else "",
     }  # fmt: skip
     return {name: value for name, value in fields.items() if value not in ("", [], 0) or name == "outcome"}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coordinator.core import listing
-from coordinator.history.entry import key_hash, page_of, query_of, trace_id
+from coordinator.history.entry import key_hash, page_of, query_of, summary_of
 from coordinator.history.postgres import PostgresHistory
 from coordinator.history.sqlite import FILE, SqliteHistory
 from coordinator.history.store import Bounds, HistoryError, HistoryStore
@@ -129,8 +129,9 @@ async def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
 def test_of_a_key_only_a_hash_is_kept_and_of_a_trace_its_id(over: Any) -> None:
     assert (key_hash(""), len(key_hash("order 7"))) == ("", 32)
     parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    assert trace_id(common_pb2.TraceContext(traceparent=parent)) == "4bf92f3577b34da6a3ce929d0e0e4736"
-    assert trace_id(common_pb2.TraceContext(traceparent="nonsense")) == trace_id(None) == ""
+    contexts = (common_pb2.TraceContext(traceparent=parent), common_pb2.TraceContext(traceparent="nonsense"), None)
+    kept = [summary_of(over(number, trace=context)).trace_id for number, context in enumerate(contexts)]
+    assert kept == ["4bf92f3577b34da6a3ce929d0e0e4736", "", ""]
 
 
 def test_a_listing_of_what_is_open_needs_no_history() -> None:
