@@ -149,7 +149,7 @@ MUTANTS.extend(changes(
 ))  # fmt: skip
 MUTANTS.extend(changes(
     "coordinator/cli", "calling", ("tests/cli/test_cli_older.py",),
-    ("an order is given to an older coordinator", "        if needed:\n            self._check_used", "        if False:\n            self._check_used"),
+    ("an order is given to an older coordinator", "        if features.needed(request):\n            self._check_used", "        if False:\n            self._check_used"),
     ("what is held back counts as used", "one.name for one in told if not one.held_back", "one.name for one in told"),
     ("a call that nobody knows is told in gRPC's words", "    if error.code() is grpc.StatusCode.UNIMPLEMENTED:", "    if False:"),
 ))  # fmt: skip
